@@ -1,0 +1,53 @@
+# The project's verbs. `make help` lists them. Everything runs in .venv, which the first verb that needs it creates.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+VENV := .venv
+PY := $(VENV)/bin/python
+SEEDS ?= 1000
+LOCKED := pyproject.toml packaging/setup $(wildcard packaging/*balsam*)
+
+$(VENV)/.stamp-demo: $(LOCKED) requirements/demo.txt
+	@packaging/setup $(VENV) demo
+
+$(VENV)/.stamp-dev: $(LOCKED) requirements/dev.txt
+	@packaging/setup $(VENV) dev
+
+.PHONY: setup demo test check sim bench dev docs lock clean help
+
+setup: $(VENV)/.stamp-dev ## create .venv with everything the other verbs need (instant when nothing changed)
+
+demo: $(VENV)/.stamp-demo ## run a real libEnsemble ensemble on a service and a site on this machine, and stop them again
+	@$(PY) examples/demo.py
+
+test: setup ## every test, the simulation's 1,000 seeds included (ARGS="-k name" goes to pytest)
+	$(PY) -m pytest $(ARGS)
+
+check: setup ## format, lint, types, layers and the fast tests: what to run before each commit
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
+	$(PY) -m pytest -q -m "not slow" $(ARGS)
+
+sim: setup ## the seeded simulation: make sim SEEDS=5000, or one world again with make sim SEED=17
+	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+bench: setup ## the speed goals, each against its floor in the same run
+	$(PY) -m bench $(ARGS)
+
+dev: setup ## service and local site in this terminal, with their state in .dev-home
+	BALSAM_HOME=$(CURDIR)/.dev-home $(VENV)/bin/balsam up
+
+docs: setup ## check the pages: every link leads somewhere, every `make` verb and `balsam` command named in them exists
+	$(PY) packaging/check_docs.py
+
+lock: setup ## write requirements/*.txt anew after a change of the dependencies in pyproject.toml
+	packaging/lock $(VENV)/bin/uv
+
+clean: ## remove what the verbs above made
+	rm -rf $(VENV) .venv-openmpi .dev-home build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
