@@ -7,6 +7,12 @@ that libEnsemble itself ships (its releases up to 1.5) wins. Nothing of balsam i
 
 import sys
 
+TYPE_CHECKING = False  # what type checkers read as true, without the import of `typing`
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
 _TARGET = "balsam.libensemble.executor"
 _MODULES = ("libensemble.executors.balsam_executor", "libensemble.executors.balsam_executors")
 _CLASS = "libensemble.executors.BalsamExecutor"
@@ -18,40 +24,38 @@ class _Loader:
     One object under three names, so that `mock.patch` on any of them patches what the executor really looks up.
     """
 
-    def __init__(self) -> None:
-        self._own_spec = None
-
-    def create_module(self, spec):
+    def create_module(self, spec: "ModuleSpec") -> "ModuleType":
         import importlib
 
         module = importlib.import_module(_TARGET)
-        self._own_spec = module.__spec__
+        spec.loader_state = module.__spec__
         return module
 
-    def exec_module(self, module):
+    def exec_module(self, module: "Any") -> None:
         # The import system has just put the alias's spec on the module; its own must stay, for reload and pickling.
-        alias = module.__spec__.name
-        module.__spec__ = self._own_spec
-        parent = sys.modules["libensemble.executors"]
+        alias = module.__spec__
+        module.__spec__ = alias.loader_state
+        parent: Any = sys.modules["libensemble.executors"]
         if not hasattr(parent, "BalsamExecutor"):
             parent.BalsamExecutor = module.BalsamExecutor
-        if alias == _CLASS:
+        if alias.name == _CLASS:
             # `from libensemble.executors import BalsamExecutor` looks for a submodule of that name when the package
             # has no such attribute; what stands in sys.modules afterwards is what the statement binds.
-            sys.modules[alias] = module.BalsamExecutor
+            sys.modules[_CLASS] = module.BalsamExecutor
 
 
 class _Finder:
     @staticmethod
-    def find_spec(name, path=None, target=None):
+    def find_spec(name: str, path: "Any" = None, target: "Any" = None) -> "ModuleSpec | None":
         if name not in _MODULES and name != _CLASS:
             return None
         from importlib.machinery import ModuleSpec
 
-        return ModuleSpec(name, _Loader(), origin=_TARGET)
+        loader: Any = _Loader()
+        return ModuleSpec(name, loader, origin=_TARGET)
 
 
-def install():
+def install() -> None:
     """Register the finder; a second call changes nothing."""
-    if not any(getattr(finder, "__module__", None) == __name__ for finder in sys.meta_path):
+    if _Finder not in sys.meta_path:
         sys.meta_path.append(_Finder)

