@@ -1,0 +1,273 @@
+"""decide(): the only function that returns a new state of a Job.
+
+The service calls it inside the transaction that reads the Job; the store writes what the Decision says and nothing
+else. An illegal or fenced request raises `Refused` and changes nothing. Empty steps (no hook, no transfer, nothing to
+wait for) are taken at once in the same Decision, so they cost no round trip.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from balsam.domain.states import (
+    BATCH_JOB_MOVES,
+    DONE_STATES,
+    EDGES,
+    RUNNABLE_STATES,
+    Actor,
+    BatchJobState,
+    JobEvent,
+    JobState,
+    Lease,
+)
+
+MAX_LOST_ATTEMPTS = 3
+
+
+class Hook(StrEnum):
+    """App hooks that stop a Job from passing a step by itself."""
+
+    PREPROCESS = "preprocess"
+    POSTPROCESS = "postprocess"
+    HANDLE_ERROR = "handle_error"
+    HANDLE_TIMEOUT = "handle_timeout"
+
+
+class Refusal(StrEnum):
+    """Why a request changed nothing."""
+
+    FENCED = "fenced"  # S7: the token or the session is not the current one
+    ILLEGAL = "illegal"  # S4: no such edge
+    FORBIDDEN = "forbidden"  # the edge exists, but not for this actor
+
+
+class Refused(Exception):
+    """The request is refused and nothing changes; `reason` says which rule refused it."""
+
+    def __init__(self, reason: Refusal, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Effect(StrEnum):
+    """What the caller must do besides writing the new state, in the same transaction."""
+
+    RELEASE_LEASE = "release_lease"  # the session holds the Job no longer
+    BECAME_RUNNABLE = "became_runnable"  # wake the Site's launchers
+    KILL_RUN = "kill_run"  # tell the holding launcher to kill the run
+    RELEASE_CHILDREN = "release_children"
+    FAIL_CHILDREN = "fail_children"
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """What `decide` must know of a Job. `session_id` is the Session that holds it, if any."""
+
+    state: JobState
+    token: int = 0
+    attempt: int = 0
+    session_id: int | None = None
+    cancel_requested: bool = False
+    lost_attempts: int = 0
+    max_attempts: int | None = None
+    hooks: frozenset[Hook] = frozenset()
+    has_stage_in: bool = False
+    has_stage_out: bool = False
+    was_preprocessed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One event asked for by an actor. `token` and `session_id` prove a lease where the edge needs one."""
+
+    event: JobEvent
+    actor: Actor
+    token: int | None = None
+    session_id: int | None = None
+    message: str = ""
+    lost: bool = False  # LEASE_ENDED because the launcher died, not because it closed in order
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One EventLog row to be."""
+
+    source: JobState
+    target: JobState
+    event: JobEvent
+    actor: Actor
+    attempt: int
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """New facts, the log rows that lead there in order, and what else must be done."""
+
+    before: JobFacts
+    after: JobFacts
+    transitions: tuple[Transition, ...]
+    effects: frozenset[Effect]
+
+
+def decide(job: JobFacts, request: Request) -> Decision:
+    """Apply one request to a Job.
+
+    Returns a Decision whose `transitions` may be empty: the request was a repeat, or only set the cancel request.
+    Raises Refused when no rule allows it; nothing changes then.
+    """
+    if request.event is JobEvent.CANCEL and job.state is JobState.RUNNING:
+        return _request_cancel(job, request)
+    if request.event is JobEvent.CANCEL and job.state is JobState.CANCELLED:
+        return Decision(job, job, (), frozenset())
+    if request.event is JobEvent.RETRY and not job.was_preprocessed:
+        request = replace(request, event=JobEvent.RETRY_FROM_START)
+    if _is_repeated_start(job, request):
+        return Decision(job, job, (), frozenset())
+    if request.event in (JobEvent.RUN_TIMEOUT, JobEvent.LEASE_ENDED) and job.cancel_requested:
+        # The user's wish was to end it: an attempt that was ended for another reason is not run again.
+        request = replace(request, event=JobEvent.KILLED, token=job.token)
+    steps = [_take(job, request)]
+    facts = _settle_facts(job, steps[0], request)
+    for step, facts in _empty_steps(facts):
+        steps.append(step)
+    return Decision(job, facts, tuple(steps), _effects(job, facts, steps))
+
+
+def submit(job: JobFacts, *, unfinished_parents: int, failed_parent: str = "") -> Decision:
+    """First transitions of a new Job: `unfinished_parents` counts those not JOB_FINISHED, `failed_parent` names a bad one."""
+    event = JobEvent.SUBMITTED_WITH_PARENTS if unfinished_parents or failed_parent else JobEvent.SUBMITTED
+    decision = decide(job, Request(event, Actor.SERVICE))
+    if not failed_parent:
+        return decision
+    second = decide(decision.after, Request(JobEvent.PARENT_FAILED, Actor.SERVICE, message=failed_parent))
+    return Decision(
+        job, second.after, decision.transitions + second.transitions, decision.effects | second.effects
+    )
+
+
+def decide_batch_job(state: BatchJobState, target: BatchJobState) -> bool:
+    """Whether a BatchJob may move from `state` to `target`. False when it is already there; Refused when illegal.
+
+    A report of the scheduler's view that arrives after the user asked for deletion changes nothing: deletion is sticky.
+    """
+    if state == target:
+        return False
+    if state is BatchJobState.PENDING_DELETION and target in (BatchJobState.QUEUED, BatchJobState.RUNNING):
+        return False
+    if (state, target) not in BATCH_JOB_MOVES:
+        raise Refused(Refusal.ILLEGAL, f"a BatchJob that is {state} can't become {target}")
+    return True
+
+
+def _request_cancel(job: JobFacts, request: Request) -> Decision:
+    if request.actor is not Actor.USER:
+        raise Refused(Refusal.FORBIDDEN, f"{request.actor} may not cancel a Job")
+    # The edge to CANCELLED is taken only when the kill was observed; until then the Job is truly RUNNING.
+    return Decision(job, replace(job, cancel_requested=True), (), frozenset({Effect.KILL_RUN}))
+
+
+def _is_repeated_start(job: JobFacts, request: Request) -> bool:
+    return (
+        request.event is JobEvent.STARTED
+        and job.state is JobState.RUNNING
+        and request.token == job.token
+        and request.session_id == job.session_id
+    )
+
+
+def _take(job: JobFacts, request: Request) -> Transition:
+    edge = EDGES.get((job.state, request.event))
+    needs_token = request.actor in (Actor.LAUNCHER, Actor.SITE) and request.token is not None
+    if needs_token and request.token != job.token:  # S7
+        raise Refused(Refusal.FENCED, f"token {request.token} is not the current token {job.token}")
+    if edge is None:
+        raise Refused(Refusal.ILLEGAL, f"a Job in state {job.state} can't take the event {request.event!s}")
+    if request.actor not in edge.actors:
+        raise Refused(Refusal.FORBIDDEN, f"{request.actor} may not take {edge.source} -> {edge.target}")
+    if edge.lease is Lease.RUN and (request.token is None or request.session_id != job.session_id):  # S6
+        raise Refused(Refusal.FENCED, f"session {request.session_id} does not hold the Job")
+    if edge.lease is Lease.TOKEN and request.actor is not Actor.SWEEP and request.token != job.token:
+        raise Refused(Refusal.FENCED, "a late result needs the token of its attempt")
+    attempt = job.attempt + 1 if request.event is JobEvent.STARTED else job.attempt
+    return Transition(edge.source, edge.target, request.event, request.actor, attempt, request.message)
+
+
+def _settle_facts(job: JobFacts, step: Transition, request: Request) -> JobFacts:
+    """Facts after the requested step: what the step itself changes besides the state."""
+    facts = replace(job, state=step.target, attempt=step.attempt)
+    if step.target is JobState.RUNNING or step.event in (JobEvent.RETRY, JobEvent.RETRY_FROM_START):
+        facts = replace(facts, cancel_requested=False)
+    if step.event in (JobEvent.RETRY, JobEvent.RETRY_FROM_START):
+        facts = replace(facts, lost_attempts=0)
+    if step.source is JobState.RUNNING:
+        facts = replace(facts, session_id=None)
+    if step.event is JobEvent.LEASE_ENDED and request.lost:
+        facts = replace(facts, lost_attempts=facts.lost_attempts + 1)
+    return facts
+
+
+def _empty_steps(facts: JobFacts) -> Iterator[tuple[Transition, JobFacts]]:
+    """Steps that nothing has to be done for, one after another, each with the facts it leads to."""
+    while (event := _empty_step(facts)) is not None:
+        target = EDGES[facts.state, event].target
+        message = _why_given_up(facts) if event is JobEvent.GIVE_UP else ""
+        step = Transition(facts.state, target, event, Actor.SERVICE, facts.attempt, message)
+        facts = replace(facts, state=target)
+        if target is JobState.PREPROCESSED:
+            facts = replace(facts, was_preprocessed=True)
+        yield step, facts
+
+
+def _empty_step(facts: JobFacts) -> JobEvent | None:
+    match facts.state:
+        case JobState.READY if not facts.has_stage_in:
+            return JobEvent.STAGE_IN_DONE
+        case JobState.STAGED_IN if Hook.PREPROCESS not in facts.hooks:
+            return JobEvent.PREPROCESS_DONE
+        case JobState.RUN_DONE if Hook.POSTPROCESS not in facts.hooks:
+            return JobEvent.POSTPROCESS_DONE
+        case JobState.RUN_ERROR if Hook.HANDLE_ERROR not in facts.hooks:
+            return JobEvent.GIVE_UP
+        case JobState.RUN_TIMEOUT if _is_poison(facts):
+            return JobEvent.GIVE_UP
+        case JobState.RUN_TIMEOUT if Hook.HANDLE_TIMEOUT not in facts.hooks:
+            return JobEvent.GIVE_UP if _is_spent(facts) else JobEvent.RESTART
+        case JobState.POSTPROCESSED if not facts.has_stage_out:
+            return JobEvent.FINISHED
+        case JobState.STAGED_OUT:
+            return JobEvent.FINISHED
+        case _:
+            return None
+
+
+def _is_spent(facts: JobFacts) -> bool:
+    # Attempts that the infrastructure lost do not spend the App's budget.
+    return facts.max_attempts is not None and facts.attempt - facts.lost_attempts >= facts.max_attempts
+
+
+def _is_poison(facts: JobFacts) -> bool:
+    return facts.lost_attempts >= MAX_LOST_ATTEMPTS  # L5
+
+
+def _why_given_up(facts: JobFacts) -> str:
+    if facts.state is JobState.RUN_ERROR:
+        return ""
+    if _is_poison(facts):
+        return f"its launcher was lost {facts.lost_attempts} times while this Job ran: it may be what kills it"
+    return f"all {facts.max_attempts} attempts are spent"
+
+
+def _effects(before: JobFacts, after: JobFacts, steps: list[Transition]) -> frozenset[Effect]:
+    effects: set[Effect] = set()
+    if before.session_id is not None and after.session_id is None:
+        effects.add(Effect.RELEASE_LEASE)
+    if after.state in RUNNABLE_STATES and after.session_id is None:
+        effects.add(Effect.BECAME_RUNNABLE)
+    if after.state is JobState.CANCELLED and after.session_id is not None:
+        # Granted but not started: the holder must drop it, and holds it until it says so (S6).
+        effects.add(Effect.KILL_RUN)
+    if after.state in DONE_STATES and steps[-1].source not in DONE_STATES:
+        finished = after.state is JobState.JOB_FINISHED
+        effects.add(Effect.RELEASE_CHILDREN if finished else Effect.FAIL_CHILDREN)
+    return frozenset(effects)

@@ -1,0 +1,72 @@
+"""Base of all messages, shared field types, errors and limits (S16)."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+MAX_BULK = 10_000
+MAX_PAGE = 10_000
+MAX_PARAMETERS_BYTES = 65_536
+MAX_TAGS = 50
+MAX_PARENTS = 10_000
+MAX_ACQUIRE = 2_048
+MAX_REPORT = 2_000
+MAX_FILE_READ_BYTES = 1024 * 1024
+MAX_JSON_DEPTH = 32
+
+Id = Annotated[int, Field(ge=1, lt=2**63)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Short = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Tags = Annotated[dict[Short, Short], Field(max_length=MAX_TAGS)]
+JsonDict = dict[str, Any]
+
+
+class Message(BaseModel):
+    """A REST message. Unknown fields are refused; instances do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null")
+
+
+class ErrorDetail(Message):
+    """One thing that is wrong, and where: `where` is a path such as `jobs[17].workdir`."""
+
+    where: str
+    message: str
+
+
+class ErrorInfo(Message):
+    """What every error answer carries under `error`."""
+
+    code: str
+    message: str
+    details: list[ErrorDetail] = []
+    request_id: str = ""
+
+
+class ErrorReply(Message):
+    """Body of every answer with status 400 or above."""
+
+    error: ErrorInfo
+
+
+class VersionReply(Message):
+    """Who the service is and which wire versions it speaks."""
+
+    service: str
+    wire_min: int
+    wire_max: int
+    instance: str  # changes with each start of the service
+    now: datetime
+
+
+class Deleted(Message):
+    """How many rows a delete removed; `skipped` are ids that could not be removed, with the reason in `reason`."""
+
+    deleted: int
+    skipped: list[int] = []
+    reason: str = ""
+
+
+Timestamp = AwareDatetime

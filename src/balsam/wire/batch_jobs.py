@@ -1,0 +1,101 @@
+"""Messages about BatchJobs: allocations that a Site's agent asks from its scheduler."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from balsam.domain.job import MAX_WALL_TIME_MIN
+from balsam.domain.states import BatchJobState, JobMode
+from balsam.wire.base import Id, JsonDict, Message, Short, Tags, Timestamp
+
+
+class BatchJobPartition(Message):
+    """A slice of an allocation with a launcher of its own."""
+
+    job_mode: JobMode
+    num_nodes: Annotated[int, Field(ge=1)]
+    filter_tags: Tags = {}
+
+
+class BatchJobCreate(Message):
+    """Ask for an allocation."""
+
+    site_id: Id
+    num_nodes: Annotated[int, Field(ge=1, le=1_000_000)]
+    wall_time_min: Annotated[int, Field(ge=1, le=MAX_WALL_TIME_MIN)]
+    job_mode: JobMode
+    queue: Annotated[str, Field(min_length=1, max_length=64)]
+    project: Annotated[str, Field(min_length=1, max_length=64)]
+    optional_params: dict[Short, Short] = {}
+    filter_tags: Tags = {}
+    partitions: list[BatchJobPartition] | None = None
+
+
+class BatchJobView(Message):
+    """A BatchJob as the service knows it. `status_info` carries the scheduler's own words."""
+
+    id: int
+    site_id: int
+    num_nodes: int
+    wall_time_min: int
+    job_mode: JobMode
+    queue: str
+    project: str
+    optional_params: dict[str, str]
+    filter_tags: dict[str, str]
+    partitions: list[BatchJobPartition] | None
+    scheduler_id: str | None
+    state: BatchJobState
+    status_info: JsonDict
+    created_at: Timestamp
+    start_time: Timestamp | None
+    end_time: Timestamp | None
+
+
+class BatchJobFilter(Message):
+    """Selects BatchJobs."""
+
+    id: list[int] | None = None
+    site_id: list[int] | None = None
+    state: list[BatchJobState] | None = None
+    scheduler_id: str | None = None
+    queue: str | None = None
+    filter_tags: list[str] | None = None
+    start_time_before: Timestamp | None = None
+    start_time_after: Timestamp | None = None
+    end_time_before: Timestamp | None = None
+    end_time_after: Timestamp | None = None
+    ordering: str = "id"  # id, -id, start_time, -start_time
+    limit: Annotated[int, Field(ge=0, le=10_000)] = 1000
+    offset: Annotated[int, Field(ge=0)] = 0
+
+
+class BatchJobsPage(Message):
+    """A page of BatchJobs."""
+
+    count: int
+    results: list[BatchJobView]
+
+
+class BatchJobPatch(Message):
+    """A change: users ask for deletion by `state=pending_deletion`; the agent reports what the scheduler says."""
+
+    state: BatchJobState | None = None
+    scheduler_id: Short | None = None
+    status_info: JsonDict | None = None
+    start_time: Timestamp | None = None
+    end_time: Timestamp | None = None
+    filter_tags: Tags | None = None
+
+
+class BatchJobsPatch(Message):
+    """Several reports in one call; each is applied or answered by itself in `refused`."""
+
+    patches: Annotated[dict[Id, BatchJobPatch], Field(max_length=1000)]
+
+
+class BatchJobsPatched(Message):
+    """The BatchJobs after the change; `refused` says why one was not changed."""
+
+    results: list[BatchJobView]
+    refused: dict[int, str] = {}

@@ -1,0 +1,48 @@
+"""Messages of the EventLog."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from balsam.domain.states import JobState
+from balsam.wire.base import MAX_PAGE, JsonDict, Message, Timestamp
+
+
+class EventView(Message):
+    """One transition. `seq` counts within the Job from 1; `timestamp` is the service's clock, `reported_at` the reporter's."""
+
+    id: int
+    job_id: int
+    seq: int
+    attempt: int
+    from_state: JobState
+    to_state: JobState
+    actor: str
+    timestamp: Timestamp
+    reported_at: Timestamp | None
+    data: JsonDict
+
+
+class EventQuery(Message):
+    """Selects events."""
+
+    id: list[int] | None = None
+    job_id: list[int] | None = None
+    batch_job_id: list[int] | None = None
+    scheduler_id: str | None = None
+    tags: list[str] | None = None
+    data: list[str] | None = None
+    timestamp_before: Timestamp | None = None
+    timestamp_after: Timestamp | None = None
+    from_state: JobState | None = None
+    to_state: JobState | None = None
+    ordering: Literal["timestamp", "-timestamp"] = "-timestamp"
+    limit: Annotated[int, Field(ge=0, le=MAX_PAGE)] = 1000
+    offset: Annotated[int, Field(ge=0)] = 0
+
+
+class EventsPage(Message):
+    """A page of events."""
+
+    count: int
+    results: list[EventView]

@@ -1,0 +1,178 @@
+"""Messages about Jobs: bulk create, list, change, cancel, delete, retry, explain."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from balsam.domain.job import MAX_WALL_TIME_MIN
+from balsam.domain.states import JobState
+from balsam.wire.base import MAX_BULK, MAX_PAGE, MAX_PARENTS, Id, JsonDict, Message, Short, Tags, Timestamp
+
+Positive = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class JobCreate(Message):
+    """One Job of a bulk submission."""
+
+    app_id: Id
+    workdir: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    parameters: JsonDict = {}
+    tags: Tags = {}
+    data: JsonDict = {}
+    num_nodes: Positive = 1
+    ranks_per_node: Positive = 1
+    threads_per_rank: Positive = 1
+    threads_per_core: Positive = 1
+    gpus_per_rank: Annotated[float, Field(ge=0, le=10_000, allow_inf_nan=False)] = 0.0
+    node_packing_count: Positive = 1
+    wall_time_min: Annotated[int, Field(ge=0, le=MAX_WALL_TIME_MIN)] = 0
+    launch_params: dict[Short, Short] = {}
+    parent_ids: Annotated[list[Id], Field(max_length=MAX_PARENTS)] = []
+    transfers: dict[Short, str] = {}
+    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
+    max_attempts: Annotated[int, Field(ge=1)] | None = None
+
+
+class JobsCreate(Message):
+    """All or none of the Jobs are created (S2)."""
+
+    jobs: Annotated[list[JobCreate], Field(min_length=1, max_length=MAX_BULK)]
+
+
+class JobsCreated(Message):
+    """Ids and states in the order of the request. Everything else is as it was sent."""
+
+    ids: list[int]
+    states: list[JobState]
+    site_ids: list[int]
+    created_at: Timestamp
+
+
+class JobView(Message):
+    """A Job as the service knows it. `started_at`, `ended_at`, `return_code` are of the last attempt."""
+
+    id: int
+    app_id: int
+    app_name: str
+    site_id: int
+    workdir: str
+    parameters: JsonDict
+    tags: dict[str, str]
+    data: JsonDict
+    num_nodes: int
+    ranks_per_node: int
+    threads_per_rank: int
+    threads_per_core: int
+    gpus_per_rank: float
+    node_packing_count: int
+    wall_time_min: int
+    launch_params: dict[str, str]
+    parent_ids: list[int]
+    transfers: dict[str, str]
+    priority: int
+    max_attempts: int | None
+    state: JobState
+    attempt: int
+    return_code: int | None
+    cancel_requested: bool
+    batch_job_id: int | None
+    session_id: int | None
+    pending_file_cleanup: bool
+    created_at: Timestamp
+    last_update: Timestamp
+    started_at: Timestamp | None
+    ended_at: Timestamp | None
+
+
+class JobFilter(Message):
+    """Selects Jobs, in a query string or in a body. Empty selects all of the user's Jobs; an empty list selects none."""
+
+    id: list[int] | None = None
+    parent_id: list[int] | None = None
+    app_id: list[int] | None = None
+    app_name: str | None = None
+    site_id: list[int] | None = None
+    batch_job_id: list[int] | None = None
+    state: list[JobState] | None = None
+    state__ne: JobState | None = None
+    tags: list[str] | None = None  # "KEY:VALUE", all must match
+    workdir__contains: str | None = None
+    last_update_before: Timestamp | None = None
+    last_update_after: Timestamp | None = None
+    pending_file_cleanup: bool | None = None
+
+
+JobOrder = Literal["id", "-id", "last_update", "-last_update", "state", "-state", "workdir", "-workdir"]
+
+
+class JobQuery(JobFilter):
+    """A page of a list. `after` is the id of the last row of the page before (keyset, ordering by id only)."""
+
+    ordering: JobOrder = "id"
+    limit: Annotated[int, Field(ge=0, le=MAX_PAGE)] = 1000
+    offset: Annotated[int, Field(ge=0)] = 0
+    after: int | None = None
+
+
+class JobsPage(Message):
+    """`count` is the number of all matches, not of this page; None when it was not asked for (`with_count=false`)."""
+
+    count: int | None
+    results: list[JobView]
+
+
+class JobPatch(Message):
+    """Fields to change; what is not given stays. Resource fields change only while the Job is not granted or RUNNING."""
+
+    tags: Tags | None = None
+    data: JsonDict | None = None
+    parameters: JsonDict | None = None
+    workdir: str | None = None
+    num_nodes: Positive | None = None
+    ranks_per_node: Positive | None = None
+    threads_per_rank: Positive | None = None
+    threads_per_core: Positive | None = None
+    gpus_per_rank: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    node_packing_count: Positive | None = None
+    wall_time_min: Annotated[int, Field(ge=0, le=MAX_WALL_TIME_MIN)] | None = None
+    launch_params: dict[Short, Short] | None = None
+    priority: int | None = None
+    max_attempts: Annotated[int, Field(ge=1)] | None = None
+    return_code: int | None = None
+    pending_file_cleanup: bool | None = None
+
+
+class JobsPatch(Message):
+    """Different changes to different Jobs, all or none: `patches` maps ids to fields."""
+
+    patches: Annotated[dict[Id, JobPatch], Field(min_length=1, max_length=MAX_BULK)]
+
+
+class JobsSelect(Message):
+    """Body of a verb on every Job that a filter selects; `patch` only for update, `reason` only for cancel."""
+
+    filter: JobFilter
+    patch: JobPatch | None = None
+    reason: Short = ""
+
+
+class JobsChanged(Message):
+    """How many Jobs a verb changed; `refused` names those it could not change, at most 100 of them."""
+
+    changed: int
+    refused: dict[int, str] = {}
+
+
+class JobCounts(Message):
+    """Number of Jobs by state, from kept counters when the filter is by Site alone."""
+
+    counts: dict[JobState, int]
+
+
+class JobExplanation(Message):
+    """Why a Job is where it is: one sentence, then reasons with what to do about each."""
+
+    id: int
+    state: JobState
+    summary: str
+    reasons: list[str] = []

@@ -1,0 +1,137 @@
+"""Messages between launcher and service: open a lease, acquire Jobs, report, renew, close."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from balsam.domain.lease import LeaseKind
+from balsam.wire.apps import AppView
+from balsam.wire.base import MAX_ACQUIRE, MAX_REPORT, Id, JsonDict, Message, Tags, Timestamp
+
+
+class SessionCreate(Message):
+    """Open a Session for the launcher of a BatchJob, or of no BatchJob (heartbeat lease)."""
+
+    site_id: Id
+    batch_job_id: Id | None = None
+    kind: LeaseKind = LeaseKind.HEARTBEAT
+    label: str = ""  # host and pid, partition: shown to people
+
+
+class SessionView(Message):
+    """An open lease. The Jobs it holds are returned by acquire, never listed here."""
+
+    id: int
+    site_id: int
+    batch_job_id: int | None
+    kind: LeaseKind
+    label: str
+    ttl_sec: float
+    renew_sec: float
+    margin_sec: float
+    opened_at: Timestamp
+    renewed_at: Timestamp
+    acquire_seq: int
+    report_seq: int
+
+
+class AcquireRequest(Message):
+    """Ask for up to `max_jobs` runnable Jobs. `acquire_seq` only grows; a repeat is answered with the same grants (S3)."""
+
+    acquire_seq: Annotated[int, Field(ge=1)]
+    max_jobs: Annotated[int, Field(ge=1, le=MAX_ACQUIRE)]
+    max_wall_time_min: Annotated[int, Field(ge=0)] | None = None
+    max_nodes_per_job: Annotated[int, Field(ge=1)] | None = None
+    max_aggregate_nodes: Annotated[float, Field(gt=0)] | None = None
+    serial_only: bool = False
+    filter_tags: Tags = {}
+    sort_by: Literal["fifo", "long_large_first"] = "fifo"
+    known_apps: dict[int, str] = {}  # app id -> content hash; others are sent along
+
+
+class GrantedJob(Message):
+    """A Job granted to this Session. `attempt` is the number the next start will have."""
+
+    id: int
+    app_id: int
+    token: int
+    attempt: int
+    workdir: str
+    parameters: JsonDict
+    num_nodes: int
+    ranks_per_node: int
+    threads_per_rank: int
+    threads_per_core: int
+    gpus_per_rank: float
+    node_packing_count: int
+    wall_time_min: int
+    launch_params: dict[str, str]
+
+
+class AcquireReply(Message):
+    """Granted Jobs and the definitions of Apps that the launcher did not name as known."""
+
+    acquire_seq: int
+    jobs: list[GrantedJob]
+    apps: list[AppView]
+
+
+class LaunchEvent(StrEnum):
+    """What a launcher reports of a Job."""
+
+    STARTED = "started"
+    RUN_DONE = "run_done"
+    RUN_ERROR = "run_error"
+    RUN_TIMEOUT = "run_timeout"
+    KILLED = "killed"
+    RELEASED = "released"  # granted, not started, handed back
+
+
+class ReportRecord(Message):
+    """One fact, in the launcher's durable order. `at` is the launcher's clock: kept for people, orders nothing (S13)."""
+
+    seq: Annotated[int, Field(ge=1)]
+    job_id: Id
+    token: Annotated[int, Field(ge=1)]
+    event: LaunchEvent
+    at: Timestamp
+    return_code: int | None = None
+    message: Annotated[str, Field(max_length=8192)] = ""
+    data: JsonDict = {}
+
+
+class Report(Message):
+    """Records in order. Those with `seq` not above what the service has counted are skipped (S3)."""
+
+    records: Annotated[list[ReportRecord], Field(min_length=1, max_length=MAX_REPORT)]
+
+
+class ReportReply(Message):
+    """`acked_seq`: everything up to it is durable at the service. `fenced`: runs to kill, they are not ours any more (S7)."""
+
+    acked_seq: int
+    fenced: list[int] = []
+    cancel: list[int] = []
+
+
+class RenewReply(Message):
+    """The lease goes on. `cancel`: held Jobs whose end the user asked for. `closing`: drain, the BatchJob is to end."""
+
+    ttl_sec: float
+    cancel: list[int] = []
+    closing: bool = False
+
+
+class SessionClose(Message):
+    """Close in order. `lost` says that the launcher died and another one closes for it: its attempts count as lost."""
+
+    lost: bool = False
+    reason: Annotated[str, Field(max_length=1024)] = ""
+
+
+class SessionsPage(Message):
+    """Open Sessions."""
+
+    count: int
+    results: list[SessionView]

@@ -1,0 +1,147 @@
+"""Messages about Sites, their agents and the files that agents read for others."""
+
+from typing import Annotated, Literal
+
+from pydantic import Base64Bytes, Field, StringConstraints
+
+from balsam.wire.base import MAX_FILE_READ_BYTES, Id, JsonDict, Message, Name, Short, Timestamp
+
+SitePath = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^/[^\x00-\x1f\x7f]*$")]
+
+
+class QueueLimits(Message):
+    """What the Site allows in one queue; 0 jobs means no limit."""
+
+    max_nodes: Annotated[int, Field(ge=1)] = 1
+    max_walltime: Annotated[int, Field(ge=1)] = 60  # minutes; Balsam's name
+    max_queued_jobs: Annotated[int, Field(ge=0)] = 0
+
+
+class SiteCreate(Message):
+    """Register a Site; the name is unique per owner."""
+
+    name: Name
+    path: SitePath
+    hostname: Short = ""
+    allowed_projects: list[Short] = []
+    allowed_queues: dict[Short, QueueLimits] = {}
+    optional_batch_job_params: dict[Short, Short] = {}
+    transfer_locations: dict[Short, str] = {}
+
+
+class SitePatch(Message):
+    """Fields to change; what is not given stays."""
+
+    name: Name | None = None
+    path: SitePath | None = None
+    hostname: Short | None = None
+    allowed_projects: list[Short] | None = None
+    allowed_queues: dict[Short, QueueLimits] | None = None
+    optional_batch_job_params: dict[Short, Short] | None = None
+    transfer_locations: dict[Short, str] | None = None
+    backfill_windows: JsonDict | None = None
+    queued_jobs: JsonDict | None = None
+
+
+class SiteView(Message):
+    """A Site as the service knows it. `last_refresh` is when its agent was last heard of; `is_active` follows from it."""
+
+    id: int
+    name: str
+    path: str
+    hostname: str
+    owner: str
+    allowed_projects: list[str]
+    allowed_queues: dict[str, QueueLimits]
+    optional_batch_job_params: dict[str, str]
+    transfer_locations: dict[str, str]
+    backfill_windows: JsonDict
+    queued_jobs: JsonDict
+    creation_date: Timestamp
+    last_refresh: Timestamp | None
+    is_active: bool
+
+
+class SiteFilter(Message):
+    """Selects Sites; `path` is a substring."""
+
+    id: list[int] | None = None
+    name: str | None = None
+    path: str | None = None
+    last_refresh_after: Timestamp | None = None
+    limit: Annotated[int, Field(ge=0, le=10_000)] = 1000
+    offset: Annotated[int, Field(ge=0)] = 0
+
+
+class SitesPage(Message):
+    """A page of Sites."""
+
+    count: int
+    results: list[SiteView]
+
+
+class AgentLeaseRequest(Message):
+    """An agent opens or renews its claim to be the Site's only agent.
+
+    `replaces` is the instance of an earlier agent that this one saw to be dead on the same host.
+    """
+
+    instance: Short
+    hostname: Short
+    pid: int
+    replaces: Short = ""
+
+
+class AgentLeaseReply(Message):
+    """Granted. A refusal is 409 `agent_running` and names the host and pid of the other agent."""
+
+    ttl_sec: float
+    renew_sec: float
+
+
+class FileRequest(Message):
+    """What an agent is asked over its stream: look at a file of a Job's workdir."""
+
+    id: str
+    job_id: int
+    workdir: str
+    op: Literal["list", "read", "stat"]
+    path: str = ""
+    offset: int = 0  # negative: from the end
+    max_bytes: Annotated[int, Field(ge=1, le=MAX_FILE_READ_BYTES)] = MAX_FILE_READ_BYTES
+
+
+class FileEntry(Message):
+    """One file or directory of a workdir."""
+
+    path: str
+    size_bytes: int
+    is_dir: bool
+    modified_at: Timestamp
+
+
+class FileReply(Message):
+    """The agent's answer. `error` is `not_found`, `refused` or a sentence; else what `op` asked for."""
+
+    error: str = ""
+    entries: list[FileEntry] = []
+    data: Base64Bytes = b""
+    offset: int = 0
+    size_bytes: int = 0
+
+
+class SiteToken(Message):
+    """A token for the agent of one Site, or for the launcher of one BatchJob. Shown once, stored hashed."""
+
+    token: str
+    expires_at: Timestamp | None = None
+
+
+class SiteCreated(Message):
+    """The new Site and its agent's token."""
+
+    site: SiteView
+    token: SiteToken
+
+
+SiteId = Id
