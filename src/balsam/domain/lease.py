@@ -39,7 +39,12 @@ def call_order(last: int, number: int) -> CallOrder:
 
 
 def is_expired(
-    kind: LeaseKind, *, renewed_at: datetime, allocation_ended_at: datetime | None, service_up_since: datetime, now: datetime
+    kind: LeaseKind,
+    *,
+    renewed_at: datetime,
+    allocation_ended_at: datetime | None,
+    service_up_since: datetime,
+    now: datetime,
 ) -> bool:
     """Whether the service may take the Jobs of a Session away.
 

@@ -129,21 +129,23 @@ def decide(job: JobFacts, request: Request) -> Decision:
         request = replace(request, event=JobEvent.KILLED, token=job.token)
     steps = [_take(job, request)]
     facts = _settle_facts(job, steps[0], request)
-    for step, facts in _empty_steps(facts):
+    for step, after in _empty_steps(facts):
         steps.append(step)
+        facts = after
     return Decision(job, facts, tuple(steps), _effects(job, facts, steps))
 
 
 def submit(job: JobFacts, *, unfinished_parents: int, failed_parent: str = "") -> Decision:
-    """First transitions of a new Job: `unfinished_parents` counts those not JOB_FINISHED, `failed_parent` names a bad one."""
+    """First transitions of a new Job.
+
+    `unfinished_parents` counts those that are not JOB_FINISHED; `failed_parent` says which one failed, if any.
+    """
     event = JobEvent.SUBMITTED_WITH_PARENTS if unfinished_parents or failed_parent else JobEvent.SUBMITTED
     decision = decide(job, Request(event, Actor.SERVICE))
     if not failed_parent:
         return decision
     second = decide(decision.after, Request(JobEvent.PARENT_FAILED, Actor.SERVICE, message=failed_parent))
-    return Decision(
-        job, second.after, decision.transitions + second.transitions, decision.effects | second.effects
-    )
+    return Decision(job, second.after, decision.transitions + second.transitions, decision.effects | second.effects)
 
 
 def decide_batch_job(state: BatchJobState, target: BatchJobState) -> bool:

@@ -122,7 +122,9 @@ def _edges() -> Iterator[Edge]:
     yield from edge(late, e.RUN_DONE, s.RUN_DONE, launcher, site, lease=token)
     yield from edge(late, e.RUN_ERROR, s.RUN_ERROR, launcher, site, lease=token)
     yield from edge((s.RUN_DONE,), e.POSTPROCESS_DONE, s.POSTPROCESSED, site, service, lease=processing)
-    yield from edge((s.RUN_DONE, s.RUN_ERROR, s.RUN_TIMEOUT), e.RESTART, s.RESTART_READY, site, service, lease=processing)
+    yield from edge(
+        (s.RUN_DONE, s.RUN_ERROR, s.RUN_TIMEOUT), e.RESTART, s.RESTART_READY, site, service, lease=processing
+    )
     yield from edge((s.RUN_DONE, s.RUN_ERROR, s.RUN_TIMEOUT), e.GIVE_UP, s.FAILED, site, service, lease=processing)
     yield from edge((s.POSTPROCESSED,), e.STAGE_OUT_DONE, s.STAGED_OUT, site)
     yield from edge((s.POSTPROCESSED,), e.STAGE_OUT_FAILED, s.FAILED, site)

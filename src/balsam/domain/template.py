@@ -21,11 +21,13 @@ _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_@%+:,./=\-\t ]*\Z")
 _ASSIGNMENT_OR_PATTERN = "="
 # What bash would run by itself instead of looking it up on PATH.
 _SHELL_WORDS = frozenset(
-    ". : [ [[ ! { } alias bg bind break builtin caller case cd command compgen complete compopt continue coproc declare"
-    " dirs disown do done echo elif else enable esac eval exec exit export false fc fg fi for function getopts hash help"
-    " history if in jobs kill let local logout mapfile popd printf pushd pwd read readarray readonly return select set"
-    " shift shopt source suspend test then time times trap true type typeset ulimit umask unalias unset until wait while"
-    .split()
+    """
+    . : [ [[ ! { } alias bg bind break builtin caller case cd command compgen complete compopt continue coproc
+    declare dirs disown do done echo elif else enable esac eval exec exit export false fc fg fi for function
+    getopts hash help history if in jobs kill let local logout mapfile popd printf pushd pwd read readarray
+    readonly return select set shift shopt source suspend test then time times trap true type typeset ulimit
+    umask unalias unset until wait while
+    """.split()  # noqa: SIM905 - a list of eighty strings reads worse
 )
 
 
@@ -122,7 +124,10 @@ class CommandTemplate:
 
 
 def value_text(name: str, value: object) -> str:
-    """The text of a parameter value: strings as they are, numbers and booleans as Python writes them, lists and dicts as JSON."""
+    """The text of a parameter value.
+
+    Strings stay as they are, numbers and booleans are as Python writes them, lists and dicts as JSON.
+    """
     if value is None:
         raise ParameterError(f"parameter {name!r} is None; give a value, or an empty string for an empty argument")
     text = json.dumps(value) if isinstance(value, (list, dict)) else str(value)
@@ -171,7 +176,7 @@ def _split(source: str) -> list[str | Placeholder]:
 
 
 def _check_quoting(parts: tuple[str | Placeholder, ...]) -> None:
-    """Refuse a placeholder where a quoted word would not stay one word: in quotes, backticks, ${...}, comments, heredocs."""
+    """Refuse a placeholder where a quoted word would not stay one word: quotes, backticks, ${...}, comments, heredocs."""
     scanner = _ShellScanner()
     for part in parts:
         if isinstance(part, str):
@@ -274,7 +279,7 @@ def _is_plain_program(words: list[list[str | Placeholder]]) -> bool:
 
 
 def _plain_pieces(text: str) -> list[str | None] | None:
-    """Literal text cut at blanks (None stands for a blank), quotes taken off; None when a shell would see more in it."""
+    """Literal text cut at blanks (None is a blank), quotes taken off; None when a shell would see more in it."""
     pieces: list[str | None] = []
     for index, chunk in enumerate(re.split(r"('[^'\n]*'|\"[^\"\n$`\\!]*\")", text)):
         if index % 2:

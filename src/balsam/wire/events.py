@@ -9,7 +9,10 @@ from balsam.wire.base import MAX_PAGE, JsonDict, Message, Timestamp
 
 
 class EventView(Message):
-    """One transition. `seq` counts within the Job from 1; `timestamp` is the service's clock, `reported_at` the reporter's."""
+    """One transition. `seq` counts within the Job from 1.
+
+    `timestamp` is by the service's clock, `reported_at` by the reporter's.
+    """
 
     id: int
     job_id: int

@@ -85,7 +85,7 @@ class JobView(Message):
 
 
 class JobFilter(Message):
-    """Selects Jobs, in a query string or in a body. Empty selects all of the user's Jobs; an empty list selects none."""
+    """Selects Jobs, in a query or in a body. Empty selects all of the user's Jobs; an empty list selects none."""
 
     id: list[int] | None = None
     parent_id: list[int] | None = None
@@ -122,7 +122,7 @@ class JobsPage(Message):
 
 
 class JobPatch(Message):
-    """Fields to change; what is not given stays. Resource fields change only while the Job is not granted or RUNNING."""
+    """Fields to change; what is not given stays. What decides how it runs changes only while no launcher has it."""
 
     tags: Tags | None = None
     data: JsonDict | None = None

@@ -37,7 +37,7 @@ class SessionView(Message):
 
 
 class AcquireRequest(Message):
-    """Ask for up to `max_jobs` runnable Jobs. `acquire_seq` only grows; a repeat is answered with the same grants (S3)."""
+    """Ask for up to `max_jobs` runnable Jobs. `acquire_seq` only grows; a repeat gets the same grants (S3)."""
 
     acquire_seq: Annotated[int, Field(ge=1)]
     max_jobs: Annotated[int, Field(ge=1, le=MAX_ACQUIRE)]
@@ -89,7 +89,7 @@ class LaunchEvent(StrEnum):
 
 
 class ReportRecord(Message):
-    """One fact, in the launcher's durable order. `at` is the launcher's clock: kept for people, orders nothing (S13)."""
+    """One fact, in the launcher's durable order. `at` is by the launcher's clock: for people, orders nothing (S13)."""
 
     seq: Annotated[int, Field(ge=1)]
     job_id: Id
@@ -108,7 +108,7 @@ class Report(Message):
 
 
 class ReportReply(Message):
-    """`acked_seq`: everything up to it is durable at the service. `fenced`: runs to kill, they are not ours any more (S7)."""
+    """`acked_seq`: all up to it is durable at the service. `fenced`: runs to kill, they are not ours any more (S7)."""
 
     acked_seq: int
     fenced: list[int] = []

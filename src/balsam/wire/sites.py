@@ -44,7 +44,7 @@ class SitePatch(Message):
 
 
 class SiteView(Message):
-    """A Site as the service knows it. `last_refresh` is when its agent was last heard of; `is_active` follows from it."""
+    """A Site as the service knows it. `last_refresh`: when its agent was last heard of; `is_active` follows from it."""
 
     id: int
     name: str
