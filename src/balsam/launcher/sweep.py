@@ -1,0 +1,126 @@
+"""Finds and ends what commands leave behind: background members of their session, daemons that left it.
+
+Called by the launcher's loop. A command that ended by itself with an empty group (`retire`) holds nothing any more and
+is looked after within a second, all of them in one pass over /proc. A command that was killed, or left its group
+populated (`hold`), keeps its slot until a pass saw none of its processes alive (S9). Costs nothing while there is
+nothing to look for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from balsam.launcher.proctable import ALLOCATION_ENV, Process, kill_processes, read_environ, read_process_table
+
+JOB_ENV = "BALSAM_JOB_ID"
+ATTEMPT_ENV = "BALSAM_ATTEMPT"
+RETIRED_PERIOD_SEC = 1.0
+_FIRST_DELAY_SEC = 0.002
+_LONGEST_DELAY_SEC = 0.5
+
+
+class Run(NamedTuple):
+    """One attempt of a Job, as its processes can be recognised: by the mark in their environment, or their session."""
+
+    job_id: str
+    attempt: str
+    sessions: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Held:
+    kill_at: float
+    look_at: float = 0.0
+    delay: float = _FIRST_DELAY_SEC
+    killed: bool = False
+
+
+class Sweeper:
+    """The runs that ended and are not yet known to be gone. Times are of one monotonic clock, in seconds."""
+
+    def __init__(self, allocation: str, read_table: Callable[[], dict[int, Process]] = read_process_table) -> None:
+        self._allocation_mark = f"\0{ALLOCATION_ENV}={allocation}\0".encode()
+        self._read_table = read_table
+        self._started = read_process_table()[os.getpid()].started
+        self._retired: list[Run] = []
+        self._held: dict[Run, _Held] = {}
+        self._next_retired = 0.0
+
+    def retire(self, run: Run, now: float) -> None:
+        """`run` ended by itself and its group is empty; whatever daemon it left is killed about a second later."""
+        if not self._retired:
+            self._next_retired = now + RETIRED_PERIOD_SEC
+        self._retired.append(run)
+
+    def hold(self, run: Run, kill_at: float) -> None:
+        """`run` has ended but may have living processes; they are killed from `kill_at` on and reported once gone."""
+        self._held[run] = _Held(kill_at)
+
+    def holds(self, run: Run) -> bool:
+        """True while `run` was not seen gone."""
+        return run in self._held
+
+    def due(self) -> float | None:
+        """When `sweep` wants to be called next; None: when there is something new."""
+        times = [held.look_at for held in self._held.values()]
+        if self._retired:
+            times.append(self._next_retired)
+        return min(times) if times else None
+
+    def sweep(self, now: float) -> list[Run]:
+        """Make one pass, kill what is to be killed, return the held runs of which nothing lives any more (S9)."""
+        survivors = self._survivors([*self._retired, *self._held])
+        gone = [run for run in self._held if run not in survivors]
+        for run in gone:
+            del self._held[run]
+        # One that was killed is looked for again too: it may have forked during this pass.
+        self._retired = [run for run in self._retired if run in survivors]
+        self._next_retired = now + RETIRED_PERIOD_SEC
+        doomed = [run for run, held in self._held.items() if now >= held.kill_at] + self._retired
+        kill_processes([process for run in doomed for process in survivors[run]])
+        for held in self._held.values():
+            _pace(held, now)
+        return gone
+
+    def _survivors(self, runs: list[Run]) -> dict[Run, list[Process]]:
+        """Processes older than the launcher are none of its runs, and their environments are not read."""
+        by_mark = {(run.job_id.encode(), run.attempt.encode()): run for run in runs}
+        by_session = {session: run for run in runs for session in run.sessions}
+        found: dict[Run, list[Process]] = {}
+        for process in self._read_table().values():
+            if process.dead or process.started < self._started:
+                continue
+            mark = self._mark(process.pid)
+            run = by_session.get(process.session) if mark is None else by_mark.get(mark)
+            if run is not None:
+                found.setdefault(run, []).append(process)
+        return found
+
+    def _mark(self, pid: int) -> tuple[bytes, bytes] | None:
+        """(job id, attempt) of a process of this allocation; None when it carries no such mark."""
+        environ = read_environ(pid)
+        if self._allocation_mark not in environ:
+            return None
+        job_id, attempt = _value(environ, JOB_ENV), _value(environ, ATTEMPT_ENV)
+        return None if job_id is None or attempt is None else (job_id, attempt)
+
+
+def _pace(held: _Held, now: float) -> None:
+    """Look again soon after the kill, then less and less often."""
+    if now >= held.kill_at and not held.killed:
+        held.killed, held.delay = True, _FIRST_DELAY_SEC
+    held.look_at = now + held.delay
+    if not held.killed:
+        held.look_at = min(held.look_at, held.kill_at)
+    held.delay = min(held.delay * 2, _LONGEST_DELAY_SEC)
+
+
+def _value(environ: bytes, name: str) -> bytes | None:
+    start = environ.find(f"\0{name}=".encode())
+    if start < 0:
+        return None
+    start += len(name) + 2
+    return environ[start : environ.index(b"\0", start)]
