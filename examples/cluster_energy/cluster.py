@@ -1,7 +1,7 @@
 """The program of cluster.c in Python and numpy, for machines without a C compiler; same input, output and numbers.
 
-    python cluster.py --write-input FILE --atoms 13 --seed 1 --hop-size 0.4 --temperature 0.8 --hops 200
-    python cluster.py INPUT OUTPUT
+* python cluster.py --write-input FILE --atoms 13 --seed 1 --hop-size 0.4 --temperature 0.8 --hops 200
+* python cluster.py INPUT OUTPUT
 """
 
 import math

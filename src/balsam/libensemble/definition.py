@@ -1,0 +1,115 @@
+"""What the executor needs of a registered App: its checks, its run line, and its way into worker processes.
+
+Used by `BalsamExecutor` only. Everything here works on the class the user wrote (or loaded from the service) and sends
+no request.
+"""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from libensemble.executors.executor import ExecutorException
+
+from balsam.domain.app import AppParameter, with_template_parameters
+from balsam.domain.template import CommandTemplate, ParameterError, TemplateError, check_parameters
+
+_DEFINITION = (
+    "site",
+    "command_template",
+    "parameters",
+    "environment_variables",
+    "transfers",
+    "cleanup_files",
+)
+
+
+def name_of(app: Any) -> str:
+    """The class name of an App, also of one that is an instance."""
+    return str(getattr(app, "__name__", type(app).__name__))
+
+
+def check_definition(app: Any) -> None:
+    """Raises ExecutorException when the App lacks what a submission needs, or its template can't be used."""
+    for attribute in ("site", "command_template"):
+        if not getattr(app, attribute, None):
+            raise ExecutorException(
+                f"App {name_of(app)} has no {attribute}; BalsamExecutor runs Apps whose class sets both "
+                "site and command_template"
+            )
+    try:
+        CommandTemplate.parse(app.command_template)
+    except TemplateError as error:
+        raise ExecutorException(f"App {name_of(app)}: {error}") from error
+
+
+def checked_parameters(app: Any, app_args: object) -> dict[str, Any]:
+    """`app_args` as plain JSON values; raises ExecutorException that names what is missing or extra."""
+    if app_args is not None and not isinstance(app_args, Mapping):
+        raise ExecutorException(
+            f"app_args must be a dict of the parameters of App {name_of(app)}, not {type(app_args).__name__}; "
+            'for example app_args={"my_name": "World"}'
+        )
+    given = {str(name): _plain(value) for name, value in (app_args or {}).items()}
+    declared = _declared(app)
+    required = frozenset(name for name, spec in declared.items() if spec.required)
+    try:
+        check_parameters(required, frozenset(declared) - required, given, name_of(app))
+    except ParameterError as error:
+        raise ExecutorException(str(error)) from error
+    return given
+
+
+def run_line(app: Any, parameters: Mapping[str, Any]) -> str:
+    """The command as the site's shell will get it, each parameter one quoted word."""
+    defaults = {name: spec.default for name, spec in _declared(app).items() if spec.default is not None}
+    return CommandTemplate.parse(app.command_template).render({**defaults, **parameters}).shell
+
+
+def _declared(app: Any) -> dict[str, AppParameter]:
+    own = getattr(app, "parameters", None) or {}
+    return with_template_parameters(app.command_template, {name: _parameter(spec) for name, spec in own.items()})
+
+
+def _parameter(spec: Any) -> AppParameter:
+    fields = spec if isinstance(spec, Mapping) else {"required": spec.required, "default": spec.default}
+    default = fields.get("default")
+    return AppParameter(required=bool(fields.get("required", default is None)), default=default)
+
+
+def _plain(value: Any) -> Any:
+    """Rows of H hold numpy scalars and arrays, which JSON does not know; both answer to tolist()."""
+    to_python = getattr(value, "tolist", None)
+    return to_python() if callable(to_python) else value
+
+
+def packed(app: Any) -> dict[str, Any]:
+    """An App in a form that pickle carries anywhere: where its class is found, and its definition for where not."""
+    definition = {key: getattr(app, key) for key in _DEFINITION if hasattr(app, key)}
+    return {
+        "module": getattr(app, "__module__", ""),
+        "qualname": getattr(app, "__qualname__", ""),
+        "name": name_of(app),
+        "doc": getattr(app, "__doc__", None),
+        "app_id": getattr(app, "_app_id", None),
+        "definition": definition,
+    }
+
+
+def unpacked(form: Mapping[str, Any]) -> Any:
+    """The App again: the very class where it can be reached by name, else an equal one built from its definition.
+
+    Classes that were loaded from the service, or defined in a function or under `if __name__ == "__main__"`, can't be
+    reached by name in a worker process that was spawned.
+    """
+    found: Any = sys.modules.get(form["module"])
+    for part in form["qualname"].split("."):
+        found = getattr(found, part, None)
+    if found is not None:
+        return found
+    from balsam.api import ApplicationDefinition
+
+    attributes = {"__module__": form["module"], "__doc__": form["doc"], **form["definition"]}
+    app = type(ApplicationDefinition)(form["name"], (ApplicationDefinition,), attributes)
+    if form["app_id"] is not None:
+        app._app_id = form["app_id"]
+    return app

@@ -1,0 +1,318 @@
+"""BalsamExecutor: libEnsemble's Executor over the Balsam service, from any machine to any machine with a site.
+
+Also importable as `libensemble.executors.balsam_executor` and `...balsam_executors`. User scripts create one, register
+Apps, ask for an allocation; user functions submit. It holds no connection of its own and pickles to worker processes.
+The names of `balsam.api` imported here are looked up as globals of this module, where tests of others patch them.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from libensemble.executors.executor import NOT_STARTED_STATES, Application, Executor, ExecutorException, jassert
+
+from balsam.api import ApplicationDefinition, BatchJob, EventLog, Job
+from balsam.domain.paths import BadPath, contained
+from balsam.libensemble.definition import check_definition, checked_parameters, name_of, packed, run_line, unpacked
+from balsam.libensemble.placement import Placement, positive, resolve_placement
+from balsam.libensemble.task import BalsamTask
+
+__all__ = ["ApplicationDefinition", "BalsamExecutor", "BalsamTask", "BatchJob", "EventLog", "Job"]
+
+logger = logging.getLogger(__name__)
+
+# The documented defaults. Never handed on and never changed: every use copies.
+_NO_ITEMS: dict[str, Any] = {}
+_NO_PARTITIONS: list[dict[str, Any]] = []
+
+_ENDED = ("finished", "submit_failed")
+_ACTIVE = ("pending_submission", "queued", "running", "pending_deletion")
+
+
+class BalsamExecutor(Executor):
+    """Wraps the Balsam service. Via this Executor, Balsam ``Jobs`` can be submitted to sites, local or remote.
+
+    >>> exctr = BalsamExecutor()  # doctest: +SKIP
+    >>> exctr.register_app(HelloApp, app_name="hello")  # doctest: +SKIP
+    >>> batch = exctr.submit_allocation(site_id=1, num_nodes=1, wall_time_min=30)  # doctest: +SKIP
+    >>> task = exctr.submit(app_name="hello", app_args={"my_name": "World"}, num_procs=4)  # doctest: +SKIP
+    >>> task.wait(timeout=60)  # doctest: +SKIP
+    >>> exctr.revoke_allocation(batch)  # doctest: +SKIP
+    True
+    """
+
+    def __init__(self) -> None:
+        """Instantiate a new ``BalsamExecutor`` instance. Contacts nobody."""
+        super().__init__()
+        self.workflow_name = "libe_workflow"
+        self.allocations: list[Any] = []
+        self._synced: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to a worker process: the registered Apps, without the comm of this process."""
+        state = dict(self.__dict__)
+        state["comm"] = None
+        state["apps"] = {name: _portable(app) for name, app in self.apps.items()}
+        defaults = self.default_apps.items()
+        state["default_apps"] = {kind: None if app is None else app.name for kind, app in defaults}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.apps = {name: _restored(form) for name, form in state["apps"].items()}
+        defaults = state["default_apps"].items()
+        self.default_apps = {kind: None if name is None else self.apps[name] for kind, name in defaults}
+
+    def add_app(self, *args: object) -> None:
+        """Does nothing; scripts written for the first Balsam call it."""
+
+    def set_resources(self, resources: object) -> None:
+        """Keep libEnsemble's resources. They divide local nodes and say nothing about those of a site."""
+        self.resources = resources
+
+    def register_app(
+        self,
+        BalsamApp: Any,  # noqa: N803 - the documented name
+        app_name: str | None = None,
+        calc_type: str | None = None,
+        desc: str | None = None,
+        precedent: str | None = None,
+    ) -> None:
+        """Registers a Balsam ``ApplicationDefinition`` to libEnsemble. It must have ``site`` and ``command_template``.
+
+        ``app_name`` defaults to the first word of the command template; ``calc_type`` makes the App the default
+        ``'sim'`` or ``'gen'`` application. Raises ExecutorException when the definition can't be used.
+        """
+        check_definition(BalsamApp)
+        jassert(calc_type is None or calc_type in self.default_apps, "Unrecognized calculation type", calc_type)
+        name = app_name or BalsamApp.command_template.split()[0]
+        self.apps[name] = Application(" ", name, calc_type, desc, BalsamApp, precedent or "")
+        self._synced.discard(name)
+        if calc_type is not None:
+            self.default_apps[calc_type] = self.apps[name]
+
+    def submit_allocation(
+        self,
+        site_id: int,
+        num_nodes: int,
+        wall_time_min: int,
+        job_mode: str = "mpi",
+        queue: str = "local",
+        project: str = "local",
+        optional_params: Mapping[str, Any] = _NO_ITEMS,
+        filter_tags: Mapping[str, str] = _NO_ITEMS,
+        partitions: list[dict[str, Any]] = _NO_PARTITIONS,
+    ) -> Any:
+        """Submits a Balsam ``BatchJob`` machine allocation request to Balsam, and returns it.
+
+        Parameters
+        ----------
+        site_id: int
+            The site, from ``balsam site ls``
+        num_nodes, wall_time_min: int
+            Nodes and minutes to ask for
+        job_mode: str, Optional
+            ``"mpi"``, or ``"serial"`` for many single-process Jobs
+        queue, project: str, Optional
+            Where to queue and what to charge
+        optional_params: dict, Optional
+            Values for the optional fields of the site's ``job-template.sh``
+        filter_tags: dict, Optional
+            Run only Jobs that carry these tags
+        partitions: list[dict], Optional
+            Slices of the allocation, each with its ``job_mode``, ``num_nodes``, ``filter_tags``
+        """
+        allocation = BatchJob.objects.create(
+            site_id=site_id,
+            num_nodes=num_nodes,
+            wall_time_min=wall_time_min,
+            job_mode=job_mode,
+            queue=queue,
+            project=project,
+            optional_params=dict(optional_params or {}),
+            filter_tags=dict(filter_tags or {}),
+            partitions=[dict(part) for part in partitions or []] or None,
+        )
+        self.allocations.append(allocation)
+        logger.info(f"Submitted allocation to site {site_id}: nodes {num_nodes} queue {queue} project {project}")
+        return allocation
+
+    def revoke_allocation(self, allocation: Any, timeout: float = 60) -> bool:
+        """Terminates a Balsam ``BatchJob`` machine allocation remotely, queued or running.
+
+        Returns True once the allocation is over. After ``timeout`` seconds it warns and returns False; the request
+        stays recorded, and the site obeys it as soon as it is reachable again.
+        """
+        deadline = time.monotonic() + timeout
+        request = BatchJob.objects.get(id=allocation.id)
+        if not _has_ended(request):
+            request.state = "pending_deletion"
+            request.save()
+        pause = 0.05
+        while True:
+            allocation.refresh_from_db()
+            if _has_ended(allocation):
+                logger.info(f"Allocation {allocation.id} is over")
+                return True
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                break
+            time.sleep(min(pause, remaining))
+            pause = min(pause * 1.5, 1.0)
+        logger.warning(
+            f"Allocation {allocation.id} was not seen to end within {timeout} seconds (state {allocation.state}); its "
+            "deletion is recorded, and is done when the site's agent runs (`balsam site start`)"
+        )
+        return False
+
+    def submit(
+        self,
+        calc_type: str | None = None,
+        app_name: str | None = None,
+        app_args: Mapping[str, Any] | None = None,
+        num_procs: int | None = None,
+        num_nodes: int | None = None,
+        procs_per_node: int | None = None,
+        max_tasks_per_node: int | None = None,
+        machinefile: str | None = None,
+        gpus_per_rank: float = 0,
+        transfers: Mapping[str, Any] = _NO_ITEMS,
+        workdir: str = "",
+        dry_run: bool = False,
+        wait_on_start: bool | float = False,
+        extra_args: Mapping[str, Any] = _NO_ITEMS,
+        tags: Mapping[str, str] = _NO_ITEMS,
+    ) -> BalsamTask:
+        """Initializes and submits a Balsam ``Job`` of a registered App; returns the matching libEnsemble ``Task``.
+
+        Parameters
+        ----------
+        calc_type: str, Optional
+            ``'sim'`` or ``'gen'``: use the default application of that type, when ``app_name`` is not given
+        app_name: str, Optional
+            The name given to ``register_app``
+        app_args: dict
+            A value for each parameter of the App's ``command_template``
+        num_procs, num_nodes, procs_per_node: int, Optional
+            Ranks in all, nodes, ranks on each node; what is left out follows from the others (one rank on one node)
+        max_tasks_per_node: int, Optional
+            At most this many such tasks share a node. Default: the task has its nodes to itself
+        machinefile: str, Optional
+            Ignored: the site places the ranks
+        gpus_per_rank: int, Optional
+            GPUs to reserve for each rank
+        transfers: dict, Optional
+            Where the App's transfer slots come from or go to
+        workdir: str, Optional
+            Name of the output directory under ``libe_workflow`` in the site's data directory. Default: one of its own
+        dry_run: bool, Optional
+            Log the run line at INFO and launch nothing; needs no service
+        wait_on_start: bool or int, Optional
+            Block until the task is polled as running or ended; a number of seconds bounds the wait
+        extra_args: dict, Optional
+            Additional arguments for the site's MPI launcher
+        tags: dict, Optional
+            Tags of the Job; allocations with ``filter_tags`` run only Jobs that match
+
+        Raises ExecutorException, before anything is sent, for unknown Apps, parameters that do not match the template,
+        numbers that do not fit together and directories outside the site's data.
+        """
+        app = self._chosen_app(app_name, calc_type)
+        parameters = checked_parameters(app.pyobj, app_args)
+        placement = resolve_placement(num_procs, num_nodes, procs_per_node)
+        share = positive("max_tasks_per_node", max_tasks_per_node) or 1
+        if machinefile is not None:
+            logger.debug(f"machinefile {machinefile} is ignored: the site places the ranks")
+        task = self._new_task(app, parameters, workdir)
+        if dry_run:
+            return self._finish_dry_run(task, placement)
+        self._sync(app)
+        job = Job(
+            app_id=app.pyobj,
+            workdir=task.workdir,
+            parameters=parameters,
+            tags={str(key): str(value) for key, value in (tags or {}).items()},
+            num_nodes=placement.num_nodes,
+            ranks_per_node=placement.procs_per_node,
+            gpus_per_rank=gpus_per_rank,
+            node_packing_count=share,
+            launch_params={str(key): str(value) for key, value in (extra_args or {}).items()},
+            transfers=dict(transfers or {}),
+        )
+        job.save()
+        task.mark_submitted(job)
+        self.list_of_tasks.append(task)
+        logger.info(f"Submitted task {task.name} to site {app.pyobj.site} ({_sizes(placement)}): {task.runline}")
+        if wait_on_start:
+            self._wait_on_start(task, None if wait_on_start is True else wait_on_start)
+        return task
+
+    def _chosen_app(self, app_name: str | None, calc_type: str | None) -> Application:
+        if app_name is not None:
+            return self.get_app(app_name)
+        if calc_type is not None:
+            return self.default_app(calc_type)
+        raise ExecutorException("Either app_name or calc_type must be set")
+
+    def _new_task(self, app: Application, parameters: dict[str, Any], workdir: str) -> BalsamTask:
+        task = BalsamTask(app, parameters, None, None, None, self.workerID)
+        # Task names repeat in the next run and in other worker processes; a directory must not.
+        place = workdir or f"{task.name}_{secrets.token_hex(4)}"
+        try:
+            task.workdir = f"{self.workflow_name}/{contained(place)}"
+        except BadPath as error:
+            raise ExecutorException(str(error)) from error
+        task.runline = run_line(app.pyobj, parameters)
+        return task
+
+    def _finish_dry_run(self, task: BalsamTask, placement: Placement) -> BalsamTask:
+        task.dry_run = True
+        logger.info(f"Test (No submit) Runline: {task.runline} ({_sizes(placement)}, site {task.app.pyobj.site})")
+        task.poll()
+        self.list_of_tasks.append(task)
+        return task
+
+    def _sync(self, app: Application) -> None:
+        """Send the definition to the service, once per registration and process."""
+        if app.name in self._synced:
+            return
+        try:
+            app.pyobj.sync()
+        except OSError:
+            # An App that was loaded from the service has no source code here, and is there already.
+            logger.debug(f"App {name_of(app.pyobj)} is used as the service has it")
+        self._synced.add(app.name)
+
+    def _wait_on_start(self, task: BalsamTask, fail_time: float | None = None) -> None:
+        """Block until the task is polled as running or ended, or for ``fail_time`` seconds."""
+        deadline = None if fail_time is None else time.monotonic() + fail_time
+        while True:
+            task.poll()
+            if task.state not in NOT_STARTED_STATES:
+                return
+            if deadline is not None and time.monotonic() >= deadline:
+                logger.warning(f"Task {task.name} did not start within {fail_time} seconds; it stays submitted")
+                return
+            time.sleep(0.005)
+
+
+def _has_ended(allocation: Any) -> bool:
+    state = str(allocation.state)
+    # Without an id it never reached the scheduler, so that only the service's word for an end counts.
+    return state in _ENDED or (allocation.scheduler_id is not None and state not in _ACTIVE)
+
+
+def _sizes(placement: Placement) -> str:
+    return f"{placement.num_procs} ranks: {placement.num_nodes} nodes x {placement.procs_per_node}"
+
+
+def _portable(app: Application) -> dict[str, Any]:
+    return {**vars(app), "pyobj": packed(app.pyobj)}
+
+
+def _restored(form: dict[str, Any]) -> Application:
+    app = Application.__new__(Application)
+    app.__dict__.update(form, pyobj=unpacked(form["pyobj"]))
+    return app
