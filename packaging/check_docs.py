@@ -1,7 +1,7 @@
 """`make docs`: the pages are true where a program can tell.
 
 Every relative link leads to a file (and heading) of the tree, every `make VERB` is a verb of the Makefile, and every
-`balsam WORD ...` in the pages' commands is a command of the program. Prints each fault with its line; exits with 1 if any.
+`balsam WORD ...` in their commands is a command of the program. Prints each fault with its line; exits with 1 if any.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def unknown_command(words: tuple[str, ...]) -> str | None:
     """Walk the program's own command tree as far as it has groups; what follows a command are its arguments."""
     import click
 
-    from balsam.cli.main import main as program
+    from balsam.cli.main import cli as program
 
     command: click.Command | None = program
     context = click.Context(program)

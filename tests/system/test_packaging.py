@@ -1,0 +1,123 @@
+"""What is shipped and locked: the wheel's files, the requirements files, the layers' contracts."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import balsam
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;]+)", re.MULTILINE)
+
+
+def _asked_for(name: str) -> list[str]:
+    """What pyproject.toml asks for in the environment of requirements/NAME.txt."""
+    groups: dict[str, list[str | dict[str, str]]] = PROJECT["dependency-groups"]
+
+    def group(title: str) -> list[str]:
+        found: list[str] = []
+        for entry in groups[title]:
+            found += [entry] if isinstance(entry, str) else group(entry["include-group"])
+        return found
+
+    core: list[str] = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["demo"]
+    return {"demo": core + group("build"), "dev": core + group("dev"), "openmpi": group("openmpi")}[name]
+
+
+@pytest.mark.parametrize("name", ["demo", "dev", "openmpi"])
+def test_requirements_pin_what_pyproject_asks_for(name: str) -> None:
+    pins: dict[str, list[str]] = {}
+    for package, version in PIN.findall((ROOT / "requirements" / f"{name}.txt").read_text()):
+        pins.setdefault(canonicalize_name(package), []).append(version)
+    for line in _asked_for(name):
+        wanted = Requirement(line)
+        versions = pins.get(canonicalize_name(wanted.name), [])
+        assert versions, f"{wanted.name} is not in requirements/{name}.txt: run make lock"
+        assert all(wanted.specifier.contains(version) for version in versions), f"{line} but {versions}: run make lock"
+
+
+@pytest.mark.parametrize("name", ["demo", "dev", "openmpi"])
+def test_requirements_have_hashes_and_no_addresses(name: str) -> None:
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    for entry in re.split(r"\n(?=\S)", text.strip()):
+        assert PIN.match(entry), entry
+        assert "--hash=sha256:" in entry, entry
+    assert "://" not in text
+    assert not re.search(r"^\s*--(?!hash)", text, re.MULTILINE)
+
+
+def test_demo_is_a_part_of_dev() -> None:
+    """`make setup` after `make demo` then changes no version, and one environment serves both."""
+    demo, dev = (PIN.findall((ROOT / "requirements" / f"{name}.txt").read_text()) for name in ("demo", "dev"))
+    assert set(demo) <= set(dev)
+
+
+def test_the_wheel_holds_the_package_the_hook_and_the_types_marker(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"balsam-libensemble.pth", "balsam-libensemble.start", "_balsam_libensemble.py", "balsam/py.typed"} <= names
+    tops = {name.partition("/")[0] for name in names}
+    assert tops == {
+        "balsam",
+        "_balsam_libensemble.py",
+        "balsam-libensemble.pth",
+        "balsam-libensemble.start",
+        f"openbalsam-{balsam.__version__}.dist-info",
+    }
+    files = {
+        f"balsam/{path.relative_to(ROOT / 'src/balsam')}"
+        for path in (ROOT / "src/balsam").rglob("*.*")
+        if path.is_file()
+    }
+    assert {file for file in files if "__pycache__" not in file} <= names, "a file of the package is not shipped"
+
+
+# contract of .importlinter, module, import that must break it
+PLANTED = [
+    ("front-doors", "wire/base.py", "import balsam.client"),
+    ("libensemble", "libensemble/task.py", "import balsam.client"),
+    ("site-side", "platform/registry.py", "import balsam.launcher.process"),
+    ("site-side-not-api", "launcher/process.py", "import balsam.api"),
+    ("adapters", "platform/registry.py", "import balsam.wire"),
+    ("client", "client/settings.py", "import balsam.platform"),
+    ("server-apart", "server/app.py", "import balsam.site"),
+    ("apart-from-server", "client/settings.py", "import balsam.server"),
+    ("inside-server", "server/usecases/acquire.py", "import balsam.server.routes"),
+    ("one-store-protocol", "server/usecases/acquire.py", "import balsam.server.store.sqlite"),
+    ("domain-pure", "domain/job.py", "import socket"),
+    ("domain-pure", "domain/job.py", "import time"),
+    ("one-http-client", "cli/main.py", "import httpx2"),
+    ("one-sql", "server/usecases/acquire.py", "import sqlite3"),
+    ("few-spawners", "launcher/sweep.py", "import subprocess"),
+    ("web-frameworks", "client/settings.py", "import fastapi"),
+]
+
+
+@pytest.mark.parametrize(("contract", "module", "line"), PLANTED)
+def test_each_layer_contract_goes_red_when_broken(contract: str, module: str, line: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "src" / "balsam", tmp_path / "balsam", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / ".importlinter", tmp_path)
+    linter = Path(sys.prefix) / "bin" / "lint-imports"
+    words = [str(linter), "--no-cache", "--no-logo", "--contract", contract]
+
+    def verdict() -> int:
+        env = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
+        return subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, timeout=60, check=False).returncode
+
+    assert verdict() == 0
+    with (tmp_path / "balsam" / module).open("a") as file:
+        file.write(f"\n{line}\n")
+    assert verdict() == 1
