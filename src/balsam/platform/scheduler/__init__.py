@@ -1,0 +1,1 @@
+"""Batch schedulers behind one protocol (`base.Scheduler`), one module for each."""
