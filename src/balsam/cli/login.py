@@ -1,0 +1,34 @@
+"""`balsam login` and `balsam logout`: keep a token for a service in BALSAM_HOME/client.yml (0600)."""
+
+import click
+
+from balsam.cli.output import json_option, print_json
+
+
+@click.command()
+@click.argument("url")
+@click.option("-u", "--username", prompt=True, help="Account at the service.")
+@click.option("--password", prompt=True, hide_input=True, help="Asked for when not given.")
+@json_option
+def login(url: str, username: str, password: str, as_json: bool) -> None:
+    """Log in to the service at URL, for example https://balsam.example.org."""
+    from balsam.client.credentials import log_in
+
+    done = log_in(url, username, password)
+    if as_json:
+        print_json({"url": url, "username": done.username, "expires_at": done.expires_at})
+    else:
+        click.echo(f"Logged in to {url} as {done.username}.")
+
+
+@click.command()
+@json_option
+def logout(as_json: bool) -> None:
+    """Revoke the token at the service and forget it here."""
+    from balsam.client.credentials import log_out
+
+    url = log_out()
+    if as_json:
+        print_json({"url": url})
+    else:
+        click.echo(f"Logged out of {url}." if url else "There was no login.")

@@ -1,0 +1,134 @@
+"""`balsam up`: a service and a local Site under one supervisor, for a person with a laptop.
+
+Starts both as child processes on loopback, restarts either when it dies, and on SIGINT or SIGTERM ends the local
+allocations, then the agent, then the service, so that no process is left. State lives under BALSAM_HOME; the port is
+remembered there, so that a client finds the service again after a restart.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from balsam.cli.output import json_option, print_json
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65_535), help="0 takes a free port. [default: the last one, or free]")
+@click.option(
+    "--site", "site_path", type=click.Path(path_type=Path), help="Site directory. [default: BALSAM_HOME/site]"
+)
+@click.option("--name", default="local", show_default=True, help="Name of the Site, when it is created now.")
+@json_option
+def up(port: int | None, site_path: Path | None, name: str, as_json: bool) -> None:
+    """Run a service and a local Site in this terminal until Ctrl-C.
+
+    With --json: prints one line once ready, {"url": ..., "site": {"id": ..., "name": ..., "path": ...}}.
+    """
+    from balsam.client.settings import balsam_home
+
+    home = balsam_home()
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    site_dir = (site_path or home / "site").resolve()
+    with _only_one(home):
+        ready = _run(home, port, site_dir, name, as_json)
+    sys.exit(ready)
+
+
+def _run(home: Path, port: int | None, site_dir: Path, name: str, as_json: bool) -> int:
+    from balsam.cli.supervisor import Child, Supervisor
+    from balsam.client.credentials import read_service_file
+    from balsam.site.control import end_allocations, init_site
+
+    remembered = home / "up.json"
+    if port is None:
+        port = _remembered_port(remembered)
+    log_dir = home / "log"
+    log_dir.mkdir(mode=0o700, exist_ok=True)
+    service = Child("service", _service_command(home, port), log_dir / "service.log")
+    supervisor = Supervisor(on_event=lambda text: click.echo(f"balsam up: {text}", err=True))
+    with supervisor:
+        supervisor.start(service)
+        running = supervisor.wait_until(service, lambda: _is_of(read_service_file(home), service.pid))
+        # A restarted service must be found where the clients know it.
+        service.command = _service_command(home, _port_of(running["url"]))
+        remembered.write_text(json.dumps({"port": _port_of(running["url"])}))
+        site = init_site(site_dir, name)
+        agent = Child("agent", [sys.executable, "-m", "balsam.site", str(site_dir)], log_dir / "agent.log")
+        supervisor.start(agent)
+        supervisor.wait_until(agent, lambda: _agent_is_up(site.id))
+        _say_ready({"url": running["url"], "site": {"id": site.id, "name": site.name, "path": str(site.path)}}, as_json)
+        supervisor.run_until_signal((signal.SIGINT, signal.SIGTERM))
+        end_allocations(site_dir)
+        supervisor.stop(agent)
+        supervisor.stop(service)
+    return 0
+
+
+def _service_command(home: Path, port: int) -> list[str]:
+    data_dir = str(home / "service")
+    return [sys.executable, "-m", "balsam.server", "--host", "127.0.0.1", "--port", str(port), "--data-dir", data_dir]
+
+
+def _say_ready(ready: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(ready)
+        return
+    site = ready["site"]
+    click.echo(f"Service at {ready['url']} (API: {ready['url']}/docs)")
+    click.echo(f"Site {site['name']} (id {site['id']}) in {site['path']}")
+    click.echo("Ready; Ctrl-C stops both.")
+
+
+def _is_of(service_file: dict[str, Any] | None, pid: int) -> dict[str, Any] | None:
+    """The service file, once it was written by the process with this pid."""
+    return service_file if service_file is not None and service_file.get("pid") == pid else None
+
+
+def _agent_is_up(site_id: int) -> bool:
+    from balsam.api import Site
+
+    return bool(Site.objects.get(id=site_id).is_active)
+
+
+def _port_of(url: str) -> int:
+    return int(url.rpartition(":")[2].strip("/"))
+
+
+def _remembered_port(path: Path) -> int:
+    try:
+        return int(json.loads(path.read_text())["port"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+class _only_one:  # noqa: N801 - reads as a statement where it is used
+    """Holds BALSAM_HOME for one `balsam up`; the lock ends with the process, however it ends."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / "up.lock"
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            other = self._file.read().strip() or "unknown"
+            raise click.ClickException(
+                f"'balsam up' runs already for {self._path.parent} (process {other}); "
+                "stop it first, or set BALSAM_HOME to another directory"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
