@@ -30,7 +30,7 @@ def up(port: int | None, site_path: Path | None, name: str, as_json: bool) -> No
 
     With --json: prints one line once ready, {"url": ..., "site": {"id": ..., "name": ..., "path": ...}}.
     """
-    from balsam.client.settings import balsam_home
+    from balsam.client.credentials import balsam_home
 
     home = balsam_home()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def up(port: int | None, site_path: Path | None, name: str, as_json: bool) -> No
 
 def _run(home: Path, port: int | None, site_dir: Path, name: str, as_json: bool) -> int:
     from balsam.cli.supervisor import Child, Supervisor
-    from balsam.client.credentials import read_service_file
+    from balsam.client.credentials import SERVICE_FILE, read_mapping
     from balsam.site.control import end_allocations, init_site
 
     remembered = home / "up.json"
@@ -54,12 +54,12 @@ def _run(home: Path, port: int | None, site_dir: Path, name: str, as_json: bool)
     supervisor = Supervisor(on_event=lambda text: click.echo(f"balsam up: {text}", err=True))
     with supervisor:
         supervisor.start(service)
-        running = supervisor.wait_until(service, lambda: _is_of(read_service_file(home), service.pid))
+        running = supervisor.wait_until(service, lambda: _is_of(read_mapping(home / SERVICE_FILE), service.pid))
         # A restarted service must be found where the clients know it.
         service.command = _service_command(home, _port_of(running["url"]))
         remembered.write_text(json.dumps({"port": _port_of(running["url"])}))
         site = init_site(site_dir, name)
-        agent = Child("agent", [sys.executable, "-m", "balsam.site", str(site_dir)], log_dir / "agent.log")
+        agent = Child("agent", [sys.executable, "-m", "balsam.site", "--site", str(site_dir)], log_dir / "agent.log")
         supervisor.start(agent)
         supervisor.wait_until(agent, lambda: _agent_is_up(site.id))
         _say_ready({"url": running["url"], "site": {"id": site.id, "name": site.name, "path": str(site.path)}}, as_json)
