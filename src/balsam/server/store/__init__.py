@@ -1,0 +1,1 @@
+"""Where the rows live: one protocol, several stores. SQL is nowhere else."""

@@ -1,0 +1,192 @@
+"""What every store promises to the use cases, whatever holds the rows.
+
+A function given to `write` runs as one transaction: all of it or nothing (S2), durable when `write` returns (S1), never
+at the same time as another. It must not do anything but work on its `Tx`, because a store may run it again. A function
+given to `read` sees one consistent state. The only place with SQL is behind this protocol.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from balsam.domain.states import JobState
+from balsam.server.store.records import (
+    AcquireCriteria,
+    EventRow,
+    EventSelection,
+    HotJob,
+    JobRow,
+    JobSelection,
+    JobUpdate,
+    NewJob,
+    PageWindow,
+    Row,
+)
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Row)
+Value = int | str | bool | None
+Topic = Literal["site", "session", "work", "jobs", "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """A hint with data that is published once its transaction is durable.
+
+    ("site", site_id, "batch_jobs" | "site_changed", {}), ("session", session_id, "cancel", {"job_ids": [...]}),
+    ("session", session_id, "closing", {}), ("work", site_id, "work", {}), ("jobs", owner_id, "states",
+    {"jobs": [[id, state, return_code], ...]}): merged over the commit, newest state of each Job;
+    ("tokens", 0, "revoked", {}): whoever remembers tokens must look them up again.
+    """
+
+    topic: Topic
+    key: int
+    event: str
+    data: Mapping[str, Any]
+
+
+class GuardFailed(Exception):
+    """S4: a row was not what the Decision started from. A fault of ours, never the caller's: nothing is written."""
+
+
+class Duplicate(Exception):
+    """A row with the same unique key exists."""
+
+
+class ReadTx(Protocol):
+    """Reading in one consistent state. Lists are ordered by id unless said otherwise."""
+
+    def get(self, kind: type[R], row_id: int) -> R | None:
+        """The row with this id."""
+        ...
+
+    def find(self, kind: type[R], **equals: Value | tuple[Value, ...]) -> list[R]:
+        """Rows whose columns have these values; a tuple means any of them."""
+        ...
+
+    def jobs(self, job_ids: Iterable[int]) -> list[JobRow]:
+        """The Jobs with these ids, of whatever owner; those that do not exist are left out."""
+        ...
+
+    def job_page(self, selection: JobSelection, window: PageWindow) -> list[JobRow]:
+        """One page of a list."""
+        ...
+
+    def job_ids(self, selection: JobSelection, after: int, limit: int) -> list[int]:
+        """Up to `limit` ids above `after`, growing."""
+        ...
+
+    def job_count(self, selection: JobSelection) -> int:
+        """Number of selected Jobs: from kept counters when selected by Site and state alone, else by an index scan."""
+        ...
+
+    def job_counts(self, selection: JobSelection) -> dict[JobState, int]:
+        """Number of selected Jobs in each state that has any."""
+        ...
+
+    def hot_jobs(self, job_ids: Iterable[int]) -> dict[int, HotJob]:
+        """What a transition needs, by id."""
+        ...
+
+    def held_jobs(self, session_id: int) -> list[HotJob]:
+        """Jobs that the Session holds."""
+        ...
+
+    def granted_jobs(self, session_id: int, grant_seq: int) -> list[JobRow]:
+        """Jobs of one acquire that the Session still holds, in the order of the grant (S3)."""
+        ...
+
+    def jobs_to_stop(self, session_id: int) -> list[int]:
+        """Held Jobs whose end the user asked for."""
+        ...
+
+    def children(self, parent_ids: Iterable[int]) -> list[tuple[int, int]]:
+        """(parent, child) pairs."""
+        ...
+
+    def unfinished_parents(self, child_ids: Iterable[int]) -> dict[int, int]:
+        """How many parents of each child are not JOB_FINISHED."""
+        ...
+
+    def events(self, selection: EventSelection, window: PageWindow) -> list[EventRow]:
+        """One page of the EventLog, ordered by timestamp."""
+        ...
+
+    def event_count(self, selection: EventSelection) -> int:
+        """Number of selected events."""
+        ...
+
+
+class Tx(ReadTx, Protocol):
+    """Reading and writing in one transaction."""
+
+    def new_id(self, kind: type[Row]) -> int:
+        """An id that was never used; growing, with gaps."""
+        ...
+
+    def put(self, row: Row) -> None:
+        """Insert the row, or replace the one with its id. Raises Duplicate on a unique key."""
+        ...
+
+    def remove(self, kind: type[Row], row_id: int) -> None:
+        """Remove the row, if it is there."""
+        ...
+
+    def insert_jobs(self, jobs: Sequence[NewJob], at: int) -> list[int]:
+        """Insert Jobs with their events; ids in the same order."""
+        ...
+
+    def apply(self, updates: Sequence[JobUpdate], at: int) -> None:
+        """S4: write states and events of Decisions. Raises GuardFailed when a row is not what was decided on."""
+        ...
+
+    def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
+        """Grant runnable Jobs to a Session: token + 1, nobody else holds them (S6). Rows as after the grant."""
+        ...
+
+    def unlock(self, session_id: int, jobs: Sequence[HotJob]) -> None:
+        """Take Jobs that were granted and not started away from the Session."""
+        ...
+
+    def change_jobs(self, changes: Mapping[int, Mapping[str, Any]], at: int) -> None:
+        """Set columns of Jobs that are not part of the state machine; values as in JobRow."""
+        ...
+
+    def delete_jobs(self, job_ids: Sequence[int]) -> None:
+        """Remove Jobs with their events, tags and parent links."""
+        ...
+
+    def wake(self, wake: Wake) -> None:
+        """Publish after the commit."""
+        ...
+
+
+Subscriber = Callable[[Sequence[Wake]], None]
+
+
+class Store(Protocol):
+    """Holds everything. Raises Unavailable when it can't read or write; nothing is half-written then."""
+
+    async def write(self, fn: Callable[[Tx], T]) -> T:
+        """Run `fn` as one durable transaction; what it raises is raised here and undoes it."""
+        ...
+
+    async def read(self, fn: Callable[[ReadTx], T]) -> T:
+        """Run `fn` on one consistent state."""
+        ...
+
+    def write_sync(self, fn: Callable[[Tx], T]) -> T:
+        """`write` for a thread that may block: sweeps, tests, simulation."""
+        ...
+
+    def read_sync(self, fn: Callable[[ReadTx], T]) -> T:
+        """`read` for a thread that may block."""
+        ...
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Call `subscriber` once per commit that has wakes, in the writer's thread; returns how to unsubscribe."""
+        ...
+
+    def close(self) -> None:
+        """Finish what is queued and release everything."""
+        ...

@@ -1,0 +1,413 @@
+"""Rows as use cases see them, the same for every store. Times are integer microseconds since 1970 UTC.
+
+Rows are frozen: a change is `dataclasses.replace` and a write. Job rows are the exception in writing: their state
+changes only by `JobUpdate`, which carries the Decisions that led there (S4).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from balsam.domain.lease import LeaseKind
+from balsam.domain.lifecycle import Decision, Hook, JobFacts
+from balsam.domain.states import BatchJobState, JobMode, JobState
+
+Json = dict[str, Any]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+HOOK_BITS = {Hook.PREPROCESS: 1, Hook.POSTPROCESS: 2, Hook.HANDLE_ERROR: 4, Hook.HANDLE_TIMEOUT: 8}
+STAGE_IN_BIT, STAGE_OUT_BIT = 16, 32
+_HOOKS_OF_MASK = [frozenset(hook for hook, bit in HOOK_BITS.items() if mask & bit) for mask in range(16)]
+
+
+def micros(moment: datetime) -> int:
+    """Microseconds since 1970 of an aware time."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def moment(us: int) -> datetime:
+    """The aware UTC time of a number of microseconds."""
+    return _EPOCH + timedelta(microseconds=us)
+
+
+def moment_or_none(us: int | None) -> datetime | None:
+    return None if us is None else moment(us)
+
+
+@dataclass(frozen=True, slots=True)
+class UserRow:
+    """An account. `password_hash` is None where no password login is possible (the local single user)."""
+
+    id: int
+    username: str
+    password_hash: str | None
+    is_admin: bool
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A token, by the SHA-256 of its text. `kind` is user, site or launcher; `label` says what made it."""
+
+    id: int
+    token_hash: str
+    kind: str
+    user_id: int
+    site_id: int | None
+    batch_job_id: int | None
+    label: str
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+    last_used_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRow:
+    """A Site, and the lease of its agent. `deleted_at` is set while its rows are being removed."""
+
+    id: int
+    owner_id: int
+    name: str
+    path: str
+    hostname: str
+    allowed_projects: list[str]
+    allowed_queues: Json
+    optional_batch_job_params: dict[str, str]
+    transfer_locations: dict[str, str]
+    backfill_windows: Json
+    queued_jobs: Json
+    created_at: int
+    last_refresh: int | None
+    agent_instance: str
+    agent_hostname: str
+    agent_pid: int
+    agent_renewed_at: int | None
+    deleted_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AppRow:
+    """An App; `definition` is its AppSync as JSON."""
+
+    id: int
+    site_id: int
+    owner_id: int
+    name: str
+    content_hash: str
+    synced_at: int
+    definition: Json
+
+
+@dataclass(frozen=True, slots=True)
+class BatchJobRow:
+    """An allocation. `ended_at` is when the service heard that it ended (S13); `start_time`, `end_time` are the Site's."""
+
+    id: int
+    site_id: int
+    owner_id: int
+    num_nodes: int
+    wall_time_min: int
+    job_mode: JobMode
+    queue: str
+    project: str
+    optional_params: dict[str, str]
+    filter_tags: dict[str, str]
+    partitions: list[Json] | None
+    scheduler_id: str | None
+    state: BatchJobState
+    status_info: Json
+    created_at: int
+    start_time: int | None
+    end_time: int | None
+    ended_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A lease. Rows stay after `ended_at`, so that late results can be judged."""
+
+    id: int
+    site_id: int
+    owner_id: int
+    batch_job_id: int | None
+    kind: LeaseKind
+    label: str
+    opened_at: int
+    renewed_at: int
+    ended_at: int | None
+    acquire_seq: int
+    report_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyRow:
+    """The answer to a write that carried an Idempotency-Key; kept for seven days (S2)."""
+
+    id: int
+    user_id: int
+    key: str
+    body_hash: str
+    reply: str
+    created_at: int
+
+
+Row = UserRow | TokenRow | SiteRow | AppRow | BatchJobRow | SessionRow | IdempotencyRow
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """All of a Job. `steps` is a mask of hooks and stages fixed at submission; `event_seq` counts its events."""
+
+    id: int
+    owner_id: int
+    site_id: int
+    app_id: int
+    state: JobState
+    priority: int
+    num_nodes: int
+    ranks_per_node: int
+    threads_per_rank: int
+    threads_per_core: int
+    gpus_per_rank: float
+    node_packing_count: int
+    wall_time_min: int
+    max_attempts: int | None
+    steps: int
+    token: int
+    attempt: int
+    lost_attempts: int
+    session_id: int | None
+    grant_seq: int
+    batch_job_id: int | None
+    cancel_requested: bool
+    was_preprocessed: bool
+    event_seq: int
+    return_code: int | None
+    pending_file_cleanup: bool
+    created_at: int
+    last_update: int
+    started_at: int | None
+    ended_at: int | None
+    workdir: str
+    parameters: Json
+    tags: dict[str, str]
+    data: Json
+    launch_params: dict[str, str]
+    transfers: dict[str, str]
+    parent_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class HotJob:
+    """The part of a Job that a transition reads."""
+
+    id: int
+    owner_id: int
+    site_id: int
+    state: JobState
+    token: int
+    attempt: int
+    session_id: int | None
+    cancel_requested: bool
+    lost_attempts: int
+    max_attempts: int | None
+    steps: int
+    was_preprocessed: bool
+    event_seq: int
+    batch_job_id: int | None
+    return_code: int | None
+    started_at: int | None
+    ended_at: int | None
+    tagged: bool
+
+    @property
+    def facts(self) -> JobFacts:
+        """What `decide()` must know of the Job."""
+        return JobFacts(
+            state=self.state,
+            token=self.token,
+            attempt=self.attempt,
+            session_id=self.session_id,
+            cancel_requested=self.cancel_requested,
+            lost_attempts=self.lost_attempts,
+            max_attempts=self.max_attempts,
+            hooks=_HOOKS_OF_MASK[self.steps & 15],
+            has_stage_in=bool(self.steps & STAGE_IN_BIT),
+            has_stage_out=bool(self.steps & STAGE_OUT_BIT),
+            was_preprocessed=self.was_preprocessed,
+        )
+
+
+def steps_mask(hooks: frozenset[Hook], *, has_stage_in: bool = False, has_stage_out: bool = False) -> int:
+    """The `steps` of a Job whose App has these hooks."""
+    mask = sum(HOOK_BITS[hook] for hook in hooks)
+    return mask | (STAGE_IN_BIT if has_stage_in else 0) | (STAGE_OUT_BIT if has_stage_out else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A Job to insert. Its state, and its events, are those of `decision` (S4)."""
+
+    owner_id: int
+    site_id: int
+    app_id: int
+    decision: Decision
+    priority: int
+    num_nodes: int
+    ranks_per_node: int
+    threads_per_rank: int
+    threads_per_core: int
+    gpus_per_rank: float
+    node_packing_count: int
+    wall_time_min: int
+    max_attempts: int | None
+    steps: int
+    workdir: str
+    parameters: str  # JSON text from here on: it was serialised to be measured, and is not parsed again
+    tags: dict[str, str]
+    data: str
+    launch_params: str
+    transfers: str
+    parent_ids: list[int]
+
+
+@dataclass(slots=True)
+class Step:
+    """A Decision, and what is logged with its transitions."""
+
+    decision: Decision
+    reported_at: int | None = None
+    data: Json = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class JobUpdate:
+    """Steps taken by one Job in one transaction: one row update, one event row per transition (S5)."""
+
+    job: HotJob
+    steps: list[Step]
+    batch_job_id: int | None
+    return_code: int | None
+    started_at: int | None
+    ended_at: int | None
+
+    @property
+    def after(self) -> JobFacts:
+        return self.steps[-1].decision.after
+
+    @property
+    def transition_count(self) -> int:
+        return sum(len(step.decision.transitions) for step in self.steps)
+
+    def check(self) -> None:
+        """S4: the Decisions start at what was read, and each goes on from the one before."""
+        facts = self.job.facts
+        for step in self.steps:
+            if step.decision.before != facts:
+                raise AssertionError(f"S4: Job {self.job.id}: a Decision does not go on from the one before it")
+            facts = step.decision.after
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """One transition of a Job. `seq` counts within the Job from 1."""
+
+    id: int
+    job_id: int
+    seq: int
+    attempt: int
+    from_state: JobState
+    to_state: JobState
+    actor: str
+    timestamp: int
+    reported_at: int | None
+    data: Json
+
+
+EVENT_SEQ_BITS = 20
+
+
+def event_id(job_id: int, seq: int) -> int:
+    """Events are numbered by Job and place, which keeps the history of a Job together and (job, seq) unique (S5)."""
+    if seq >> EVENT_SEQ_BITS:
+        raise AssertionError(f"S16: Job {job_id} has more than {1 << EVENT_SEQ_BITS} events")
+    return job_id << EVENT_SEQ_BITS | seq
+
+
+@dataclass(frozen=True, slots=True)
+class JobSelection:
+    """Selects Jobs of one owner; None means no condition, an empty tuple selects nothing."""
+
+    owner_id: int
+    ids: tuple[int, ...] | None = None
+    parent_ids: tuple[int, ...] | None = None
+    app_ids: tuple[int, ...] | None = None
+    site_ids: tuple[int, ...] | None = None
+    batch_job_ids: tuple[int, ...] | None = None
+    states: tuple[JobState, ...] | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    workdir_contains: str | None = None
+    updated_before: int | None = None
+    updated_after: int | None = None
+    pending_file_cleanup: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PageWindow:
+    """Which part of an ordered result: `after` is the id of the last row of the page before, for orderings by id."""
+
+    order_by: str = "id"  # id, last_update, state, workdir (Jobs); timestamp (events)
+    descending: bool = False
+    limit: int = 1000
+    offset: int = 0
+    after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventSelection:
+    """Selects events of one owner's Jobs."""
+
+    owner_id: int
+    ids: tuple[int, ...] | None = None
+    job_ids: tuple[int, ...] | None = None
+    site_ids: tuple[int, ...] | None = None
+    batch_job_ids: tuple[int, ...] | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    data: tuple[tuple[str, str], ...] = ()
+    before: int | None = None
+    after: int | None = None
+    from_state: JobState | None = None
+    to_state: JobState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireCriteria:
+    """What a Session can run. Jobs come by priority, then oldest first; or longest and largest first."""
+
+    site_id: int
+    max_jobs: int
+    max_wall_time_min: int | None = None
+    max_nodes_per_job: int | None = None
+    max_aggregate_nodes: float | None = None
+    serial_only: bool = False
+    filter_tags: tuple[tuple[str, str], ...] = ()
+    long_large_first: bool = False
+
+
+def fitting(jobs: Iterator[JobRow], criteria: AcquireCriteria) -> list[JobRow]:
+    """The Jobs, in order, whose footprints add up to at most `max_aggregate_nodes`; what is too large is passed over."""
+    chosen: list[JobRow] = []
+    room = criteria.max_aggregate_nodes
+    for job in jobs:
+        if len(chosen) == criteria.max_jobs:
+            break
+        if room is not None:
+            footprint = job.num_nodes / job.node_packing_count
+            if footprint > room + 1e-9:
+                continue
+            room -= footprint
+        chosen.append(job)
+    return chosen
