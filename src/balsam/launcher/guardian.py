@@ -73,13 +73,16 @@ def parse_config(text: str) -> Config:
         raise ConfigError("argv must be a list of words that starts the launcher")
     if not isinstance(data.get("allocation"), str) or not data["allocation"]:
         raise ConfigError("allocation must be a text that names this allocation and no other")
+    env = data.get("env")
+    if env is not None and not (isinstance(env, dict) and all(isinstance(value, str) for value in env.values())):
+        raise ConfigError("env must be an object of texts, or absent for the guardian's own environment")
     config = Config(**data)
     for name in ("wall_time_sec", "kill_margin_sec", "hard_margin_sec", "kill_grace_sec", "max_restarts"):
         value = getattr(config, name)
         if not (value is None and name == "wall_time_sec") and not (_is_number(value) and value >= 0):
             raise ConfigError(f"{name} must be a number >= 0, not {value!r}")
-    if config.hard_margin_sec > config.kill_margin_sec:
-        raise ConfigError("hard_margin_sec must not be larger than kill_margin_sec")
+    if config.hard_margin_sec > config.kill_margin_sec / 2:
+        raise ConfigError("hard_margin_sec must be at most half of kill_margin_sec, which leaves time to drain")
     return config
 
 
@@ -129,7 +132,7 @@ class Guardian:
         wall_time = config.wall_time_sec
         self._end = None if wall_time is None else start + wall_time
         margin = config.kill_margin_sec if wall_time is None else min(config.kill_margin_sec, wall_time / 2)
-        self._hard_margin = min(config.hard_margin_sec, margin)
+        self._hard_margin = min(config.hard_margin_sec, margin / 2)
         self._drain_at = None if self._end is None else self._end - margin
         if wall_time is not None and margin < config.kill_margin_sec:
             say(f"wall time is only {wall_time:g} s: the launcher is told to stop {margin:g} s before its end")

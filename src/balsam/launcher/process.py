@@ -2,8 +2,8 @@
 
 Called by the launcher's loop, which has one thread. Every command gets a session and group of its own, one output file
 for stdout and stderr, default signals and no inherited descriptors. `spawn` takes the quick way (posix_spawn) while the
-process has one thread and falls back on `subprocess` otherwise; both behave alike. What a command leaves behind is the
-business of `sweep.py`.
+process has one thread and falls back on `subprocess` otherwise; both behave alike, but that the second cannot undo
+signals the launcher itself was started with ignored. What a command leaves behind is the business of `sweep.py`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,59 @@
+"""An independent eye on processes: finds every living process of one test by a tag, without the code under test."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+ZOO = Path(__file__).parent / "zoo"
+
+
+@dataclass
+class Tag:
+    """`seconds` is what zoo children sleep; no other test has the same number, so that argv tells whose they are."""
+
+    seconds: str
+
+    def alive(self, exclude: tuple[int, ...] = ()) -> list[psutil.Process]:
+        """Every living process (stopped or not, zombies left out) that has the tag in its arguments or environment."""
+        found = []
+        for process in psutil.process_iter():
+            if process.pid in (os.getpid(), *exclude):
+                continue
+            try:
+                marked = self.seconds in " ".join(process.cmdline()) or process.environ().get("ZOO") == self.seconds
+                if marked and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+
+def wait_until(true: Callable[[], object], timeout_sec: float = 5.0) -> float:
+    """Wait for `true()`; returns the seconds it took, fails after `timeout_sec`."""
+    start = time.monotonic()
+    while not true():
+        assert time.monotonic() - start < timeout_sec, "this did not happen in time"
+        time.sleep(0.005)
+    return time.monotonic() - start
+
+
+@pytest.fixture
+def tag() -> Iterator[Tag]:
+    """A tag of this test's own; whatever still carries it at the end is killed."""
+    number = f"98{os.getpid() % 100000:05d}{time.monotonic_ns() % 1000000:06d}"
+    tag = Tag(number[:6] + "." + number[6:])
+    yield tag
+    for _ in range(200):
+        left = tag.alive()
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        if not left:
+            return

@@ -1,0 +1,4 @@
+#!/bin/bash
+# Writes for ever.
+echo ready
+while true; do echo "$1 and more"; done
