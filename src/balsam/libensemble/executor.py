@@ -280,7 +280,9 @@ class BalsamExecutor(Executor):
             return
         try:
             app.pyobj.sync()
-        except OSError:
+        except OSError as error:
+            if isinstance(error, (ConnectionError, TimeoutError)):
+                raise
             # An App that was loaded from the service has no source code here, and is there already.
             logger.debug(f"App {name_of(app.pyobj)} is used as the service has it")
         self._synced.add(app.name)

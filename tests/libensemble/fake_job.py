@@ -1,0 +1,93 @@
+"""A Job and a BatchJob without a service: what the executor uses of the SDK, with the states played from a script.
+
+`test_executor.test_fakes_offer_nothing_that_the_sdk_lacks` keeps them honest.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+SERVICE_TIME = datetime(2031, 5, 6, 12, 0, 0, tzinfo=UTC)
+
+
+class FakeJob:
+    """One Job; `moves` maps seconds after the first look to states."""
+
+    created: list[FakeJob] = []
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+        self.id: int | None = None
+        self.state = "CREATED"
+        self.return_code: int | None = None
+        self.started_at: datetime | None = None
+        self.ended_at: datetime | None = None
+        self.workdir = fields.get("workdir", "libe_workflow/fake")
+        self.files_there: dict[str, str] = {}
+        self.polls = 0
+        self.cancels = 0
+        self.killed_to: str | None = "CANCELLED"
+        self.moves: list[tuple[float, dict[str, Any]]] = []
+        self._born = time.monotonic()
+
+    def save(self) -> None:
+        self.id = len(FakeJob.created) + 1
+        FakeJob.created.append(self)
+
+    def will(self, after: float, **changes: Any) -> None:
+        self.moves.append((self._born + after, changes))
+
+    def poll_state(self) -> str:
+        self.polls += 1
+        for due, changes in [move for move in self.moves if move[0] <= time.monotonic()]:
+            self.__dict__.update(changes)
+            self.moves.remove((due, changes))
+        return self.state
+
+    def wait(self, timeout: float | None = None) -> bool:
+        deadline = time.monotonic() + (3600 if timeout is None else timeout)
+        while self.poll_state() not in ("JOB_FINISHED", "FAILED", "CANCELLED"):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.002)
+        return True
+
+    def cancel(self) -> None:
+        self.cancels += 1
+        if self.killed_to is not None:
+            self.will(time.monotonic() - self._born + 0.02, state=self.killed_to)
+
+    def read_text(self, name: str) -> str:
+        try:
+            return self.files_there[name]
+        except KeyError:
+            raise FileNotFoundError(name) from None
+
+    def file_exists(self, name: str) -> bool:
+        return name in self.files_there
+
+    def workdir_exists(self) -> bool:
+        return bool(self.files_there)
+
+
+class FakeBatchJob:
+    """One allocation at a site that obeys a deletion after `obeys_after` refreshes (None: never)."""
+
+    def __init__(self, state: str = "running", scheduler_id: str | None = "7", obeys_after: int | None = 2) -> None:
+        self.id = 5
+        self.state = state
+        self.scheduler_id = scheduler_id
+        self.obeys_after = obeys_after
+        self.saved: list[str] = []
+
+    def save(self) -> None:
+        self.saved.append(self.state)
+
+    def refresh_from_db(self) -> None:
+        if self.state != "pending_deletion" or self.obeys_after is None:
+            return
+        self.obeys_after -= 1
+        if self.obeys_after <= 0:
+            self.state = "finished"
