@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 SERVICE_TIME = datetime(2031, 5, 6, 12, 0, 0, tzinfo=UTC)
 
@@ -15,7 +15,7 @@ SERVICE_TIME = datetime(2031, 5, 6, 12, 0, 0, tzinfo=UTC)
 class FakeJob:
     """One Job; `moves` maps seconds after the first look to states."""
 
-    created: list[FakeJob] = []
+    created: ClassVar[list[FakeJob]] = []
 
     def __init__(self, **fields: Any) -> None:
         self.fields = fields
