@@ -1,0 +1,148 @@
+"""Every error the client raises. The text says what is wrong, where, and what to do about it.
+
+`from_reply` turns an error answer of the service into the class a caller can catch; `code` stays readable for those
+who must tell 409s apart (`session_ended`, `agent_running`, ...).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a request: `where` is a path such as `jobs[17].workdir`."""
+
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class BalsamError(Exception):
+    """Base of all errors of the client. `status` is the HTTP status, None when the service was not heard."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "",
+        details: Sequence[Problem] = (),
+        status: int | None = None,
+        request_id: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.details = list(details)
+        self.status = status
+        self.request_id = request_id
+        self.repeated = False  # an earlier try of the same call may have been carried out
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), self.args, self.__dict__)
+
+
+class NotConfigured(BalsamError):
+    """No service is known: no address, or no token for it."""
+
+
+class CredentialsError(BalsamError):
+    """A credentials file can't be trusted or can't be read."""
+
+
+class NotFound(BalsamError):
+    """There is no such object, or it belongs to somebody else."""
+
+
+class DoesNotExist(NotFound):
+    """`get` found nothing. Each model has its own subclass, such as `Job.DoesNotExist`."""
+
+
+class MultipleObjectsReturned(BalsamError):
+    """`get` found more than one. Each model has its own subclass."""
+
+
+class ValidationFailed(BalsamError, ValueError):
+    """The request is wrong; `details` names every field. Nothing was changed."""
+
+
+class Conflict(BalsamError):
+    """The request contradicts what is there now. Nothing was changed."""
+
+
+class SessionEnded(Conflict):
+    """The Session is over: its holder's lease ended, and another one may hold its Jobs."""
+
+
+class Fenced(Conflict):
+    """The lease token is not the current one."""
+
+
+class Unauthorized(BalsamError):
+    """The service does not accept the token."""
+
+
+class Forbidden(BalsamError):
+    """The token is valid and does not allow this."""
+
+
+class WireVersionMismatch(BalsamError):
+    """Client and service do not speak a common version."""
+
+
+class ServiceUnavailable(BalsamError):
+    """The service could not be reached, or could not answer, for as long as the call was allowed to take."""
+
+
+class DeadlineExceeded(ServiceUnavailable, TimeoutError):
+    """The call's own deadline passed. Whether the service carried the request out is unknown."""
+
+
+class SiteOffline(ServiceUnavailable):
+    """The service answered, but the Site's agent did not: what only the Site knows can't be had now."""
+
+
+class ServiceFault(BalsamError):
+    """The service failed at this request (500), or what answered is not a Balsam service."""
+
+
+_BY_STATUS: Mapping[int, type[BalsamError]] = {
+    400: ValidationFailed,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    413: ValidationFailed,
+    422: ValidationFailed,
+    426: WireVersionMismatch,
+    429: ServiceUnavailable,
+    502: ServiceUnavailable,
+    503: ServiceUnavailable,
+    504: ServiceUnavailable,
+}
+_BY_CODE: Mapping[str, type[BalsamError]] = {
+    "session_ended": SessionEnded,
+    "fenced": Fenced,
+    "site_offline": SiteOffline,
+}
+_ADVICE: Mapping[type[BalsamError], str] = {
+    Unauthorized: "log in again with `balsam login {url}` (on the machine of a local service: start `balsam up`)",
+    WireVersionMismatch: "bring both to one version: `pip install -U openbalsam` here, or ask who runs {url}",
+}
+_SHOWN_DETAILS = 10
+
+
+def from_reply(
+    status: int, code: str, message: str, *, url: str, where: str, details: Sequence[Problem] = (), request_id: str = ""
+) -> BalsamError:
+    """The exception for an error answer. `where` is the request (`POST /api/jobs`), `url` the service."""
+    kind = _BY_CODE.get(code) or _BY_STATUS.get(status, ServiceFault)
+    text = [message or f"the service answered {status}"]
+    text += [f"  {problem}" for problem in details[:_SHOWN_DETAILS]]
+    if len(details) > _SHOWN_DETAILS:
+        text.append(f"  ... and {len(details) - _SHOWN_DETAILS} more")
+    if kind in _ADVICE:
+        text.append(_ADVICE[kind].format(url=url))
+    if kind is ServiceFault:
+        text.append(f"({where} at {url}, request {request_id or 'without id'}; the service's log has the cause)")
+    return kind("\n".join(text), code=code, details=details, status=status, request_id=request_id)
