@@ -63,9 +63,9 @@ def test_max_tasks_per_node_is_the_packing_count(submitted: Submit) -> None:
 
 
 def test_values_of_h_become_plain_json(exctr: BalsamExecutor) -> None:
-    H = np.zeros(1, dtype=[("x", float, 2), ("n", int), ("name", "U5")])
-    H["name"] = "it's"
-    for value, plain in ((H["x"][0][0], 0.0), (H["n"][0], 0), (H["x"][0], [0.0, 0.0]), (H["name"][0], "it's")):
+    row = np.zeros(1, dtype=[("x", float, 2), ("n", int), ("name", "U5")])
+    row["name"] = "it's"
+    for value, plain in ((row["x"][0][0], 0.0), (row["n"][0], 0), (row["x"][0], [0.0, 0.0]), (row["name"][0], "it's")):
         sent = exctr.submit(app_name="hello", app_args={"my_name": value}).process.fields["parameters"]["my_name"]
         assert sent == plain
         assert type(sent) is type(plain)

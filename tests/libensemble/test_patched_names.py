@@ -78,7 +78,7 @@ def test_times_that_are_none_or_mocks_or_naive(exctr: BalsamExecutor, job: mock.
     task = exctr.submit(calc_type="sim", wait_on_start=True)
     assert task.running()
     assert task.runtime == 0
-    job.started_at, job.ended_at = datetime.datetime(2022, 4, 21, 20, 29, 33, 455144), None
+    job.started_at, job.ended_at = datetime.datetime(2022, 4, 21, 20, 29, 33), None  # noqa: DTZ001
     assert task.running()
     assert 0 <= task.runtime < 5
 

@@ -220,5 +220,5 @@ class TestFiles:
         assert task.read_file_in_workdir("forces.stat") == "1.5\n"
 
     def test_a_missing_file_is_a_value_error_as_in_the_base_class(self, submitted: Submit) -> None:
-        with pytest.raises(ValueError, match="nothing.txt not found"):
+        with pytest.raises(ValueError, match=r"nothing\.txt not found"):
             submitted().read_file_in_workdir("nothing.txt")
