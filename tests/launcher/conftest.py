@@ -23,16 +23,22 @@ class Tag:
     def alive(self, exclude: tuple[int, ...] = ()) -> list[psutil.Process]:
         """Every living process (stopped or not, zombies left out) that has the tag in its arguments or environment."""
         found = []
-        for process in psutil.process_iter():
-            if process.pid in (os.getpid(), *exclude):
+        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+            if pid in (os.getpid(), *exclude) or not self._marks(pid):
                 continue
-            try:
-                marked = self.seconds in " ".join(process.cmdline()) or process.environ().get("ZOO") == self.seconds
-                if marked and process.status() != psutil.STATUS_ZOMBIE:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(pid)
+                if process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
-            except psutil.Error:
-                continue
         return found
+
+    def _marks(self, pid: int) -> bool:
+        try:
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+            environ = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+        return self.seconds.encode() in arguments or f"ZOO={self.seconds}\0".encode() in environ
 
 
 def wait_until(true: Callable[[], object], timeout_sec: float = 5.0) -> float:
@@ -40,7 +46,7 @@ def wait_until(true: Callable[[], object], timeout_sec: float = 5.0) -> float:
     start = time.monotonic()
     while not true():
         assert time.monotonic() - start < timeout_sec, "this did not happen in time"
-        time.sleep(0.005)
+        time.sleep(0.01)
     return time.monotonic() - start
 
 
