@@ -1,0 +1,149 @@
+"""create_app: puts the parts of one service together. Wiring only; called by run.py, tests and benchmarks.
+
+The result is a FastAPI application: pages may be added to it (they are served by its own router); calls of the API are
+served by routes.dispatch and documented at /docs and /openapi.json.
+"""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from balsam import __version__
+from balsam.domain.clock import Clock
+from balsam.server import docs_page, openapi, problems, routes
+from balsam.server.auth.cache import TokenCache
+from balsam.server.auth.passwords import Passwords
+from balsam.server.broker import Broker
+from balsam.server.errors import NotFound
+from balsam.server.limits import LoginLimit
+from balsam.server.problems import Problem
+from balsam.server.routes.call import Service
+from balsam.server.routes.dispatch import Dispatcher
+from balsam.server.routes.file_desk import FileDesk
+from balsam.server.settings import ServerSettings
+from balsam.server.store.protocol import Store
+from balsam.server.sweeps import prune
+from balsam.server.sweeps.expire_sessions import SessionExpiry
+from balsam.server.timer import Sweep, SweepTimer
+from balsam.server.usecases import accounts
+
+SESSION_SWEEP_SEC = 1.0
+TOUCH_SEC = 60.0
+PRUNE_SEC = 3600.0
+
+
+class ServiceApp(FastAPI):
+    """A FastAPI application whose API calls take the short way: ASGI -> dispatcher -> endpoint."""
+
+    service: Service
+    dispatcher: Dispatcher
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["app"] = self
+            await self.dispatcher(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def pages(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What is not a call of the API: FastAPI's own way, with its middleware and its routes."""
+        await super().__call__(scope, receive, send)
+
+
+async def _page_problem(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    problem = NotFound() if status == 404 else Problem(status, "http", getattr(error, "detail", "the service failed"))
+    return Response(problems.reply(problem, "").model_dump_json(), status, media_type="application/json")
+
+
+def create_app(settings: ServerSettings, store: Store, clock: Clock) -> ServiceApp:
+    """The service over this store. The caller opens and closes the store."""
+    service = _service(settings, store, clock)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.broker.start()
+        unsubscribe = store.subscribe(service.broker.publish)
+        timer = SweepTimer(_sweeps(service), clock)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.stop()
+            unsubscribe()
+
+    app = ServiceApp(
+        title="Balsam service", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    app.service = service
+    app.dispatcher = Dispatcher(service, routes.ALL, app.pages)
+    app.add_exception_handler(HTTPException, _page_problem)
+    _add_docs(app)
+    return app
+
+
+def stop_streams(app: ServiceApp) -> None:
+    """End every open stream and question, so that the server can stop. Called in the event loop."""
+    app.service.broker.stop()
+    app.service.files.stop()
+
+
+def _service(settings: ServerSettings, store: Store, clock: Clock) -> Service:
+    async def find(token: str) -> accounts.Authenticated:
+        return await store.read(lambda tx: accounts.authenticate(tx, token, clock.now()))
+
+    tokens = TokenCache(find)
+    broker = Broker(tokens.forget, settings.streams_per_user)
+    return Service(
+        settings=settings,
+        store=store,
+        clock=clock,
+        instance=uuid.uuid4().hex,
+        tokens=tokens,
+        broker=broker,
+        files=FileDesk(broker),
+        passwords=Passwords(),
+        logins=LoginLimit(),
+    )
+
+
+def _sweeps(service: Service) -> list[Sweep]:
+    store, clock = service.store, service.clock
+    expiry = SessionExpiry(clock.now())
+
+    def touch() -> None:
+        used = service.tokens.take_used()
+        if used:
+            store.write_sync(lambda tx: accounts.touch_tokens(tx, used, clock.now()))
+
+    return [
+        Sweep("expire_sessions", SESSION_SWEEP_SEC, lambda: expiry.run_once(store, clock.now())),
+        Sweep("touch_tokens", TOUCH_SEC, touch),
+        Sweep("prune", PRUNE_SEC, lambda: prune.run_once(store, clock.now())),
+    ]
+
+
+def _add_docs(app: ServiceApp) -> None:
+    document: dict[str, Any] = {}
+
+    def described() -> dict[str, Any]:
+        if not document:  # made when somebody looks: it takes longer than the rest of the start
+            document.update(openapi.document(routes.ALL))
+        return document
+
+    async def openapi_json(request: Request) -> JSONResponse:
+        return JSONResponse(described())
+
+    async def docs(request: Request) -> HTMLResponse:
+        return HTMLResponse(docs_page.page(described()), headers={"Content-Security-Policy": docs_page.POLICY})
+
+    app.router.add_route("/openapi.json", openapi_json)
+    app.router.add_route("/docs", docs)
+    app.openapi = described  # type: ignore[method-assign]

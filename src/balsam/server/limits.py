@@ -1,0 +1,118 @@
+"""Limits of the HTTP layer (S16): body size and pace of upload, rate of logins and of requests.
+
+Used by the dispatcher and the login route. Each refusal names the limit. Counters live in memory: they protect this
+process, and a restart forgives.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from balsam.server.errors import TooMany
+from balsam.server.problems import Problem
+
+DEFAULT_BODY_BYTES = 4 * 1024 * 1024
+CHUNK_SEC = 30.0  # a body may arrive slowly, but not slower than one piece in this time
+MAX_KEYS = 50_000
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+class Disconnected(Exception):
+    """The client went away before its request was complete; there is nobody to answer."""
+
+
+def too_large(limit: int) -> Problem:
+    return Problem(
+        413, "too_large", f"the body is larger than {limit} bytes, the limit for this call; send it in parts"
+    )
+
+
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> bytes:
+    """The whole body; 413 before it is read when its length is announced, else as soon as it is too long."""
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise Problem(415, "unsupported_encoding", "the service does not accept compressed bodies; send it as it is")
+    announced = headers.get(b"content-length", b"")
+    if announced.isdigit() and int(announced) > limit:
+        raise too_large(limit)
+    pieces: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await _next(receive)
+        piece: bytes = message.get("body", b"")
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise too_large(limit)
+        more = message.get("more_body", False)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def _next(receive: Receive) -> MutableMapping[str, Any]:
+    try:
+        async with asyncio.timeout(CHUNK_SEC):
+            message = await receive()
+    except TimeoutError:
+        raise Problem(408, "too_slow", f"no piece of the body arrived within {CHUNK_SEC:.0f} s") from None
+    if message["type"] == "http.disconnect":
+        raise Disconnected
+    return message
+
+
+class Window:
+    """At most `count` events per key in any `period_sec`."""
+
+    def __init__(self, count: int, period_sec: float) -> None:
+        self.count = count
+        self.period_sec = period_sec
+        self._seen: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def wait_sec(self, key: str, now: float) -> float:
+        """0 and the event is counted, or how long to wait until one would be allowed."""
+        times = self._seen.setdefault(key, deque())
+        self._seen.move_to_end(key)
+        while times and times[0] <= now - self.period_sec:
+            times.popleft()
+        if len(times) >= self.count:
+            return times[0] + self.period_sec - now
+        times.append(now)
+        if len(self._seen) > MAX_KEYS:
+            self._seen.popitem(last=False)
+        return 0.0
+
+
+class Buckets:
+    """A steady rate per key with bursts of four seconds' worth."""
+
+    def __init__(self, per_sec: float) -> None:
+        self.per_sec = per_sec
+        self.burst = max(1.0, 4 * per_sec)
+        self._level: OrderedDict[int, tuple[float, float]] = OrderedDict()
+
+    def wait_sec(self, key: int, now: float) -> float:
+        """0 and the request is counted, or how long to wait until one would be allowed."""
+        level, at = self._level.get(key, (self.burst, now))
+        level = min(self.burst, level + (now - at) * self.per_sec)
+        allowed = level >= 1.0
+        self._level[key] = (level - 1.0 if allowed else level, now)
+        self._level.move_to_end(key)
+        if len(self._level) > MAX_KEYS:
+            self._level.popitem(last=False)
+        return 0.0 if allowed else (1.0 - level) / self.per_sec
+
+
+class LoginLimit:
+    """5 logins a minute per account and 20 per address, right or wrong: a password can't be found by trying."""
+
+    def __init__(self) -> None:
+        self._accounts = Window(5, 60.0)
+        self._addresses = Window(20, 60.0)
+
+    def check(self, username: str, address: str, now: float) -> None:
+        for wait, what in (
+            (self._addresses.wait_sec(address, now), "20 logins a minute from one address"),
+            (self._accounts.wait_sec(username.casefold(), now), "5 logins a minute to one account"),
+        ):
+            if wait > 0:
+                raise TooMany(f"more than {what}; try again in {int(wait) + 1} s", int(wait) + 1)

@@ -1,0 +1,111 @@
+"""The OpenAPI document, made from the declared endpoints. Called by app.py when somebody asks for it.
+
+It names every error an endpoint may answer, with the one error body, and which kinds of principal may call.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from types import NoneType
+from typing import Annotated, Any
+
+from fastapi import Query, Response
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from balsam import __version__
+from balsam.server.routes.endpoint import Endpoint
+from balsam.wire import IDEMPOTENCY_HEADER, WIRE_HEADER
+from balsam.wire.base import ErrorReply
+
+ERRORS = {
+    400: "Malformed: the body is no JSON, or a header or the query can't be read",
+    401: "No valid token",
+    403: "The token may not do this",
+    404: "Not found, or not yours",
+    408: "The body came too slowly",
+    409: "Conflict with the present state; `code` names the rule",
+    413: "The body is larger than the limit",
+    415: "The body is compressed",
+    422: "Invalid; `details` name every place",
+    426: "Wire version not spoken here",
+    429: "Too many; Retry-After says when",
+    500: "The service failed; its log has the cause",
+    503: "The service can't do it now; Retry-After says when",
+    504: "The Site's agent did not answer",
+    507: "The service's disk is full",
+}
+_ONLY_WITH_BODY = {408, 413, 415}
+DESCRIPTION = (
+    f"Every call but those that log in carries `Authorization: Bearer <token>`. `{WIRE_HEADER}` says which wire "
+    f"version the caller speaks. Calls that create things take `{IDEMPOTENCY_HEADER}`: the same key and body get the same "
+    "answer for 7 days."
+)
+
+
+def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
+    """The OpenAPI document of these endpoints."""
+    found = get_openapi(
+        title="Balsam service",
+        version=__version__,
+        description=DESCRIPTION,
+        routes=[_route(endpoint) for endpoint in endpoints],
+    )
+    found.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    return found
+
+
+def _route(endpoint: Endpoint) -> APIRoute:
+    summary, _, rest = (endpoint.function.__doc__ or endpoint.function.__name__).strip().partition("\n")
+    is_json = endpoint.media_type == "application/json"
+    is_model = is_json and inspect.isclass(endpoint.reply) and issubclass(endpoint.reply, BaseModel)
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorReply, "description": text} for status, text in _errors(endpoint).items()
+    }
+    if not is_json:
+        responses[endpoint.status] = {"content": {endpoint.media_type: {"schema": {"type": "string"}}}}
+    needs = endpoint.needs
+    extra: dict[str, Any] = {"x-balsam-kinds": sorted(needs.kinds), "x-balsam-admin": needs.admin}
+    if needs.kinds:
+        extra["security"] = [{"token": []}]
+    return APIRoute(
+        endpoint.path,
+        _described(endpoint),
+        methods=[endpoint.method],
+        status_code=endpoint.status,
+        response_model=endpoint.reply if is_model else None,
+        response_class=Response if not is_model else _Json,
+        responses=responses,
+        tags=[endpoint.tag],
+        summary=summary.rstrip("."),
+        description=rest.strip() or summary,
+        operation_id=endpoint.function.__name__,
+        openapi_extra=extra,
+    )
+
+
+class _Json(Response):
+    media_type = "application/json"
+
+
+def _errors(endpoint: Endpoint) -> dict[int, str]:
+    without = set() if endpoint.body else set(_ONLY_WITH_BODY)
+    if not endpoint.needs.kinds:
+        without |= {403, 404, 409, 504, 507} | (set() if endpoint.body else {401})
+    return {status: text for status, text in ERRORS.items() if status not in without}
+
+
+def _described(endpoint: Endpoint) -> Callable[..., Awaitable[Any]]:
+    """A function that FastAPI reads the parameters from; it is never called: the dispatcher serves."""
+
+    async def described() -> None:
+        raise NotImplementedError(f"{endpoint.path} is served by routes.dispatch")
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter(name, kind, annotation=hint) for name, hint in endpoint.path_types.items()]
+    if endpoint.query is not None:
+        parameters.append(inspect.Parameter("query", kind, annotation=Annotated[endpoint.query, Query()]))
+    if endpoint.body is not None:
+        parameters.append(inspect.Parameter("body", kind, annotation=endpoint.body))
+    described.__signature__ = inspect.Signature(parameters, return_annotation=NoneType)  # type: ignore[attr-defined]
+    return described

@@ -1,0 +1,21 @@
+"""REST routes: parse -> use case -> wire. `ALL` is every endpoint of the service; app.py serves and documents them."""
+
+from balsam.server.routes import accounts, apps, batch_jobs, events, files, jobs, meta, sessions, sites
+from balsam.server.routes.endpoint import Endpoint
+
+ALL: tuple[Endpoint, ...] = tuple(
+    endpoint
+    for routes in (
+        sessions.routes,
+        jobs.routes,
+        files.routes,
+        apps.routes,
+        batch_jobs.routes,
+        sites.routes,
+        events.routes,
+        accounts.routes,
+        meta.routes,
+        meta.probes,
+    )
+    for endpoint in routes.endpoints
+)

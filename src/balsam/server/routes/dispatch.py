@@ -1,0 +1,236 @@
+"""The ASGI application behind every /api call: find the endpoint, check wire version and token, parse, run, answer.
+
+One function from bytes to bytes, without middleware layers: this is the service's hot path (docs/decisions). Paths that
+are not the API's (docs, pages) go on to `fallback`. Every answer carries X-Request-Id; every error is an ErrorReply.
+"""
+
+import itertools
+import logging
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from balsam.server import problems
+from balsam.server.errors import NotFound, ServiceError, TooMany
+from balsam.server.limits import Buckets, Disconnected, read_body
+from balsam.server.problems import Problem
+from balsam.server.routes import query
+from balsam.server.routes.call import Call, Raw, Receive, Scope, Send, Service
+from balsam.server.routes.endpoint import Endpoint
+from balsam.wire import API_PREFIX, WIRE_HEADER, WIRE_VERSIONS
+
+log = logging.getLogger("balsam.server")
+
+_WIRE = WIRE_HEADER.lower().encode()
+_COMMON = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+_MAX_ID = 2**63
+
+
+@dataclass(slots=True)
+class Node:
+    """One segment of the paths: literal children are preferred to the parameter."""
+
+    children: dict[str, "Node"] = field(default_factory=dict)
+    parameter: "Node | None" = None
+    methods: dict[str, "Bound"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """An endpoint with what parsing needs, worked out once."""
+
+    endpoint: Endpoint
+    path_types: tuple[type, ...]
+    list_fields: frozenset[str]
+
+
+def tree_of(endpoints: Iterable[Endpoint]) -> Node:
+    """The endpoints by path. Two for the same method and path are a mistake."""
+    root = Node()
+    for endpoint in endpoints:
+        node = root
+        for part in endpoint.path.split("/")[1:]:
+            if part.startswith("{"):
+                node.parameter = node.parameter or Node()
+                node = node.parameter
+            else:
+                node = node.children.setdefault(part, Node())
+        if endpoint.method in node.methods:
+            raise TypeError(f"two endpoints for {endpoint.method} {endpoint.path}")
+        lists = query.list_fields(endpoint.query) if endpoint.query else frozenset()
+        node.methods[endpoint.method] = Bound(endpoint, tuple(endpoint.path_types.values()), lists)
+    return root
+
+
+def find(root: Node, path: str) -> tuple[Node, list[str]] | None:
+    """The node of a path and the texts of its parameters."""
+    node, values = root, []
+    for part in path.split("/")[1:]:
+        child = node.children.get(part)
+        if child is None:
+            child = node.parameter
+            if child is None:
+                return None
+            values.append(part)
+        node = child
+    return (node, values) if node.methods else None
+
+
+class Dispatcher:
+    """The API of one service as an ASGI application."""
+
+    def __init__(self, service: Service, endpoints: Sequence[Endpoint], fallback: Any) -> None:
+        self._service = service
+        self._root = tree_of(endpoints)
+        self._fallback = fallback
+        self._numbers = itertools.count(1)
+        self._prefix = secrets.token_hex(4)
+        rate = service.settings.request_rate
+        self._buckets = Buckets(rate) if rate else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = f"{self._prefix}-{next(self._numbers):x}"
+        started = False
+
+        async def watch(message: Any) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            found = find(self._root, scope["path"])
+            if found is not None:
+                await self._serve(found, scope, receive, watch, request_id)
+            elif scope["path"].startswith(API_PREFIX + "/"):
+                raise NotFound
+            else:
+                await self._fallback(scope, receive, _with_headers(watch, request_id))
+        except Disconnected:
+            return
+        except Exception as error:
+            if started:
+                log.exception("request %s: %s %s broke off", request_id, scope["method"], scope["path"])
+                return  # the server closes the connection of an answer that was begun and not ended
+            await self._refuse(_as_problem(error, scope, request_id), send, request_id)
+
+    async def _serve(
+        self, found: tuple[Node, list[str]], scope: Scope, receive: Receive, send: Send, request_id: str
+    ) -> None:
+        node, texts = found
+        headers = dict(scope["headers"])
+        if _WIRE in headers:
+            _check_wire(headers[_WIRE])
+        bound = node.methods.get(scope["method"])
+        if bound is None:
+            allow = ", ".join(sorted(node.methods))
+            raise Problem(405, "method_not_allowed", f"this path answers {allow}", {"Allow": allow})
+        endpoint = bound.endpoint
+        call = Call(self._service, scope, headers, request_id)
+        if endpoint.needs.kinds:
+            await self._authenticate(call, endpoint)
+        arguments = _path_values(bound.path_types, texts)
+        more: dict[str, Any] = {}
+        if endpoint.query is not None:
+            more["query"] = query.parse(endpoint.query, bound.list_fields, scope["query_string"])
+        elif scope["query_string"]:
+            raise Problem(422, "invalid", "this call takes no query parameters")
+        if endpoint.body is not None:
+            call.body = await read_body(receive, headers, endpoint.body_limit)
+            more["body"] = endpoint.body.model_validate_json(call.body)
+        answer = await endpoint.function(call, *arguments, **more)
+        await _answer(answer, endpoint.status, scope, receive, send, request_id)
+
+    async def _authenticate(self, call: Call, endpoint: Endpoint) -> None:
+        await call.authenticate()
+        endpoint.needs.check(call.principal)
+        if self._buckets is not None:
+            wait = self._buckets.wait_sec(call.principal.token_id, self._service.clock.monotonic())
+            if wait > 0:
+                raise TooMany(f"more than {self._buckets.per_sec:g} requests a second with one token", int(wait) + 1)
+
+    async def _refuse(self, error: ServiceError, send: Send, request_id: str) -> None:
+        headers = [
+            (name.lower().encode(), value.encode("latin-1")) for name, value in problems.headers_of(error).items()
+        ]
+        content = problems.reply(error, request_id).model_dump_json().encode()
+        await _send(send, error.status, b"application/json", content, request_id, headers)
+
+
+def _check_wire(value: bytes) -> None:
+    text = value.decode("latin-1").strip()
+    if text.isdigit() and int(text) in WIRE_VERSIONS:
+        return
+    low, high = WIRE_VERSIONS[0], WIRE_VERSIONS[-1]
+    spoken = f"wire version {low}" if low == high else f"wire versions {low} to {high}"
+    older = text.isdigit() and int(text) < low
+    what = (
+        "upgrade openbalsam where this call came from"
+        if older
+        else "upgrade the service, or use an openbalsam of its version"
+    )
+    raise Problem(
+        426, "wire_version", f"the service speaks {spoken}, the caller {text!r}: {what}", {"Upgrade": "Balsam-Wire"}
+    )
+
+
+def _path_values(types: Sequence[type], texts: Sequence[str]) -> list[int | str]:
+    values: list[int | str] = []
+    for kind, text in zip(types, texts, strict=True):
+        if kind is str:
+            values.append(text)
+        elif text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) < _MAX_ID:
+            values.append(int(text))
+        else:
+            raise NotFound
+    return values
+
+
+async def _answer(answer: Any, status: int, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    if isinstance(answer, Raw):
+        await _send(send, status, b"application/json", answer.content, request_id)
+    elif isinstance(answer, BaseModel):
+        await _send(send, status, b"application/json", answer.__pydantic_serializer__.to_json(answer), request_id)
+    elif answer is None:
+        await _send(send, 204, None, b"", request_id)
+    else:
+        await answer(scope, receive, send)
+
+
+async def _send(
+    send: Send,
+    status: int,
+    kind: bytes | None,
+    content: bytes,
+    request_id: str,
+    more: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
+    headers = [*_COMMON, (b"x-request-id", request_id.encode()), *more]
+    if kind is not None:
+        headers += [(b"content-type", kind), (b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content, "more_body": False})
+
+
+def _with_headers(send: Send, request_id: str) -> Send:
+    async def wrapped(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            have = {name for name, _ in message["headers"]}
+            mine = [*_COMMON, (b"x-request-id", request_id.encode())]
+            message["headers"] = [*message["headers"], *(pair for pair in mine if pair[0] not in have)]
+        await send(message)
+
+    return wrapped
+
+
+def _as_problem(error: Exception, scope: Scope, request_id: str) -> ServiceError:
+    if isinstance(error, ServiceError):
+        if error.status >= 500:
+            log.warning("request %s: %s %s: %s", request_id, scope["method"], scope["path"], error)
+        return error
+    if isinstance(error, ValidationError):
+        return problems.from_validation(error)
+    log.exception("request %s: %s %s failed", request_id, scope["method"], scope["path"], exc_info=error)
+    return Problem(500, "internal", f"the service failed; its log has the cause under request id {request_id}")

@@ -1,0 +1,110 @@
+"""How a route is declared: method, path, who may call it, and a function whose signature says body, query and reply.
+
+    routes = Routes("jobs")
+
+    @routes.post("/jobs", needs=USER, status=201)
+    async def create_jobs(call: Call, body: JobsCreate) -> JobsCreated: ...
+
+`needs` has no default, so a route without an auth declaration can't be written. The body is validated once, from the
+raw bytes; the reply is serialised once. The OpenAPI document is made from the same declaration (openapi.py).
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from balsam.server.auth.needs import Needs
+from balsam.server.limits import DEFAULT_BODY_BYTES
+from balsam.server.routes.call import Call, Raw
+from balsam.wire import API_PREFIX
+from balsam.wire.base import Message
+
+Function = Callable[..., Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One route. `path_types` are the names and types of the parameters in its path."""
+
+    method: str
+    path: str
+    needs: Needs
+    function: Function
+    tag: str
+    status: int
+    body_limit: int
+    media_type: str
+    body: type[Message] | None
+    query: type[Message] | None
+    reply: Any
+    path_types: dict[str, type]
+
+
+@dataclass(slots=True)
+class Routes:
+    """The endpoints of one module."""
+
+    tag: str
+    prefix: str = API_PREFIX
+    endpoints: list[Endpoint] = field(default_factory=list)
+
+    def add(
+        self,
+        method: str,
+        path: str,
+        *,
+        needs: Needs,
+        status: int = 200,
+        body_limit: int = DEFAULT_BODY_BYTES,
+        media_type: str = "application/json",
+    ) -> Callable[[Function], Function]:
+        """Declare the function below as the endpoint."""
+
+        def declare(function: Function) -> Function:
+            parts = _signature(function, path)
+            endpoint = Endpoint(
+                method, self.prefix + path, needs, function, self.tag, status, body_limit, media_type, **parts
+            )
+            self.endpoints.append(endpoint)
+            return function
+
+        return declare
+
+    def get(self, path: str, *, needs: Needs, **more: Any) -> Callable[[Function], Function]:
+        return self.add("GET", path, needs=needs, **more)
+
+    def post(self, path: str, *, needs: Needs, **more: Any) -> Callable[[Function], Function]:
+        return self.add("POST", path, needs=needs, **more)
+
+    def put(self, path: str, *, needs: Needs, **more: Any) -> Callable[[Function], Function]:
+        return self.add("PUT", path, needs=needs, **more)
+
+    def patch(self, path: str, *, needs: Needs, **more: Any) -> Callable[[Function], Function]:
+        return self.add("PATCH", path, needs=needs, **more)
+
+    def delete(self, path: str, *, needs: Needs, **more: Any) -> Callable[[Function], Function]:
+        return self.add("DELETE", path, needs=needs, **more)
+
+
+def _signature(function: Function, path: str) -> dict[str, Any]:
+    """What the function's signature says; refuses one that does not fit its path."""
+    hints = get_type_hints(function)
+    names = list(inspect.signature(function).parameters)
+    in_path = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    if names[:1] != ["call"] or hints.get("call") is not Call:
+        raise TypeError(f"the first parameter of {function.__qualname__} must be `call: Call`")
+    rest = [name for name in names[1:] if name not in ("body", "query")]
+    if rest != in_path:
+        raise TypeError(f"{function.__qualname__} takes {rest}, its path {path} gives {in_path}")
+    return {
+        "body": hints.get("body"),
+        "query": hints.get("query"),
+        "reply": _reply(hints.get("return", NoneType)),
+        "path_types": {name: hints[name] for name in in_path},
+    }
+
+
+def _reply(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Raw else annotation

@@ -1,0 +1,15 @@
+"""The EventLog."""
+
+from balsam.server.auth.needs import USER_OR_SITE
+from balsam.server.routes.call import Call
+from balsam.server.routes.endpoint import Routes
+from balsam.server.usecases import events
+from balsam.wire.events import EventQuery, EventsPage
+
+routes = Routes("events")
+
+
+@routes.get("/events", needs=USER_OR_SITE)
+async def list_events(call: Call, query: EventQuery) -> EventsPage:
+    """A page of transitions."""
+    return await call.read(lambda tx: events.list_events(tx, call.principal, query))

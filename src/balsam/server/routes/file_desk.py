@@ -1,0 +1,73 @@
+"""Questions about files of a Job's workdir, handed to the Site's agent over its stream and answered by it with a PUT.
+
+Lives in memory: a question is worth 20 seconds. A question is answered once, by the Site it was put to and nobody else.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from balsam.server.broker import Broker
+from balsam.server.errors import NotFound, ServiceError, TooMany, Unavailable
+from balsam.wire.sites import FileReply, FileRequest
+
+WAIT_SEC = 20.0
+MAX_OPEN = 200  # unanswered questions to one Site
+
+
+@dataclass(slots=True)
+class _Question:
+    site_id: int
+    request: FileRequest
+    answer: asyncio.Future[FileReply]
+
+
+class FileDesk:
+    """The open questions of one service. Lives in the event loop."""
+
+    def __init__(
+        self, broker: Broker, wait_sec: float = WAIT_SEC, new_id: Callable[[], str] = lambda: secrets.token_hex(12)
+    ) -> None:
+        self._broker = broker
+        self._wait_sec = wait_sec
+        self._new_id = new_id
+        self._open: dict[str, _Question] = {}
+
+    async def ask(
+        self, site_id: int, offline: Callable[[], ServiceError], give_up_at_once: bool, **what: Any
+    ) -> FileReply:
+        """The agent's answer, or the problem `offline()` when none came: at once when there is nobody to ask."""
+        if sum(question.site_id == site_id for question in self._open.values()) >= MAX_OPEN:
+            raise TooMany(f"more than {MAX_OPEN} unanswered file requests at this Site; wait for some")
+        request = FileRequest(id=self._new_id(), **what)
+        question = _Question(site_id, request, asyncio.get_running_loop().create_future())
+        self._open[request.id] = question
+        try:
+            asked = self._broker.ask(site_id, request.model_dump_json().encode())
+            if not asked and give_up_at_once:
+                raise offline()
+            async with asyncio.timeout(self._wait_sec):
+                return await question.answer
+        except TimeoutError:
+            raise offline() from None
+        finally:
+            self._open.pop(request.id, None)
+
+    def waiting(self, site_id: int) -> list[bytes]:
+        """Questions for an agent that has just (re)connected: it may not have heard them."""
+        return [q.request.model_dump_json().encode() for q in self._open.values() if q.site_id == site_id]
+
+    def answer(self, site_id: int, request_id: str, reply: FileReply) -> None:
+        """Settle a question; 404 when it is not open (any more) or was put to another Site."""
+        question = self._open.get(request_id)
+        if question is None or question.site_id != site_id or question.answer.done():
+            raise NotFound
+        question.answer.set_result(reply)
+
+    def stop(self) -> None:
+        """The service stops: nobody will be answered."""
+        for question in self._open.values():
+            if not question.answer.done():
+                question.answer.set_exception(Unavailable("the service is stopping; ask again in a moment"))

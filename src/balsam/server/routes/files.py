@@ -1,0 +1,86 @@
+"""Files of a Job's workdir, read through the Site's agent while the Job runs and after."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from starlette.responses import Response
+
+from balsam.domain.paths import BadPath, contained
+from balsam.server.auth.needs import USER
+from balsam.server.errors import Conflict, Forbidden, Invalid, NotFound, ServiceError
+from balsam.server.problems import Problem
+from balsam.server.routes.call import Call
+from balsam.server.routes.endpoint import Routes
+from balsam.server.usecases import sites
+from balsam.wire.base import MAX_FILE_READ_BYTES, ErrorDetail, Message
+from balsam.wire.sites import FileReply
+
+routes = Routes("files")
+MAX_PATH = 4096
+
+
+class LookQuery(Message):
+    """What to look at; an empty path is the workdir itself."""
+
+    path: Annotated[str, Field(max_length=MAX_PATH)] = ""
+    op: Literal["list", "stat"] = "list"
+
+
+class ReadQuery(Message):
+    """What to read; a negative offset counts from the end."""
+
+    path: Annotated[str, Field(min_length=1, max_length=MAX_PATH)]
+    offset: Annotated[int, Field(gt=-(2**62), lt=2**62)] = 0
+    max_bytes: Annotated[int, Field(ge=1, le=MAX_FILE_READ_BYTES)] = MAX_FILE_READ_BYTES
+
+
+@routes.get("/jobs/{job_id}/files", needs=USER)
+async def look_at_files(call: Call, job_id: int, query: LookQuery) -> FileReply:
+    """List a directory of the workdir, or look at one entry; 504 `site_offline` when no agent answers."""
+    return await _ask(call, job_id, query.path, op=query.op)
+
+
+@routes.get("/jobs/{job_id}/files/content", needs=USER, media_type="application/octet-stream")
+async def read_file(call: Call, job_id: int, query: ReadQuery) -> Response:
+    """Up to 1 MiB of a file; X-File-Size and X-File-Offset say which part of how much."""
+    reply = await _ask(call, job_id, query.path, op="read", offset=query.offset, max_bytes=query.max_bytes)
+    headers = {
+        "X-File-Size": str(reply.size_bytes),
+        "X-File-Offset": str(reply.offset),
+        "X-Request-Id": call.request_id,
+        "X-Content-Type-Options": "nosniff",
+        "Content-Disposition": "attachment",
+        "Cache-Control": "no-store",
+    }
+    return Response(reply.data, media_type="application/octet-stream", headers=headers)
+
+
+async def _ask(call: Call, job_id: int, path: str, **what: object) -> FileReply:
+    if path not in ("", "."):
+        try:
+            path = contained(path, "path", MAX_PATH)
+        except BadPath as error:
+            raise Invalid([ErrorDetail(where="path", message=str(error))]) from None
+    target = await call.read(lambda tx: sites.file_target(tx, call.principal, job_id, call.now))
+    site = await call.read(lambda tx: sites.get_site(tx, call.principal, target.site_id, call.now))
+
+    def offline() -> ServiceError:
+        heard = "never" if site.last_refresh is None else f"last at {site.last_refresh:%Y-%m-%d %H:%M:%S} UTC"
+        host = site.hostname or "its host"
+        message = f"the agent of Site {site.name!r} did not answer (heard of {heard}); on {host}: balsam site start"
+        return Problem(504, "site_offline", message)
+
+    question = {"job_id": job_id, "workdir": target.workdir, "path": path, **what}
+    reply = await call.service.files.ask(target.site_id, offline, not target.online, **question)
+    if reply.error:
+        raise _refusal(reply.error, path)
+    return reply
+
+
+def _refusal(error: str, path: str) -> ServiceError:
+    where = [ErrorDetail(where="path", message=f"there is no {path!r} in the workdir")]
+    if error == "not_found":
+        return NotFound(where)
+    if error == "refused":
+        return Forbidden(f"the Site does not let {path!r} be read: it is no plain file, or leads out of the workdir")
+    return Conflict("file_error", error)

@@ -1,0 +1,113 @@
+"""Jobs: bulk create, list, change, verbs over a filter, and the stream of their states."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from balsam.domain.states import JobState
+from balsam.server.auth.needs import USER, USER_OR_SITE
+from balsam.server.broker import Mailbox
+from balsam.server.routes.call import Call
+from balsam.server.routes.endpoint import Routes
+from balsam.server.routes.streams import EventStream
+from balsam.server.usecases import change, explain, jobs, selection, submit
+from balsam.wire.base import MAX_BODY_BYTES, Deleted, Message
+from balsam.wire.jobs import (
+    JobCounts,
+    JobExplanation,
+    JobFilter,
+    JobQuery,
+    JobsChanged,
+    JobsCreate,
+    JobsCreated,
+    JobsPage,
+    JobsPatch,
+    JobsSelect,
+    JobView,
+)
+
+routes = Routes("jobs")
+
+
+class JobsQuery(JobQuery):
+    """A page of Jobs; `with_count=false` leaves out the number of all matches."""
+
+    with_count: bool = True
+
+
+class StateFilter(Message):
+    """Which states a stream tells of; all when not given."""
+
+    state: Annotated[list[JobState], Field(max_length=len(JobState))] | None = None
+
+
+@routes.post("/jobs", needs=USER, status=201, body_limit=MAX_BODY_BYTES)
+async def create_jobs(call: Call, body: JobsCreate) -> JobsCreated:
+    """Create up to 10,000 Jobs, all or none."""
+    return await call.create(JobsCreated, lambda tx: submit.submit_jobs(tx, call.principal, body, call.now))
+
+
+@routes.get("/jobs", needs=USER_OR_SITE)
+async def list_jobs(call: Call, query: JobsQuery) -> JobsPage:
+    """A page of Jobs; follow `after` with the last id for the next one."""
+    return await call.read(lambda tx: jobs.list_jobs(tx, call.principal, query, query.with_count))
+
+
+@routes.patch("/jobs", needs=USER, body_limit=MAX_BODY_BYTES)
+async def patch_jobs(call: Call, body: JobsPatch) -> JobsChanged:
+    """Different changes to different Jobs, all or none."""
+    return await call.create(JobsChanged, lambda tx: change.patch_jobs(tx, call.principal, body, call.now))
+
+
+@routes.get("/jobs/counts", needs=USER_OR_SITE)
+async def count_jobs(call: Call, query: JobFilter) -> JobCounts:
+    """Number of Jobs in each state."""
+    return await call.read(lambda tx: jobs.count_jobs(tx, call.principal, query))
+
+
+@routes.get("/jobs/stream", needs=USER, media_type="text/event-stream")
+async def job_stream(call: Call, query: StateFilter) -> EventStream:
+    """Server-sent events: hello, then `states` with the newest state of each Job that changed."""
+
+    async def allowed() -> None:
+        return None
+
+    states = None if query.state is None else frozenset(query.state)
+    user_id = call.principal.user_id
+    return EventStream(call, Mailbox([("jobs", user_id)], states), ("user", user_id), allowed)
+
+
+@routes.post("/jobs/update", needs=USER, body_limit=MAX_BODY_BYTES)
+async def update_jobs(call: Call, body: JobsSelect) -> JobsChanged:
+    """The same change to every Job that the filter selects."""
+    return await selection.update_selected(call.service.store, call.principal, body, call.now)
+
+
+@routes.post("/jobs/cancel", needs=USER, body_limit=MAX_BODY_BYTES)
+async def cancel_jobs(call: Call, body: JobsSelect) -> JobsChanged:
+    """Cancel: at once when the Job does not run, else after its end was observed."""
+    return await selection.cancel_selected(call.service.store, call.principal, body, call.now)
+
+
+@routes.post("/jobs/retry", needs=USER, body_limit=MAX_BODY_BYTES)
+async def retry_jobs(call: Call, body: JobsSelect) -> JobsChanged:
+    """Run FAILED and CANCELLED Jobs again."""
+    return await selection.retry_selected(call.service.store, call.principal, body, call.now)
+
+
+@routes.post("/jobs/delete", needs=USER, body_limit=MAX_BODY_BYTES)
+async def delete_jobs(call: Call, body: JobsSelect) -> Deleted:
+    """Delete Jobs with their events; those that run, or that others wait for, are named in `skipped`."""
+    return await selection.delete_selected(call.service.store, call.principal, body, call.now)
+
+
+@routes.get("/jobs/{job_id}", needs=USER_OR_SITE)
+async def get_job(call: Call, job_id: int) -> JobView:
+    """One Job."""
+    return await call.read(lambda tx: jobs.get_job(tx, call.principal, job_id))
+
+
+@routes.get("/jobs/{job_id}/explain", needs=USER_OR_SITE)
+async def explain_job(call: Call, job_id: int) -> JobExplanation:
+    """Why a Job is where it is, and what to do about it."""
+    return await call.read(lambda tx: explain.explain_job(tx, call.principal, job_id, call.now))

@@ -1,0 +1,42 @@
+"""Who the service is and whether it works: open to anybody, used by clients, supervisors and proxies."""
+
+from balsam import __version__
+from balsam.server.auth.needs import OPEN
+from balsam.server.routes.call import Call
+from balsam.server.routes.endpoint import Routes
+from balsam.wire import WIRE_VERSIONS
+from balsam.wire.base import Message, VersionReply
+
+routes = Routes("service")
+probes = Routes("service", prefix="")
+
+
+class Health(Message):
+    """`ok`; a service that is not answers with an error."""
+
+    status: str = "ok"
+
+
+@routes.get("/version", needs=OPEN)
+async def version(call: Call) -> VersionReply:
+    """Name, wire versions and instance of the service; the instance changes with each start."""
+    return VersionReply(
+        service=f"openbalsam {__version__}",
+        wire_min=WIRE_VERSIONS[0],
+        wire_max=WIRE_VERSIONS[-1],
+        instance=call.service.instance,
+        now=call.now,
+    )
+
+
+@probes.get("/healthz", needs=OPEN)
+async def healthz(call: Call) -> Health:
+    """The process answers."""
+    return Health()
+
+
+@probes.get("/readyz", needs=OPEN)
+async def readyz(call: Call) -> Health:
+    """The store answers: 503 when it does not."""
+    await call.read(lambda tx: None)
+    return Health()

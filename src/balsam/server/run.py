@@ -1,0 +1,210 @@
+"""serve(): one service in this process, in the foreground, until SIGINT or SIGTERM.
+
+Called by `balsam server up`, `balsam up` and `python -m balsam.server`. Promises: one service per data directory; the
+data directory 0700; service.json is there once the service answers and gone after a clean stop; open streams end
+cleanly and the whole stop takes less than a second.
+"""
+
+import asyncio
+import errno
+import fcntl
+import logging
+import os
+import resource
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from balsam.domain.clock import Clock, SystemClock
+from balsam.server.app import ServiceApp, create_app, stop_streams
+from balsam.server.auth import local
+from balsam.server.settings import ServerSettings, SettingsError
+from balsam.server.store.sqlite import SqliteStore
+from balsam.server.usecases import accounts
+
+log = logging.getLogger("balsam.server")
+
+BACKLOG = 2048
+STOP_SEC = 5  # a stop waits this long for requests that are being answered
+DATABASE = "balsam.sqlite3"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a supervisor wants to know once the service answers."""
+
+    url: str
+    pid: int
+    data_dir: str
+    instance: str
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+OnReady = Callable[[Ready], None]
+
+
+def serve(settings: ServerSettings, on_ready: OnReady | None = None, clock: Clock | None = None) -> None:
+    """Run the service until it is told to stop. Raises SettingsError when it can't or must not start this way."""
+    settings.check()
+    clock = clock or SystemClock()
+    data_dir = local.private_directory(settings.data_path)
+    with _only_service(data_dir), _listener(settings) as sock:
+        _raise_file_limit()
+        store = SqliteStore(data_dir / DATABASE, durable=settings.synchronous == "FULL")
+        try:
+            app = create_app(settings, store, clock)
+            ready = Ready(_url(settings, sock), os.getpid(), str(data_dir), app.service.instance)
+            with _published(settings, data_dir, app, ready) as publish:
+                _Server(app, settings, lambda: _announce(publish, ready, on_ready)).run_on(sock)
+        finally:
+            store.close()
+    log.info("stopped")
+
+
+def _announce(publish: Callable[[], None], ready: Ready, on_ready: OnReady | None) -> None:
+    publish()
+    log.info("listening on %s, data in %s", ready.url, ready.data_dir)
+    if on_ready is not None:
+        on_ready(ready)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, told to end streams before it waits for connections, and without its ten ticks a second."""
+
+    def __init__(self, app: ServiceApp, settings: ServerSettings, on_ready: Callable[[], None]) -> None:
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=settings.behind_proxy,
+            backlog=BACKLOG,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=STOP_SEC,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
+        )
+        super().__init__(config)
+        self._app = app
+        self._on_ready = on_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+
+    def run_on(self, sock: socket.socket) -> None:
+        """Serve until stopped by a signal or `stop()`."""
+        self.run(sockets=[sock])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        await super().startup(sockets)
+        self._on_ready()
+
+    async def main_loop(self) -> None:
+        if self._stop is not None and not self.should_exit:
+            await self._stop.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # The signal is the order to stop, and was obeyed: uvicorn would raise it again after the clean stop.
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        if self._loop is not None and self._stop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        stop_streams(self._app)
+        await super().shutdown(sockets)
+
+
+@contextmanager
+def _only_service(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory's lock; a second service on the same data is refused."""
+    descriptor = os.open(data_dir / "service.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            message = f"another service (pid {holder}) uses {data_dir}; stop it, or give another --data-dir"
+            raise SettingsError(message) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _listener(settings: ServerSettings) -> Iterator[socket.socket]:
+    """The bound socket: binding before anything else names a busy port at once, and port 0 gets its number."""
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _bind(sock, address, settings)
+            yield sock
+    except socket.gaierror as error:
+        raise SettingsError(f"--host {settings.host} is no address of this machine: {error.strerror}") from None
+
+
+def _bind(sock: socket.socket, address: Any, settings: ServerSettings) -> None:
+    try:
+        sock.bind(address)
+    except OSError as error:
+        hint = (
+            "another program listens there; stop it or give another --port"
+            if error.errno == errno.EADDRINUSE
+            else error.strerror
+        )
+        raise SettingsError(f"can't listen on {settings.host} port {settings.port}: {hint}") from None
+    sock.setblocking(False)
+
+
+def _url(settings: ServerSettings, sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"{settings.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+@contextmanager
+def _published(settings: ServerSettings, data_dir: Path, app: ServiceApp, ready: Ready) -> Iterator[Callable[[], None]]:
+    """In single-user mode: the local account, and service.json from when the service answers until it stops."""
+    if not settings.is_single_user:
+        yield lambda: None
+        return
+    home = local.private_directory(settings.home)
+    token = local.local_token(data_dir)
+    service = app.service
+    service.store.write_sync(lambda tx: accounts.ensure_local_user(tx, settings.username, token, service.clock.now()))
+    contents = local.ServiceFile(
+        url=ready.url, token=token, pid=ready.pid, data_dir=ready.data_dir, instance=ready.instance
+    )
+    try:
+        yield lambda: _publish(home, contents)
+    finally:
+        local.withdraw(home, ready.instance)
+
+
+def _publish(home: Path, contents: local.ServiceFile) -> None:
+    local.publish(home, contents)
+
+
+def _raise_file_limit() -> None:
+    """Each stream is an open file; the soft limit of many systems is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(65_536, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

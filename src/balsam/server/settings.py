@@ -1,0 +1,101 @@
+"""What the service is started with, and the refusals that keep a wrong start from becoming an open door.
+
+Read by `run.serve` and `app.create_app`; made by the command line (`balsam server up`, `python -m balsam.server`) and
+by tests. Nothing here is read from a global: one process may hold several services.
+"""
+
+import ipaddress
+import os
+import pwd
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+DEFAULT_PORT = 8124
+LOOPBACK_NAMES = {"localhost", "ip6-localhost"}
+
+
+class SettingsError(ValueError):
+    """The service refuses to start this way; the text says what to change."""
+
+
+def balsam_home() -> Path:
+    """`$BALSAM_HOME`, by default `~/.balsam`."""
+    return Path(os.environ.get("BALSAM_HOME") or "~/.balsam").expanduser().absolute()
+
+
+def unix_user() -> str:
+    """Name of the Unix user this process runs as, or its number where the system knows no name."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid{os.getuid()}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a service that listens on `host`."""
+    if host in LOOPBACK_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """One service: where it listens, where its data is, who is logged in without a password.
+
+    `single_user` None means: yes on loopback, no elsewhere. In single-user mode the Unix user `username` is an
+    administrator and finds the service and a token in `home/service.json` (0600); nobody else is logged in by it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT  # 0: the system picks a free one; see service.json and the ready line
+    home: Path = field(default_factory=balsam_home)
+    data_dir: Path | None = None  # default: home/service
+    single_user: bool | None = None
+    username: str = field(default_factory=unix_user)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    behind_proxy: bool = False  # a proxy on this machine ends TLS and sets X-Forwarded-For
+    synchronous: Literal["FULL", "NORMAL"] = "FULL"  # S1: FULL survives power loss, NORMAL only a crash of the process
+    requests_per_sec: float | None = None  # per token; None: no limit in single-user mode, else 500
+    streams_per_user: int = 200
+    token_days: int = 30  # life of a token from `balsam login`
+
+    @property
+    def is_single_user(self) -> bool:
+        return is_loopback(self.host) and not self.behind_proxy if self.single_user is None else self.single_user
+
+    @property
+    def data_path(self) -> Path:
+        return (self.data_dir or self.home / "service").expanduser().absolute()
+
+    @property
+    def request_rate(self) -> float | None:
+        if self.requests_per_sec is not None:
+            return self.requests_per_sec
+        return None if self.is_single_user else 500.0
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls_cert else "http"
+
+    def check(self) -> None:
+        """Raise SettingsError for a start that would be unsafe or can't work."""
+        if not 0 <= self.port <= 65535:
+            raise SettingsError(f"--port {self.port} is not a port; use 0 (any free one) to 65535")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError("--tls-cert and --tls-key are given together or not at all")
+        for option, path in (("--tls-cert", self.tls_cert), ("--tls-key", self.tls_key)):
+            if path is not None and not path.is_file():
+                raise SettingsError(f"{option} {path} is not a file")
+        if is_loopback(self.host):
+            return
+        if self.tls_cert is None and not self.behind_proxy:
+            raise SettingsError(
+                f"refusing to send tokens in clear: --host {self.host} is reachable from other machines. Give "
+                "--tls-cert and --tls-key, or --behind-proxy when a proxy in front of the service ends TLS, "
+                "or listen on 127.0.0.1"
+            )
