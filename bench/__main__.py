@@ -1,0 +1,40 @@
+"""`python -m bench [--jobs N] [--rows N] [running] [storing] [starting]`: measure, print a table, exit 1 on a missed must.
+
+Floor and product run back to back in one run, because this kind of machine changes its speed from minute to minute.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from bench import machine, running, starting, storing
+from bench.product import Product
+from bench.result import Goal, report
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=["running", "storing", "starting", []], default=[])
+    parser.add_argument("--jobs", type=int, default=5_000, help="no-op Jobs of G1")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="Jobs in the service when it is read")
+    chosen = parser.parse_args()
+    parts = chosen.parts or ["starting", "running", "storing"]
+    print(f"load of others: {machine.wait_for_quiet():.2f} cores", flush=True)
+    goals: list[Goal] = []
+    with tempfile.TemporaryDirectory(prefix="balsam-bench-", ignore_cleanup_errors=True) as directory:
+        root = Path(directory)
+        if "starting" in parts:
+            goals += starting.measure()
+        if "running" in parts:
+            with Product(root / "running") as product:
+                goals += running.measure(product, root, chosen.jobs)
+        if "storing" in parts:
+            with Product(root / "storing") as product:
+                goals += storing.measure(product, root, chosen.rows)
+    print(report(goals))
+    return 0 if all(goal.reaches(goal.must) for goal in goals) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Goals that need an allocation: no-op rate (G1), latencies (G4, G5), the executor (G13), and what idling costs."""
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from bench import apps, floors, machine
+from bench.product import Product
+from bench.result import Goal
+
+
+def measure(product: Product, root: Path, jobs: int) -> list[Goal]:
+    """All goals of this module on one idle allocation."""
+    no_op, clock = apps.no_op(product.site["name"]), apps.clock(product.site["name"])
+    allocation = product.allocation()
+    _warm_up(no_op)
+    goals = [*_latency(no_op, clock, root), *_idle(product), _rate(no_op, root, jobs), _executor(no_op)]
+    allocation.cancel()
+    return goals
+
+
+def _warm_up(no_op: Any) -> None:
+    from balsam.api import Job
+
+    done, not_done = Job.objects.wait([no_op.submit(workdir="warm/up")], timeout=60)
+    if not_done:
+        raise RuntimeError(f"the first Job did not end within a minute: {not_done[0].explain()}")
+
+
+def _latency(no_op: Any, clock: Any, root: Path, times: int = 150) -> list[Goal]:
+    started, ended = [], []
+    for number in range(times):
+        begin = time.time()
+        job = clock.submit(workdir=f"latency/start{number}", node_packing_count=2)
+        job.wait(timeout=30)
+        started.append((float(job.read_text("job.out")) - begin) * 1000)
+        time.sleep(0.02)
+    for number in range(times):
+        clock_begin = time.perf_counter()
+        job = no_op.submit(workdir=f"latency/end{number}", node_packing_count=2)
+        job.wait(timeout=30)
+        ended.append((time.perf_counter() - clock_begin) * 1000)
+        time.sleep(0.02)
+    with floors.BareService(root) as bare:
+        post = floors.post_ms(bare)
+    wake, spawn = floors.wake_ms(), 1000 / floors.pilot_rate(root, 300)
+    start_floor, end_floor = 2 * post + wake + spawn, 3 * post + 2 * wake + 2 * spawn
+    return [
+        _latency_goal("G4", "submit -> process starts", started, start_floor, 12, 6),
+        _latency_goal("G5", "submit -> wait() returns", ended, end_floor, 18, 9),
+    ]
+
+
+def _latency_goal(name: str, what: str, values: list[float], floor: float, must: float, aim: float) -> Goal:
+    median = statistics.median(values)
+    note = f"{median / floor:.1f} x floor of {floor:.1f} ms; p99 {machine.percentile(values, 0.99):.1f} ms"
+    return Goal(name, what, median, "ms", must, aim, True, note)
+
+
+def _rate(no_op: Any, root: Path, count: int) -> Goal:
+    from balsam.api import Job
+
+    machine.wait_for_quiet()
+    before = floors.pilot_rate(root)
+    jobs = [no_op.submit(workdir=f"rate/{time.time_ns()}-{n}", save=False, node_packing_count=2) for n in range(count)]
+    begin = time.perf_counter()
+    created = Job.objects.bulk_create(jobs)
+    _, not_done = Job.objects.wait(created, timeout=300)
+    elapsed = time.perf_counter() - begin
+    after = floors.pilot_rate(root)
+    if not_done or any(job.state != "JOB_FINISHED" for job in created):
+        raise RuntimeError(f"{len(not_done)} of {count} no-op Jobs did not end")
+    floor, rate = (before + after) / 2, count / elapsed
+    return Goal("G1", "no-op Jobs, end to end", rate / floor, "F", 0.5, 0.75, False, f"{rate:,.0f}/s; F {floor:,.0f}/s")
+
+
+def _executor(no_op: Any, times: int = 100) -> Goal:
+    from libensemble.executors.balsam_executors import BalsamExecutor
+    from libensemble.executors.executor import Executor
+
+    own = Executor()
+    own.register_app(full_path="/bin/true", app_name="true")
+    ours = BalsamExecutor()
+    ours.register_app(no_op, app_name="true")
+
+    def run(executor: Any, **more: Any) -> None:
+        task = executor.submit(app_name="true", **more)
+        while not task.finished:
+            time.sleep(0.001)
+            task.poll()
+
+    floor = machine.median_ms(lambda: run(own), times)
+    value = machine.median_ms(lambda: run(ours, app_args={}, num_procs=1, num_nodes=1), times)
+    return Goal(
+        "G13", "BalsamExecutor over libE's own", value - floor, "ms", 20, 12, True, f"{value:.1f} - {floor:.1f} ms"
+    )
+
+
+def _idle(product: Product, seconds: float = 20.0) -> list[Goal]:
+    time.sleep(2)
+    found = machine.processes(product.marker)
+    before = {pid: machine.cpu_seconds(pid) for pid in found}
+    time.sleep(seconds)
+    used = sum(machine.cpu_seconds(pid) - before[pid] for pid in found if Path(f"/proc/{pid}").exists())
+    largest = max(found, key=machine.rss_mb)
+    return [
+        Goal(
+            "idle",
+            "CPU of all our processes",
+            used / seconds * 100,
+            "% of a core",
+            1,
+            0.5,
+            True,
+            f"{len(found)} processes",
+        ),
+        Goal(
+            "memory",
+            "largest of our processes",
+            machine.rss_mb(largest),
+            "MB",
+            120,
+            80,
+            True,
+            found[largest][-40:].strip(),
+        ),
+    ]

@@ -1,0 +1,22 @@
+"""What starting costs: `import balsam.api`, `balsam --help`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from bench import machine
+from bench.result import Goal
+
+
+def measure() -> list[Goal]:
+    def run(*words: str) -> float:
+        return machine.median_ms(lambda: subprocess.run(words, check=True, stdout=subprocess.DEVNULL), 9)
+
+    nothing = run(sys.executable, "-c", "pass")
+    imported = run(sys.executable, "-c", "import balsam.api")
+    helped = run(str(Path(sys.executable).parent / "balsam"), "--help")
+    note = f"python -c pass: {nothing:.0f} ms"
+    return [
+        Goal("start", "import balsam.api", imported, "ms", 300, 200, True, note),
+        Goal("start", "balsam --help", helped, "ms", 150, 120, True, note),
+    ]

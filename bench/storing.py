@@ -1,0 +1,124 @@
+"""Goals of service and SDK without an allocation: bulk (G7), reads and counts at a million Jobs (G10, G11), posts (G12)."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench import apps, floors, machine
+from bench.product import Product
+from bench.result import Goal
+
+BULK = 10_000
+
+
+def measure(product: Product, root: Path, rows: int) -> list[Goal]:
+    """G12, G7, then fill up to `rows` Jobs and read."""
+    no_op = apps.no_op(product.site["name"])
+    goals = [_posts(product, no_op, root), *_bulk(no_op, root)]
+    _fill(no_op, rows)
+    return goals + _reads(rows)
+
+
+def _bulk(no_op: Any, root: Path) -> list[Goal]:
+    from balsam.api import Job
+
+    rates = []
+    for turn in range(5):
+        jobs = [no_op.submit(workdir=f"bulk/{turn}/{number}", save=False) for number in range(BULK)]
+        rates.append(BULK / machine.timed_ms(lambda jobs=jobs: Job.objects.bulk_create(jobs)) * 1000)
+    body = json.dumps([{"workdir": f"bulk/{number}", "parameters": {}} for number in range(BULK)]).encode()
+    with floors.BareService(root) as bare:
+        floor = floors.bulk_rate(bare, body, BULK)
+    rate = sorted(rates)[len(rates) // 2]
+    note = f"{rate:,.0f} Jobs/s; floor {floor:,.0f}/s"
+    return [
+        Goal("G7", "bulk_create of 10,000", rate / floor, "x floor", 0.33, 0.5, False, note),
+        Goal("G7", "bulk_create of 10,000", rate, "Jobs/s", 20_000, 30_000, False, note),
+    ]
+
+
+def _fill(no_op: Any, rows: int) -> None:
+    from balsam.api import Job
+
+    have = Job.objects.all().count()
+    while have < rows:
+        tags = {"part": str(have // 1000 % 100)}
+        jobs = [no_op.submit(workdir=f"fill/{have + n}", save=False, tags=tags) for n in range(min(BULK, rows - have))]
+        have += len(Job.objects.bulk_create(jobs))
+
+
+def _reads(rows: int) -> list[Goal]:
+    from balsam.api import Job
+
+    last = Job.objects.all().order_by("-id")[0].id
+    middle = last - rows // 2
+    state = Job.objects.get(id=last).state
+    cases = (
+        ("G10", "get", lambda: Job.objects.get(id=middle), 3, 2),
+        ("G10", "first page of 100", lambda: list(Job.objects.filter(state=state)[:100]), 10, 5),
+        ("G10", "tag page of 100", lambda: list(Job.objects.filter(tags={"part": "7"})[:100]), 12, 6),
+        ("G10", "newest page of 100", lambda: list(Job.objects.all().order_by("-id")[:100]), 12, 6),
+        ("G10", "deep keyset page of 100", lambda: _page_after(middle), 12, 6),
+        ("G11", "counts by state", lambda: Job.objects.all().count_by("state"), 120, 5),
+    )
+    note = f"at {rows:,} Jobs"
+    return [
+        Goal(name, what, machine.median_ms(call, 40), "ms", must, aim, True, note)
+        for name, what, call, must, aim in cases
+    ]
+
+
+def _page_after(job_id: int) -> list[Any]:
+    from balsam.api import Job
+
+    return list(Job.objects.filter(id__gt=job_id)[:100])
+
+
+def _posts(product: Product, no_op: Any, root: Path, connections: int = 16, seconds: float = 4.0) -> Goal:
+    from balsam.api import default_client
+
+    body = json.dumps(
+        {"jobs": [{"app_id": no_op.submit(workdir="x", save=False).app_id, "workdir": "post/x"}]}
+    ).encode()
+    token = default_client().settings.token
+    floor = floors.commit_rate(root)
+    rate = asyncio.run(_post_loop(product.url, token, body, connections, seconds))
+    return Goal(
+        "G12",
+        "single-Job POST, 16 connections",
+        rate / floor,
+        "x floor",
+        0.25,
+        0.5,
+        False,
+        f"{rate:,.0f}/s; commits {floor:,.0f}/s",
+    )
+
+
+async def _post_loop(url: str, token: str, body: bytes, connections: int, seconds: float) -> float:
+    """Requests per second over raw keep-alive connections: the HTTP client must not be what is measured."""
+    address = urlsplit(url)
+    head = (
+        f"POST /api/jobs HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {token}\r\n"
+        f"Balsam-Wire: 1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    stop_at = time.perf_counter() + seconds
+
+    async def one() -> int:
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        count = 0
+        while time.perf_counter() < stop_at:
+            writer.write(head + body)
+            answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+            if not answer.startswith(b"http/1.1 201"):
+                raise RuntimeError(answer.decode())
+            length = int(answer.partition(b"content-length:")[2].split(b"\r\n")[0])
+            await reader.readexactly(length)
+            count += 1
+        writer.close()
+        return count
+
+    return sum(await asyncio.gather(*(one() for _ in range(connections)))) / seconds
