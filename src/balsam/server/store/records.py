@@ -4,7 +4,7 @@ Rows are frozen: a change is `dataclasses.replace` and a write. Job rows are the
 changes only by `JobUpdate`, which carries the Decisions that led there (S4).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +19,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 HOOK_BITS = {Hook.PREPROCESS: 1, Hook.POSTPROCESS: 2, Hook.HANDLE_ERROR: 4, Hook.HANDLE_TIMEOUT: 8}
 STAGE_IN_BIT, STAGE_OUT_BIT = 16, 32
+CHANGEABLE_COLUMNS = frozenset(
+    (
+        *("num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core", "gpus_per_rank"),
+        *("node_packing_count", "wall_time_min", "priority", "max_attempts", "return_code"),
+        *("pending_file_cleanup", "workdir", "parameters", "tags", "data", "launch_params"),
+    )
+)
 _HOOKS_OF_MASK = [frozenset(hook for hook, bit in HOOK_BITS.items() if mask & bit) for mask in range(16)]
 
 
@@ -103,7 +110,7 @@ class AppRow:
 
 @dataclass(frozen=True, slots=True)
 class BatchJobRow:
-    """An allocation. `ended_at` is when the service heard that it ended (S13); `start_time`, `end_time` are the Site's."""
+    """An allocation. `ended_at` is when the service heard of its end (S13); `start_time`, `end_time` are the Site's."""
 
     id: int
     site_id: int
@@ -396,18 +403,25 @@ class AcquireCriteria:
     filter_tags: tuple[tuple[str, str], ...] = ()
     long_large_first: bool = False
 
+    @property
+    def candidates(self) -> int:
+        """How many Jobs to look at: more than are granted where some may not fit the aggregate."""
+        return self.max_jobs if self.max_aggregate_nodes is None else 4 * self.max_jobs + 100
 
-def fitting(jobs: Iterator[JobRow], criteria: AcquireCriteria) -> list[JobRow]:
-    """The Jobs, in order, whose footprints add up to at most `max_aggregate_nodes`; what is too large is passed over."""
-    chosen: list[JobRow] = []
+
+def fitting(candidates: Iterable[tuple[int, int, int]], criteria: AcquireCriteria) -> list[int]:
+    """Ids, in order, of (id, num_nodes, node_packing_count) whose footprints add up to at most `max_aggregate_nodes`.
+
+    What is too large for the room that is left is passed over.
+    """
+    chosen: list[int] = []
     room = criteria.max_aggregate_nodes
-    for job in jobs:
+    for job_id, num_nodes, packing in candidates:
         if len(chosen) == criteria.max_jobs:
             break
         if room is not None:
-            footprint = job.num_nodes / job.node_packing_count
-            if footprint > room + 1e-9:
+            if num_nodes / packing > room + 1e-9:
                 continue
-            room -= footprint
-        chosen.append(job)
+            room -= num_nodes / packing
+        chosen.append(job_id)
     return chosen

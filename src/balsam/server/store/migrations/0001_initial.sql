@@ -154,9 +154,13 @@ CREATE TABLE jobs (
 );
 -- 5 and 10 are PREPROCESSED and RESTART_READY, 15 is CANCELLED. The order columns stand inside the partial indexes:
 -- without them the search for the next Jobs reads every Job that was ever granted.
-CREATE INDEX jobs_runnable ON jobs (site_id, priority DESC, id, wall_time_min, num_nodes, ranks_per_node)
+CREATE INDEX jobs_runnable ON jobs (
+    site_id, priority DESC, id, wall_time_min, num_nodes, ranks_per_node, node_packing_count
+)
     WHERE session_id IS NULL AND state IN (5, 10);
-CREATE INDEX jobs_runnable_by_size ON jobs (site_id, wall_time_min DESC, num_nodes DESC, id, ranks_per_node)
+CREATE INDEX jobs_runnable_by_size ON jobs (
+    site_id, wall_time_min DESC, num_nodes DESC, id, ranks_per_node, node_packing_count
+)
     WHERE session_id IS NULL AND state IN (5, 10);
 CREATE INDEX jobs_held ON jobs (session_id, grant_seq) WHERE session_id IS NOT NULL;
 CREATE INDEX jobs_to_stop ON jobs (session_id)
@@ -181,6 +185,10 @@ CREATE TABLE runnable_tags (
     site_id INTEGER NOT NULL,
     rank INTEGER NOT NULL,
     job_id INTEGER NOT NULL,
+    wall_time_min INTEGER NOT NULL,
+    num_nodes INTEGER NOT NULL,
+    ranks_per_node INTEGER NOT NULL,
+    node_packing_count INTEGER NOT NULL,
     PRIMARY KEY (tag, site_id, rank, job_id)
 ) WITHOUT ROWID;
 

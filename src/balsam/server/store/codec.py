@@ -1,0 +1,167 @@
+"""From rows to SQL values and back: numbers for states, JSON text for lists and dictionaries.
+
+Used by the SQL stores only. The numbers are written out: they are in people's databases, so the order of an enum must
+not decide them.
+"""
+
+# ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from functools import cached_property, lru_cache
+from hashlib import blake2b
+from typing import Any, get_type_hints
+
+from balsam.domain.states import Actor, JobState
+from balsam.server.store.records import (
+    AppRow,
+    BatchJobRow,
+    HotJob,
+    IdempotencyRow,
+    JobRow,
+    Row,
+    SessionRow,
+    SiteRow,
+    TokenRow,
+    UserRow,
+)
+
+STATE_NUMBERS: dict[JobState, int] = {
+    JobState.CREATED: 1,
+    JobState.AWAITING_PARENTS: 2,
+    JobState.READY: 3,
+    JobState.STAGED_IN: 4,
+    JobState.PREPROCESSED: 5,
+    JobState.RUNNING: 6,
+    JobState.RUN_DONE: 7,
+    JobState.RUN_ERROR: 8,
+    JobState.RUN_TIMEOUT: 9,
+    JobState.RESTART_READY: 10,
+    JobState.POSTPROCESSED: 11,
+    JobState.STAGED_OUT: 12,
+    JobState.JOB_FINISHED: 13,
+    JobState.FAILED: 14,
+    JobState.CANCELLED: 15,
+}
+STATES: dict[int, JobState] = {number: state for state, number in STATE_NUMBERS.items()}
+ACTOR_NUMBERS: dict[Actor, int] = {
+    Actor.SERVICE: 1,
+    Actor.SITE: 2,
+    Actor.LAUNCHER: 3,
+    Actor.SWEEP: 4,
+    Actor.USER: 5,
+}
+ACTORS: dict[int, str] = {number: actor.value for actor, number in ACTOR_NUMBERS.items()}
+
+TABLE_NAMES: dict[type[Row], str] = {
+    UserRow: "users",
+    TokenRow: "tokens",
+    SiteRow: "sites",
+    AppRow: "apps",
+    BatchJobRow: "batch_jobs",
+    SessionRow: "sessions",
+    IdempotencyRow: "idempotency_keys",
+}
+
+
+def dump(value: object) -> str:
+    """Compact JSON text. Raises ValueError for NaN and infinity, which JSON does not have."""
+    return "{}" if value == {} else json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def load(text: str) -> Any:
+    return {} if text == "{}" else json.loads(text)
+
+
+@dataclass(frozen=True)
+class Table:
+    """How one kind of row is stored."""
+
+    name: str
+    columns: tuple[str, ...]
+    encoders: tuple[Callable[[Any], Any] | None, ...]
+    decoders: tuple[Callable[[Any], Any] | None, ...]
+    make: Callable[..., Row]
+
+    def encode(self, row: Row) -> list[Any]:
+        values = [getattr(row, column) for column in self.columns]
+        return [value if f is None else f(value) for value, f in zip(values, self.encoders, strict=True)]
+
+    def decode(self, values: Sequence[Any]) -> Any:
+        return self.make(*[value if f is None else f(value) for value, f in zip(values, self.decoders, strict=True)])
+
+    @cached_property
+    def put_sql(self) -> str:
+        """Insert, or replace the columns of the row with that id. Not REPLACE, which would delete the row first."""
+        marks = ", ".join("?" * len(self.columns))
+        sets = ", ".join(f"{column} = excluded.{column}" for column in self.columns if column != "id")
+        insert = f"INSERT INTO {self.name} ({', '.join(self.columns)}) VALUES ({marks})"
+        return f"{insert} ON CONFLICT (id) DO UPDATE SET {sets}"
+
+    def find_sql(self, conditions: Iterable[tuple[str, str]]) -> str:
+        """`conditions` are (column, form), form one of: one, any, null."""
+        forms = {"one": "{} = ?", "any": "{} IN (SELECT value FROM json_each(?))", "null": "{} IS NULL"}
+        for column, _ in conditions:
+            if column not in self.columns:
+                raise AttributeError(f"{self.name} has no column {column}")
+        where = " AND ".join(forms[form].format(column) for column, form in conditions) or "TRUE"
+        return f"SELECT {', '.join(self.columns)} FROM {self.name} WHERE {where} ORDER BY id"
+
+
+def _codec(hint: Any) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None]:
+    if hint is bool:
+        return int, bool
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return str, hint
+    if any(word in str(hint) for word in ("dict", "list")):
+        return dump, load
+    return None, None
+
+
+def _table(kind: type[Any], name: str) -> Table:
+    hints = get_type_hints(kind)
+    columns = tuple(field.name for field in fields(kind))
+    pairs = [_codec(hints[column]) for column in columns]
+    encoders, decoders = tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
+    return Table(name, columns, encoders, decoders, kind)
+
+
+_TABLES: dict[type[Any], Table] = {kind: _table(kind, name) for kind, name in TABLE_NAMES.items()}
+
+
+def table(kind: type[Any]) -> Table:
+    """The Table of a kind of row."""
+    return _TABLES[kind]
+
+
+JOB_COLUMNS = tuple(field.name for field in fields(JobRow))
+_JOB_JSON = slice(JOB_COLUMNS.index("parameters"), len(JOB_COLUMNS))
+SELECT_JOB = f"SELECT {', '.join('jobs.' + column for column in JOB_COLUMNS)} FROM jobs"
+HOT_COLUMNS = tuple(field.name for field in fields(HotJob))[:-1]
+SELECT_HOT = f"SELECT {', '.join(HOT_COLUMNS)}, tags <> '{{}}' FROM jobs"
+
+
+def job_row(values: Sequence[Any]) -> JobRow:
+    """A row selected by SELECT_JOB."""
+    row = list(values)
+    row[4] = STATES[row[4]]
+    row[21], row[22], row[25] = row[21] == 1, row[22] == 1, row[25] == 1
+    row[_JOB_JSON] = [{} if text == "{}" else json.loads(text) for text in row[_JOB_JSON]]
+    return JobRow(*row)
+
+
+def hot_job(values: Sequence[Any]) -> HotJob:
+    """A row selected by SELECT_HOT."""
+    row = list(values)
+    row[3] = STATES[row[3]]
+    row[7], row[11], row[17] = row[7] == 1, row[11] == 1, row[17] == 1
+    return HotJob(*row)
+
+
+@lru_cache(maxsize=65_536)
+def tag_number(owner_id: int, key: str, value: str) -> int:
+    """63 bits that stand for an owner's tag; `\\0` can't be in a tag, so no two tags give the same text."""
+    digest = blake2b(f"{owner_id}\0{key}\0{value}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

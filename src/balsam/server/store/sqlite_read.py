@@ -1,0 +1,232 @@
+"""Reading transactions over SQLite: rows by id, lists, counts, events.
+
+`SqliteReadTx` wraps one connection inside one transaction; made by SqliteStore, used by use cases through the protocol.
+"""
+
+# ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
+
+import heapq
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from balsam.domain.states import JobState
+from balsam.server.store.codec import (
+    ACTORS,
+    SELECT_HOT,
+    SELECT_JOB,
+    STATE_NUMBERS,
+    STATES,
+    hot_job,
+    job_row,
+    load,
+    table,
+    tag_number,
+)
+from balsam.server.store.protocol import R, Value
+from balsam.server.store.records import (
+    EVENT_SEQ_BITS,
+    EventRow,
+    EventSelection,
+    HotJob,
+    JobRow,
+    JobSelection,
+    PageWindow,
+)
+from balsam.server.store.sqlite_select import (
+    Query,
+    counts_suffice,
+    driver_of,
+    event_query,
+    job_query,
+    listed,
+    stream_query,
+)
+
+EVENTS_COUNTER = 0  # kept in state_counts beside the states: how many events the Jobs of a Site have
+_FINISHED = STATE_NUMBERS[JobState.JOB_FINISHED]
+_BY_IDS = "id IN (SELECT value FROM json_each(?))"
+_ENOUGH = 1000
+
+
+class SqliteReadTx:
+    """ReadTx over a connection that is inside a transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    def get(self, kind: type[R], row_id: int) -> R | None:
+        found: list[R] = self.find(kind, id=row_id)
+        return found[0] if found else None
+
+    def find(self, kind: type[R], **equals: Value | tuple[Value, ...]) -> list[R]:
+        conditions: list[tuple[str, str]] = []
+        params: list[Any] = []
+        for column, value in equals.items():
+            if isinstance(value, tuple):
+                conditions.append((column, "any"))
+                params.append(listed(value))
+            elif value is None:
+                conditions.append((column, "null"))
+            else:
+                conditions.append((column, "one"))
+                params.append(value)
+        its = table(kind)
+        return [its.decode(row) for row in self._db.execute(its.find_sql(conditions), params)]
+
+    def jobs(self, job_ids: Iterable[int]) -> list[JobRow]:
+        return [
+            job_row(row) for row in self._db.execute(f"{SELECT_JOB} WHERE {_BY_IDS} ORDER BY id", (listed(job_ids),))
+        ]
+
+    def job_page(self, selection: JobSelection, window: PageWindow) -> list[JobRow]:
+        ids = self._page_ids(selection, window)
+        place = {job_id: index for index, job_id in enumerate(ids)}
+        return sorted(self.jobs(ids), key=lambda job: place[job.id])
+
+    def job_ids(self, selection: JobSelection, after: int, limit: int) -> list[int]:
+        return self._page_ids(selection, PageWindow(limit=limit, after=after))
+
+    def _page_ids(self, selection: JobSelection, window: PageWindow) -> list[int]:
+        selection = self._narrowest_tag_first(selection)
+        driver = driver_of(selection)
+        if window.order_by == "id" and driver == "states":
+            return self._merged_ids(selection, window)
+        if driver == "states":
+            driver = "owner"
+        if driver == "owner" and window.order_by == "last_update":
+            driver = "updated"
+        query = job_query(selection, driver)
+        _add_keyset(query, window)
+        order = _ordering(query, window)
+        sql = f"SELECT {query.key} FROM {query.source} WHERE {query.where} ORDER BY {order} LIMIT ? OFFSET ?"
+        return [row[0] for row in self._db.execute(sql, (*query.params, window.limit, window.offset))]
+
+    def _merged_ids(self, selection: JobSelection, window: PageWindow) -> list[int]:
+        streams: list[list[int]] = []
+        for site_id, state, _ in self._counters(selection):
+            query = stream_query(selection, site_id, state)
+            _add_keyset(query, window)
+            order = "DESC" if window.descending else "ASC"
+            sql = f"SELECT jobs.id FROM {query.source} WHERE {query.where} ORDER BY jobs.id {order} LIMIT ?"
+            params = (*query.params, window.limit + window.offset)
+            streams.append([row[0] for row in self._db.execute(sql, params)])
+        merged = heapq.merge(*streams, reverse=window.descending)
+        return list(islice(merged, window.offset, window.offset + window.limit))
+
+    def _narrowest_tag_first(self, selection: JobSelection) -> JobSelection:
+        if len(selection.tags) < 2:
+            return selection
+        sql = "SELECT count(*) FROM (SELECT 1 FROM job_tags WHERE tag = ? LIMIT ?)"
+
+        def how_many(tag: tuple[str, str]) -> int:
+            number = tag_number(selection.owner_id, *tag)
+            return int(self._db.execute(sql, (number, _ENOUGH)).fetchone()[0])
+
+        return replace(selection, tags=tuple(sorted(selection.tags, key=how_many)))
+
+    def job_count(self, selection: JobSelection) -> int:
+        if counts_suffice(selection):
+            return sum(n for _, _, n in self._counters(selection))
+        selection = self._narrowest_tag_first(selection)
+        driver = driver_of(selection)
+        if driver == "states":
+            queries = [stream_query(selection, site_id, state) for site_id, state, _ in self._counters(selection)]
+        else:
+            queries = [job_query(selection, driver)]
+            if driver == "tags" and selection == JobSelection(selection.owner_id, tags=selection.tags[:1]):
+                # The tag's number stands for the owner as well, so the Jobs need not be looked at.
+                queries = [Query("job_tags t", ["t.tag = ?"], [tag_number(selection.owner_id, *selection.tags[0])])]
+        return sum(self._count(query) for query in queries)
+
+    def _count(self, query: Query) -> int:
+        sql = f"SELECT count(*) FROM {query.source} WHERE {query.where}"
+        return int(self._db.execute(sql, query.params).fetchone()[0])
+
+    def job_counts(self, selection: JobSelection) -> dict[JobState, int]:
+        counts: dict[JobState, int] = {}
+        if counts_suffice(selection):
+            for _, state, n in self._counters(selection):
+                counts[STATES[state]] = counts.get(STATES[state], 0) + n
+            return counts
+        driver = driver_of(selection)
+        query = job_query(selection, "owner" if driver == "states" else driver)
+        sql = f"SELECT jobs.state, count(*) FROM {query.source} WHERE {query.where} GROUP BY jobs.state"
+        return {STATES[state]: n for state, n in self._db.execute(sql, query.params)}
+
+    def _counters(self, selection: JobSelection) -> list[tuple[int, int, int]]:
+        """(site, state, n) with n > 0 of a selection's owner, Sites and states."""
+        sites = None if selection.site_ids is None else set(selection.site_ids)
+        states = None if selection.states is None else {STATE_NUMBERS[state] for state in selection.states}
+        sql = "SELECT site_id, state, n FROM state_counts WHERE owner_id = ? AND state > 0 AND n > 0"
+        rows = self._db.execute(sql, (selection.owner_id,))
+        return [row for row in rows if (sites is None or row[0] in sites) and (states is None or row[1] in states)]
+
+    def hot_jobs(self, job_ids: Iterable[int]) -> dict[int, HotJob]:
+        return {row[0]: hot_job(row) for row in self._db.execute(f"{SELECT_HOT} WHERE {_BY_IDS}", (listed(job_ids),))}
+
+    def held_jobs(self, session_id: int) -> list[HotJob]:
+        sql = f"{SELECT_HOT} INDEXED BY jobs_held WHERE session_id = ? ORDER BY id"
+        return [hot_job(row) for row in self._db.execute(sql, (session_id,))]
+
+    def granted_jobs(self, session_id: int, grant_seq: int) -> list[JobRow]:
+        sql = f"{SELECT_JOB} INDEXED BY jobs_held WHERE session_id = ? AND grant_seq = ? ORDER BY id"
+        return [job_row(row) for row in self._db.execute(sql, (session_id, grant_seq))]
+
+    def jobs_to_stop(self, session_id: int) -> list[int]:
+        sql = (
+            "SELECT id FROM jobs INDEXED BY jobs_to_stop WHERE session_id = ? AND session_id IS NOT NULL"
+            " AND (cancel_requested = 1 OR state = 15) ORDER BY id"
+        )
+        return [row[0] for row in self._db.execute(sql, (session_id,))]
+
+    def children(self, parent_ids: Iterable[int]) -> list[tuple[int, int]]:
+        sql = (
+            "SELECT parent_id, child_id FROM job_parents WHERE parent_id IN (SELECT value FROM json_each(?))"
+            " ORDER BY parent_id, child_id"
+        )
+        return self._db.execute(sql, (listed(parent_ids),)).fetchall()
+
+    def unfinished_parents(self, child_ids: Iterable[int]) -> dict[int, int]:
+        sql = (
+            "SELECT p.child_id, sum(jobs.state <> ?) FROM job_parents p INDEXED BY job_parents_by_child"
+            " CROSS JOIN jobs ON jobs.id = p.parent_id"
+            " WHERE p.child_id IN (SELECT value FROM json_each(?)) GROUP BY p.child_id"
+        )
+        return dict(self._db.execute(sql, (_FINISHED, listed(child_ids))).fetchall())
+
+    def events(self, selection: EventSelection, window: PageWindow) -> list[EventRow]:
+        query = event_query(selection)
+        order = "DESC" if window.descending else "ASC"
+        sql = (
+            "SELECT e.id, e.attempt, e.from_state, e.to_state, e.actor, e.timestamp, e.reported_at, e.data"
+            f" FROM {query.source} WHERE {query.where} ORDER BY e.timestamp {order}, e.id {order} LIMIT ? OFFSET ?"
+        )
+        return [_event_row(row) for row in self._db.execute(sql, (*query.params, window.limit, window.offset))]
+
+    def event_count(self, selection: EventSelection) -> int:
+        if selection == EventSelection(selection.owner_id):
+            sql = "SELECT coalesce(sum(n), 0) FROM state_counts WHERE owner_id = ? AND state = ?"
+            return int(self._db.execute(sql, (selection.owner_id, EVENTS_COUNTER)).fetchone()[0])
+        return self._count(event_query(selection))
+
+
+def _event_row(row: tuple[Any, ...]) -> EventRow:
+    event, attempt, source, target, actor, timestamp, reported_at, data = row
+    job_id, seq = event >> EVENT_SEQ_BITS, event & ((1 << EVENT_SEQ_BITS) - 1)
+    moves = (STATES[source], STATES[target], ACTORS[actor])
+    return EventRow(event, job_id, seq, attempt, *moves, timestamp, reported_at, load(data))
+
+
+def _add_keyset(query: Query, window: PageWindow) -> None:
+    if window.after is not None:
+        query.add(f"{query.key} {'<' if window.descending else '>'} ?", window.after)
+
+
+def _ordering(query: Query, window: PageWindow) -> str:
+    direction = "DESC" if window.descending else "ASC"
+    if window.order_by == "id":
+        return f"{query.key} {direction}"
+    return f"jobs.{window.order_by} {direction}, {query.key} {direction}"

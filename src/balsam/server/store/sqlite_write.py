@@ -1,0 +1,407 @@
+"""Writing transactions over SQLite.
+
+`SqliteTx` is made by the writer thread for one item of a grouped commit. What can be summed over the commit (counters,
+wakes) is collected in its `Pending` and given up with the item when the item fails.
+"""
+
+# ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from balsam.domain.lifecycle import Decision
+from balsam.domain.states import RUNNABLE_STATES, JobState
+from balsam.server.store.codec import (
+    ACTOR_NUMBERS,
+    JOB_COLUMNS,
+    SELECT_JOB,
+    STATE_NUMBERS,
+    TABLE_NAMES,
+    dump,
+    job_row,
+    table,
+    tag_number,
+)
+from balsam.server.store.protocol import Duplicate, GuardFailed, Wake
+from balsam.server.store.records import (
+    CHANGEABLE_COLUMNS,
+    AcquireCriteria,
+    HotJob,
+    JobRow,
+    JobUpdate,
+    NewJob,
+    Row,
+    event_id,
+    fitting,
+)
+from balsam.server.store.sqlite_read import EVENTS_COUNTER, SqliteReadTx
+from balsam.server.store.sqlite_select import listed
+
+_INSERT_JOB = f"INSERT INTO jobs VALUES ({', '.join('?' * len(JOB_COLUMNS))})"
+_INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_TAG = "INSERT INTO job_tags VALUES (?, ?)"
+_INSERT_RUNNABLE_TAG = "INSERT INTO runnable_tags VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_DELETE_RUNNABLE_TAG = "DELETE FROM runnable_tags WHERE tag = ? AND site_id = ? AND rank = ? AND job_id = ?"
+# S4: the guard of the Decision is repeated here, so that a fault in Python can't write past it.
+_UPDATE_JOB = """UPDATE jobs SET state = ?, attempt = ?, session_id = ?, cancel_requested = ?, lost_attempts = ?,
+    was_preprocessed = ?, event_seq = ?, batch_job_id = ?, return_code = ?, started_at = ?, ended_at = ?,
+    last_update = ? WHERE id = ? AND state = ? AND token = ? AND event_seq = ? AND session_id IS ?"""
+_GRANT = """UPDATE jobs SET token = token + 1, session_id = ?, grant_seq = ?
+    WHERE id IN (SELECT value FROM json_each(?)) AND session_id IS NULL AND state IN (5, 10)"""
+_UNLOCK = """UPDATE jobs SET session_id = NULL
+    WHERE id IN (SELECT value FROM json_each(?)) AND session_id = ? AND state <> 6"""
+_JSON_COLUMNS = frozenset({"parameters", "tags", "data", "launch_params"})
+_NO_LIMIT = 1 << 40
+_BY_IDS = "id IN (SELECT value FROM json_each(?))"
+
+
+@dataclass(slots=True)
+class Pending:
+    """What a commit does once, for all of its items."""
+
+    counts: Counter[tuple[int, int, int]] = field(default_factory=Counter)
+    wakes: list[Wake] = field(default_factory=list)
+
+    def absorb(self, other: "Pending") -> None:
+        self.counts.update(other.counts)
+        self.wakes.extend(other.wakes)
+
+
+class Sequences:
+    """Ids of all tables. Only the writer gives out ids; `save` writes what was given out with the commit."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._next: dict[str, int] = dict(db.execute("SELECT name, next FROM sequences").fetchall())
+        self._moved: set[str] = set()
+
+    def take(self, name: str, count: int) -> int:
+        first = self._next.get(name, 1)
+        self._next[name] = first + count
+        self._moved.add(name)
+        return first
+
+    def save(self, db: sqlite3.Connection) -> None:
+        if self._moved:
+            rows = [(name, self._next[name]) for name in self._moved]
+            db.executemany("INSERT INTO sequences VALUES (?, ?) ON CONFLICT DO UPDATE SET next = excluded.next", rows)
+
+    def saved(self) -> None:
+        self._moved.clear()
+
+
+class SqliteTx(SqliteReadTx):
+    """Tx over the writer's connection."""
+
+    def __init__(self, connection: sqlite3.Connection, sequences: Sequences) -> None:
+        super().__init__(connection)
+        self._sequences = sequences
+        self.pending = Pending()
+
+    def new_id(self, kind: type[Row]) -> int:
+        return self._sequences.take(TABLE_NAMES[kind], 1)
+
+    def put(self, row: Row) -> None:
+        its = table(type(row))
+        try:
+            self._db.execute(its.put_sql, its.encode(row))
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorname == "SQLITE_CONSTRAINT_UNIQUE":
+                raise Duplicate(str(error)) from error
+            raise
+
+    def remove(self, kind: type[Row], row_id: int) -> None:
+        self._db.execute(f"DELETE FROM {TABLE_NAMES[kind]} WHERE id = ?", (row_id,))
+
+    def wake(self, wake: Wake) -> None:
+        self.pending.wakes.append(wake)
+
+    def insert_jobs(self, jobs: Sequence[NewJob], at: int) -> list[int]:
+        first = self._sequences.take("jobs", len(jobs))
+        ids = range(first, first + len(jobs))
+        self._db.executemany(_INSERT_JOB, [_new_row(job, job_id, at) for job_id, job in zip(ids, jobs, strict=True)])
+        templates: dict[int, list[tuple[Any, ...]]] = {}
+        events: list[tuple[Any, ...]] = []
+        for job_id, job in zip(ids, jobs, strict=True):
+            # Decisions are shared by Jobs with equal facts, and so are the rows that come of them.
+            rows = templates.get(id(job.decision))
+            if rows is None:
+                rows = templates[id(job.decision)] = _event_values(job.decision, None, {})
+            base = event_id(job_id, 0)
+            events.extend([(base + i, job.owner_id, at, *row) for i, row in enumerate(rows, 1)])
+        self._db.executemany(_INSERT_EVENT, events)
+        for job in jobs:
+            self._tally(job.owner_id, job.site_id, job.decision.after.state, 1, len(job.decision.transitions))
+        self._insert_links(list(zip(ids, jobs, strict=True)))
+        return list(ids)
+
+    def _insert_links(self, jobs: list[tuple[int, NewJob]]) -> None:
+        parents = [(parent, job_id) for job_id, job in jobs for parent in dict.fromkeys(job.parent_ids)]
+        if parents:
+            self._db.executemany("INSERT INTO job_parents VALUES (?, ?)", parents)
+        tagged = [job_id for job_id, job in jobs if job.tags]
+        if tagged:
+            tags = [
+                (tag_number(job.owner_id, *item), job_id)
+                for job_id, job in jobs
+                if job.tags
+                for item in job.tags.items()
+            ]
+            self._db.executemany(_INSERT_TAG, tags)
+            self._offer(tagged)
+
+    def apply(self, updates: Sequence[JobUpdate], at: int) -> None:
+        rows: list[tuple[Any, ...]] = []
+        events: list[tuple[Any, ...]] = []
+        for update in updates:
+            update.check()
+            rows.append(_update_values(update, at))
+            _append_events(events, update, at)
+            self._tally_move(update)
+        offered = [update.job.id for update in updates if update.job.tagged and _is_available(update.job)]
+        self._withdraw(offered)
+        changed = self._db.executemany(_UPDATE_JOB, rows).rowcount if rows else 0
+        if changed != len(rows):
+            raise GuardFailed(f"S4: {len(rows) - changed} of {len(rows)} Jobs were not as they were read")
+        if events:
+            self._db.executemany(_INSERT_EVENT, events)
+        self._offer([update.job.id for update in updates if update.job.tagged])
+
+    def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
+        if not self._any_short_enough(criteria):
+            return []
+        ids = fitting(self._candidates(criteria), criteria)
+        if not ids:
+            return []
+        if criteria.filter_tags or self._any_tagged(ids):
+            self._withdraw(ids)
+        granted = self._db.execute(_GRANT, (session_id, grant_seq, listed(ids))).rowcount
+        if granted != len(ids):  # S6
+            raise GuardFailed(f"S6: {len(ids) - granted} of {len(ids)} Jobs could not be granted")
+        rows = self._db.execute(f"{SELECT_JOB} WHERE {_BY_IDS}", (listed(ids),))
+        place = {job_id: index for index, job_id in enumerate(ids)}
+        return sorted(map(job_row, rows), key=lambda job: place[job.id])
+
+    def _any_short_enough(self, criteria: AcquireCriteria) -> bool:
+        """Whether any runnable Job of the Site is short enough: spares a walk over a million that are all too long."""
+        sql = (
+            "SELECT wall_time_min FROM jobs INDEXED BY jobs_runnable_by_size WHERE site_id = ? AND session_id IS NULL"
+            " AND state IN (5, 10) ORDER BY wall_time_min LIMIT 1"
+        )
+        shortest = self._db.execute(sql, (criteria.site_id,)).fetchone()
+        limit = criteria.max_wall_time_min
+        return shortest is not None and (limit is None or shortest[0] <= limit)
+
+    def _candidates(self, criteria: AcquireCriteria) -> Iterable[tuple[int, int, int]]:
+        nodes = _NO_LIMIT if criteria.max_nodes_per_job is None else criteria.max_nodes_per_job
+        if criteria.serial_only:
+            nodes = 1
+        params = (
+            _NO_LIMIT if criteria.max_wall_time_min is None else criteria.max_wall_time_min,
+            nodes,
+            1 if criteria.serial_only else _NO_LIMIT,
+            float(_NO_LIMIT) if criteria.max_aggregate_nodes is None else criteria.max_aggregate_nodes,
+            criteria.candidates,
+        )
+        sql, before = self._tag_walk(criteria) if criteria.filter_tags else _index_walk(criteria)
+        return self._db.execute(sql, (*before, *params)).fetchall()
+
+    def _tag_walk(self, criteria: AcquireCriteria) -> tuple[str, tuple[int, ...]]:
+        """A walk over the runnable Jobs that have the first tag; the others are looked up for each."""
+        owner = self._db.execute("SELECT owner_id FROM sites WHERE id = ?", (criteria.site_id,)).fetchone()[0]
+        tags = [tag_number(owner, key, value) for key, value in criteria.filter_tags]
+        others = " AND EXISTS (SELECT 1 FROM job_tags o WHERE o.tag = ? AND o.job_id = t.job_id)" * (len(tags) - 1)
+        order = "t.wall_time_min DESC, t.num_nodes DESC, t.job_id" if criteria.long_large_first else "t.rank, t.job_id"
+        sql = (
+            "SELECT t.job_id, t.num_nodes, t.node_packing_count FROM runnable_tags t"
+            f" WHERE t.tag = ? AND t.site_id = ?{others} AND {_FITS.replace('#', 't.')} ORDER BY {order} LIMIT ?"
+        )
+        return sql, (tags[0], criteria.site_id, *tags[1:])
+
+    def _any_tagged(self, ids: list[int]) -> bool:
+        sql = "SELECT 1 FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND tags <> '{}' LIMIT 1"
+        return self._db.execute(sql, (listed(ids),)).fetchone() is not None
+
+    def unlock(self, session_id: int, jobs: Sequence[HotJob]) -> None:
+        if not jobs:
+            return
+        changed = self._db.execute(_UNLOCK, (listed(job.id for job in jobs), session_id)).rowcount
+        if changed != len(jobs):
+            raise GuardFailed(f"S6: {len(jobs) - changed} of {len(jobs)} Jobs were not held by Session {session_id}")
+        self._offer([job.id for job in jobs if job.tagged])
+
+    def change_jobs(self, changes: Mapping[int, Mapping[str, Any]], at: int) -> None:
+        for job_id, columns in changes.items():
+            if foreign := set(columns) - CHANGEABLE_COLUMNS:
+                raise ValueError(f"S4: {sorted(foreign)} of a Job are not changed this way")
+            self._withdraw([job_id])
+            sets = ", ".join(f"{column} = ?" for column in columns)
+            values = [dump(value) if column in _JSON_COLUMNS else value for column, value in columns.items()]
+            sql = f"UPDATE jobs SET last_update = ?{', ' if sets else ''}{sets} WHERE id = ?"
+            if "tags" in columns:
+                self._replace_tags(job_id, columns["tags"])
+            if self._db.execute(sql, (at, *values, job_id)).rowcount != 1:
+                raise GuardFailed(f"Job {job_id} is gone")
+        self._offer(list(changes))
+
+    def _replace_tags(self, job_id: int, tags: Mapping[str, str]) -> None:
+        owner, before = self._db.execute("SELECT owner_id, tags FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        old = [(tag_number(owner, *item), job_id) for item in json.loads(before).items()]
+        self._db.executemany("DELETE FROM job_tags WHERE tag = ? AND job_id = ?", old)
+        self._db.executemany(_INSERT_TAG, [(tag_number(owner, *item), job_id) for item in tags.items()])
+
+    def delete_jobs(self, job_ids: Sequence[int]) -> None:
+        self._withdraw(job_ids)
+        sql = f"SELECT id, owner_id, site_id, state, event_seq, tags FROM jobs WHERE {_BY_IDS}"
+        rows = self._db.execute(sql, (listed(job_ids),)).fetchall()
+        tags = [(tag_number(row[1], *item), row[0]) for row in rows for item in json.loads(row[5]).items()]
+        self._db.executemany("DELETE FROM job_tags WHERE tag = ? AND job_id = ?", tags)
+        spans = [(event_id(row[0], 0), event_id(row[0] + 1, 0)) for row in rows]
+        self._db.executemany("DELETE FROM events WHERE id > ? AND id < ?", spans)
+        ids = [(row[0],) for row in rows]
+        self._db.executemany("DELETE FROM job_parents WHERE parent_id = ?", ids)
+        self._db.executemany("DELETE FROM job_parents WHERE child_id = ?", ids)
+        self._db.executemany("DELETE FROM jobs WHERE id = ?", ids)
+        for _, owner, site, state, event_seq, _ in rows:
+            self.pending.counts[owner, site, state] -= 1
+            self.pending.counts[owner, site, EVENTS_COUNTER] -= event_seq
+
+    def _tally(self, owner_id: int, site_id: int, state: JobState, jobs: int, events: int) -> None:
+        self.pending.counts[owner_id, site_id, STATE_NUMBERS[state]] += jobs
+        self.pending.counts[owner_id, site_id, EVENTS_COUNTER] += events
+
+    def _tally_move(self, update: JobUpdate) -> None:
+        job, state = update.job, update.after.state
+        moved = int(state is not job.state)
+        self._tally(job.owner_id, job.site_id, job.state, -moved, 0)
+        self._tally(job.owner_id, job.site_id, state, moved, update.transition_count)
+
+    def _withdraw(self, job_ids: Sequence[int]) -> None:
+        """Take Jobs out of runnable_tags; called before they change."""
+        if job_ids:
+            self._db.executemany(_DELETE_RUNNABLE_TAG, [row[:4] for row in self._runnable_tags(job_ids)])
+
+    def _offer(self, job_ids: Sequence[int]) -> None:
+        """Put those of the Jobs that can be granted into runnable_tags; called after they changed."""
+        if job_ids:
+            self._db.executemany(_INSERT_RUNNABLE_TAG, self._runnable_tags(job_ids))
+
+    def _runnable_tags(self, job_ids: Sequence[int]) -> list[tuple[int, ...]]:
+        sql = (
+            "SELECT id, owner_id, tags, site_id, -priority,"
+            " wall_time_min, num_nodes, ranks_per_node, node_packing_count"
+            " FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND session_id IS NULL AND state IN (5, 10)"
+            " AND tags <> '{}'"
+        )
+        return [
+            (tag_number(owner, *item), site, rank, job_id, *shape)
+            for job_id, owner, tags, site, rank, *shape in self._db.execute(sql, (listed(job_ids),)).fetchall()
+            for item in json.loads(tags).items()
+        ]
+
+
+_FITS = "#wall_time_min <= ? AND #num_nodes <= ? AND #ranks_per_node <= ? AND #num_nodes <= #node_packing_count * ?"
+
+
+def _index_walk(criteria: AcquireCriteria) -> tuple[str, tuple[int, ...]]:
+    index, order = "jobs_runnable", "priority DESC, id"
+    if criteria.long_large_first:
+        index, order = "jobs_runnable_by_size", "wall_time_min DESC, num_nodes DESC, id"
+    sql = (
+        f"SELECT id, num_nodes, node_packing_count FROM jobs INDEXED BY {index} WHERE site_id = ?"
+        f" AND session_id IS NULL AND state IN (5, 10) AND {_FITS.replace('#', '')} ORDER BY {order} LIMIT ?"
+    )
+    return sql, (criteria.site_id,)
+
+
+def _is_available(job: HotJob) -> bool:
+    return job.session_id is None and job.state in RUNNABLE_STATES
+
+
+def _new_row(job: NewJob, job_id: int, at: int) -> tuple[Any, ...]:
+    facts = job.decision.after
+    return (
+        job_id,
+        job.owner_id,
+        job.site_id,
+        job.app_id,
+        STATE_NUMBERS[facts.state],
+        job.priority,
+        job.num_nodes,
+        job.ranks_per_node,
+        job.threads_per_rank,
+        job.threads_per_core,
+        job.gpus_per_rank,
+        job.node_packing_count,
+        job.wall_time_min,
+        job.max_attempts,
+        job.steps,
+        0,  # token
+        0,  # attempt
+        0,  # lost_attempts
+        None,  # session_id
+        0,  # grant_seq
+        None,  # batch_job_id
+        0,  # cancel_requested
+        int(facts.was_preprocessed),
+        len(job.decision.transitions),
+        None,  # return_code
+        0,  # pending_file_cleanup
+        at,
+        at,
+        None,  # started_at
+        None,  # ended_at
+        job.workdir,
+        job.parameters,
+        dump(job.tags),
+        job.data,
+        job.launch_params,
+        job.transfers,
+        dump(job.parent_ids),
+    )
+
+
+def _update_values(update: JobUpdate, at: int) -> tuple[Any, ...]:
+    job, facts = update.job, update.after
+    return (
+        STATE_NUMBERS[facts.state],
+        facts.attempt,
+        facts.session_id,
+        int(facts.cancel_requested),
+        facts.lost_attempts,
+        int(facts.was_preprocessed),
+        job.event_seq + update.transition_count,
+        update.batch_job_id,
+        update.return_code,
+        update.started_at,
+        update.ended_at,
+        at,
+        job.id,
+        STATE_NUMBERS[job.state],
+        job.token,
+        job.event_seq,
+        job.session_id,
+    )
+
+
+def _append_events(events: list[tuple[Any, ...]], update: JobUpdate, at: int) -> None:
+    """S5: one row per transition, numbered on from the Job's last."""
+    number = event_id(update.job.id, update.job.event_seq)
+    for step in update.steps:
+        for row in _event_values(step.decision, step.reported_at, step.data):
+            number += 1
+            events.append((number, update.job.owner_id, at, *row))
+
+
+def _event_values(decision: Decision, reported_at: int | None, data: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Columns of a Decision's events from `reported_at` on. What was reported belongs to the first transition."""
+    rows: list[tuple[Any, ...]] = []
+    for index, step in enumerate(decision.transitions):
+        said = {"message": step.message} if step.message else {}
+        text = dump({**said, **data} if index == 0 else said)
+        moves = (STATE_NUMBERS[step.source], STATE_NUMBERS[step.target], ACTOR_NUMBERS[step.actor])
+        rows.append((reported_at if index == 0 else None, step.attempt, *moves, text))
+    return rows
