@@ -1,4 +1,4 @@
-"""`python -m bench [--jobs N] [--rows N] [running] [storing] [starting]`: measure, print a table, exit 1 on a missed must.
+"""`python -m bench [running] [storing] [starting]`: measure, print a table, exit 1 when a goal's must is missed.
 
 Floor and product run back to back in one run, because this kind of machine changes its speed from minute to minute.
 """

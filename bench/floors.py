@@ -123,6 +123,7 @@ def wake_ms(times: int = 300) -> float:
             await reader.readline()
             values.append((time.perf_counter() - begin) * 500)
         writer.close()
+        await writer.wait_closed()
         server.close()
         peer.wait()
         return sorted(values)[len(values) // 2]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Goal:
-    """`value` in `unit`; `must` and `aim` bound it. `lower_is_better` says in which direction. `note` holds the floor."""
+    """`value` in `unit`, bounded by `must` and `aim` from above when `lower_is_better`. `note` holds the floor."""
 
     name: str
     what: str
@@ -31,10 +31,8 @@ def report(goals: list[Goal]) -> str:
     rows = [("goal", "what", "value", "must", "aim", "reached", "floor and detail")]
     for goal in goals:
         sign = "<=" if goal.lower_is_better else ">="
-        rows.append(
-            (goal.name, goal.what, f"{goal.value:,.3g} {goal.unit}", f"{sign} {goal.must:g}", f"{sign} {goal.aim:g}")
-            + (goal.verdict, goal.note)
-        )
+        bounds = (f"{sign} {goal.must:g}", f"{sign} {goal.aim:g}")
+        rows.append((goal.name, goal.what, f"{goal.value:,.3g} {goal.unit}", *bounds, goal.verdict, goal.note))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -23,7 +23,7 @@ def measure(product: Product, root: Path, jobs: int) -> list[Goal]:
 def _warm_up(no_op: Any) -> None:
     from balsam.api import Job
 
-    done, not_done = Job.objects.wait([no_op.submit(workdir="warm/up")], timeout=60)
+    _, not_done = Job.objects.wait([no_op.submit(workdir="warm/up")], timeout=60)
     if not_done:
         raise RuntimeError(f"the first Job did not end within a minute: {not_done[0].explain()}")
 

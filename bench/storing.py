@@ -1,4 +1,4 @@
-"""Goals of service and SDK without an allocation: bulk (G7), reads and counts at a million Jobs (G10, G11), posts (G12)."""
+"""Goals without an allocation: bulk (G7), reads and counts at a million Jobs (G10, G11), single posts (G12)."""
 
 import asyncio
 import json
