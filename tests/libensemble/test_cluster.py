@@ -38,15 +38,15 @@ def run(command: list[str], directory: Path, **settings: object) -> program.Resu
 
 @pytest.mark.parametrize("atoms", sorted(LOWEST_KNOWN))
 def test_finds_the_lowest_energy_known(either: list[str], atoms: int, tmp_path: Path) -> None:
-    result = run(either, tmp_path, atoms=atoms, seed=3, hops=40)
+    result = run(either, tmp_path, atoms=atoms, seed=3, hops=12)
     assert result.energy == pytest.approx(LOWEST_KNOWN[atoms], abs=2e-6)
     assert result.geometry.shape == (atoms, 3)
-    assert len(result.best_by_hop) == 41
+    assert len(result.best_by_hop) == 13
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_both_programs_give_the_same_numbers(in_c: list[str], seed: int, tmp_path: Path) -> None:
-    settings = {"atoms": 13, "seed": seed, "hops": 12, "hop_size": 0.35, "temperature": 0.7}
+    settings = {"atoms": 11, "seed": seed, "hops": 6, "hop_size": 0.35, "temperature": 0.7}
     ours = run(in_c, tmp_path, **settings)
     theirs = run(IN_PYTHON, tmp_path, **settings)
     assert ours.best_by_hop == pytest.approx(theirs.best_by_hop, abs=1e-6)
@@ -54,9 +54,9 @@ def test_both_programs_give_the_same_numbers(in_c: list[str], seed: int, tmp_pat
 
 
 def test_the_result_depends_on_the_input_alone(either: list[str], tmp_path: Path) -> None:
-    first = run(either, tmp_path, atoms=10, seed=5, hops=5)
-    again = run(either, tmp_path, atoms=10, seed=5, hops=5)
-    other = run(either, tmp_path, atoms=10, seed=6, hops=5)
+    first = run(either, tmp_path, atoms=6, seed=5, hops=1)
+    again = run(either, tmp_path, atoms=6, seed=5, hops=1)
+    other = run(either, tmp_path, atoms=6, seed=6, hops=1)
     assert list(first.best_by_hop) == list(again.best_by_hop)
     assert list(first.best_by_hop) != list(other.best_by_hop)
 

@@ -49,6 +49,9 @@ class BalsamTask(Task):
     ('FINISHED', 0, 'Hello, World')
     """
 
+    runtime: float
+    total_time: float | None
+
     def __init__(
         self,
         app: Application | None = None,
