@@ -1,0 +1,121 @@
+"""Which mpirun this machine has: asks the `mpiexec` on PATH what it is, once.
+
+Called by the launcher at start and by `balsam doctor`; the sentence says what was found and why, for the log.
+"""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from balsam.platform.mpirun.base import MpiRun, SingleRank
+from balsam.platform.registry import MPIRUNS
+
+VARIABLE = "BALSAM_MPIRUN"
+AUTO = "auto"
+_TIMEOUT_SEC = 20.0
+# Order matters: Intel's text also speaks of hydra.
+_SIGNATURES = (("Intel(R) MPI", "intelmpi"), ("Open MPI", "openmpi"), ("OpenRTE", "openmpi"), ("HYDRA", "mpich"))
+_VERSION = re.compile(r"\d+\.\d+(\.\d+)?")
+
+
+class MpiRunMissing(LookupError):
+    """The mpirun that was asked for by name is not on this machine; the text says what is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """The adapter to use and the reason, one sentence."""
+
+    mpirun: MpiRun
+    reason: str
+
+
+def detect(
+    setting: str = AUTO, environ: Mapping[str, str] | None = None, single_rank: SingleRank = "direct"
+) -> Detected:
+    """Choose the mpirun.
+
+    `setting` (overridden by BALSAM_MPIRUN) is `auto`, a registered name (`mpich`, `openmpi`, `intelmpi`, `plain`), the
+    path of an mpiexec, or `name:path`. `auto` takes the mpiexec on PATH, and plain processes when there is none that
+    answers. Raises MpiRunMissing for a name or path that is not there, UnknownBackEnd for a name nobody knows.
+
+    >>> detect("plain").mpirun.name
+    'plain'
+    """
+    environ = os.environ if environ is None else environ
+    search = environ.get("PATH", os.defpath)
+    wanted = environ.get(VARIABLE) or setting
+    why = f"{VARIABLE}={wanted}" if environ.get(VARIABLE) else f"setting {wanted!r}"
+    if wanted == AUTO:
+        return _automatic(search, single_rank)
+    name, _, program = ("", "", wanted) if wanted.startswith("/") else wanted.partition(":")
+    if not program:
+        return _named(name, search, why, single_rank)
+    if not os.access(program, os.X_OK) or Path(program).is_dir():
+        raise MpiRunMissing(f"{why} names {program}, which is no program that can be executed")
+    name = name or _recognise(program, why)
+    return Detected(MPIRUNS.load(name)(program, single_rank), f"{name}: {program}, by {why}")
+
+
+def _automatic(search: str, single_rank: SingleRank) -> Detected:
+    path = shutil.which("mpiexec", path=search)
+    if path is None:
+        return Detected(MPIRUNS.load("plain")(), "no mpiexec on PATH: ranks are started as plain processes")
+    found, said = _ask(path)
+    if found is None:
+        reason = f"{path} is not known ({said}): ranks are started as plain processes; set `mpirun` to override"
+        return Detected(MPIRUNS.load("plain")(), reason)
+    return Detected(MPIRUNS.load(found)(path, single_rank), f"{found}: {path} says {said!r}")
+
+
+def _named(wanted: str, search: str, why: str, single_rank: SingleRank) -> Detected:
+    adapter = MPIRUNS.load(wanted)
+    if not adapter.programs:
+        return Detected(adapter(), f"{adapter.name} by {why}")
+    others: list[str] = []
+    for program in adapter.programs:
+        path = shutil.which(program, path=search)
+        if path is None:
+            continue
+        found, said = _ask(path)
+        if found in (None, adapter.name):
+            return Detected(adapter(path, single_rank), f"{adapter.name}: {path}, by {why}")
+        others.append(f"{path} is {found} ({said!r})")
+    there = "; ".join(others) or f"there is no {' or '.join(adapter.programs)} on PATH"
+    raise MpiRunMissing(f"{why} asks for {adapter.name}, but {there}; load its module, or set `mpirun: auto`")
+
+
+def _recognise(program: str, why: str) -> str:
+    found, said = _ask(program)
+    if found is None:
+        raise MpiRunMissing(f"{why}: {program} is none that is known ({said}); write it as NAME:{program}")
+    return found
+
+
+def _ask(program: str) -> tuple[str | None, str]:
+    """The adapter's name and what the program says of itself; None with the reason when it is not to be understood."""
+    return _ask_once(program, Path(program).stat().st_mtime_ns)
+
+
+@functools.cache
+def _ask_once(program: str, _mtime_ns: int) -> tuple[str | None, str]:
+    try:
+        answer = subprocess.run(
+            [program, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_SEC, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"no answer to --version in {_TIMEOUT_SEC:g} s"
+    except OSError as error:
+        return None, f"can't be executed: {error.strerror}"
+    text = (answer.stdout + answer.stderr).decode(errors="replace")
+    version = _VERSION.search(text)
+    for signature, name in _SIGNATURES:
+        if signature in text:
+            return name, f"{signature} {version[0] if version else 'of unknown version'}"
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "no output")
+    return None, f"it says {first[:80]!r}"

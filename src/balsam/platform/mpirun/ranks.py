@@ -1,0 +1,88 @@
+"""Starts N copies of a command on this machine and ends as they do: `python -I -S ranks.py N -- ARGV`.
+
+Run by the launcher where no MPI is installed (see `plain`), as a file and by the standard library alone. Ranks inherit
+everything, are started in the order of their numbers, and write to the same output. The exit code is that of the first
+rank that failed (128+n after signal n), which also ends the others: SIGTERM, SIGKILL five seconds later.
+"""
+
+import os
+import signal
+import sys
+import time
+
+KILL_AFTER_SEC = 5.0
+EXIT_USAGE = 64
+
+
+def main(words: list[str]) -> int:
+    """Parse, start, wait; returns the exit code."""
+    if len(words) < 3 or words[1] != "--" or not words[0].isdigit() or words[0] == "0":
+        print("usage: ranks.py N -- ARGV...", file=sys.stderr)  # noqa: T201 -- a program of its own
+        return EXIT_USAGE
+    # Blocked, so that none is lost between two looks; ranks get them unblocked.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+    size, argv = int(words[0]), words[2:]
+    living: set[int] = set()
+    code = 0
+    for rank in range(size):
+        try:
+            living.add(_start(rank, size, argv))
+        except OSError as error:
+            code = 127 if isinstance(error, FileNotFoundError) else 126
+            print(f"{argv[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
+            _signal(living, signal.SIGTERM)
+            break
+    return _wait(living, code)
+
+
+def _start(rank: int, size: int, argv: list[str]) -> int:
+    env = {
+        **os.environ,
+        "BALSAM_RANK": str(rank),
+        "BALSAM_SIZE": str(size),
+        "BALSAM_LOCAL_RANK": str(rank),
+        "BALSAM_LOCAL_SIZE": str(size),
+        "PMI_RANK": str(rank),
+        "PMI_SIZE": str(size),
+    }
+    return os.posix_spawnp(argv[0], argv, env, setsigmask=(), setsigdef=(signal.SIGPIPE,))
+
+
+def _wait(living: set[int], code: int) -> int:
+    kill_at = time.monotonic() + KILL_AFTER_SEC if code else None
+    while True:
+        for pid, rank_code in _ended(living):
+            living.discard(pid)
+            if rank_code and not code:
+                code = rank_code
+                _signal(living, signal.SIGTERM)
+                kill_at = time.monotonic() + KILL_AFTER_SEC
+        if not living:
+            return code
+        pause = 3600.0 if kill_at is None else max(0.0, kill_at - time.monotonic())
+        caught = signal.sigtimedwait({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}, pause)
+        if caught and caught.si_signo != signal.SIGCHLD:
+            _signal(living, caught.si_signo)
+        elif kill_at is not None and time.monotonic() >= kill_at:
+            _signal(living, signal.SIGKILL)
+            kill_at = time.monotonic() + KILL_AFTER_SEC
+
+
+def _ended(living: set[int]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for pid in list(living):
+        gone, status = os.waitpid(pid, os.WNOHANG)
+        if gone:
+            code = os.waitstatus_to_exitcode(status)
+            found.append((pid, code if code >= 0 else 128 - code))
+    return found
+
+
+def _signal(living: set[int], signum: int) -> None:
+    """The ranks themselves: whoever ends the Job signals the group, but a failing rank ends only its fellows."""
+    for pid in living:
+        os.kill(pid, signum)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

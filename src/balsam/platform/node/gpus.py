@@ -1,0 +1,125 @@
+"""Which GPUs this machine has, and how a Job is told which are its own.
+
+Used by node types and, for `environment`, by the launcher when it starts a Job.
+"""
+
+import csv
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+_TIMEOUT_SEC = 20.0
+
+
+class GpuVendor(StrEnum):
+    """Who made the GPU, which decides the variable that programs obey."""
+
+    NVIDIA = "nvidia"
+    AMD = "amd"
+    INTEL = "intel"
+
+
+_VARIABLES = {
+    GpuVendor.NVIDIA: "CUDA_VISIBLE_DEVICES",
+    GpuVendor.AMD: "ROCR_VISIBLE_DEVICES",
+    GpuVendor.INTEL: "ZE_AFFINITY_MASK",
+}
+_LISTINGS = {
+    GpuVendor.NVIDIA: ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+    GpuVendor.AMD: ["rocm-smi", "--showid", "--csv"],
+    GpuVendor.INTEL: ["xpu-smi", "discovery", "--dump", "1"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """Usable GPUs and how that is known. Ids are as the vendor's variable takes them: numbers or UUIDs."""
+
+    ids: tuple[str, ...]
+    vendor: GpuVendor | None
+    reason: str
+
+
+def environment(vendor: GpuVendor | None, gpu_ids: Sequence[str]) -> dict[str, str]:
+    """Variables that give a Job these GPUs of its node, each once; nothing for a Job without GPUs.
+
+    >>> environment(GpuVendor.AMD, ["0", "0", "1"])
+    {'ROCR_VISIBLE_DEVICES': '0,1'}
+    """
+    if vendor is None or not gpu_ids:
+        return {}
+    variables = {_VARIABLES[vendor]: ",".join(dict.fromkeys(gpu_ids))}
+    if vendor is GpuVendor.NVIDIA:
+        # nvidia-smi counts in this order; CUDA's own default is "fastest first".
+        variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    return variables
+
+
+def find(wanted: int | Sequence[str] | None, environ: Mapping[str, str]) -> Gpus:
+    """The GPUs to use: what the setting says, else what the batch system allows, else what the machine lists."""
+    if wanted is not None:
+        ids = tuple(str(number) for number in range(wanted)) if isinstance(wanted, int) else tuple(wanted)
+        vendor = _vendor_here(environ) or (GpuVendor.NVIDIA if ids else None)
+        return Gpus(ids, vendor if ids else None, f"{len(ids)} GPUs by setting node.gpus")
+    for vendor, variable in _VARIABLES.items():
+        if variable in environ:
+            ids = _visible(environ[variable])
+            return Gpus(ids, vendor if ids else None, f"{len(ids)} GPUs by {variable}={environ[variable]}")
+    for vendor, command in _LISTINGS.items():
+        listed = _list(vendor, command, environ)
+        if listed:
+            return Gpus(listed, vendor, f"{len(listed)} GPUs listed by {command[0]}")
+    return Gpus((), None, "no GPUs: none is listed by nvidia-smi, rocm-smi or xpu-smi")
+
+
+def _visible(value: str) -> tuple[str, ...]:
+    """CUDA's reading: the list ends at the first invalid id, such as -1."""
+    ids: list[str] = []
+    for word in value.split(","):
+        if not re.fullmatch(r"\s*[\w.-]+\s*", word) or word.strip().startswith("-"):
+            break
+        ids.append(word.strip())
+    return tuple(ids)
+
+
+def _vendor_here(environ: Mapping[str, str]) -> GpuVendor | None:
+    for vendor, variable in _VARIABLES.items():
+        if variable in environ:
+            return vendor
+    for vendor, command in _LISTINGS.items():
+        if shutil.which(command[0], path=environ.get("PATH")):
+            return vendor
+    return None
+
+
+def _list(vendor: GpuVendor, command: list[str], environ: Mapping[str, str]) -> tuple[str, ...]:
+    program = shutil.which(command[0], path=environ.get("PATH"))
+    if program is None:
+        return ()
+    try:
+        answer = subprocess.run(
+            [program, *command[1:]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TIMEOUT_SEC,
+            check=False,
+            env=dict(environ),
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    if answer.returncode != 0:
+        return ()
+    return _ids(vendor, answer.stdout.decode(errors="replace"))
+
+
+def _ids(vendor: GpuVendor, text: str) -> tuple[str, ...]:
+    """First column of the listing: `0`, `card0,...` or `0,"..."`, after a header at AMD and Intel."""
+    ids: list[str] = []
+    for row in csv.reader(text.splitlines()):
+        first = re.fullmatch(r"card(\d+)" if vendor is GpuVendor.AMD else r"(\d+)", row[0].strip()) if row else None
+        if first:
+            ids.append(first[1])
+    return tuple(ids)

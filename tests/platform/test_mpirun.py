@@ -1,0 +1,228 @@
+"""Command lines for mpiexec: what they say, and that MPICH's and Open MPI's own mpiexec understand them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from tests.platform.fake_commands import program_of
+
+from balsam.domain.job import Resources
+from balsam.domain.packing import Node, NodePool
+from balsam.platform.mpirun.base import (
+    LaunchParamRefused,
+    MpiRun,
+    NodeRanks,
+    RankPlacement,
+    one_program,
+    without_rank_variables,
+)
+from balsam.platform.mpirun.mpich import IntelMpi, Mpich
+from balsam.platform.mpirun.openmpi import OpenMpi
+from balsam.platform.mpirun.plain import Plain
+from balsam.platform.registry import MPIRUNS
+
+ONE_NODE = RankPlacement((NodeRanks("n1", 4, (0, 1, 2, 3)),))
+TWO_NODES = RankPlacement((NodeRanks("n1", 2), NodeRanks("n2", 2)), is_local=False)
+UNEVEN = RankPlacement((NodeRanks("n1", 2), NodeRanks("n2", 1)), is_local=False)
+ONE_RANK = RankPlacement((NodeRanks("n1", 1),))
+RANK_PROGRAM = str(Path(__file__).with_name("rank_program.py"))
+
+
+def words(mpirun: MpiRun, placement: RankPlacement, env: Mapping[str, str] | None = None) -> str:
+    return " ".join(mpirun.command(placement, ["app", "x"], env or {}).argv)
+
+
+def test_mpich_words() -> None:
+    assert words(Mpich(), ONE_NODE) == "mpiexec -launcher fork -hosts localhost -n 4 app x"
+    assert words(Mpich("/m/mpiexec"), TWO_NODES) == "/m/mpiexec -hosts n1,n2 -ppn 2 -n 4 app x"
+    assert words(Mpich(), UNEVEN) == "mpiexec -hosts n1:2,n2:1 -n 3 app x"
+    pinned = Mpich(bind="cpus").command(ONE_NODE, ["app"], {}).argv
+    assert pinned[-3:] == ["-bind-to", "user:0,1,2,3", "app"]
+
+
+def test_mpich_pins_ranks_with_threads_to_disjoint_cores() -> None:
+    placement = RankPlacement((NodeRanks("n1", 2, (4, 5, 6, 7)),), threads_per_rank=2)
+    assert "user:4+5,6+7" in Mpich(bind="cpus").command(placement, ["app"], {}).argv
+
+
+def test_openmpi_words() -> None:
+    plain_user = OpenMpi(is_root=False)
+    assert words(plain_user, ONE_NODE) == "mpiexec --host localhost:4 -n 4 --bind-to none app x"
+    expected = "mpiexec --host n1:2,n2:2 --map-by ppr:2:node -n 4 --bind-to none -x A -x B app x"
+    assert words(plain_user, TWO_NODES, {"B": "1", "A": "2", "BASH_FUNC_f%%": "() { :; }"}) == expected
+    assert words(plain_user, UNEVEN) == "mpiexec --host n1:2,n2:1 --map-by slot -n 3 --bind-to none app x"
+    assert "--allow-run-as-root" in words(OpenMpi(is_root=True), ONE_NODE)
+    crowded = RankPlacement((NodeRanks("n1", 4, (0,)),), oversubscribed=True)
+    command = plain_user.command(crowded, ["app"], {})
+    assert "--oversubscribe" in command.argv
+    assert command.env == {"OMPI_MCA_mpi_yield_when_idle": "1"}
+
+
+def test_intelmpi_is_told_to_follow_the_placement() -> None:
+    command = IntelMpi().command(TWO_NODES, ["app"], {})
+    assert command.argv == ["mpiexec", "-hosts", "n1,n2", "-ppn", "2", "-n", "4", "app"]
+    assert command.env["I_MPI_JOB_RESPECT_PROCESS_PLACEMENT"] == "0"
+    assert words(IntelMpi(), ONE_NODE).startswith("mpiexec -bootstrap fork")
+
+
+@pytest.mark.parametrize("adapter", [Mpich, OpenMpi])
+def test_one_rank_runs_directly_unless_asked_otherwise(adapter: type[Mpich] | type[OpenMpi]) -> None:
+    assert adapter().command(ONE_RANK, ["app", "x"], {}).argv == ["app", "x"]
+    assert adapter(single_rank="mpirun").command(ONE_RANK, ["app"], {}).argv[0] == "mpiexec"
+    elsewhere = RankPlacement((NodeRanks("n2", 1),), is_local=False)
+    assert adapter().command(elsewhere, ["app"], {}).argv[0] == "mpiexec"
+
+
+@pytest.mark.parametrize("adapter", [Mpich, OpenMpi])
+def test_launch_params_are_a_closed_list_s15(adapter: type[Mpich] | type[OpenMpi]) -> None:
+    def command(params: dict[str, str]) -> list[str]:
+        placement = RankPlacement((NodeRanks("n1", 2),), launch_params=params)
+        return adapter().command(placement, ["app"], {}).argv
+
+    assert "core" in command({"cpu_bind": "core"})
+    assert "core" in command({"--bind-to": "core"})
+    for bad in ({"launcher-exec": "/bin/evil"}, {"mca": "plm_rsh_agent=/bin/evil"}, {":": "x"}, {"": ""}):
+        with pytest.raises(LaunchParamRefused, match="it takes: bind-to"):
+            command(bad)
+    for value in ("", "-n", "a b", "$(id)", "x\n", "é"):
+        with pytest.raises(LaunchParamRefused, match="has the value"):
+            command({"bind-to": value})
+
+
+def test_placement_of_the_launcher_becomes_ranks_on_hosts() -> None:
+    nodes = [Node("a", (0, 1)), Node("b", (0, 1))]
+    place = NodePool.of(nodes).place(Resources(num_nodes=2, ranks_per_node=3))
+    assert place is not None
+    ranks = RankPlacement.of(place, nodes, {"cpu_bind": "core"}, is_local=False)
+    assert [(node.host, node.ranks) for node in ranks.nodes] == [("a", 3), ("b", 3)]
+    assert (ranks.num_ranks, ranks.oversubscribed) == (6, True)
+
+
+def test_environment_of_an_outer_run_is_not_passed_on() -> None:
+    outer = {
+        "PATH": "/bin",
+        "OMPI_MCA_btl": "self,tcp",
+        "I_MPI_FABRICS": "shm",
+        "SLURM_JOB_ID": "7",
+        "SLURM_NODELIST": "n[1-2]",
+    }
+    ranks = {
+        "PMI_RANK": "3",
+        "PMI_FD": "9",
+        "PMIX_NAMESPACE": "x",
+        "OMPI_COMM_WORLD_RANK": "3",
+        "OMPI_MCA_orte_hnp_uri": "y",
+        "OMPI_MCA_ess_base_jobid": "1",
+        "HYDI_CONTROL_FD": "8",
+        "SLURM_PROCID": "0",
+        "SLURM_STEP_ID": "1",
+        "MPI_LOCALRANKID": "3",
+        "BALSAM_RANK": "3",
+    }
+    assert without_rank_variables({**outer, **ranks}) == outer
+
+
+def libmpi(mpiexec: Path) -> str:
+    beside = sorted(mpiexec.resolve().parents[1].glob("lib/libmpi.so.*"))
+    if beside:
+        return str(beside[0])
+    return (
+        "libmpi.so.40" if "openmpi" in str(mpiexec.resolve()) or "orte" in str(mpiexec.resolve()) else "libmpich.so.12"
+    )
+
+
+@pytest.fixture(params=["mpich", "openmpi"])
+def real(request: pytest.FixtureRequest) -> MpiRun:
+    mpirun: MpiRun = MPIRUNS.load(request.param)(str(request.getfixturevalue(request.param)))
+    return mpirun
+
+
+def run(
+    mpirun: MpiRun, placement: RankPlacement, argv: Sequence[str], env: Mapping[str, str], outer: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    command = mpirun.command(placement, argv, env)
+    environment = {**without_rank_variables(outer), **env, **command.env}
+    return subprocess.run(command.argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def answers(directory: Path) -> dict[int, dict[str, object]]:
+    return {int(path.stem): json.loads(path.read_text()) for path in directory.glob("*.json")}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 5])
+def test_real_ranks_communicate(real: MpiRun, ranks: int, tmp_path: Path) -> None:
+    """Five ranks are more than most test machines have cores; one rank is a singleton without mpiexec."""
+    placement = RankPlacement((NodeRanks("here", ranks, (0,)),), oversubscribed=ranks > 1)
+    argv = [sys.executable, RANK_PROGRAM, libmpi(program_of(real)), str(tmp_path)]
+    done = run(real, placement, argv, {"EXTRA": "a b=c"}, os.environ)
+    assert done.returncode == 0, done.stderr
+    total = ranks * (ranks + 1) // 2
+    found = answers(tmp_path)
+    assert sorted(found) == list(range(ranks))
+    assert all((one["size"], one["sum"], one["extra"]) == (ranks, total, "a b=c") for one in found.values())
+
+
+def test_real_run_inside_a_rank_of_another_run(real: MpiRun, tmp_path: Path) -> None:
+    """The agent or launcher may itself have been started by mpiexec (scenario: libEnsemble under MPI)."""
+    probe = f"import os, json; json.dump(dict(os.environ), open({str(tmp_path / 'env')!r}, 'w'))"
+    placement = RankPlacement((NodeRanks("here", 2),))
+    assert run(real, placement, [sys.executable, "-c", probe], {}, os.environ).returncode == 0
+    outer = json.loads((tmp_path / "env").read_text())
+    assert any(name.startswith(("PMI_", "PMIX_")) for name in outer)
+    for ranks in (1, 2):
+        directory = tmp_path / str(ranks)
+        directory.mkdir()
+        argv = [sys.executable, RANK_PROGRAM, libmpi(program_of(real)), str(directory)]
+        done = run(real, RankPlacement((NodeRanks("here", ranks),)), argv, {}, outer)
+        assert done.returncode == 0, done.stderr
+        assert {one["size"] for one in answers(directory).values()} == {ranks}
+
+
+def test_real_mpich_binds_ranks_to_the_cores_of_the_job(mpich: Path, tmp_path: Path) -> None:
+    cpus = tuple(sorted(os.sched_getaffinity(0))[:2])
+    if len(cpus) < 2:
+        pytest.skip("needs two cores")
+    argv = [sys.executable, RANK_PROGRAM, libmpi(mpich), str(tmp_path)]
+    placement = RankPlacement((NodeRanks("here", 2, cpus),))
+    assert run(Mpich(str(mpich), bind="cpus"), placement, argv, {}, os.environ).returncode == 0
+    assert [one["cpus"] for _, one in sorted(answers(tmp_path).items())] == [[cpus[0]], [cpus[1]]]
+
+
+def test_real_pretended_nodes_are_this_machine(real: MpiRun, tmp_path: Path) -> None:
+    placement = RankPlacement((NodeRanks("here-1", 2), NodeRanks("here-2", 2)), is_local=True)
+    argv = [sys.executable, RANK_PROGRAM, libmpi(program_of(real)), str(tmp_path)]
+    done = run(real, placement, argv, {}, os.environ)
+    assert (done.returncode, len(answers(tmp_path))) == (0, 4), done.stderr
+
+
+def test_real_exit_code_comes_through(real: MpiRun, tmp_path: Path) -> None:
+    placement = RankPlacement((NodeRanks("here", 2),))
+    argv = [sys.executable, RANK_PROGRAM, libmpi(program_of(real)), str(tmp_path)]
+    assert run(real, placement, argv, {"EXIT_CODE": "3"}, os.environ).returncode == 3
+
+
+@pytest.mark.parametrize(
+    "arguments", [[":"], ["a", ":", "touch", "evil"], ["", "a b", "$(id)", "é\n'\"", "-x", "--mca", "-n"], ["\\", "%p"]]
+)
+def test_real_arguments_arrive_unchanged(real: MpiRun, arguments: list[str], tmp_path: Path) -> None:
+    """A lone colon would start a second program, `--mca` load a component, of the parameter's choice (S15)."""
+    show = f"import sys, os; os.chdir({str(tmp_path)!r}); print(ascii(sys.argv[1:]), end='')"
+    argv = [sys.executable, "-c", show, *arguments]
+    done = run(real, RankPlacement((NodeRanks("here", 2),)), argv, {}, os.environ)
+    assert (done.returncode, done.stdout.replace("\n", "")) == (0, ascii(arguments) * 2), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_colon_no_shell_is_in_between() -> None:
+    assert one_program(["a", "b:c", "::"]) == ["a", "b:c", "::"]
+
+
+def test_plain_has_no_launch_params_and_no_other_node() -> None:
+    with pytest.raises(LaunchParamRefused, match="it takes: none"):
+        Plain().command(RankPlacement((NodeRanks("n", 2),), launch_params={"x": "y"}), ["app"], {})
+    with pytest.raises(LaunchParamRefused, match="n1, n2"):
+        Plain().command(TWO_NODES, ["app"], {})
