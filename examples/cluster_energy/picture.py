@@ -11,10 +11,15 @@ import matplotlib.pyplot as plt
 BOND = 1.4  # two atoms closer than this are drawn with a line between them
 
 
+def ranked(H: np.ndarray) -> np.ndarray:
+    """Lowest energy first; of equal ones, that which was found sooner."""
+    return H[np.lexsort((H["best_hop"], H["energy"].round(5)))]
+
+
 def table(H: np.ndarray, known: float | None) -> str:
     """One line for each simulation, best first."""
     lines = [" sim   job   hop size   temperature       energy   found at hop   run time"]
-    for row in H[np.argsort(H["energy"])]:
+    for row in ranked(H):
         mark = " *" if known is not None and abs(row["energy"] - known) < 1e-4 else ""
         lines.append(
             f"{row['sim_id']:4d} {int(row['job_id']):5d} {row['x'][0]:10.3f} {row['x'][1]:13.3f} {row['energy']:12.6f}"
@@ -30,7 +35,7 @@ def draw(H: np.ndarray, known: float | None, path: Path) -> None:
     figure = plt.figure(figsize=(15, 4.8), layout="constrained")
     curves, settings = figure.add_subplot(1, 3, 1), figure.add_subplot(1, 3, 2)
     cluster = figure.add_subplot(1, 3, 3, projection="3d")
-    best = H[np.argmin(H["energy"])]
+    best = ranked(H)[0]
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(H)))
     for rank, row in enumerate(H[np.argsort(H["mean_energy"])]):
         curves.plot(row["best_by_hop"], color=colours[rank], lw=1)

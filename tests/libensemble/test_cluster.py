@@ -54,9 +54,9 @@ def test_both_programs_give_the_same_numbers(in_c: list[str], seed: int, tmp_pat
 
 
 def test_the_result_depends_on_the_input_alone(either: list[str], tmp_path: Path) -> None:
-    first = run(either, tmp_path, atoms=6, seed=5, hops=1)
-    again = run(either, tmp_path, atoms=6, seed=5, hops=1)
-    other = run(either, tmp_path, atoms=6, seed=6, hops=1)
+    first = run(either, tmp_path, atoms=12, seed=5, hops=0)
+    again = run(either, tmp_path, atoms=12, seed=5, hops=0)
+    other = run(either, tmp_path, atoms=12, seed=6, hops=0)
     assert list(first.best_by_hop) == list(again.best_by_hop)
     assert list(first.best_by_hop) != list(other.best_by_hop)
 
