@@ -1,0 +1,518 @@
+"""The launcher's rules as a pure step: what happened goes in, what to do comes out. No I/O, no clock, no random.
+
+`loop.py` carries the outputs out; the seeded simulation drives this same code. It promises: a Job starts only while
+our lease holds and the one process group of it that we know of is gone (S6); cores, GPUs and node shares are taken and
+given back through one NodePool, and only after `Gone` (S9); a lease that is over stays over (S6); one acquire at a time
+under numbers that grow (S3); at the drain every Job is reported as what became of it (L3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Any
+
+from balsam.domain.job import Resources
+from balsam.domain.lease import HeldLease
+from balsam.domain.packing import Node, NodePool, Placement
+from balsam.launcher.appetite import Appetite, Room
+from balsam.launcher.machine_messages import (
+    Acquire,
+    AcquireRefused,
+    CancelRequested,
+    Drain,
+    Exit,
+    Exited,
+    ExitReason,
+    Fenced,
+    Gone,
+    Granted,
+    Input,
+    LaunchJob,
+    LeaseEnded,
+    LeaseRenewed,
+    Note,
+    Outcome,
+    Output,
+    Record,
+    SessionOpened,
+    Signal,
+    Start,
+    StartDelayed,
+    Started,
+    StartFailed,
+    Storage,
+    Work,
+)
+
+KILL_AGAIN_SEC = 5.0
+START_AGAIN_SEC = 1.0
+# A Job that others overtook for so long gets the next room alone.
+OVERTAKEN_SEC = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSettings:
+    """What a launcher partition is told. `end` is when the allocation ends, `drain_at` when the Jobs must begin to."""
+
+    nodes: tuple[Node, ...]
+    serial: bool = False
+    filter_tags: Mapping[str, str] = field(default_factory=dict)
+    sort_by: str = "fifo"
+    allows_packing: bool = True
+    most_running: int = 1000
+    kill_grace_sec: float = 10.0
+    drain_grace_sec: float = 10.0
+    idle_ttl_sec: float = 60.0
+    end: float | None = None
+    drain_at: float | None = None
+
+
+class Killing(IntEnum):
+    """Why a run is being killed; the higher one decides what is reported."""
+
+    DRAIN = 1
+    CANCEL = 2
+    FENCED = 3
+    LEASE = 4
+
+
+@dataclass(slots=True)
+class _Run:
+    """A Job that has a placement: being started, running, or ended and not yet seen gone."""
+
+    job: LaunchJob
+    placement: Placement
+    started: bool = False
+    exited: Exited | None = None
+    killing: Killing | None = None
+    why: str = ""
+    kill_at: float = math.inf
+
+
+@dataclass(slots=True)
+class _Queued:
+    job: LaunchJob
+    overtaken_since: float | None = None
+
+
+class Machine:
+    """One launcher partition. Call `step` with what happened, and again at `wake_at` with nothing."""
+
+    def __init__(self, settings: MachineSettings) -> None:
+        self._settings = settings
+        self._pool = NodePool.of(list(settings.nodes))
+        self._cores = sum(len(node.cpu_ids) for node in settings.nodes)
+        self._busy_cores = 0
+        self._lease: HeldLease | None = None
+        self._queue: dict[int, _Queued] = {}
+        self._runs: dict[int, _Run] = {}
+        self._dying: set[int] = set()
+        self._appetite = Appetite()
+        self._acquire_seq = 0
+        self._draining = ""
+        self._stores = True
+        self._start_not_before = -math.inf
+        self._idle_since: float | None = None
+        self._shapes: Counter[Resources] = Counter()
+        self._now = -math.inf
+        self._out: list[Output] = []
+        self.exit: Exit | None = None
+
+    @property
+    def lease(self) -> HeldLease | None:
+        """The lease of our Session, once it is open."""
+        return self._lease
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing runs and nothing waits."""
+        return not self._runs and not self._queue
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """Ids of Jobs that hold a placement."""
+        return tuple(self._runs)
+
+    @property
+    def queued(self) -> tuple[int, ...]:
+        """Ids of Jobs that wait for room."""
+        return tuple(self._queue)
+
+    def step(self, now: float, inputs: list[Input]) -> list[Output]:
+        """Take what happened up to `now`, return what to do, in order."""
+        self._out, self._now = [], now
+        if self.exit is not None:
+            return []
+        self._check_lease(now)
+        for happened in inputs:
+            self._hear(now, happened)
+        if not self._draining and self._settings.drain_at is not None and now >= self._settings.drain_at:
+            self._drain(now, "the wall time is near")
+        self._kill_overdue(now)
+        self._start_queued(now)
+        self._ask(now)
+        self._end_when_done(now)
+        return self._out
+
+    def wake_at(self) -> float | None:
+        """When to be called again if nothing happens; None: only when something does."""
+        if self.exit is not None:
+            return None
+        times = [self._runs[job_id].kill_at for job_id in self._dying]
+        if self._lease is not None and self._lease.until is not None and not self._lease_is_over:
+            times.append(self._lease.until)
+        if not self._draining:
+            if self._settings.drain_at is not None:
+                times.append(self._settings.drain_at)
+            if self._idle_since is not None:
+                times.append(self._idle_since + self._settings.idle_ttl_sec)
+            if self._lease is not None and self._appetite.in_flight is None and self._pool.free_nodes > 0:
+                times.append(self._appetite.wake_at())
+            if self._queue:
+                times.append(self._start_not_before)
+        # What is past was looked at in the last step.
+        return min((time for time in times if time > self._now), default=None)
+
+    def _hear(self, now: float, happened: Input) -> None:
+        match happened:
+            case Exited():
+                self._exited(happened)
+            case Gone():
+                self._gone(now, happened.job_id)
+            case Started():
+                self._started(now, happened.job_id)
+            case Granted():
+                self._granted(now, happened)
+            case Work():
+                self._appetite.hint()
+            case CancelRequested():
+                for job_id in happened.job_ids:
+                    self._end_job(now, job_id, Killing.CANCEL, "cancelled")
+            case Fenced():
+                self._fenced(now, happened.jobs)
+            case StartFailed():
+                self._start_failed(happened)
+            case StartDelayed():
+                self._start_delayed(now, happened)
+            case AcquireRefused():
+                self._acquire_refused(now, happened)
+            case _:
+                self._hear_of_lease(now, happened)
+
+    def _hear_of_lease(self, now: float, happened: Input) -> None:
+        match happened:
+            case SessionOpened():
+                self._lease = happened.lease
+                self._appetite.hint()
+            case LeaseRenewed() if self._lease is not None:
+                self._lease.renewed(happened.sent_at)
+            case LeaseEnded():
+                if self._lease is not None:
+                    self._lease.end()
+                self._check_lease(now, happened.reason)
+            case Drain():
+                self._drain(now, happened.reason)
+            case Storage():
+                self._stores = happened.works
+
+    # The lease
+
+    def _check_lease(self, now: float, reason: str = "it was not renewed in time") -> None:
+        """S6: once over, kill everything at once, report nothing, end."""
+        if self._lease is None or not self._lease.is_over(now):
+            return
+        if not self._draining:
+            self._out.append(Note(f"the lease is over: {reason}; killing {len(self._runs)} Jobs"))
+        self._draining = self._draining or "lease ended"
+        for job_id in list(self._queue):
+            self._take_from_queue(job_id)
+        for job_id in list(self._runs):
+            self._kill(now, job_id, Killing.LEASE, "the lease ended", at_once=True)
+
+    @property
+    def _lease_is_over(self) -> bool:
+        return self._lease is not None and self._lease.is_over(-math.inf)
+
+    def _drain(self, now: float, reason: str) -> None:
+        if self._draining:
+            return
+        self._draining = reason
+        self._out.append(
+            Note(f"draining: {reason}; {len(self._runs)} Jobs are told to end, {len(self._queue)} given back")
+        )
+        for job_id in list(self._queue):
+            self._give_back(job_id)
+        for job_id in list(self._runs):
+            self._kill(now, job_id, Killing.DRAIN, reason)
+
+    # Getting Jobs
+
+    def _granted(self, now: float, reply: Granted) -> None:
+        if self._appetite.in_flight is None or reply.acquire_seq != self._acquire_seq:
+            return
+        usable = 0
+        for job in reply.jobs:
+            job = self._as_run_here(job)
+            if self._lease_is_over:
+                continue
+            if self._draining or self._can_never_run(now, job):
+                self._record(Outcome.RELEASED, job)
+                continue
+            self._enqueue(job)
+            usable += 1
+        self._appetite.answered(now, self._room(), usable, len(reply.jobs) - usable)
+
+    def _enqueue(self, job: LaunchJob) -> None:
+        self._take_from_queue(job.id)
+        self._queue[job.id] = _Queued(job)
+        self._shapes[job.resources] += 1
+        run = self._runs.get(job.id)
+        if run is not None and run.job.token < job.token:  # S6: granted anew while an earlier run of it lives here
+            self._kill(self._now, job.id, Killing.FENCED, "it was granted again")
+
+    def _take_from_queue(self, job_id: int) -> LaunchJob | None:
+        queued = self._queue.pop(job_id, None)
+        if queued is None:
+            return None
+        shape = queued.job.resources
+        self._shapes[shape] -= 1
+        if not self._shapes[shape]:
+            del self._shapes[shape]
+        return queued.job
+
+    def _give_back(self, job_id: int) -> None:
+        job = self._take_from_queue(job_id)
+        if job is not None:
+            self._record(Outcome.RELEASED, job)
+
+    def _as_run_here(self, job: LaunchJob) -> LaunchJob:
+        if self._settings.allows_packing or self._settings.serial or job.resources.node_packing_count == 1:
+            return job
+        return replace(job, resources=replace(job.resources, node_packing_count=1))
+
+    def _can_never_run(self, now: float, job: LaunchJob) -> bool:
+        if not self._pool.could_ever_fit(job.resources):
+            self._out.append(Note(f"Job {job.id} is given back: no node here has what it asks for ({job.resources})"))
+            return True
+        return self._is_too_long(now, job)
+
+    def _is_too_long(self, now: float, job: LaunchJob) -> bool:
+        left = self._minutes_left(now)
+        return left is not None and job.resources.wall_time_min > left
+
+    def _minutes_left(self, now: float) -> int | None:
+        """Minutes until the end of the allocation, begun ones counted: an estimate in minutes is no sharper."""
+        return None if self._settings.end is None else max(0, math.ceil((self._settings.end - now) / 60))
+
+    def _acquire_refused(self, now: float, refused: AcquireRefused) -> None:
+        if self._appetite.in_flight is not None and refused.acquire_seq == self._acquire_seq:
+            self._appetite.refused(now)
+            self._out.append(Note(f"the service refuses to give Jobs: {refused.reason}"))
+
+    def _room(self) -> Room:
+        spoken_for = sum(shape.node_footprint * count for shape, count in self._shapes.items())
+        return Room(
+            free_nodes=self._pool.free_nodes - spoken_for,
+            total_nodes=len(self._settings.nodes),
+            free_cores=max(0, self._cores - self._busy_cores),
+            queued=len(self._queue),
+        )
+
+    def _ask(self, now: float) -> None:
+        if self._lease is None or self._draining or not self._stores or len(self._runs) >= self._settings.most_running:
+            return
+        portion = self._appetite.portion(now, self._room())
+        if portion is None:
+            return
+        self._acquire_seq += 1
+        self._appetite.sent(portion)
+        settings = self._settings
+        self._out.append(
+            Acquire(
+                acquire_seq=self._acquire_seq,
+                max_jobs=portion.max_jobs,
+                max_wall_time_min=self._minutes_left(now),
+                max_nodes_per_job=1 if settings.serial else len(settings.nodes),
+                max_aggregate_nodes=portion.max_aggregate_nodes,
+                serial_only=settings.serial,
+                filter_tags=settings.filter_tags,
+                sort_by=settings.sort_by,
+            )
+        )
+
+    # Starting
+
+    def _start_queued(self, now: float) -> None:
+        if self._draining or not self._stores or not self._queue or now < self._start_not_before:
+            return
+        full: set[Resources] = set()
+        for queued in list(self._queue.values()):
+            job = queued.job
+            if len(self._runs) >= self._settings.most_running or len(full) == len(self._shapes):
+                return
+            if self._is_too_long(now, job):
+                self._give_back(job.id)
+            elif job.id not in self._runs and job.resources not in full:  # S6: the earlier run of it must be gone
+                placement = self._pool.place(job.resources)
+                if placement is not None:
+                    self._start(job, placement)
+                    continue
+                full.add(job.resources)
+                queued.overtaken_since = queued.overtaken_since or now
+                if now - queued.overtaken_since >= OVERTAKEN_SEC:
+                    return
+
+    def _start(self, job: LaunchJob, placement: Placement) -> None:
+        self._take_from_queue(job.id)
+        self._busy_cores += _cores(placement)
+        self._runs[job.id] = _Run(job, placement)
+        self._idle_since = None
+        self._out.append(Start(job, placement))
+
+    def _started(self, now: float, job_id: int) -> None:
+        run = self._runs.get(job_id)
+        if run is None:
+            return
+        run.started = True
+        if run.killing is not Killing.LEASE:
+            self._record(Outcome.STARTED, run.job)
+        if run.killing is not None:
+            self._send_signal(now, run, at_once=run.killing is Killing.LEASE)
+
+    def _start_failed(self, failed: StartFailed) -> None:
+        run = self._runs.get(failed.job_id)
+        if run is None:
+            return
+        self._free(run)
+        if run.killing in (Killing.CANCEL, Killing.FENCED):
+            self._record(Outcome.RELEASED, run.job)
+        elif run.killing is not Killing.LEASE:
+            self._record(Outcome.STARTED, run.job)
+            self._record(Outcome.RUN_ERROR, run.job, failed.return_code, failed.message)
+
+    def _start_delayed(self, now: float, delayed: StartDelayed) -> None:
+        run = self._runs.get(delayed.job_id)
+        if run is None:
+            return
+        self._free(run)
+        self._start_not_before = now + START_AGAIN_SEC
+        if run.killing is None and not self._draining:
+            self._out.append(Note(f"Job {run.job.id} waits: {delayed.reason}"))
+            self._enqueue(run.job)
+            self._queue = {run.job.id: self._queue.pop(run.job.id), **self._queue}
+        elif run.killing is not Killing.LEASE:
+            self._record(Outcome.RELEASED, run.job)
+
+    # Ending
+
+    def _exited(self, exited: Exited) -> None:
+        run = self._runs.get(exited.job_id)
+        if run is not None and run.exited is None:
+            run.exited = exited
+
+    def _gone(self, now: float, job_id: int) -> None:
+        """S9: only now the slot is free, and only now the end is told, or another launcher could start it beside."""
+        run = self._runs.get(job_id)
+        if run is None or run.exited is None:
+            return
+        self._free(run)
+        self._appetite.ended(now, run.job.resources.node_footprint)
+        exited = run.exited
+        data: dict[str, Any] = {"return_code": exited.return_code}
+        if exited.signal:
+            data["signal"] = exited.signal
+        code = exited.return_code
+        match run.killing:
+            case None if code == 0:
+                self._record(Outcome.RUN_DONE, run.job, code)
+            case None:
+                self._record(Outcome.RUN_ERROR, run.job, code, exited.message, data)
+            case Killing.DRAIN:
+                self._record(Outcome.RUN_TIMEOUT, run.job, code, run.why)
+            case Killing.CANCEL:
+                self._record(Outcome.KILLED, run.job, code, run.why)
+            case Killing.FENCED:
+                self._record(Outcome.RELEASED, run.job)
+            case Killing.LEASE:
+                pass
+
+    def _free(self, run: _Run) -> None:
+        del self._runs[run.job.id]
+        self._dying.discard(run.job.id)
+        self._busy_cores -= _cores(run.placement)
+        self._pool.release(run.placement)
+
+    def _fenced(self, now: float, jobs: tuple[tuple[int, int], ...]) -> None:
+        """S7. A newer grant of the same Job is not meant."""
+        for job_id, token in jobs:
+            queued, run = self._queue.get(job_id), self._runs.get(job_id)
+            if queued is not None and queued.job.token <= token:
+                self._give_back(job_id)
+            if run is not None and run.job.token <= token:
+                self._kill(now, job_id, Killing.FENCED, "it is not ours any more")
+
+    def _end_job(self, now: float, job_id: int, killing: Killing, why: str) -> None:
+        self._give_back(job_id)
+        if job_id in self._runs:
+            self._kill(now, job_id, killing, why)
+
+    def _kill(self, now: float, job_id: int, killing: Killing, why: str, at_once: bool = False) -> None:
+        run = self._runs[job_id]
+        if run.killing is not None and run.killing >= killing:
+            return
+        first = run.killing is None
+        run.killing, run.why = killing, why
+        if run.started and (first or at_once):
+            self._send_signal(now, run, at_once)
+
+    def _send_signal(self, now: float, run: _Run, at_once: bool) -> None:
+        settings = self._settings
+        grace = settings.drain_grace_sec if run.killing is Killing.DRAIN else settings.kill_grace_sec
+        run.kill_at = now if at_once else now + grace
+        self._dying.add(run.job.id)
+        self._out.append(Signal(run.job.id, at_once, run.kill_at))
+        if at_once:
+            run.kill_at = now + KILL_AGAIN_SEC
+
+    def _kill_overdue(self, now: float) -> None:
+        for job_id in self._dying:
+            run = self._runs[job_id]
+            if now >= run.kill_at:
+                self._out.append(Signal(job_id, True, now))
+                run.kill_at = now + KILL_AGAIN_SEC
+
+    def _record(
+        self,
+        outcome: Outcome,
+        job: LaunchJob,
+        return_code: int | None = None,
+        message: str = "",
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not self._lease_is_over:
+            self._out.append(Record(outcome, job.id, job.token, return_code, message, data or {}))
+
+    def _end_when_done(self, now: float) -> None:
+        if self._runs or self._queue:
+            self._idle_since = None
+            return
+        if self._lease_is_over:
+            self._exit(ExitReason.LEASE_ENDED, "the lease ended")
+        elif self._draining:
+            self._exit(ExitReason.DRAINED, self._draining)
+        elif self._lease is not None:
+            self._idle_since = now if self._idle_since is None else self._idle_since
+            if now - self._idle_since >= self._settings.idle_ttl_sec:
+                self._exit(ExitReason.IDLE, f"nothing to run for {self._settings.idle_ttl_sec:g} s")
+
+    def _exit(self, reason: ExitReason, text: str) -> None:
+        self.exit = Exit(reason, text)
+        self._out.append(self.exit)
+
+
+def _cores(placement: Placement) -> int:
+    return sum(len(share.cpu_ids) for share in placement.shares)

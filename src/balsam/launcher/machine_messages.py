@@ -1,0 +1,248 @@
+"""What the launcher's machine hears (inputs) and says (outputs). Plain values: the loop, the tests and the seeded
+simulation speak to the machine in these words and no others. Times are seconds of one monotonic clock."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from balsam.domain.job import Resources
+from balsam.domain.lease import HeldLease
+from balsam.domain.packing import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchJob:
+    """A Job that was granted to us. `attempt` is the number its next start will have."""
+
+    id: int
+    app_id: int
+    token: int
+    attempt: int
+    workdir: str
+    resources: Resources
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    launch_params: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> "LaunchJob":
+        """From the JSON of a `wire.sessions.GrantedJob`."""
+        resources = Resources(**{name: data[name] for name in Resources.__slots__})
+        names = ("id", "app_id", "token", "attempt", "workdir", "parameters", "launch_params")
+        return cls(resources=resources, **{name: data[name] for name in names})
+
+
+class Outcome(StrEnum):
+    """What is reported of a Job; the words of `wire.sessions.LaunchEvent`."""
+
+    STARTED = "started"
+    RUN_DONE = "run_done"
+    RUN_ERROR = "run_error"
+    RUN_TIMEOUT = "run_timeout"
+    KILLED = "killed"
+    RELEASED = "released"
+
+
+# Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """The service granted a Session with this lease."""
+
+    lease: HeldLease
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The answer to acquire number `acquire_seq`."""
+
+    acquire_seq: int
+    jobs: tuple[LaunchJob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireRefused:
+    """Acquire number `acquire_seq` was refused for good: nothing was granted under that number."""
+
+    acquire_seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The process of the Job runs."""
+
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """The Job could not be started and never will as it is; nothing of it lives."""
+
+    job_id: int
+    return_code: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartDelayed:
+    """This machine is short of something (processes, memory): the Job may be started later. Nothing of it lives."""
+
+    job_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The Job's first process ended; others of it may live. `return_code` as a shell gives it."""
+
+    job_id: int
+    return_code: int
+    signal: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Every process of the Job was seen to be gone (S9)."""
+
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """Users want these Jobs to end."""
+
+    job_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The service refused a report: pairs of Job id and the token that is not current any more (S7)."""
+
+    jobs: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """There may be something to acquire."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRenewed:
+    """A renewal that was sent then was acknowledged."""
+
+    sent_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded:
+    """The service says that the Session is over."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """End in good order: the allocation is about to end."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Whether results can be kept durably."""
+
+    works: bool
+
+
+Input = (
+    SessionOpened
+    | Granted
+    | AcquireRefused
+    | Started
+    | StartFailed
+    | StartDelayed
+    | Exited
+    | Gone
+    | CancelRequested
+    | Fenced
+    | Work
+    | LeaseRenewed
+    | LeaseEnded
+    | Drain
+    | Storage
+)
+
+
+# Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire:
+    """Ask the service for Jobs; repeat it under the same number until it is answered (S3)."""
+
+    acquire_seq: int
+    max_jobs: int
+    max_wall_time_min: int | None
+    max_nodes_per_job: int
+    max_aggregate_nodes: float
+    serial_only: bool
+    filter_tags: Mapping[str, str]
+    sort_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start this Job there; answered by Started, StartFailed or StartDelayed."""
+
+    job: LaunchJob
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Ask the Job's processes to end, or kill them. `kill_at`: from then on whatever is left of it is killed."""
+
+    job_id: int
+    kill: bool
+    kill_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One fact for the outbox, to be delivered in this order."""
+
+    outcome: Outcome
+    job_id: int
+    token: int
+    return_code: int | None = None
+    message: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line for the log."""
+
+    text: str
+
+
+class ExitReason(StrEnum):
+    """Why a launcher ends."""
+
+    IDLE = "idle"
+    DRAINED = "drained"
+    LEASE_ENDED = "lease ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Nothing runs any more: deliver the outbox, close the Session (unless it ended), end."""
+
+    reason: ExitReason
+    text: str
+
+
+Output = Acquire | Start | Signal | Record | Note | Exit
