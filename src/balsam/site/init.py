@@ -1,0 +1,256 @@
+"""Making a Site: a directory here and a registration at the service that belong together.
+
+Both can't be made in one step, so the intent is written first and `.balsam-site` last (S11). Run again after an
+interruption, `init_site` completes what was begun; when it fails it takes back what it made.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from balsam.client.credentials import SERVICE_FILE, balsam_home
+from balsam.client.errors import BalsamError, Forbidden, NotFound, ServiceUnavailable, Unauthorized
+from balsam.client.settings import ClientSettings
+from balsam.client.transport import Transport
+from balsam.platform.machines import job_template_text, settings_text
+from balsam.site.directory import SiteDirectory, SiteError, SiteIdentity, sync_directory, write_json
+from balsam.site.run import site_offer
+from balsam.site.service import write_credentials
+from balsam.site.services.script import JobTemplate
+from balsam.site.settings_file import load_settings
+from balsam.wire.base import VersionReply
+from balsam.wire.sites import SiteCreate, SiteCreated, SiteFilter, SitesPage, SiteToken, SiteView
+
+JOB_TEMPLATE = "job-template.sh"
+DIRECTORIES = ("data", "log", "qsubmit")
+_OURS = {".balsam-site", ".balsam-init.json", "settings.yml", JOB_TEMPLATE, "credentials.json", *DIRECTORIES}
+CALL_SEC = 30.0
+REACH_SEC = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class InitializedSite:
+    """A Site that is ready to be started."""
+
+    id: int
+    name: str
+    path: Path
+
+
+@dataclass(slots=True)
+class _Intent:
+    """What an interrupted init needs to go on. `registering`: the service may have registered the Site."""
+
+    name: str
+    url: str
+    key: str
+    registering: bool = False
+
+
+def init_site(
+    path: Path,
+    name: str | None = None,
+    machine: str = "local",
+    transport: Transport | None = None,
+    step: Callable[[str], None] = lambda name: None,
+) -> InitializedSite:
+    """Make `path` a Site called `name` (default: the directory's name) of the service you are logged in at.
+
+    Safe to repeat: a complete Site is left as it is, only a token the service does not accept any more is replaced.
+    `machine` names the shipped settings to begin with. `step` is called between all steps (tests interrupt there).
+    Raises SiteError, SettingsError, ScriptError, or what the service answers.
+    """
+    site = SiteDirectory(path.expanduser().resolve())
+    own = transport or Transport(ClientSettings.load())
+    try:
+        if site.marker.exists():
+            return _check_complete(site, name, own)
+        # Before anything is made: the usual failure is that no service runs.
+        own.request("GET", "/version", reply=VersionReply, deadline_sec=REACH_SEC)
+        return _Making(site, own, step).make(name or site.root.name, machine)
+    finally:
+        if transport is None:
+            own.close()
+
+
+def _check_complete(site: SiteDirectory, name: str | None, transport: Transport) -> InitializedSite:
+    identity = site.identity()
+    if name is not None and name != identity.name:
+        raise SiteError(f"{site.root} is the Site {identity.name!r} already; leave out the name, or take another path")
+    for directory in DIRECTORIES:
+        (site.root / directory).mkdir(mode=0o700, exist_ok=True)
+    if not _token_works(site, identity.id):
+        token = transport.request(
+            "POST", f"/sites/{identity.id}/token", reply=SiteToken, safe_to_repeat=True, deadline_sec=CALL_SEC
+        )
+        write_credentials(site.credentials, transport.url, token.token, _followed(transport))
+    return InitializedSite(identity.id, identity.name, site.root)
+
+
+def _token_works(site: SiteDirectory, site_id: int) -> bool:
+    try:
+        own = Transport(ClientSettings.load_from_file(site.credentials))
+    except BalsamError:
+        return False
+    try:
+        own.request("GET", f"/sites/{site_id}", reply=SiteView, deadline_sec=CALL_SEC)
+    except (Unauthorized, Forbidden, NotFound, ServiceUnavailable):
+        return False
+    finally:
+        own.close()
+    return True
+
+
+class _Making:
+    """One run of init on a directory that is not a Site yet."""
+
+    def __init__(self, site: SiteDirectory, transport: Transport, step: Callable[[str], None]) -> None:
+        self._site = site
+        self._transport = transport
+        self._step = step
+        self._made_directories: list[Path] = []
+        self._resumed = False
+
+    def make(self, name: str, machine: str) -> InitializedSite:
+        template = self._site.root / JOB_TEMPLATE
+        texts = {self._site.settings: settings_text(machine), template: job_template_text(machine)}
+        intent = self._begin(name)
+        try:
+            self._fill(intent, texts)
+            created = self._register(intent)
+        except (BalsamError, OSError, ValueError) as error:
+            self._take_back(intent, error)
+            raise
+        try:
+            self._finish(created)
+        except (BalsamError, OSError) as error:
+            self._unregister(created.site.id)
+            self._take_back(intent, error)
+            raise
+        return InitializedSite(created.site.id, created.site.name, self._site.root)
+
+    def _begin(self, name: str) -> _Intent:
+        """The intent, new or that of an interrupted run."""
+        root = self._site.root
+        if not root.exists():
+            self._made_directories = [one for one in (root, *root.parents) if not one.exists()]
+            root.mkdir(mode=0o700, parents=True)
+        elif not root.is_dir():
+            raise SiteError(f"{root} is a file; name a directory")
+        intent = self._earlier_intent(name)
+        if intent is None:
+            foreign = sorted(item.name for item in root.iterdir() if not _is_ours(item.name))
+            if foreign:
+                raise SiteError(f"{root} is not empty (it has {foreign[0]!r}); a Site needs a new or empty directory")
+            intent = _Intent(name=name, url=self._transport.url, key=self._transport.new_key())
+            self._write(intent)
+        self._step("intent")
+        return intent
+
+    def _earlier_intent(self, name: str) -> _Intent | None:
+        try:
+            intent = _Intent(**json.loads(self._site.intent.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise SiteError(f"{self._site.intent} can't be understood ({error}); remove {self._site.root}") from error
+        if intent.registering and intent.name != name:
+            raise SiteError(
+                f"{self._site.root} was begun as Site {intent.name!r}; complete it with: "
+                f"balsam site init {self._site.root} -n {intent.name}"
+            )
+        intent.name = name
+        self._resumed = True
+        return intent
+
+    def _fill(self, intent: _Intent, texts: dict[Path, str]) -> None:
+        for directory in DIRECTORIES:
+            (self._site.root / directory).mkdir(mode=0o700, exist_ok=True)
+        for path, text in texts.items():
+            if not path.exists():
+                _write_whole(path, text)
+            self._step(path.name)
+        JobTemplate.read(self._site.root / JOB_TEMPLATE)
+
+    def _register(self, intent: _Intent) -> SiteCreated:
+        offer = site_offer(self._site, load_settings(self._site.settings))
+        if intent.registering:
+            earlier = self._registered_before(intent)
+            if earlier is not None:
+                return earlier
+        intent.registering = True
+        self._write(intent)
+        self._step("before-register")
+        body = SiteCreate(name=intent.name, **offer.model_dump(exclude_unset=True))
+        created = self._transport.request(
+            "POST", "/sites", reply=SiteCreated, body=body, idempotency_key=intent.key, deadline_sec=CALL_SEC
+        )
+        self._step("registered")
+        return created
+
+    def _registered_before(self, intent: _Intent) -> SiteCreated | None:
+        """What an interrupted run has registered: the Site of that name with this very path."""
+        query = SiteFilter(name=intent.name, path=str(self._site.root))
+        page = self._transport.request("GET", "/sites", reply=SitesPage, query=query, deadline_sec=CALL_SEC)
+        for found in page.results:
+            if found.path == str(self._site.root):
+                token = self._transport.request(
+                    "POST", f"/sites/{found.id}/token", reply=SiteToken, safe_to_repeat=True, deadline_sec=CALL_SEC
+                )
+                return SiteCreated(site=found, token=token)
+        return None
+
+    def _finish(self, created: SiteCreated) -> None:
+        site = self._site
+        write_credentials(site.credentials, self._transport.url, created.token.token, _followed(self._transport))
+        self._step("credentials")
+        identity = SiteIdentity(id=created.site.id, name=created.site.name, url=self._transport.url)
+        write_json(site.marker, asdict(identity))
+        self._step("marker")
+        site.intent.unlink(missing_ok=True)
+
+    def _unregister(self, site_id: int) -> None:
+        with contextlib.suppress(BalsamError):
+            self._transport.request("DELETE", f"/sites/{site_id}", deadline_sec=CALL_SEC)
+
+    def _take_back(self, intent: _Intent, error: Exception) -> None:
+        """Leave nothing half-done, except where the service may have registered the Site and we did not hear.
+
+        What an earlier run has left is not touched either: somebody may have worked on it.
+        """
+        if self._resumed or (intent.registering and isinstance(error, ServiceUnavailable)):
+            return
+        with contextlib.suppress(OSError):
+            for item in self._site.root.iterdir():
+                if _is_ours(item.name):
+                    item.rmdir() if item.is_dir() else item.unlink(missing_ok=True)
+            for made in self._made_directories:
+                made.rmdir()
+
+    def _write(self, intent: _Intent) -> None:
+        write_json(self._site.intent, asdict(intent))
+
+
+def _is_ours(name: str) -> bool:
+    """Files of a Site, and what writing them leaves when it is interrupted."""
+    return name in _OURS or any(name.startswith(f".{own}.") for own in _OURS)
+
+
+def _followed(transport: Transport) -> Path | None:
+    """The file of a local service, whose address changes when it is started again."""
+    source = transport.settings.source
+    local = balsam_home() / SERVICE_FILE
+    return local if source == local else None
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)

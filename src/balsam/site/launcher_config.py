@@ -1,0 +1,41 @@
+"""What this Site's settings mean for a launcher: the content of launcher.json."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from balsam.launcher.config import LauncherConfig
+from balsam.site.approvals import approved_apps
+from balsam.site.directory import SiteDirectory
+from balsam.site.services.submission import CREDENTIALS
+from balsam.site.settings import Settings
+from balsam.wire.batch_jobs import BatchJobView
+
+
+def launcher_config_maker(site: SiteDirectory, settings: Settings, site_id: int) -> Callable[[BatchJobView, Path], str]:
+    """A function (BatchJob, its directory) -> JSON text. The approved Apps are read anew for each allocation."""
+    launcher = settings.launcher
+
+    def make(job: BatchJobView, directory: Path) -> str:
+        pinned = list(approved_apps(site)) if settings.apps.accept == "pinned" else None
+        return LauncherConfig(
+            site_id=site_id,
+            site_path=str(site.root),
+            data_path=str(site.data),
+            directory=str(directory),
+            credentials_path=str(directory / CREDENTIALS),
+            batch_job_id=job.id,
+            num_nodes=job.num_nodes,
+            compute_node=launcher.compute_node,
+            node_cpus=settings.node.cpus,
+            node_gpus=settings.node.gpus,
+            mpirun=settings.mpirun_name,
+            mpirun_allows_node_packing=launcher.mpirun_allows_node_packing,
+            max_concurrent_mpiruns=launcher.max_concurrent_mpiruns,
+            sort_by=launcher.sort_by or "fifo",
+            idle_ttl_sec=launcher.idle_ttl_sec,
+            kill_grace_sec=launcher.kill_grace_sec,
+            error_tail_num_lines=launcher.error_tail_num_lines,
+            pinned_apps=pinned,
+        ).to_json()
+
+    return make

@@ -1,0 +1,149 @@
+"""One agent per Site: a lock among the processes of this file system, and what the last agent said of itself.
+
+The lock (flock on agent.lock) ends with its process, whatever happens. agent.json is a hint for people and for
+`replaces`: an agent of this host whose lock is free is dead. Across hosts, and where flock does not work, the service's
+agent lease decides (F27).
+"""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import uuid
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from balsam.platform.processes import ProcessId, boot_id, is_alive, look
+from balsam.site.directory import SiteDirectory, SiteError, write_json
+
+log = logging.getLogger(__name__)
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_MAX_CLAIMS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """What an agent says of itself. `claims`: instances of which one may hold the service's agent lease.
+
+    `state` is `starting`, `waiting` (for the service), `running` or `stopped`; `detail` says why in words.
+    """
+
+    hostname: str
+    pid: int
+    start: int
+    boot_id: str
+    instance: str
+    state: str
+    since: str
+    detail: str = ""
+    claims: list[str] = field(default_factory=list)
+
+    @property
+    def is_of_this_host(self) -> bool:
+        return self.hostname == os.uname().nodename
+
+    @property
+    def process(self) -> ProcessId:
+        return ProcessId(self.pid, self.start)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether that very process lives on this host."""
+        return self.is_of_this_host and self.boot_id == boot_id() and is_alive(self.process)
+
+
+class AgentLock:
+    """The right to be this Site's agent on this file system. Held until `release` or the end of the process."""
+
+    def __init__(self, site: SiteDirectory, handle: int | None, previous: AgentStatus | None) -> None:
+        self._site = site
+        self._handle = handle
+        self.previous = previous
+        info = look(os.getpid())
+        self._own = ProcessId(os.getpid(), info.id.start if info else 0)
+        self.instance = uuid.uuid4().hex
+        self._claims = _claims_of(previous)
+
+    @classmethod
+    def take(cls, site: SiteDirectory) -> "AgentLock":
+        """Raises SiteError, naming host and process, when another agent runs."""
+        handle = os.open(site.agent_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        locked = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise SiteError(f"{_who(read_status(site))} is the agent of {site.root}; stop it first") from error
+        except OSError as error:
+            os.close(handle)
+            if error.errno not in _NO_LOCKS:
+                raise
+            locked = False
+            log.warning("%s can't be locked (%s); only the service keeps agents apart", site.agent_lock, error.strerror)
+        previous = read_status(site)
+        if not locked and previous is not None and previous.is_alive:
+            raise SiteError(f"{_who(previous)} is the agent of {site.root}; stop it first")
+        return cls(site, handle if locked else None, previous)
+
+    @property
+    def dead_instances(self) -> list[str]:
+        """Instances that may still hold the service's lease and are surely dead, the likeliest first."""
+        return list(reversed(self._claims))
+
+    def say(self, state: str, since: str, detail: str = "") -> AgentStatus:
+        """Write agent.json. A full disk is no reason to stop: the file is a hint."""
+        claims = [self.instance] if state == "running" else [*self._claims[:1], *self._claims[1:][-_MAX_CLAIMS:]]
+        if self.instance not in claims:
+            claims.append(self.instance)
+        status = AgentStatus(
+            os.uname().nodename, self._own.pid, self._own.start, boot_id(), self.instance, state, since, detail, claims
+        )
+        try:
+            write_json(self._site.agent_status, asdict(status))
+        except OSError as error:
+            log.warning("%s can't be written: %s", self._site.agent_status, error.strerror)
+        return status
+
+    def release(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def read_status(site: SiteDirectory) -> AgentStatus | None:
+    """What the last agent wrote; None when there was none or it can't be understood."""
+    try:
+        content = json.loads(Path(site.agent_status).read_text(encoding="utf-8"))
+        known = {one.name for one in fields(AgentStatus)}
+        return AgentStatus(**{key: value for key, value in content.items() if key in known})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def is_locked(site: SiteDirectory) -> bool:
+    """Whether some process, on this host or another one that shares the file system's locks, is the agent now."""
+    try:
+        handle = os.open(site.agent_lock, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        status = read_status(site)
+        return status is not None and status.is_alive
+    finally:
+        os.close(handle)
+    return False
+
+
+def _claims_of(previous: AgentStatus | None) -> list[str]:
+    # The lock was free, so an agent of this host is dead. Of another host's one this file system need not know.
+    return list(previous.claims) if previous is not None and previous.is_of_this_host else []
+
+
+def _who(status: AgentStatus | None) -> str:
+    return "another process" if status is None else f"process {status.pid} on {status.hostname}"

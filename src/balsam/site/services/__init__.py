@@ -1,0 +1,1 @@
+"""What the agent does for its Site, one module for each duty."""

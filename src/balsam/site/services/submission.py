@@ -1,0 +1,137 @@
+"""One submission: the Site's limits, the intent, the launcher's files, the batch script, the scheduler.
+
+The order is the point (S11): the intent is on disk before anything is asked, the scheduler is searched for the name
+before it is asked again, and the launcher's files are complete before the script that reads them can run.
+"""
+
+import logging
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from balsam.client.credentials import read_mapping, write_secret_file
+from balsam.client.errors import CredentialsError
+from balsam.platform.scheduler.base import Scheduler, SchedulerUnavailable, SubmitRefused, SubmitRequest
+from balsam.site.crash_points import crash_point
+from balsam.site.directory import SiteDirectory, SiteError
+from balsam.site.ledger import Entry, Ledger
+from balsam.site.service import ServiceAway, SiteService, write_credentials
+from balsam.site.services.limits import refusal
+from balsam.site.services.script import JobTemplate, ScriptError, script_values
+from balsam.site.settings import Settings
+from balsam.wire.batch_jobs import BatchJobView
+
+log = logging.getLogger(__name__)
+
+SCRIPT = "script.sh"
+CREDENTIALS = "credentials.json"
+LAUNCHER_CONFIG = "launcher.json"
+
+
+class GiveUp(Exception):
+    """This BatchJob will never be submitted; the text says why."""
+
+
+class NotNow(Exception):
+    """It could not be submitted this time; the text says why."""
+
+
+class Submission:
+    """Submits BatchJobs of one Site. `launcher_config` makes the content of launcher.json."""
+
+    def __init__(
+        self,
+        site: SiteDirectory,
+        settings: Settings,
+        template: JobTemplate,
+        ledger: Ledger,
+        scheduler: Scheduler,
+        service: SiteService,
+        service_url: Callable[[], str],
+        launcher_config: Callable[[BatchJobView, Path], str],
+    ) -> None:
+        self._site = site
+        self._settings = settings
+        self._template = template
+        self._ledger = ledger
+        self._scheduler = scheduler
+        self._service = service
+        self._service_url = service_url
+        self._launcher_config = launcher_config
+
+    def submit(self, job: BatchJobView, entry: Entry, active_in_queue: int) -> str:
+        """The scheduler's id of the one submission of this BatchJob, made now or earlier.
+
+        Raises GiveUp, NotNow.
+        """
+        try:
+            self._ledger.save_durably(entry)  # S11: the intent first
+            crash_point("after-intent")
+            known = self._scheduler.find(entry.name)
+            if known is not None:
+                log.info("BatchJob %d was submitted before as %s; taking it on", job.id, known)
+                return known
+            return self._submit_new(job, entry, active_in_queue)
+        except SchedulerUnavailable as error:
+            raise NotNow(f"the scheduler does not answer: {error}") from error
+        except ServiceAway as error:
+            raise NotNow(f"no token for its launcher: {error}") from error
+        except (CredentialsError, SiteError) as error:
+            raise NotNow(str(error)) from error
+        except OSError as error:
+            raise NotNow(f"{error.filename or self._site.qsubmit}: {error.strerror or error}") from error
+
+    def facts(self, entry: Entry) -> dict[str, Any]:
+        """What people may want to know of a submission."""
+        script = self._ledger.directory(entry) / SCRIPT
+        return {"submit_script": str(script)} if script.exists() else {}
+
+    def forget(self, entry: Entry) -> None:
+        """The BatchJob ended: its launcher's token is dead, remove it. Raises OSError."""
+        (self._ledger.directory(entry) / CREDENTIALS).unlink(missing_ok=True)
+
+    def move_service(self, url: str) -> None:
+        """The local service has another address: tell the launchers of open BatchJobs through their credentials."""
+        for entry in self._ledger:
+            path = self._ledger.directory(entry) / CREDENTIALS
+            try:
+                known = read_mapping(path)
+                if known and known.get("url") != url:
+                    write_credentials(path, url, str(known.get("token", "")))
+            except CredentialsError as error:
+                log.error("%s", error)
+
+    def _submit_new(self, job: BatchJobView, entry: Entry, active_in_queue: int) -> str:
+        reason = refusal(job, self._settings, active_in_queue)
+        if reason is not None:
+            raise GiveUp(reason)
+        directory = self._ledger.directory(entry)
+        script = self._write_script(job, directory)
+        write_secret_file(directory / LAUNCHER_CONFIG, self._launcher_config(job, directory))
+        token = self._service.launcher_token(job.id)
+        write_credentials(directory / CREDENTIALS, self._service_url(), token.token)
+        crash_point("after-launcher-files")
+        request = SubmitRequest(
+            num_nodes=job.num_nodes,
+            wall_time_min=job.wall_time_min,
+            queue=job.queue,
+            project=job.project,
+            optional_params=job.optional_params,
+        )
+        try:
+            return self._scheduler.submit(script, entry.name, request)
+        except SubmitRefused as error:
+            raise GiveUp(f"the scheduler refused it: {error}") from error
+
+    def _write_script(self, job: BatchJobView, directory: Path) -> Path:
+        command = shlex.join([sys.executable, "-m", "balsam.launcher", "--config", str(directory / LAUNCHER_CONFIG)])
+        try:
+            text = self._template.render(script_values(job, self._site.root, command))
+        except ScriptError as error:
+            raise GiveUp(str(error)) from error
+        path = directory / SCRIPT
+        write_secret_file(path, text)
+        path.chmod(0o700)
+        return path

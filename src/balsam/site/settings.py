@@ -1,0 +1,150 @@
+"""settings.yml of a Site: every key, its default and its check.
+
+The keys are Balsam 0.7's where they mean the same. What the Site allows is decided here and nowhere else (S15): queues,
+projects, options, Apps. `settings_file` reads the file and turns every fault into a sentence with its line.
+"""
+
+import logging as log_records
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+Short = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Value = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Positive = Annotated[int, Field(ge=1)]
+PositiveSec = Annotated[float, Field(gt=0)]
+Later = Annotated[None, Field(default=None)]
+
+# Sections of Balsam 0.7 whose service comes later: `null` is understood, anything else would be a promise not kept.
+LATER_SECTIONS = ("processing", "transfers", "file_cleaner", "queue_maintainer", "elastic_queue")
+
+
+class Section(BaseModel):
+    """A section of settings.yml. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoggingSettings(Section):
+    """`logging`: the agent's log file, log/agent.log."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    format: str = "%(asctime)s.%(msecs)03d | %(process)d | %(levelname)s | %(name)s:%(lineno)s] %(message)s"
+    datefmt: str = "%Y-%m-%d %H:%M:%S"
+    max_bytes: Positive = 10_000_000
+    backup_count: Annotated[int, Field(ge=0, le=1000)] = 5
+
+    @field_validator("level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("format")
+    @classmethod
+    def _works(cls, value: str) -> str:
+        try:
+            log_records.Formatter(value)
+        except ValueError as error:
+            raise ValueError(f"is no format for a log line: {error}") from error
+        return value
+
+
+class LauncherSettings(Section):
+    """`launcher`: what the launchers of this Site are told."""
+
+    idle_ttl_sec: PositiveSec = 60.0
+    error_tail_num_lines: Annotated[int, Field(ge=0, le=1000)] = 10
+    max_concurrent_mpiruns: Positive = 1000
+    mpirun_allows_node_packing: bool = True
+    serial_mode_prefetch_per_rank: Positive = 64
+    sort_by: Literal["fifo", "long_large_first"] | None = None
+    compute_node: Short = "local"
+    mpi_app_launcher: Short | None = None  # Balsam's name of the top-level key `mpirun`
+    kill_grace_sec: PositiveSec = 10.0
+
+
+class QueueSettings(Section):
+    """Limits of one queue; `max_walltime` in minutes, `max_queued_jobs` 0 for no limit."""
+
+    max_nodes: Positive = 1
+    max_walltime: Positive = 60
+    max_queued_jobs: Annotated[int, Field(ge=0)] = 0
+
+
+class SchedulerSettings(Section):
+    """`scheduler`: which batch scheduler, and what may be asked of it through this Site."""
+
+    scheduler_class: Short = "local"
+    sync_period: PositiveSec = 10.0
+    allowed_queues: dict[Short, QueueSettings] = {"local": QueueSettings(max_nodes=1, max_walltime=1440)}
+    allowed_projects: list[Short] = ["local"]
+    optional_batch_job_params: dict[Short, Value] = {}
+    job_template_path: str = "job-template.sh"
+
+    @field_validator("optional_batch_job_params", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        # YAML reads `shout: no` as a boolean; Balsam's own sample file has this very line.
+        words = {True: "yes", False: "no"}
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: words[item] if isinstance(item, bool) else str(item) if isinstance(item, int | float) else item
+            for key, item in value.items()
+        }
+
+
+class AppsSettings(Section):
+    """`apps`: what this Site runs (S15). `owner`: every App its owner synced; `pinned`: only approved ones."""
+
+    accept: Literal["owner", "pinned"] = "owner"
+    python: bool = True
+
+
+class NodeSettings(Section):
+    """`node`: what one node has, where detection is wrong or shall be limited. None: detect."""
+
+    cpus: Positive | None = None
+    gpus: Annotated[int, Field(ge=0)] | list[Short] | None = None
+
+
+class Settings(Section):
+    """All of settings.yml.
+
+    >>> Settings().scheduler.allowed_queues["local"].max_walltime
+    1440
+    """
+
+    logging: LoggingSettings = LoggingSettings()
+    filter_tags: dict[Short, Value] = {}
+    launcher: LauncherSettings = LauncherSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    apps: AppsSettings = AppsSettings()
+    node: NodeSettings = NodeSettings()
+    mpirun: Short | None = None
+    processing: Later
+    transfers: Later
+    file_cleaner: Later
+    queue_maintainer: Later
+    elastic_queue: Later
+
+    @model_validator(mode="after")
+    def _one_mpirun(self) -> "Settings":
+        if self.mpirun and self.launcher.mpi_app_launcher:
+            raise ValueError("mpirun and launcher.mpi_app_launcher are two names of one setting; keep one of them")
+        return self
+
+    @property
+    def mpirun_name(self) -> str:
+        """The mpirun back end to use: a registered name, or `auto` to detect it."""
+        return self.mpirun or self.launcher.mpi_app_launcher or "auto"
+
+
+# Keys of Balsam 0.7 that mean nothing here; kept as words so that an old file gets an answer and not a guess.
+GONE = {
+    "launcher.delay_sec": "this launcher does not poll",
+    "launcher.local_app_launcher": "serial Jobs are always started directly",
+    "launcher.serial_mode_startup_params": "serial mode starts its workers by itself",
+    "logging.buffer_num_records": "log lines are written at once",
+    "logging.flush_period": "log lines are written at once",
+}
