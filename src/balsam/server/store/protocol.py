@@ -60,7 +60,7 @@ class ReadTx(Protocol):
         """The row with this id."""
         ...
 
-    def find(self, kind: type[R], **equals: Value | tuple[Value, ...]) -> list[R]:
+    def find(self, kind: type[R], /, **equals: Value | tuple[Value, ...]) -> list[R]:
         """Rows whose columns have these values; a tuple means any of them."""
         ...
 

@@ -61,7 +61,7 @@ class SqliteReadTx:
         found: list[R] = self.find(kind, id=row_id)
         return found[0] if found else None
 
-    def find(self, kind: type[R], **equals: Value | tuple[Value, ...]) -> list[R]:
+    def find(self, kind: type[R], /, **equals: Value | tuple[Value, ...]) -> list[R]:
         conditions: list[tuple[str, str]] = []
         params: list[Any] = []
         for column, value in equals.items():

@@ -1,0 +1,185 @@
+"""Accounts and tokens: who is calling, log in and out, new users.
+
+Passwords are hashed and secrets are made by the caller: a transaction does nothing slow and draws no random numbers.
+Tokens are kept as SHA-256 of their text, and a revocation counts from the next request on.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from hashlib import sha256
+from typing import cast
+
+from balsam.domain.states import BATCH_JOB_ENDED
+from balsam.server.errors import Conflict, NotFound, Unauthenticated
+from balsam.server.principal import Kind, Principal
+from balsam.server.store.protocol import ReadTx, Tx, Wake
+from balsam.server.store.records import BatchJobRow, SiteRow, TokenRow, UserRow, micros, moment, moment_or_none
+from balsam.wire.auth import Login, UserView, WhoAmI
+
+LOCAL_LABEL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """A principal, and until when its token is good (None: until it is revoked)."""
+
+    principal: Principal
+    expires_at: datetime | None
+
+
+def token_hash(token: str) -> str:
+    """How a token is kept. It has 256 random bits, so a fast hash is enough."""
+    return sha256(token.encode()).hexdigest()
+
+
+def authenticate(tx: ReadTx, token: str, now: datetime) -> Authenticated:
+    """The principal behind a token. Raises Unauthenticated for one that is unknown, expired or revoked."""
+    found = tx.find(TokenRow, token_hash=token_hash(token))
+    if not found or found[0].revoked_at is not None:
+        raise Unauthenticated
+    row = found[0]
+    if row.expires_at is not None and row.expires_at <= micros(now):
+        raise Unauthenticated("your login has expired; run `balsam login URL` again")
+    user = tx.get(UserRow, row.user_id)
+    if user is None or not _lives(tx, row):
+        raise Unauthenticated
+    is_admin = user.is_admin and row.kind == "user"
+    kind = cast(Kind, row.kind)
+    principal = Principal(user.id, user.username, kind, is_admin, row.site_id, row.batch_job_id, row.id)
+    return Authenticated(principal, moment_or_none(row.expires_at))
+
+
+def _lives(tx: ReadTx, token: TokenRow) -> bool:
+    """Whether what the token speaks for still exists."""
+    if token.site_id is not None:
+        site = tx.get(SiteRow, token.site_id)
+        if site is None or site.deleted_at is not None:
+            return False
+    if token.batch_job_id is not None:
+        batch_job = tx.get(BatchJobRow, token.batch_job_id)
+        return batch_job is not None and batch_job.state not in BATCH_JOB_ENDED
+    return True
+
+
+def touch_tokens(tx: Tx, token_ids: Iterable[int], now: datetime) -> None:
+    """Note that the tokens were used."""
+    for row in tx.find(TokenRow, id=tuple(token_ids)):
+        tx.put(replace(row, last_used_at=micros(now)))
+
+
+def add_token(
+    tx: Tx,
+    user_id: int,
+    kind: Kind,
+    secret: str,
+    label: str,
+    now: datetime,
+    *,
+    site_id: int | None = None,
+    batch_job_id: int | None = None,
+    expires_at: datetime | None = None,
+) -> TokenRow:
+    """Store a new token."""
+    row = TokenRow(
+        id=tx.new_id(TokenRow),
+        token_hash=token_hash(secret),
+        kind=kind,
+        user_id=user_id,
+        site_id=site_id,
+        batch_job_id=batch_job_id,
+        label=label,
+        created_at=micros(now),
+        expires_at=None if expires_at is None else micros(expires_at),
+        revoked_at=None,
+        last_used_at=None,
+    )
+    tx.put(row)
+    return row
+
+
+def revoke(tx: Tx, rows: Iterable[TokenRow], now: datetime) -> None:
+    """Revoke tokens; whoever remembers them is told to forget."""
+    for row in rows:
+        if row.revoked_at is None:
+            tx.put(replace(row, revoked_at=micros(now)))
+    tx.wake(Wake("tokens", 0, "revoked", {}))
+
+
+def user_for_login(tx: ReadTx, username: str) -> UserRow | None:
+    """The account, for checking a password outside of any transaction."""
+    users = tx.find(UserRow, username=username)
+    return users[0] if users else None
+
+
+def issue_user_token(
+    tx: Tx, user_id: int, secret: str, expires_at: datetime | None, label: str, now: datetime
+) -> Login:
+    """A user's token after a login. Raises NotFound when the account is gone."""
+    user = tx.get(UserRow, user_id)
+    if user is None:
+        raise NotFound
+    add_token(tx, user_id, "user", secret, label, now, expires_at=expires_at)
+    return Login(token=secret, username=user.username, expires_at=expires_at)
+
+
+def logout(tx: Tx, principal: Principal, now: datetime) -> None:
+    """Revoke the token of this request."""
+    row = tx.get(TokenRow, principal.token_id)
+    if row is not None:
+        revoke(tx, [row], now)
+
+
+def who_am_i(tx: ReadTx, principal: Principal) -> WhoAmI:
+    return WhoAmI(
+        user_id=principal.user_id,
+        username=principal.username,
+        kind=principal.kind,
+        is_admin=principal.is_admin,
+        site_id=principal.site_id,
+        batch_job_id=principal.batch_job_id,
+    )
+
+
+def create_user(
+    tx: Tx, principal: Principal, username: str, password_hash: str, is_admin: bool, now: datetime
+) -> UserView:
+    """A new password account; only for administrators."""
+    principal.require_admin()
+    return _view(_add_user(tx, username, password_hash, is_admin, now))
+
+
+def list_users(tx: ReadTx, principal: Principal) -> list[UserView]:
+    principal.require_admin()
+    return [_view(user) for user in tx.find(UserRow)]
+
+
+def ensure_local_user(tx: Tx, username: str, secret: str, now: datetime) -> Principal:
+    """Single-user mode: the account of the Unix user, and a fresh token; tokens of earlier starts end."""
+    user = user_for_login(tx, username) or _add_user(tx, username, None, True, now)
+    earlier = tx.find(TokenRow, user_id=user.id, label=LOCAL_LABEL, revoked_at=None)
+    if earlier:
+        revoke(tx, earlier, now)
+    token = add_token(tx, user.id, "user", secret, LOCAL_LABEL, now)
+    return Principal(user.id, user.username, "user", user.is_admin, token_id=token.id)
+
+
+def set_password(tx: Tx, username: str, password_hash: str, now: datetime) -> None:
+    """Give an account a password; its logins end, the tokens of its Sites stay. Raises NotFound."""
+    user = user_for_login(tx, username)
+    if user is None:
+        raise NotFound
+    tx.put(replace(user, password_hash=password_hash))
+    revoke(tx, tx.find(TokenRow, user_id=user.id, kind="user", revoked_at=None), now)
+
+
+def _add_user(tx: Tx, username: str, password_hash: str | None, is_admin: bool, now: datetime) -> UserRow:
+    if tx.find(UserRow, username=username):
+        raise Conflict("user_exists", f"there is a user {username!r} already")
+    row = UserRow(tx.new_id(UserRow), username, password_hash, is_admin, micros(now))
+    tx.put(row)
+    return row
+
+
+def _view(user: UserRow) -> UserView:
+    return UserView(id=user.id, username=user.username, is_admin=user.is_admin, created_at=moment(user.created_at))

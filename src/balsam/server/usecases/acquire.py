@@ -1,0 +1,75 @@
+"""Granting Jobs to a Session: the one place where a Job gets a holder.
+
+A grant takes runnable Jobs that nobody holds and raises their token (S6). A call that comes again is answered with what
+it was granted the first time, an older one with nothing (S3).
+"""
+
+from dataclasses import replace
+from datetime import datetime
+
+from balsam.domain.lease import CallOrder, call_order
+from balsam.server.principal import Principal
+from balsam.server.store.protocol import ReadTx, Tx
+from balsam.server.store.records import AcquireCriteria, AppRow, JobRow
+from balsam.server.usecases.sessions import is_closing, open_session_of
+from balsam.server.usecases.views import app_view
+from balsam.wire.apps import AppView
+from balsam.wire.sessions import AcquireReply, AcquireRequest, GrantedJob
+
+
+def acquire_jobs(tx: Tx, principal: Principal, session_id: int, message: AcquireRequest, now: datetime) -> AcquireReply:
+    """Grant up to `max_jobs` Jobs. Raises SessionEnded when the lease is over."""
+    session = open_session_of(tx, principal, session_id)
+    jobs: list[JobRow] = []
+    match call_order(session.acquire_seq, message.acquire_seq):
+        case CallOrder.NEW:
+            tx.put(replace(session, acquire_seq=message.acquire_seq))
+            if not is_closing(tx, session):
+                jobs = tx.acquire(_criteria(session.site_id, message), session.id, message.acquire_seq)
+        case CallOrder.REPEAT:
+            jobs = tx.granted_jobs(session.id, message.acquire_seq)
+        case CallOrder.OLD:
+            pass
+    apps = {app.id: app for app in _apps(tx, jobs)}
+    granted = [_granted(job, apps[job.app_id]) for job in jobs]
+    unknown = [app for app_id, app in apps.items() if message.known_apps.get(app_id) != app.content_hash]
+    return AcquireReply(acquire_seq=message.acquire_seq, jobs=granted, apps=unknown)
+
+
+def _criteria(site_id: int, message: AcquireRequest) -> AcquireCriteria:
+    return AcquireCriteria(
+        site_id=site_id,
+        max_jobs=message.max_jobs,
+        max_wall_time_min=message.max_wall_time_min,
+        max_nodes_per_job=message.max_nodes_per_job,
+        max_aggregate_nodes=message.max_aggregate_nodes,
+        serial_only=message.serial_only,
+        filter_tags=tuple(message.filter_tags.items()),
+        long_large_first=message.sort_by == "long_large_first",
+    )
+
+
+def _apps(tx: ReadTx, jobs: list[JobRow]) -> list[AppView]:
+    if not jobs:
+        return []
+    return [app_view(app) for app in tx.find(AppRow, id=tuple({job.app_id for job in jobs}))]
+
+
+def _granted(job: JobRow, app: AppView) -> GrantedJob:
+    defaults = {name: spec.default for name, spec in app.parameters.items() if spec.default is not None}
+    return GrantedJob(
+        id=job.id,
+        app_id=job.app_id,
+        token=job.token,
+        attempt=job.attempt + 1,
+        workdir=job.workdir,
+        parameters={**defaults, **job.parameters},
+        num_nodes=job.num_nodes,
+        ranks_per_node=job.ranks_per_node,
+        threads_per_rank=job.threads_per_rank,
+        threads_per_core=job.threads_per_core,
+        gpus_per_rank=job.gpus_per_rank,
+        node_packing_count=job.node_packing_count,
+        wall_time_min=job.wall_time_min,
+        launch_params=job.launch_params,
+    )

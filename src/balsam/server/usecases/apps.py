@@ -1,0 +1,104 @@
+"""Apps: sync a definition, list, delete."""
+
+from datetime import datetime
+
+from balsam.domain.app import AppParameter as Parameter
+from balsam.domain.app import with_template_parameters
+from balsam.domain.template import TemplateError
+from balsam.server.errors import Conflict, Invalid
+from balsam.server.principal import Principal
+from balsam.server.store.protocol import ReadTx, Tx
+from balsam.server.store.records import AppRow, JobSelection, micros
+from balsam.server.usecases.limits import BadJson, json_text
+from balsam.server.usecases.scope import own_app, own_site, own_sites
+from balsam.server.usecases.views import app_view
+from balsam.wire.apps import AppFilter, AppParameter, AppsPage, AppSync, AppView
+from balsam.wire.base import Deleted, ErrorDetail
+
+MAX_DEFINITION_BYTES = 1_048_576
+
+
+def list_apps(tx: ReadTx, principal: Principal, message: AppFilter) -> AppsPage:
+    sites = {
+        site.id
+        for site in own_sites(tx, principal)
+        if message.site_name in (None, site.name) and (message.site_path is None or message.site_path in site.path)
+    }
+    rows = [
+        app
+        for app in tx.find(AppRow, owner_id=principal.user_id)
+        if app.site_id in sites
+        and (message.id is None or app.id in message.id)
+        and (message.site_id is None or app.site_id in message.site_id)
+        and message.name in (None, app.name)
+    ]
+    page = rows[message.offset : message.offset + message.limit]
+    return AppsPage(count=len(rows), results=[app_view(app) for app in page])
+
+
+def get_app(tx: ReadTx, principal: Principal, app_id: int) -> AppView:
+    return app_view(own_app(tx, principal, app_id))
+
+
+def sync_app(tx: Tx, principal: Principal, message: AppSync, now: datetime) -> AppView:
+    """Create the App (site, name) or replace its definition. Raises Invalid with every fault of the definition."""
+    principal.require("user")
+    site = own_site(tx, principal, message.site_id)
+    message = _complete(message)
+    spec = message.spec()
+    problems = [ErrorDetail(where="command_template", message=text) for text in spec.problems()]
+    problems += _unsupported(message)
+    definition = message.model_dump(mode="json")
+    try:
+        json_text(definition, "the App's definition", MAX_DEFINITION_BYTES)
+    except BadJson as error:
+        problems.append(ErrorDetail(where="app", message=str(error)))
+    if problems:
+        raise Invalid(problems)
+    known = tx.find(AppRow, site_id=site.id, name=message.name)
+    row = AppRow(
+        id=known[0].id if known else tx.new_id(AppRow),
+        site_id=site.id,
+        owner_id=principal.user_id,
+        name=message.name,
+        content_hash=spec.content_hash,
+        synced_at=micros(now),
+        definition=definition,
+    )
+    tx.put(row)
+    return app_view(row)
+
+
+def _complete(message: AppSync) -> AppSync:
+    """Parameters that only the template names are required ones."""
+    if message.command_template is None:
+        return message
+    declared = {name: Parameter(**spec.model_dump()) for name, spec in message.parameters.items()}
+    try:
+        parameters = with_template_parameters(message.command_template, declared)
+    except TemplateError as error:
+        raise Invalid([ErrorDetail(where="command_template", message=str(error))]) from None
+    wanted = {
+        name: AppParameter(required=spec.required, default=spec.default, help=spec.help)
+        for name, spec in parameters.items()
+    }
+    return message.model_copy(update={"parameters": wanted})
+
+
+def _unsupported(message: AppSync) -> list[ErrorDetail]:
+    if not message.hooks:
+        return []
+    names = ", ".join(message.hooks)
+    why = f"{names}: Sites of this release do not run hooks yet; leave them out, and do the step in the command itself"
+    return [ErrorDetail(where="hooks", message=why)]
+
+
+def delete_app(tx: Tx, principal: Principal, app_id: int) -> Deleted:
+    """Remove an App that no Job refers to any more. Raises Conflict `app_in_use` otherwise."""
+    principal.require("user")
+    app = own_app(tx, principal, app_id)
+    jobs = tx.job_count(JobSelection(principal.user_id, app_ids=(app.id,)))
+    if jobs:
+        raise Conflict("app_in_use", f"App {app.name!r} has {jobs} Jobs; delete them first")
+    tx.remove(AppRow, app.id)
+    return Deleted(deleted=1)

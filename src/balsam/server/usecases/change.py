@@ -1,0 +1,101 @@
+"""Changing fields of Jobs. What decides how a Job runs changes only while nobody holds it."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from balsam.domain.job import Resources
+from balsam.domain.paths import BadPath, contained
+from balsam.domain.states import JobState
+from balsam.domain.template import ParameterError, check_parameters
+from balsam.server.errors import Conflict, Invalid, NotFound
+from balsam.server.principal import Principal
+from balsam.server.store.protocol import Tx
+from balsam.server.store.records import AppRow, JobRow, micros
+from balsam.server.usecases.limits import BadJson, json_text, tag_problems
+from balsam.wire.apps import AppSync
+from balsam.wire.base import ErrorDetail
+from balsam.wire.jobs import JobPatch, JobsChanged, JobsPatch
+
+MAX_PRIORITY = 1_000_000
+_SHAPE = (
+    *("num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core"),
+    *("gpus_per_rank", "node_packing_count", "wall_time_min"),
+)
+_WHILE_FREE = frozenset((*_SHAPE, "parameters", "workdir", "launch_params", "priority"))
+_NULLABLE = frozenset({"max_attempts", "return_code"})
+
+
+def patch_jobs(tx: Tx, principal: Principal, message: JobsPatch, now: datetime) -> JobsChanged:
+    """Make a different change to each Job; all or none. Raises NotFound, Invalid, Conflict `job_held`."""
+    principal.require("user")
+    owned = {job.id for job in tx.hot_jobs(message.patches).values() if job.owner_id == principal.user_id}
+    missing = [job_id for job_id in message.patches if job_id not in owned]
+    if missing:
+        why = "there is no such Job, or it is not yours"
+        raise NotFound([ErrorDetail(where=f"patches[{job_id}]", message=why) for job_id in missing])
+    changed, refused = change_slice(tx, message.patches, now)
+    if refused:
+        job_id, why = next(iter(refused.items()))
+        raise Conflict("job_held", f"Job {job_id}: {why}; nothing was changed")
+    return JobsChanged(changed=changed)
+
+
+def change_slice(tx: Tx, patches: Mapping[int, JobPatch], now: datetime) -> tuple[int, dict[int, str]]:
+    """Change Jobs, which the caller was found to own. Returns how many changed, and why others did not.
+
+    Raises Invalid with every fault of every patch.
+    """
+    jobs = tx.jobs(patches)
+    apps = {app.id: app for app in tx.find(AppRow, id=tuple({job.app_id for job in jobs}))}
+    changes: dict[int, dict[str, Any]] = {}
+    refused: dict[int, str] = {}
+    faults: list[ErrorDetail] = []
+    for job in jobs:
+        given = _given(patches[job.id])
+        faults += [
+            ErrorDetail(where=f"patches[{job.id}].{where}", message=why)
+            for where, why in _problems(job, apps[job.app_id], given)
+        ]
+        if job.session_id is not None and (fixed := sorted(_WHILE_FREE & given.keys())):
+            state = "RUNNING" if job.state is JobState.RUNNING else "granted to a launcher"
+            refused[job.id] = f"it is {state}; {', '.join(fixed)} can't be changed now"
+        elif given:
+            changes[job.id] = given
+    if faults:
+        raise Invalid(faults)
+    tx.change_jobs(changes, micros(now))
+    return len(changes), refused
+
+
+def _given(patch: JobPatch) -> dict[str, Any]:
+    """What was given. A null means nothing but for the fields that can be without a value."""
+    given = patch.model_dump(exclude_unset=True)
+    return {name: value for name, value in given.items() if value is not None or name in _NULLABLE}
+
+
+def _problems(job: JobRow, app: AppRow, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(where, what is wrong); puts a workdir into its normal form."""
+    if any(name in given for name in _SHAPE):
+        for why in Resources(**{name: given.get(name, getattr(job, name)) for name in _SHAPE}).problems():
+            yield "resources", why
+    if "workdir" in given:
+        try:
+            given["workdir"] = contained(given["workdir"])
+        except BadPath as error:
+            yield "workdir", str(error)
+    for name in ("parameters", "data", "launch_params"):
+        try:
+            json_text(given.get(name, {}), name)
+        except BadJson as error:
+            yield name, str(error)
+    for why in tag_problems(given.get("tags", {})):
+        yield "tags", why
+    if abs(given.get("priority", 0)) > MAX_PRIORITY:
+        yield "priority", f"it must be between -{MAX_PRIORITY} and {MAX_PRIORITY}"
+    if "parameters" in given:
+        spec = AppSync.model_validate(app.definition).spec()
+        try:
+            check_parameters(spec.required_parameters, spec.optional_parameters, given["parameters"], app.name)
+        except ParameterError as error:
+            yield "parameters", str(error)

@@ -1,0 +1,38 @@
+"""Reading the EventLog."""
+
+from balsam.server.principal import Principal
+from balsam.server.store.protocol import ReadTx
+from balsam.server.store.records import BatchJobRow, EventSelection, PageWindow, micros
+from balsam.server.usecases.filters import visible_sites
+from balsam.server.usecases.limits import pairs
+from balsam.server.usecases.views import event_view
+from balsam.wire.events import EventQuery, EventsPage
+
+
+def list_events(tx: ReadTx, principal: Principal, message: EventQuery) -> EventsPage:
+    """A page of events of the caller's Jobs. A BatchJob selects the Jobs whose last attempt ran in it."""
+    principal.require("user", "site")
+    selection = EventSelection(
+        owner_id=principal.user_id,
+        ids=None if message.id is None else tuple(message.id),
+        job_ids=None if message.job_id is None else tuple(message.job_id),
+        site_ids=visible_sites(principal, None),
+        batch_job_ids=_batch_jobs(tx, principal, message),
+        tags=pairs(message.tags, "tags"),
+        data=pairs(message.data, "data"),
+        before=None if message.timestamp_before is None else micros(message.timestamp_before),
+        after=None if message.timestamp_after is None else micros(message.timestamp_after),
+        from_state=message.from_state,
+        to_state=message.to_state,
+    )
+    window = PageWindow("timestamp", message.ordering.startswith("-"), message.limit, message.offset)
+    rows = tx.events(selection, window) if message.limit else []
+    return EventsPage(count=tx.event_count(selection), results=[event_view(row) for row in rows])
+
+
+def _batch_jobs(tx: ReadTx, principal: Principal, message: EventQuery) -> tuple[int, ...] | None:
+    wanted = None if message.batch_job_id is None else tuple(message.batch_job_id)
+    if message.scheduler_id is None:
+        return wanted
+    named = tx.find(BatchJobRow, owner_id=principal.user_id, scheduler_id=message.scheduler_id)
+    return tuple(row.id for row in named if wanted is None or row.id in wanted)

@@ -1,0 +1,52 @@
+"""From a filter as it is sent to a selection that the store reads, scoped to the caller (S14)."""
+
+from balsam.domain.states import JobState
+from balsam.server.principal import Principal
+from balsam.server.store.protocol import ReadTx
+from balsam.server.store.records import AppRow, JobSelection, micros
+from balsam.server.usecases.limits import pairs
+from balsam.wire.jobs import JobFilter
+
+
+def job_selection(tx: ReadTx, principal: Principal, message: JobFilter) -> JobSelection:
+    """Raises Invalid for a tag without a colon."""
+    principal.require("user", "site")
+    return JobSelection(
+        owner_id=principal.user_id,
+        ids=_tuple(message.id),
+        parent_ids=_tuple(message.parent_id),
+        app_ids=_app_ids(tx, principal, message),
+        site_ids=visible_sites(principal, message.site_id),
+        batch_job_ids=_tuple(message.batch_job_id),
+        states=_states(message),
+        tags=pairs(message.tags, "tags"),
+        workdir_contains=message.workdir__contains,
+        updated_before=None if message.last_update_before is None else micros(message.last_update_before),
+        updated_after=None if message.last_update_after is None else micros(message.last_update_after),
+        pending_file_cleanup=message.pending_file_cleanup,
+    )
+
+
+def visible_sites(principal: Principal, wanted: list[int] | None) -> tuple[int, ...] | None:
+    """The Sites of a filter, of which a site token sees only its own."""
+    if principal.site_id is None:
+        return _tuple(wanted)
+    return (principal.site_id,) if wanted is None or principal.site_id in wanted else ()
+
+
+def _tuple(values: list[int] | None) -> tuple[int, ...] | None:
+    return None if values is None else tuple(dict.fromkeys(values))
+
+
+def _app_ids(tx: ReadTx, principal: Principal, message: JobFilter) -> tuple[int, ...] | None:
+    if message.app_name is None:
+        return _tuple(message.app_id)
+    named = tx.find(AppRow, owner_id=principal.user_id, name=message.app_name)
+    return tuple(app.id for app in named if message.app_id is None or app.id in message.app_id)
+
+
+def _states(message: JobFilter) -> tuple[JobState, ...] | None:
+    if message.state is None and message.state__ne is None:
+        return None
+    wanted = set(JobState) if message.state is None else set(message.state)
+    return tuple(state for state in JobState if state in wanted and state != message.state__ne)

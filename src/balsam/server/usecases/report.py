@@ -1,0 +1,128 @@
+"""Reports of a launcher: what started, what ended and how, in the order of its durable outbox.
+
+Records that were counted before are skipped (S3). A record whose Job is not this Session's any more changes nothing and
+is answered `fenced`, which makes the launcher kill that run (S7). A late result of an unchanged token is still good,
+whether it comes from the launcher or from the Site that found its outbox.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+
+from balsam.domain.lifecycle import Refused, Request
+from balsam.domain.states import Actor, JobEvent, JobState
+from balsam.server.errors import Invalid
+from balsam.server.principal import Principal
+from balsam.server.store.protocol import Tx
+from balsam.server.store.records import HotJob, Json, SessionRow, micros
+from balsam.server.usecases.limits import BadJson, json_text
+from balsam.server.usecases.scope import own_session
+from balsam.server.usecases.transitions import Transitions
+from balsam.wire.base import ErrorDetail
+from balsam.wire.sessions import LaunchEvent, Report, ReportRecord, ReportReply
+
+_EVENTS = {
+    LaunchEvent.STARTED: JobEvent.STARTED,
+    LaunchEvent.RUN_DONE: JobEvent.RUN_DONE,
+    LaunchEvent.RUN_ERROR: JobEvent.RUN_ERROR,
+    LaunchEvent.RUN_TIMEOUT: JobEvent.RUN_TIMEOUT,
+    LaunchEvent.KILLED: JobEvent.KILLED,
+}
+
+
+def report(tx: Tx, principal: Principal, session_id: int, message: Report, now: datetime) -> ReportReply:
+    """Apply the records. Also for a Session that has ended: its late results are judged by their tokens."""
+    session = own_session(tx, principal, session_id)
+    _check_order(message)
+    work = _Work(tx, session, now)
+    work.steps.load({record.job_id for record in message.records})
+    for record in message.records:
+        work.judge(record)
+    work.finish()
+    acked = max(session.report_seq, message.records[-1].seq)
+    if acked != session.report_seq:
+        tx.put(replace(session, report_seq=acked))
+    return ReportReply(acked_seq=acked, fenced=list(work.fenced), cancel=tx.jobs_to_stop(session.id))
+
+
+def _check_order(message: Report) -> None:
+    last = 0
+    for index, record in enumerate(message.records):
+        if record.seq <= last:
+            why = f"{record.seq} after {last}: the numbers of a Session's records only grow"
+            raise Invalid([ErrorDetail(where=f"records[{index}].seq", message=why)])
+        last = record.seq
+
+
+class _Work:
+    """The records of one report."""
+
+    def __init__(self, tx: Tx, session: SessionRow, now: datetime) -> None:
+        self.tx = tx
+        self.session = session
+        self.steps = Transitions(tx, now)
+        self.fenced: dict[int, None] = {}
+        self.unlocked: dict[int, HotJob] = {}
+
+    def judge(self, record: ReportRecord) -> None:
+        job = self.steps.get(record.job_id)
+        current = job is not None and job.site_id == self.session.site_id and job.token == record.token
+        if job is None or not current:
+            # A run that was given up is no news: there is nothing left to kill.
+            if record.event is not LaunchEvent.RELEASED:
+                self.fenced[record.job_id] = None
+        elif record.seq > self.session.report_seq:
+            if record.event is LaunchEvent.RELEASED:
+                self._release(job, record)
+            else:
+                self._take(job, record)
+
+    def _take(self, job: HotJob, record: ReportRecord) -> None:
+        request = Request(
+            _EVENTS[record.event],
+            Actor.LAUNCHER,
+            token=record.token,
+            session_id=self.session.id,
+            message=record.message,
+        )
+        reported_at = micros(record.at)
+        try:
+            update = self.steps.take(job.id, request, reported_at=reported_at, data=_data(record))
+        except Refused:
+            self.fenced[job.id] = None
+            return
+        if update is None:
+            return
+        if record.event is LaunchEvent.STARTED:
+            update.started_at, update.ended_at, update.return_code = reported_at, None, None
+            update.batch_job_id = self.session.batch_job_id
+        else:
+            update.ended_at, update.return_code = reported_at, record.return_code
+
+    def _release(self, job: HotJob, record: ReportRecord) -> None:
+        """Handed back: the Session holds the Job no longer."""
+        facts = self.steps.facts(job.id)
+        if facts.session_id != self.session.id or job.id in self.unlocked:
+            return
+        if facts.state is JobState.RUNNING:
+            # Started after all, and given up: the attempt is over.
+            request = Request(JobEvent.LEASE_ENDED, Actor.LAUNCHER, message=record.message or "handed back")
+            self.steps.take(job.id, request, reported_at=micros(record.at), data=_data(record))
+        else:
+            self.unlocked[job.id] = job
+
+    def finish(self) -> None:
+        self.tx.unlock(self.session.id, list(self.unlocked.values()))
+        self.steps.released(self.unlocked.values())
+        self.steps.flush()
+
+
+def _data(record: ReportRecord) -> Json:
+    """What the EventLog keeps of a record. A report is never refused for it: its outbox could not go on."""
+    data: Json = {} if record.return_code is None else {"return_code": record.return_code}
+    if not record.data:
+        return data
+    try:
+        json_text(record.data, "data")
+    except BadJson as error:
+        return {**data, "dropped": str(error)}
+    return {**data, **record.data}

@@ -1,0 +1,127 @@
+"""Verbs on every Job that a filter selects: update, cancel, retry, delete.
+
+Run in slices, each a transaction of its own, so that a filter over a million Jobs keeps nobody else waiting. A verb on
+many Jobs is therefore not one unit: an interruption leaves the rest unchanged, and the caller can say it again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from balsam.domain.states import DONE_STATES, JobState
+from balsam.server.errors import Invalid
+from balsam.server.principal import Principal
+from balsam.server.store.protocol import Store, Tx
+from balsam.server.store.records import JobSelection
+from balsam.server.usecases.cancel import cancel_jobs
+from balsam.server.usecases.change import change_slice
+from balsam.server.usecases.delete import delete_jobs
+from balsam.server.usecases.filters import job_selection
+from balsam.server.usecases.retry import retry_jobs
+from balsam.wire.base import Deleted, ErrorDetail
+from balsam.wire.jobs import JobFilter, JobsChanged, JobsSelect
+
+SLICE = 2000
+MAX_REFUSED = 100
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a verb did to a slice."""
+
+    changed: int = 0
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+Verb = Callable[[Tx, list[int]], Outcome]
+
+
+async def cancel_selected(store: Store, principal: Principal, message: JobsSelect, now: datetime) -> JobsChanged:
+    """Cancel the Jobs. Those that are done already are refused only when they were named by id."""
+    _only(message, "reason")
+
+    def verb(tx: Tx, ids: list[int]) -> Outcome:
+        return Outcome(*cancel_jobs(tx, ids, message.reason, now))
+
+    keep = None if message.filter.id is not None else [state for state in JobState if state not in DONE_STATES]
+    return _changed(await _over(store, principal, message.filter, verb, keep))
+
+
+async def retry_selected(store: Store, principal: Principal, message: JobsSelect, now: datetime) -> JobsChanged:
+    """Let FAILED and CANCELLED Jobs run again. Others are refused only when they were named by id."""
+    _only(message)
+
+    def verb(tx: Tx, ids: list[int]) -> Outcome:
+        return Outcome(*retry_jobs(tx, ids, now))
+
+    keep = None if message.filter.id is not None else [JobState.FAILED, JobState.CANCELLED]
+    return _changed(await _over(store, principal, message.filter, verb, keep))
+
+
+async def update_selected(store: Store, principal: Principal, message: JobsSelect, now: datetime) -> JobsChanged:
+    """Make the same change to all of the Jobs."""
+    _only(message, "patch")
+    patch = message.patch
+    if patch is None:
+        raise Invalid([ErrorDetail(where="patch", message="say what to change")])
+
+    def verb(tx: Tx, ids: list[int]) -> Outcome:
+        return Outcome(*change_slice(tx, dict.fromkeys(ids, patch), now))
+
+    return _changed(await _over(store, principal, message.filter, verb))
+
+
+async def delete_selected(store: Store, principal: Principal, message: JobsSelect, now: datetime) -> Deleted:
+    """Remove the Jobs and their history. RUNNING and granted ones, and parents that are waited for, are skipped."""
+    _only(message)
+
+    def verb(tx: Tx, ids: list[int]) -> Outcome:
+        return Outcome(*delete_jobs(tx, ids))
+
+    outcome = await _over(store, principal, message.filter, verb)
+    while outcome.refused:
+        # A parent could stand in an earlier slice than the children that kept it.
+        again = await _over(store, principal, JobFilter(id=list(outcome.refused)), verb)
+        again.changed, moved = outcome.changed + again.changed, again.changed
+        outcome = again
+        if not moved:
+            break
+    skipped = sorted(outcome.refused)
+    reason = outcome.refused[skipped[0]] if skipped else ""
+    return Deleted(deleted=outcome.changed, skipped=skipped, reason=reason)
+
+
+async def _over(
+    store: Store, principal: Principal, wanted: JobFilter, verb: Verb, keep: list[JobState] | None = None
+) -> Outcome:
+    total = Outcome()
+    after: int | None = 0
+    while after is not None:
+        start = after
+
+        def one_slice(tx: Tx, start: int = start) -> tuple[Outcome, int | None]:
+            ids = tx.job_ids(_kept(job_selection(tx, principal, wanted), keep), start, SLICE)
+            return (verb(tx, ids) if ids else Outcome()), (ids[-1] if len(ids) == SLICE else None)
+
+        outcome, after = await store.write(one_slice)
+        total.changed += outcome.changed
+        total.refused.update(outcome.refused)
+    return total
+
+
+def _kept(selection: JobSelection, keep: list[JobState] | None) -> JobSelection:
+    if keep is None:
+        return selection
+    states = keep if selection.states is None else [state for state in selection.states if state in keep]
+    return replace(selection, states=tuple(states))
+
+
+def _changed(outcome: Outcome) -> JobsChanged:
+    named = dict(sorted(outcome.refused.items())[:MAX_REFUSED])
+    return JobsChanged(changed=outcome.changed, refused=named)
+
+
+def _only(message: JobsSelect, allowed: str = "") -> None:
+    for name, given in (("patch", message.patch is not None), ("reason", bool(message.reason))):
+        if given and name != allowed:
+            raise Invalid([ErrorDetail(where=name, message="this verb does not take it; leave it out")])

@@ -1,0 +1,118 @@
+"""Sessions: open a lease, renew it, close it; and what the end of a lease means for the Jobs it held."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from balsam.domain.lease import LEASE_TTL_SEC, LeaseKind
+from balsam.domain.lifecycle import Request
+from balsam.domain.states import BATCH_JOB_ENDED, Actor, BatchJobState, JobEvent, JobState
+from balsam.server.errors import Conflict, Invalid, SessionEnded
+from balsam.server.principal import Principal
+from balsam.server.store.protocol import ReadTx, Tx
+from balsam.server.store.records import BatchJobRow, SessionRow, micros
+from balsam.server.usecases.scope import own_batch_job, own_session, own_site
+from balsam.server.usecases.transitions import Transitions
+from balsam.server.usecases.views import session_view
+from balsam.wire.base import ErrorDetail
+from balsam.wire.sessions import RenewReply, SessionClose, SessionCreate, SessionsPage, SessionView
+
+CLOSING = BATCH_JOB_ENDED | {BatchJobState.PENDING_DELETION}
+MAX_LABEL = 256
+
+
+def list_sessions(tx: ReadTx, principal: Principal) -> SessionsPage:
+    """Open Sessions that the caller may see."""
+    rows = [
+        row
+        for row in tx.find(SessionRow, owner_id=principal.user_id, ended_at=None)
+        if principal.site_id in (None, row.site_id)
+        and (principal.kind != "launcher" or principal.batch_job_id == row.batch_job_id)
+    ]
+    return SessionsPage(count=len(rows), results=[session_view(row) for row in rows])
+
+
+def get_session(tx: ReadTx, principal: Principal, session_id: int) -> SessionView:
+    return session_view(own_session(tx, principal, session_id))
+
+
+def check_stream(tx: ReadTx, principal: Principal, session_id: int) -> SessionView:
+    """The Session whose stream the caller may hear. Raises SessionEnded."""
+    return session_view(open_session_of(tx, principal, session_id))
+
+
+def open_session_of(tx: ReadTx, principal: Principal, session_id: int) -> SessionRow:
+    """The caller's Session. Raises SessionEnded once it is over: that is for good (S6)."""
+    session = own_session(tx, principal, session_id)
+    if session.ended_at is not None:
+        raise SessionEnded(session.id)
+    return session
+
+
+def open_session(tx: Tx, principal: Principal, message: SessionCreate, now: datetime) -> SessionView:
+    """Open a lease at a Site, for the launcher of a BatchJob that has not ended."""
+    site = own_site(tx, principal, message.site_id)
+    if len(message.label) > MAX_LABEL:
+        raise Invalid([ErrorDetail(where="label", message=f"at most {MAX_LABEL} characters")])
+    if message.batch_job_id is not None:
+        batch_job = own_batch_job(tx, principal, message.batch_job_id)
+        if batch_job.site_id != site.id:
+            raise Invalid([ErrorDetail(where="batch_job_id", message=f"BatchJob {batch_job.id} is of another Site")])
+        if batch_job.state in CLOSING:
+            raise Conflict("batch_job_ended", f"BatchJob {batch_job.id} is {batch_job.state}; nothing is started in it")
+    elif principal.kind == "launcher":
+        raise Invalid([ErrorDetail(where="batch_job_id", message="a launcher opens Sessions of its BatchJob only")])
+    elif message.kind is LeaseKind.ALLOCATION:
+        why = "an allocation lease ends with a BatchJob, so it needs one; ask for a heartbeat lease"
+        raise Invalid([ErrorDetail(where="batch_job_id", message=why)])
+    row = SessionRow(
+        id=tx.new_id(SessionRow),
+        site_id=site.id,
+        owner_id=site.owner_id,
+        batch_job_id=message.batch_job_id,
+        kind=message.kind,
+        label=message.label,
+        opened_at=micros(now),
+        renewed_at=micros(now),
+        ended_at=None,
+        acquire_seq=0,
+        report_seq=0,
+    )
+    tx.put(row)
+    return session_view(row)
+
+
+def renew_session(tx: Tx, principal: Principal, session_id: int, now: datetime) -> RenewReply:
+    """The holder is alive. Raises SessionEnded when the lease is over."""
+    session = open_session_of(tx, principal, session_id)
+    tx.put(replace(session, renewed_at=micros(now)))
+    return RenewReply(ttl_sec=LEASE_TTL_SEC, cancel=tx.jobs_to_stop(session.id), closing=is_closing(tx, session))
+
+
+def is_closing(tx: ReadTx, session: SessionRow) -> bool:
+    """Whether the Session's BatchJob is to end, so that nothing more is started in it."""
+    if session.batch_job_id is None:
+        return False
+    batch_job = tx.get(BatchJobRow, session.batch_job_id)
+    return batch_job is None or batch_job.state in CLOSING
+
+
+def close_session(tx: Tx, principal: Principal, session_id: int, message: SessionClose, now: datetime) -> None:
+    """End the lease in order. A repeat changes nothing (S3)."""
+    session = own_session(tx, principal, session_id)
+    if session.ended_at is None:
+        end_session(tx, session, Actor.LAUNCHER, lost=message.lost, reason=message.reason, now=now)
+
+
+def end_session(tx: Tx, session: SessionRow, actor: Actor, *, lost: bool, reason: str, now: datetime) -> None:
+    """The lease is over: what ran has timed out, what was granted only can be granted to others."""
+    tx.put(replace(session, ended_at=micros(now)))
+    held = tx.held_jobs(session.id)
+    running = [job for job in held if job.state is JobState.RUNNING]
+    waiting = [job for job in held if job.state is not JobState.RUNNING]
+    steps = Transitions(tx, now)
+    steps.add(running)
+    for job in running:
+        steps.take(job.id, Request(JobEvent.LEASE_ENDED, actor, message=reason, lost=lost))
+    tx.unlock(session.id, waiting)
+    steps.released(waiting)
+    steps.flush()

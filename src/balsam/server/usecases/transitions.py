@@ -1,0 +1,126 @@
+"""Steps of Jobs within one transaction: decide, collect, write once, then do what the decisions demand.
+
+Used by every use case and sweep that moves a Job. Several steps of one Job become one row update (S4) and one event row
+each (S5); waiting children and wakes follow from the effects of the decisions.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from balsam.domain.lifecycle import Decision, Effect, JobFacts, Request, decide
+from balsam.domain.states import RUNNABLE_STATES, Actor, JobEvent, JobState
+from balsam.server.store.protocol import Tx, Wake
+from balsam.server.store.records import HotJob, JobUpdate, Json, Step, micros
+
+
+class Transitions:
+    """The Jobs that one transaction moves."""
+
+    def __init__(self, tx: Tx, now: datetime) -> None:
+        self._tx = tx
+        self._at = micros(now)
+        self._jobs: dict[int, HotJob] = {}
+        self._updates: dict[int, JobUpdate] = {}
+        self._runnable_sites: set[int] = set()
+
+    def load(self, job_ids: Iterable[int]) -> None:
+        """Read the Jobs that are not read yet; ids that do not exist are left out."""
+        if missing := [job_id for job_id in job_ids if job_id not in self._jobs]:
+            self._jobs.update(self._tx.hot_jobs(missing))
+
+    def add(self, jobs: Iterable[HotJob]) -> None:
+        """Take Jobs that were read already."""
+        self._jobs.update((job.id, job) for job in jobs)
+
+    def get(self, job_id: int) -> HotJob | None:
+        """The Job as it was read."""
+        return self._jobs.get(job_id)
+
+    def facts(self, job_id: int) -> JobFacts:
+        """The Job as it is after the steps taken so far."""
+        update = self._updates.get(job_id)
+        return self._jobs[job_id].facts if update is None else update.after
+
+    def take(
+        self, job_id: int, request: Request, *, reported_at: int | None = None, data: Json | None = None
+    ) -> JobUpdate | None:
+        """Take one step. Returns the update in which the caller may set what goes with it; None when nothing changed.
+
+        Raises Refused; nothing changes then.
+        """
+        before = self.facts(job_id)
+        decision = decide(before, request)
+        if not decision.transitions and decision.after == before:
+            self._note_effects(job_id, decision)
+            return None
+        update = self._updates.get(job_id)
+        if update is None:
+            job = self._jobs[job_id]
+            update = JobUpdate(job, [], job.batch_job_id, job.return_code, job.started_at, job.ended_at)
+            self._updates[job_id] = update
+        update.steps.append(Step(decision, reported_at, data or {}))
+        self._note_effects(job_id, decision)
+        return update
+
+    def _note_effects(self, job_id: int, decision: Decision) -> None:
+        if Effect.KILL_RUN in decision.effects and decision.after.session_id is not None:
+            self._tx.wake(Wake("session", decision.after.session_id, "cancel", {"job_ids": [job_id]}))
+        if Effect.BECAME_RUNNABLE in decision.effects:
+            self._runnable_sites.add(self._jobs[job_id].site_id)
+
+    def released(self, jobs: Iterable[HotJob]) -> None:
+        """The Jobs were unlocked without a step; those that are runnable can be granted again."""
+        self._runnable_sites.update(job.site_id for job in jobs if job.state in RUNNABLE_STATES)
+
+    def flush(self) -> int:
+        """Write everything, then the consequences for children, until there are none. Returns how many Jobs moved."""
+        moved = 0
+        while self._updates:
+            updates = list(self._updates.values())
+            self._updates = {}
+            moved += len(updates)
+            self._tx.apply(updates, self._at)
+            self._announce(updates)
+            for update in updates:
+                self._jobs.pop(update.job.id)
+            self._move_children(updates)
+        for site_id in self._runnable_sites:
+            self._tx.wake(Wake("work", site_id, "work", {}))
+        self._runnable_sites = set()
+        return moved
+
+    def _announce(self, updates: list[JobUpdate]) -> None:
+        owners: dict[int, list[list[object]]] = {}
+        for update in updates:
+            if update.transition_count:
+                entry = [update.job.id, update.after.state, update.return_code]
+                owners.setdefault(update.job.owner_id, []).append(entry)
+        for owner_id, entries in owners.items():
+            self._tx.wake(Wake("jobs", owner_id, "states", {"jobs": entries}))
+
+    def _move_children(self, updates: list[JobUpdate]) -> None:
+        finished: list[int] = []
+        failed: dict[int, JobState] = {}
+        for update in updates:
+            effects = update.steps[-1].decision.effects
+            if Effect.RELEASE_CHILDREN in effects:
+                finished.append(update.job.id)
+            elif Effect.FAIL_CHILDREN in effects:
+                failed[update.job.id] = update.after.state
+        if not finished and not failed:
+            return
+        links = self._tx.children([*finished, *failed])
+        if not links:
+            return
+        self.load({child for _, child in links})
+        for parent, child in links:
+            if parent in failed and self._waits(child):
+                why = f"its parent Job {parent} is {failed[parent]}"
+                self.take(child, Request(JobEvent.PARENT_FAILED, Actor.SERVICE, message=why))
+        waiting = {child for parent, child in links if parent not in failed and self._waits(child)}
+        for child, unfinished in self._tx.unfinished_parents(waiting).items() if waiting else ():
+            if unfinished == 0:
+                self.take(child, Request(JobEvent.PARENTS_FINISHED, Actor.SERVICE))
+
+    def _waits(self, job_id: int) -> bool:
+        return job_id in self._jobs and self.facts(job_id).state is JobState.AWAITING_PARENTS

@@ -1,0 +1,127 @@
+"""From rows to the messages that show them."""
+
+from collections.abc import Iterable
+
+from balsam.domain.lease import LEASE_MARGIN_SEC, LEASE_RENEW_SEC, LEASE_TTL_SEC
+from balsam.server.store.protocol import ReadTx
+from balsam.server.store.records import (
+    AppRow,
+    BatchJobRow,
+    EventRow,
+    JobRow,
+    SessionRow,
+    moment,
+    moment_or_none,
+)
+from balsam.wire.apps import AppView
+from balsam.wire.batch_jobs import BatchJobPartition, BatchJobView
+from balsam.wire.events import EventView
+from balsam.wire.jobs import JobView
+from balsam.wire.sessions import SessionView
+
+
+def app_view(app: AppRow) -> AppView:
+    return AppView(
+        **app.definition,
+        id=app.id,
+        content_hash=app.content_hash,
+        synced_at=moment(app.synced_at),
+    )
+
+
+def job_views(tx: ReadTx, jobs: Iterable[JobRow]) -> list[JobView]:
+    """The Jobs with the names of their Apps."""
+    jobs = list(jobs)
+    app_ids = tuple({job.app_id for job in jobs})
+    names = {app.id: app.name for app in tx.find(AppRow, id=app_ids)} if app_ids else {}
+    return [_job_view(job, names[job.app_id]) for job in jobs]
+
+
+def _job_view(job: JobRow, app_name: str) -> JobView:
+    return JobView(
+        id=job.id,
+        app_id=job.app_id,
+        app_name=app_name,
+        site_id=job.site_id,
+        workdir=job.workdir,
+        parameters=job.parameters,
+        tags=job.tags,
+        data=job.data,
+        num_nodes=job.num_nodes,
+        ranks_per_node=job.ranks_per_node,
+        threads_per_rank=job.threads_per_rank,
+        threads_per_core=job.threads_per_core,
+        gpus_per_rank=job.gpus_per_rank,
+        node_packing_count=job.node_packing_count,
+        wall_time_min=job.wall_time_min,
+        launch_params=job.launch_params,
+        parent_ids=job.parent_ids,
+        transfers=job.transfers,
+        priority=job.priority,
+        max_attempts=job.max_attempts,
+        state=job.state,
+        attempt=job.attempt,
+        return_code=job.return_code,
+        cancel_requested=job.cancel_requested,
+        batch_job_id=job.batch_job_id,
+        session_id=job.session_id,
+        pending_file_cleanup=job.pending_file_cleanup,
+        created_at=moment(job.created_at),
+        last_update=moment(job.last_update),
+        started_at=moment_or_none(job.started_at),
+        ended_at=moment_or_none(job.ended_at),
+    )
+
+
+def batch_job_view(row: BatchJobRow) -> BatchJobView:
+    partitions = None if row.partitions is None else [BatchJobPartition(**part) for part in row.partitions]
+    return BatchJobView(
+        id=row.id,
+        site_id=row.site_id,
+        num_nodes=row.num_nodes,
+        wall_time_min=row.wall_time_min,
+        job_mode=row.job_mode,
+        queue=row.queue,
+        project=row.project,
+        optional_params=row.optional_params,
+        filter_tags=row.filter_tags,
+        partitions=partitions,
+        scheduler_id=row.scheduler_id,
+        state=row.state,
+        status_info=row.status_info,
+        created_at=moment(row.created_at),
+        start_time=moment_or_none(row.start_time),
+        end_time=moment_or_none(row.end_time),
+    )
+
+
+def session_view(row: SessionRow) -> SessionView:
+    return SessionView(
+        id=row.id,
+        site_id=row.site_id,
+        batch_job_id=row.batch_job_id,
+        kind=row.kind,
+        label=row.label,
+        ttl_sec=LEASE_TTL_SEC,
+        renew_sec=LEASE_RENEW_SEC,
+        margin_sec=LEASE_MARGIN_SEC,
+        opened_at=moment(row.opened_at),
+        renewed_at=moment(row.renewed_at),
+        acquire_seq=row.acquire_seq,
+        report_seq=row.report_seq,
+    )
+
+
+def event_view(row: EventRow) -> EventView:
+    return EventView(
+        id=row.id,
+        job_id=row.job_id,
+        seq=row.seq,
+        attempt=row.attempt,
+        from_state=row.from_state,
+        to_state=row.to_state,
+        actor=row.actor,
+        timestamp=moment(row.timestamp),
+        reported_at=moment_or_none(row.reported_at),
+        data=row.data,
+    )
