@@ -64,6 +64,10 @@ class ReadTx(Protocol):
         """Rows whose columns have these values; a tuple means any of them."""
         ...
 
+    def created_before(self, kind: type[R], at: int) -> list[R]:
+        """Rows that are older."""
+        ...
+
     def jobs(self, job_ids: Iterable[int]) -> list[JobRow]:
         """The Jobs with these ids, of whatever owner; those that do not exist are left out."""
         ...

@@ -76,6 +76,11 @@ class SqliteReadTx:
         its = table(kind)
         return [its.decode(row) for row in self._db.execute(its.find_sql(conditions), params)]
 
+    def created_before(self, kind: type[R], at: int) -> list[R]:
+        its = table(kind)
+        sql = f"SELECT {', '.join(its.columns)} FROM {its.name} WHERE created_at < ? ORDER BY id"
+        return [its.decode(row) for row in self._db.execute(sql, (at,))]
+
     def jobs(self, job_ids: Iterable[int]) -> list[JobRow]:
         return [
             job_row(row) for row in self._db.execute(f"{SELECT_JOB} WHERE {_BY_IDS} ORDER BY id", (listed(job_ids),))

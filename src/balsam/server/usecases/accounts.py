@@ -155,12 +155,14 @@ def list_users(tx: ReadTx, principal: Principal) -> list[UserView]:
 
 
 def ensure_local_user(tx: Tx, username: str, secret: str, now: datetime) -> Principal:
-    """Single-user mode: the account of the Unix user, and a fresh token; tokens of earlier starts end."""
+    """Single-user mode: the account of the Unix user, and its token. The same secret as at the last start goes on,
+    another one ends it."""
     user = user_for_login(tx, username) or _add_user(tx, username, None, True, now)
     earlier = tx.find(TokenRow, user_id=user.id, label=LOCAL_LABEL, revoked_at=None)
-    if earlier:
-        revoke(tx, earlier, now)
-    token = add_token(tx, user.id, "user", secret, LOCAL_LABEL, now)
+    same = [row for row in earlier if row.token_hash == token_hash(secret)]
+    if len(earlier) > len(same):
+        revoke(tx, [row for row in earlier if row not in same], now)
+    token = same[0] if same else add_token(tx, user.id, "user", secret, LOCAL_LABEL, now)
     return Principal(user.id, user.username, "user", user.is_admin, token_id=token.id)
 
 

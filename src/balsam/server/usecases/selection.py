@@ -94,6 +94,7 @@ async def delete_selected(store: Store, principal: Principal, message: JobsSelec
 async def _over(
     store: Store, principal: Principal, wanted: JobFilter, verb: Verb, keep: list[JobState] | None = None
 ) -> Outcome:
+    principal.require("user")
     total = Outcome()
     after: int | None = 0
     while after is not None:

@@ -1,0 +1,147 @@
+"""Why a Job is where it is, in words, with what to do about it.
+
+Reads only. For a runnable Job every allocation of its Site is looked at, because the reason is the one that would have
+to run it.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from balsam.domain.states import DONE_STATES, RUNNABLE_STATES, BatchJobState, JobMode, JobState
+from balsam.server.principal import Principal
+from balsam.server.store.protocol import ReadTx
+from balsam.server.store.records import (
+    BatchJobRow,
+    EventRow,
+    EventSelection,
+    JobRow,
+    PageWindow,
+    SessionRow,
+    SiteRow,
+    moment_or_none,
+)
+from balsam.server.usecases.scope import own_job, own_site
+from balsam.server.usecases.sites import is_online
+from balsam.wire.jobs import JobExplanation
+
+_ALIVE = (BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED, BatchJobState.RUNNING)
+_SHOWN_PARENTS = 5
+
+
+def explain_job(tx: ReadTx, principal: Principal, job_id: int, now: datetime) -> JobExplanation:
+    """One sentence, then reasons with what to do about each."""
+    job = own_job(tx, principal, job_id)
+    site = own_site(tx, principal, job.site_id)
+    if job.state in DONE_STATES:
+        summary, reasons = _done(tx, job)
+    elif job.state is JobState.RUNNING:
+        summary, reasons = _running(job)
+    elif job.state is JobState.AWAITING_PARENTS:
+        summary, reasons = _waiting(tx, job)
+    elif job.state in RUNNABLE_STATES:
+        summary, reasons = _runnable(tx, site, job, now)
+    else:
+        summary, reasons = f"It is {job.state}: the Site's agent takes the next step.", []
+    if job.state not in DONE_STATES and not is_online(site, now):
+        reasons = [*reasons, _offline(site)]
+    return JobExplanation(id=job.id, state=job.state, summary=summary, reasons=reasons)
+
+
+def _done(tx: ReadTx, job: JobRow) -> tuple[str, list[str]]:
+    if job.state is JobState.JOB_FINISHED:
+        return f"It finished well in attempt {job.attempt}.", []
+    window = PageWindow("timestamp", descending=True, limit=20)
+    events = tx.events(EventSelection(job.owner_id, job_ids=(job.id,)), window)
+    reasons = [text for event in events[:4] for text in _said(event)]
+    if job.state is JobState.CANCELLED:
+        return "It was cancelled. Retry it to run it again.", reasons
+    if job.return_code is not None and events and events[0].from_state is JobState.RUN_ERROR:
+        return f"Its command ended with return code {job.return_code} in attempt {job.attempt}.", reasons
+    return "It failed; the reasons are below. Retry it once they are gone.", reasons
+
+
+def _said(event: EventRow) -> Iterator[str]:
+    for key in ("message", "tail", "signal"):
+        if event.data.get(key):
+            yield f"{event.from_state} -> {event.to_state}: {event.data[key]}"
+
+
+def _running(job: JobRow) -> tuple[str, list[str]]:
+    where = f" in BatchJob {job.batch_job_id}" if job.batch_job_id else ""
+    summary = f"It runs since {moment_or_none(job.started_at)}{where}, attempt {job.attempt}."
+    return summary, ["You asked for its end; its launcher is killing it."] if job.cancel_requested else []
+
+
+def _waiting(tx: ReadTx, job: JobRow) -> tuple[str, list[str]]:
+    parents = [job for job in tx.jobs(job.parent_ids) if job.state is not JobState.JOB_FINISHED]
+    reasons = [f"Job {parent.id} ({parent.workdir}) is {parent.state}." for parent in parents[:_SHOWN_PARENTS]]
+    if len(parents) > _SHOWN_PARENTS:
+        reasons.append(f"And {len(parents) - _SHOWN_PARENTS} more.")
+    return f"It waits for {len(parents)} of its {len(job.parent_ids)} parents to finish.", reasons
+
+
+def _runnable(tx: ReadTx, site: SiteRow, job: JobRow, now: datetime) -> tuple[str, list[str]]:
+    if job.session_id is not None:
+        session = tx.get(SessionRow, job.session_id)
+        place = f"BatchJob {session.batch_job_id}" if session and session.batch_job_id else "its launcher"
+        return f"It was granted to {place} and waits for room on the nodes.", []
+    allocations = tx.find(BatchJobRow, site_id=site.id, state=_ALIVE)
+    if not allocations:
+        ask = f"Ask for one with `balsam queue submit --site {site.name} ...`."
+        return f"Site {site.name!r} has no allocation, running or queued.", [ask]
+    unfit = {row.id: list(_misfits(row, job)) for row in allocations}
+    fitting = [row for row in allocations if not unfit[row.id]]
+    if not fitting:
+        return "None of the Site's allocations can run it.", [why for reasons in unfit.values() for why in reasons]
+    if not any(row.state is BatchJobState.RUNNING for row in fitting):
+        return "It waits for an allocation to start.", [_pending(row) for row in fitting]
+    if not any(_has_session(tx, row) for row in fitting if row.state is BatchJobState.RUNNING):
+        return "Its allocation runs, and no launcher has reported from it yet.", ["See the Site's log of the launcher."]
+    return "It will be granted as soon as a launcher of its Site has room.", []
+
+
+def _misfits(allocation: BatchJobRow, job: JobRow) -> Iterator[str]:
+    """Why an allocation, or none of its partitions, can run the Job."""
+    name = f"BatchJob {allocation.id}"
+    if job.wall_time_min > allocation.wall_time_min:
+        yield f"{name} has {allocation.wall_time_min} minutes, the Job's wall_time_min is {job.wall_time_min}."
+    whole = {
+        "job_mode": allocation.job_mode,
+        "num_nodes": allocation.num_nodes,
+        "filter_tags": allocation.filter_tags,
+    }
+    parts = allocation.partitions or [whole]
+    reasons = [_part_misfit(name, part, allocation, job) for part in parts]
+    if all(reasons):
+        yield from dict.fromkeys(why for why in reasons if why)
+
+
+def _part_misfit(name: str, part: dict[str, object], allocation: BatchJobRow, job: JobRow) -> str:
+    nodes = part["num_nodes"]
+    own_tags = part["filter_tags"]
+    tags = {**allocation.filter_tags, **(own_tags if isinstance(own_tags, dict) else {})}
+    if not tags.items() <= job.tags.items():
+        wanted = ", ".join(f"{key}={value}" for key, value in tags.items())
+        return f"{name} takes only Jobs tagged {wanted}."
+    if isinstance(nodes, int) and job.num_nodes > nodes:
+        return f"{name} has {nodes} nodes, the Job needs {job.num_nodes}."
+    if part["job_mode"] == JobMode.SERIAL and (job.num_nodes > 1 or job.ranks_per_node > 1):
+        return f"{name} is in serial mode, which runs only Jobs of one rank; this one needs mpi mode."
+    return ""
+
+
+def _pending(row: BatchJobRow) -> str:
+    told = row.status_info.get("reason") or row.status_info.get("message")
+    said = f": {told}" if told else ""
+    return f"BatchJob {row.id} is {row.state} in queue {row.queue!r}{said}."
+
+
+def _has_session(tx: ReadTx, row: BatchJobRow) -> bool:
+    return bool(tx.find(SessionRow, batch_job_id=row.id, ended_at=None))
+
+
+def _offline(site: SiteRow) -> str:
+    since = f"since {moment_or_none(site.last_refresh)}" if site.last_refresh else "and never was online"
+    return (
+        f"Site {site.name!r} is offline {since}; start its agent with `balsam site start` on {site.hostname or 'it'}."
+    )
