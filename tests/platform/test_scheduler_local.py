@@ -173,14 +173,36 @@ def test_what_a_script_leaves_behind_ends_with_it(bed: LocalHarness) -> None:
     assert not list(processes.marked("BALSAM_BATCH_NAME", "b-left"))
 
 
+def test_of_what_is_left_only_the_topmost_gets_sigterm(bed: LocalHarness) -> None:
+    """A guardian that outlived its script ends its launcher and ranks in its own order."""
+    scheduler = bed.make()
+    rank = "trap 'touch wrong' TERM; touch up; while :; do sleep 0.05; done"
+    (bed.directory / "rank.sh").write_text(rank)
+    guardian = "sh rank.sh & trap 'sleep 0.3; kill -9 $!; exit' TERM; wait; sleep 9"
+    (bed.directory / "guardian.sh").write_text(guardian)
+    body = "sh guardian.sh & while [ ! -e up ]; do sleep 0.02; done"
+    scheduler_id = scheduler.submit(bed.script(body), "b-top", bed.request())
+    over(scheduler, scheduler_id)
+    assert not (bed.directory / "wrong").exists()
+
+
+def test_what_is_left_and_ignores_sigterm_is_killed(bed: LocalHarness) -> None:
+    scheduler = bed.make()
+    (bed.directory / "stubborn.sh").write_text("trap '' TERM; touch up; while :; do sleep 0.05; done")
+    body = "setsid sh stubborn.sh & while [ ! -e up ]; do sleep 0.02; done"
+    scheduler_id = scheduler.submit(bed.script(body), "b-stub", bed.request())
+    until(lambda: "are left" in scheduler.jobs()[scheduler_id].reason)
+    bed.clock.ahead_sec = local_run.WALL_TIME_GRACE_SEC + 1
+    over(scheduler, scheduler_id)
+
+
 def test_process_without_the_marker_is_found_by_its_session(bed: LocalHarness) -> None:
-    scheduler = bed.make(kill_grace_sec=1)
-    scheduler_id = scheduler.submit(bed.script("env -i sleep 600 & touch up; sleep 0.2"), "b-bare", bed.request())
-    until((bed.directory / "up").exists)
-    scheduler.jobs()
-    until((bed.directory / "b-bare.exit").exists)
+    scheduler = bed.make()
+    scheduler_id = scheduler.submit(bed.script("env -i sleep 600 & echo $! > pid; sleep 0.3"), "b-bare", bed.request())
+    until(lambda: (bed.directory / "pid").exists() and (bed.directory / "pid").read_text().strip())
     assert scheduler.jobs()[scheduler_id].state is SchedulerState.RUNNING
     over(scheduler, scheduler_id)
+    assert processes.look(int((bed.directory / "pid").read_text())) is None
 
 
 def test_wall_time_ends_by_sigterm_then_sigkill(bed: LocalHarness) -> None:
@@ -287,10 +309,11 @@ def test_watch_tells_soon_and_idle_watch_sleeps(bed: LocalHarness) -> None:
     scheduler.watch(lambda _: told.append(time.time()))
     scheduler.submit(bed.script("sleep 0.2; date +%s.%N > ended"), "b-soon", bed.request())
     until(lambda: told)
-    assert told[0] - float((bed.directory / "ended").read_text()) < 0.5
+    # Without the watch it would be the wall time of a minute; a busy test machine needs its share.
+    assert told[0] - float((bed.directory / "ended").read_text()) < 3
     before = time.process_time()
     time.sleep(0.5)
-    assert time.process_time() - before < 0.05
+    assert time.process_time() - before < 0.1
 
 
 def test_ended_allocations_leave_the_listing_but_not_the_history(bed: LocalHarness) -> None:
