@@ -1,0 +1,66 @@
+"""The store in memory: for the simulation and as the model of the others. Nothing is durable.
+
+Calls run at once in the caller's thread, one after another, so a run with a seed is the same each time.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from balsam.server.errors import Unavailable
+from balsam.server.store.memory_tx import MemoryTx, Tables
+from balsam.server.store.protocol import ReadTx, Subscriber, Tx
+from balsam.server.store.wakes import merged
+
+T = TypeVar("T")
+
+
+class MemoryStore:
+    """Store over dictionaries."""
+
+    def __init__(self) -> None:
+        self._tables = Tables()
+        self._subscribers: list[Subscriber] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    async def write(self, fn: Callable[[Tx], T]) -> T:
+        return self.write_sync(fn)
+
+    async def read(self, fn: Callable[[ReadTx], T]) -> T:
+        return self.read_sync(fn)
+
+    def write_sync(self, fn: Callable[[Tx], T]) -> T:
+        self._check_open()
+        with self._lock:
+            tx = MemoryTx(self._tables)
+            try:
+                result = fn(tx)
+            except BaseException:
+                tx.undo()
+                raise
+            wakes = merged(tx.wakes)
+        for subscriber in list(self._subscribers) if wakes else ():
+            subscriber(wakes)
+        return result
+
+    def read_sync(self, fn: Callable[[ReadTx], T]) -> T:
+        self._check_open()
+        with self._lock:
+            return fn(MemoryTx(self._tables))
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        self._subscribers.append(subscriber)
+
+        def unsubscribe() -> None:
+            if subscriber in self._subscribers:
+                self._subscribers.remove(subscriber)
+
+        return unsubscribe
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("the service is stopping; try again")

@@ -1,0 +1,404 @@
+"""Transactions over plain dictionaries: the rules of the protocol with nothing clever in between.
+
+The model that the SQL stores are tested against, and the store of the simulation. Lists are found by looking at
+everything; every change is noted, so that a transaction that fails can be undone.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from balsam.domain.lifecycle import JobFacts
+from balsam.domain.states import RUNNABLE_STATES, JobState
+from balsam.server.store.protocol import Duplicate, GuardFailed, R, Value, Wake
+from balsam.server.store.records import (
+    CHANGEABLE_COLUMNS,
+    AcquireCriteria,
+    AppRow,
+    EventRow,
+    EventSelection,
+    HotJob,
+    IdempotencyRow,
+    JobRow,
+    JobSelection,
+    JobUpdate,
+    NewJob,
+    PageWindow,
+    Row,
+    SiteRow,
+    Step,
+    TokenRow,
+    UserRow,
+    event_id,
+    fitting,
+)
+
+_UNIQUE: dict[type[Any], tuple[str, ...]] = {
+    UserRow: ("username",),
+    TokenRow: ("token_hash",),
+    SiteRow: ("owner_id", "name"),
+    AppRow: ("site_id", "name"),
+    IdempotencyRow: ("user_id", "key"),
+}
+_STATE_ORDER = {state: index for index, state in enumerate(JobState)}
+_HOT = tuple(spec.name for spec in fields(HotJob) if spec.name != "tagged")
+_MISSING = object()
+
+
+@dataclass(slots=True)
+class Tables:
+    """All rows of a MemoryStore."""
+
+    rows: dict[tuple[type[Any], int], Any] = field(default_factory=dict)
+    jobs: dict[int, JobRow] = field(default_factory=dict)
+    events: dict[int, tuple[EventRow, ...]] = field(default_factory=dict)  # by Job
+    children: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    sequences: Counter[str] = field(default_factory=Counter)
+
+
+class MemoryTx:
+    """ReadTx and Tx over Tables."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
+        self.wakes: list[Wake] = []
+
+    def undo(self) -> None:
+        """Put everything back as it was."""
+        for rows, key, before in reversed(self._undo):
+            if before is _MISSING:
+                rows.pop(key, None)
+            else:
+                rows[key] = before
+
+    def _set(self, rows: dict[Any, Any], key: Any, value: Any) -> None:
+        self._undo.append((rows, key, rows.get(key, _MISSING)))
+        if value is _MISSING:
+            rows.pop(key, None)
+        else:
+            rows[key] = value
+
+    # Small tables
+
+    def get(self, kind: type[R], row_id: int) -> R | None:
+        row: R | None = self._tables.rows.get((kind, row_id))
+        return row
+
+    def find(self, kind: type[R], /, **equals: Value | tuple[Value, ...]) -> list[R]:
+        def fits(row: R) -> bool:
+            return all(
+                getattr(row, column) in value if isinstance(value, tuple) else getattr(row, column) == value
+                for column, value in equals.items()
+            )
+
+        return [row for row in self._of(kind) if fits(row)]
+
+    def created_before(self, kind: type[R], at: int) -> list[R]:
+        return [row for row in self._of(kind) if getattr(row, "created_at", at) < at]
+
+    def _of(self, kind: type[R]) -> list[R]:
+        return sorted((row for key, row in self._tables.rows.items() if key[0] is kind), key=lambda row: row.id)
+
+    def new_id(self, kind: type[Row]) -> int:
+        return self._take(kind.__name__)
+
+    def _take(self, name: str) -> int:
+        self._tables.sequences[name] += 1
+        return self._tables.sequences[name]
+
+    def put(self, row: Row) -> None:
+        kind = type(row)
+        unique = _UNIQUE.get(kind)
+        if unique is not None:
+            key = [getattr(row, column) for column in unique]
+            for other in self._of(kind):
+                if other.id != row.id and [getattr(other, column) for column in unique] == key:
+                    raise Duplicate(f"{kind.__name__} {key}")
+        self._set(self._tables.rows, (kind, row.id), row)
+
+    def remove(self, kind: type[Row], row_id: int) -> None:
+        self._set(self._tables.rows, (kind, row_id), _MISSING)
+
+    def wake(self, wake: Wake) -> None:
+        self.wakes.append(wake)
+
+    # Reading Jobs
+
+    def jobs(self, job_ids: Iterable[int]) -> list[JobRow]:
+        return [self._tables.jobs[job_id] for job_id in sorted(set(job_ids)) if job_id in self._tables.jobs]
+
+    def _selected(self, selection: JobSelection) -> Iterator[JobRow]:
+        conditions = list(_conditions(selection))
+        for job_id in sorted(self._tables.jobs):
+            job = self._tables.jobs[job_id]
+            if job.owner_id == selection.owner_id and all(condition(job) for condition in conditions):
+                yield job
+
+    def job_page(self, selection: JobSelection, window: PageWindow) -> list[JobRow]:
+        def key(job: JobRow) -> tuple[Any, ...]:
+            value = getattr(job, window.order_by)
+            return (_STATE_ORDER[value] if window.order_by == "state" else value, job.id)
+
+        jobs = sorted(self._selected(selection), key=key, reverse=window.descending)
+        if window.after is not None:
+            jobs = [job for job in jobs if (job.id < window.after if window.descending else job.id > window.after)]
+        return jobs[window.offset : window.offset + window.limit]
+
+    def job_ids(self, selection: JobSelection, after: int, limit: int) -> list[int]:
+        return [job.id for job in self.job_page(selection, PageWindow(limit=limit, after=after))]
+
+    def job_count(self, selection: JobSelection) -> int:
+        return sum(1 for _ in self._selected(selection))
+
+    def job_counts(self, selection: JobSelection) -> dict[JobState, int]:
+        return dict(Counter(job.state for job in self._selected(selection)))
+
+    def hot_jobs(self, job_ids: Iterable[int]) -> dict[int, HotJob]:
+        return {job.id: _hot(job) for job in self.jobs(job_ids)}
+
+    def _held(self, session_id: int) -> list[JobRow]:
+        return [job for job_id, job in sorted(self._tables.jobs.items()) if job.session_id == session_id]
+
+    def held_jobs(self, session_id: int) -> list[HotJob]:
+        return [_hot(job) for job in self._held(session_id)]
+
+    def granted_jobs(self, session_id: int, grant_seq: int) -> list[JobRow]:
+        return [job for job in self._held(session_id) if job.grant_seq == grant_seq]
+
+    def jobs_to_stop(self, session_id: int) -> list[int]:
+        held = self._held(session_id)
+        return [job.id for job in held if job.cancel_requested or job.state is JobState.CANCELLED]
+
+    def children(self, parent_ids: Iterable[int]) -> list[tuple[int, int]]:
+        return [
+            (parent, child) for parent in sorted(set(parent_ids)) for child in self._tables.children.get(parent, ())
+        ]
+
+    def unfinished_parents(self, child_ids: Iterable[int]) -> dict[int, int]:
+        def unfinished(job: JobRow) -> int:
+            return sum(parent.state is not JobState.JOB_FINISHED for parent in self.jobs(job.parent_ids))
+
+        return {job.id: unfinished(job) for job in self.jobs(child_ids) if self.jobs(job.parent_ids)}
+
+    # Events
+
+    def _events_of(self, selection: EventSelection) -> list[EventRow]:
+        jobs = JobSelection(
+            owner_id=selection.owner_id,
+            ids=selection.job_ids,
+            site_ids=selection.site_ids,
+            batch_job_ids=selection.batch_job_ids,
+            tags=selection.tags,
+        )
+        return [
+            event
+            for job in self._selected(jobs)
+            for event in self._tables.events.get(job.id, ())
+            if (selection.ids is None or event.id in selection.ids)
+            and (selection.before is None or event.timestamp < selection.before)
+            and (selection.after is None or event.timestamp > selection.after)
+            and selection.from_state in (None, event.from_state)
+            and selection.to_state in (None, event.to_state)
+            and all(key in event.data and _text(event.data[key]) == value for key, value in selection.data)
+        ]
+
+    def events(self, selection: EventSelection, window: PageWindow) -> list[EventRow]:
+        rows = sorted(self._events_of(selection), key=lambda e: (e.timestamp, e.id), reverse=window.descending)
+        return rows[window.offset : window.offset + window.limit]
+
+    def event_count(self, selection: EventSelection) -> int:
+        return len(self._events_of(selection))
+
+    # Writing Jobs
+
+    def insert_jobs(self, jobs: Sequence[NewJob], at: int) -> list[int]:
+        ids: list[int] = []
+        for job in jobs:
+            job_id = self._take("jobs")
+            ids.append(job_id)
+            self._set(self._tables.jobs, job_id, _new_row(job, job_id, at))
+            self._log(job_id, 0, [Step(job.decision)], at)
+            for parent in dict.fromkeys(job.parent_ids):
+                self._set(self._tables.children, parent, (*self._tables.children.get(parent, ()), job_id))
+        return ids
+
+    def apply(self, updates: Sequence[JobUpdate], at: int) -> None:
+        for update in updates:
+            update.check()
+            row = self._tables.jobs.get(update.job.id)
+            if row is None or _hot(row) != update.job:
+                raise GuardFailed(f"S4: Job {update.job.id} was not as it was read")
+            after = update.after
+            changed = replace(
+                row,
+                state=after.state,
+                attempt=after.attempt,
+                session_id=after.session_id,
+                cancel_requested=after.cancel_requested,
+                lost_attempts=after.lost_attempts,
+                was_preprocessed=after.was_preprocessed,
+                event_seq=row.event_seq + update.transition_count,
+                batch_job_id=update.batch_job_id,
+                return_code=update.return_code,
+                started_at=update.started_at,
+                ended_at=update.ended_at,
+                last_update=at,
+            )
+            self._set(self._tables.jobs, row.id, changed)
+            self._log(row.id, row.event_seq, update.steps, at)
+
+    def _log(self, job_id: int, seq: int, steps: list[Step], at: int) -> None:
+        events = list(self._tables.events.get(job_id, ()))
+        for step in steps:
+            for index, move in enumerate(step.decision.transitions):
+                seq += 1
+                data = {"message": move.message} if move.message else {}
+                if index == 0:
+                    data |= json.loads(json.dumps(step.data))
+                reported_at = step.reported_at if index == 0 else None
+                moves = (move.source, move.target, move.actor.value)
+                events.append(EventRow(event_id(job_id, seq), job_id, seq, move.attempt, *moves, at, reported_at, data))
+        self._set(self._tables.events, job_id, tuple(events))
+
+    def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
+        def order(job: JobRow) -> tuple[int, ...]:
+            if criteria.long_large_first:
+                return (-job.wall_time_min, -job.num_nodes, job.id)
+            return (-job.priority, job.id)
+
+        able = sorted((job for job in self._tables.jobs.values() if _fits(job, criteria)), key=order)
+        shapes = [(job.id, job.num_nodes, job.node_packing_count) for job in able[: criteria.candidates]]
+        granted: list[JobRow] = []
+        for job_id in fitting(shapes, criteria):
+            job = self._tables.jobs[job_id]
+            job = replace(job, token=job.token + 1, session_id=session_id, grant_seq=grant_seq)
+            self._set(self._tables.jobs, job_id, job)
+            granted.append(job)
+        return granted
+
+    def unlock(self, session_id: int, jobs: Sequence[HotJob]) -> None:
+        for job in jobs:
+            row = self._tables.jobs.get(job.id)
+            if row is None or row.session_id != session_id or row.state is JobState.RUNNING:
+                raise GuardFailed(f"S6: Job {job.id} was not held by Session {session_id}")
+            self._set(self._tables.jobs, job.id, replace(row, session_id=None))
+
+    def change_jobs(self, changes: Mapping[int, Mapping[str, Any]], at: int) -> None:
+        for job_id, columns in changes.items():
+            if foreign := set(columns) - CHANGEABLE_COLUMNS:
+                raise ValueError(f"S4: {sorted(foreign)} of a Job are not changed this way")
+            if job_id not in self._tables.jobs:
+                raise GuardFailed(f"Job {job_id} is gone")
+            row = replace(self._tables.jobs[job_id], last_update=at, **columns)
+            self._set(self._tables.jobs, job_id, row)
+
+    def delete_jobs(self, job_ids: Sequence[int]) -> None:
+        for job in self.jobs(job_ids):
+            self._set(self._tables.jobs, job.id, _MISSING)
+            self._set(self._tables.events, job.id, _MISSING)
+            self._set(self._tables.children, job.id, _MISSING)
+            for parent in job.parent_ids:
+                rest = tuple(child for child in self._tables.children.get(parent, ()) if child != job.id)
+                self._set(self._tables.children, parent, rest)
+
+
+def _conditions(selection: JobSelection) -> Iterator[Callable[[JobRow], bool]]:
+    lists: tuple[tuple[str, tuple[Any, ...] | None], ...] = (
+        ("id", selection.ids),
+        ("app_id", selection.app_ids),
+        ("site_id", selection.site_ids),
+        ("batch_job_id", selection.batch_job_ids),
+        ("state", selection.states),
+    )
+    for column, values in lists:
+        if values is not None:
+            yield lambda job, column=column, values=frozenset(values): getattr(job, column) in values
+    if selection.parent_ids is not None:
+        parents = frozenset(selection.parent_ids)
+        yield lambda job: not parents.isdisjoint(job.parent_ids)
+    if selection.tags:
+        yield lambda job: all(job.tags.get(key) == value for key, value in selection.tags)
+    if selection.workdir_contains is not None:
+        part = selection.workdir_contains
+        yield lambda job: part in job.workdir
+    if selection.updated_before is not None:
+        before = selection.updated_before
+        yield lambda job: job.last_update < before
+    if selection.updated_after is not None:
+        after = selection.updated_after
+        yield lambda job: job.last_update > after
+    if selection.pending_file_cleanup is not None:
+        yield lambda job: job.pending_file_cleanup == selection.pending_file_cleanup
+
+
+def _fits(job: JobRow, criteria: AcquireCriteria) -> bool:
+    return (
+        job.site_id == criteria.site_id
+        and job.session_id is None
+        and job.state in RUNNABLE_STATES
+        and (criteria.max_wall_time_min is None or job.wall_time_min <= criteria.max_wall_time_min)
+        and (criteria.max_nodes_per_job is None or job.num_nodes <= criteria.max_nodes_per_job)
+        and (not criteria.serial_only or (job.num_nodes == 1 and job.ranks_per_node == 1))
+        and all(job.tags.get(key) == value for key, value in criteria.filter_tags)
+        and (
+            criteria.max_aggregate_nodes is None
+            or job.num_nodes <= job.node_packing_count * criteria.max_aggregate_nodes
+        )
+    )
+
+
+def _hot(job: JobRow) -> HotJob:
+    return HotJob(*[getattr(job, name) for name in _HOT], tagged=bool(job.tags))
+
+
+def _text(value: object) -> str:
+    """The text of a JSON value as SQL casts it."""
+    if isinstance(value, bool):
+        return str(int(value))
+    return json.dumps(value, separators=(",", ":")) if isinstance(value, (list, dict)) else str(value)
+
+
+def _new_row(job: NewJob, job_id: int, at: int) -> JobRow:
+    facts: JobFacts = job.decision.after
+    return JobRow(
+        id=job_id,
+        owner_id=job.owner_id,
+        site_id=job.site_id,
+        app_id=job.app_id,
+        state=facts.state,
+        priority=job.priority,
+        num_nodes=job.num_nodes,
+        ranks_per_node=job.ranks_per_node,
+        threads_per_rank=job.threads_per_rank,
+        threads_per_core=job.threads_per_core,
+        gpus_per_rank=job.gpus_per_rank,
+        node_packing_count=job.node_packing_count,
+        wall_time_min=job.wall_time_min,
+        max_attempts=job.max_attempts,
+        steps=job.steps,
+        token=0,
+        attempt=0,
+        lost_attempts=0,
+        session_id=None,
+        grant_seq=0,
+        batch_job_id=None,
+        cancel_requested=False,
+        was_preprocessed=facts.was_preprocessed,
+        event_seq=len(job.decision.transitions),
+        return_code=None,
+        pending_file_cleanup=False,
+        created_at=at,
+        last_update=at,
+        started_at=None,
+        ended_at=None,
+        workdir=job.workdir,
+        parameters=json.loads(job.parameters),
+        tags=dict(job.tags),
+        data=json.loads(job.data),
+        launch_params=json.loads(job.launch_params),
+        transfers=json.loads(job.transfers),
+        parent_ids=list(job.parent_ids),
+    )
