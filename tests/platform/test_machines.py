@@ -4,12 +4,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.sandbox
 import pytest
 import yaml
 
 from balsam.platform.machines import UnknownMachine, job_template_text, machine_names, settings_text
+from balsam.site.services.script import JobTemplate
 from balsam.site.settings import Settings
 from balsam.site.settings_file import load_settings
 
@@ -30,8 +29,7 @@ VALUES: dict[str, Any] = {
 
 
 def render(machine: str, **values: Any) -> str:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
-    return environment.from_string(job_template_text(machine)).render({**VALUES, **values})
+    return JobTemplate(Path("job-template.sh"), job_template_text(machine)).render({**VALUES, **values})
 
 
 @pytest.mark.parametrize("machine", machine_names())
