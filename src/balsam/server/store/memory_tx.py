@@ -5,7 +5,7 @@ everything; every change is noted, so that a transaction that fails can be undon
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -51,7 +51,7 @@ _MISSING = object()
 class Tables:
     """All rows of a MemoryStore."""
 
-    rows: dict[tuple[type[Any], int], Any] = field(default_factory=dict)
+    rows: dict[type[Any], dict[int, Any]] = field(default_factory=lambda: defaultdict(dict))
     jobs: dict[int, JobRow] = field(default_factory=dict)
     events: dict[int, tuple[EventRow, ...]] = field(default_factory=dict)  # by Job
     children: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class MemoryTx:
     # Small tables
 
     def get(self, kind: type[R], row_id: int) -> R | None:
-        row: R | None = self._tables.rows.get((kind, row_id))
+        row: R | None = self._tables.rows[kind].get(row_id)
         return row
 
     def find(self, kind: type[R], /, **equals: Value | tuple[Value, ...]) -> list[R]:
@@ -100,7 +100,8 @@ class MemoryTx:
         return [row for row in self._of(kind) if getattr(row, "created_at", at) < at]
 
     def _of(self, kind: type[R]) -> list[R]:
-        return sorted((row for key, row in self._tables.rows.items() if key[0] is kind), key=lambda row: row.id)
+        rows = self._tables.rows[kind]
+        return [rows[row_id] for row_id in sorted(rows)]
 
     def new_id(self, kind: type[Row]) -> int:
         return self._take(kind.__name__)
@@ -117,10 +118,10 @@ class MemoryTx:
             for other in self._of(kind):
                 if other.id != row.id and [getattr(other, column) for column in unique] == key:
                     raise Duplicate(f"{kind.__name__} {key}")
-        self._set(self._tables.rows, (kind, row.id), row)
+        self._set(self._tables.rows[kind], row.id, row)
 
     def remove(self, kind: type[Row], row_id: int) -> None:
-        self._set(self._tables.rows, (kind, row_id), _MISSING)
+        self._set(self._tables.rows[kind], row_id, _MISSING)
 
     def wake(self, wake: Wake) -> None:
         self.wakes.append(wake)
@@ -315,7 +316,7 @@ def _conditions(selection: JobSelection) -> Iterator[Callable[[JobRow], bool]]:
     )
     for column, values in lists:
         if values is not None:
-            yield lambda job, column=column, values=frozenset(values): getattr(job, column) in values
+            yield _is_one_of(column, frozenset(values))
     if selection.parent_ids is not None:
         parents = frozenset(selection.parent_ids)
         yield lambda job: not parents.isdisjoint(job.parent_ids)
@@ -332,6 +333,10 @@ def _conditions(selection: JobSelection) -> Iterator[Callable[[JobRow], bool]]:
         yield lambda job: job.last_update > after
     if selection.pending_file_cleanup is not None:
         yield lambda job: job.pending_file_cleanup == selection.pending_file_cleanup
+
+
+def _is_one_of(column: str, values: frozenset[Any]) -> Callable[[JobRow], bool]:
+    return lambda job: getattr(job, column) in values
 
 
 def _fits(job: JobRow, criteria: AcquireCriteria) -> bool:
@@ -351,7 +356,7 @@ def _fits(job: JobRow, criteria: AcquireCriteria) -> bool:
 
 
 def _hot(job: JobRow) -> HotJob:
-    return HotJob(*[getattr(job, name) for name in _HOT], tagged=bool(job.tags))
+    return HotJob(*[getattr(job, name) for name in _HOT], bool(job.tags))
 
 
 def _text(value: object) -> str:
