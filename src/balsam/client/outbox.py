@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import zlib
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ class Outbox:
         self.path = path
         self.session_id = session_id
         self._header = _frame(encode({"format": FORMAT, "session_id": session_id, **(header or {})}))
-        self._pending: list[tuple[int, bytes]] = []
+        self._pending: deque[tuple[int, bytes]] = deque()
         self._seq = 0
         self._acked = 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -73,10 +74,12 @@ class Outbox:
         self._size = 0
         try:
             self._write(self._header)
-        except OutboxError:
+            self.sync()
+            _sync_directory(path.parent)
+        except OSError as error:
             os.close(self._fd)
             path.unlink(missing_ok=True)
-            raise
+            raise error if isinstance(error, OutboxError) else _trouble(path, error) from error
 
     @property
     def unacked(self) -> list[bytes]:
@@ -103,7 +106,8 @@ class Outbox:
         if seq <= self._acked:
             return
         self._acked = seq
-        self._pending = [(number, text) for number, text in self._pending if number > seq]
+        while self._pending and self._pending[0][0] <= seq:
+            self._pending.popleft()
         if self._size >= COMPACT_BYTES and sum(len(text) for _, text in self._pending) < self._size // 2:
             self._compact()
 
@@ -165,6 +169,14 @@ def read_outbox(path: Path) -> OutboxContents:
     if torn:
         logger.warning("%s: its tail was damaged; %d records before that are good", path, len(good) - 1)
     return OutboxContents(good[0]["session_id"], good[0], good[1:], torn)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _frame(text: bytes) -> bytes:

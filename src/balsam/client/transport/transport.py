@@ -91,7 +91,7 @@ class Transport:
         path: str,
         *,
         reply: type[T],
-        body: Message | None = ...,
+        body: Message | bytes | None = ...,
         query: Message | None = ...,
         idempotency_key: str | None = ...,
         safe_to_repeat: bool = ...,
@@ -104,7 +104,7 @@ class Transport:
         path: str,
         *,
         reply: None = ...,
-        body: Message | None = ...,
+        body: Message | bytes | None = ...,
         query: Message | None = ...,
         idempotency_key: str | None = ...,
         safe_to_repeat: bool = ...,
@@ -116,7 +116,7 @@ class Transport:
         path: str,
         *,
         reply: type[T] | None = None,
-        body: Message | None = None,
+        body: Message | bytes | None = None,
         query: Message | None = None,
         idempotency_key: str | None = None,
         safe_to_repeat: bool = False,
@@ -133,7 +133,7 @@ class Transport:
 
         Example: `transport.request("GET", "/version", reply=VersionReply)`.
         """
-        content = b"" if body is None else dump_body(body)
+        content = dump_body(body) if isinstance(body, Message) else body or b""
         raw = self._call(method, path, content, query, idempotency_key, safe_to_repeat, deadline_sec)
         if reply is None:
             return None

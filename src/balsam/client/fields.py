@@ -1,0 +1,95 @@
+"""Fields of model classes: `workdir = Field[str]()` gives every instance a typed `workdir`.
+
+A field reads what was set on the instance, else the row that came from the service. Lists and dicts are handed out as
+copies that the instance keeps, so a change in place is found by comparing with the row.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+
+if TYPE_CHECKING:
+    from balsam.client.model import Model
+
+T = TypeVar("T")
+REQUIRED: Any = object()
+
+
+class Write(Enum):
+    """Who may set a field, and when."""
+
+    ALWAYS = "always"
+    CREATE = "create"  # until it is saved
+    NEVER = "never"  # the service sets it
+
+
+class Field(Generic[T]):
+    """One field. `default` is for unsaved instances; a list or dict as default is copied for each.
+
+    `load` turns the row's value into the Python value; `accept` turns what a user sets. `volatile`: what is pushed does
+    not carry it, so that it is read again after a push.
+    """
+
+    def __init__(
+        self,
+        default: Any = REQUIRED,
+        *,
+        write: Write = Write.ALWAYS,
+        load: Callable[[Any], T] | None = None,
+        accept: Callable[[Any], Any] | None = None,
+        volatile: bool = False,
+    ) -> None:
+        self.default = default
+        self.write = write
+        self.load = load
+        self.accept = accept
+        self.volatile = volatile
+        self.name = ""
+        self.__doc__ = None
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: "Model", owner: type) -> T: ...
+    def __get__(self, instance: "Model | None", owner: type) -> Self | T:
+        if instance is None:
+            return self
+        values = instance._values
+        if self.name in values:
+            kept: T = values[self.name]
+            return kept
+        if self.volatile and instance._stale:
+            instance._freshen()
+        value = self.of_row(instance._row)
+        if isinstance(value, (dict, list, set)):
+            values[self.name] = value  # the user may change it in place
+        fresh: T = value
+        return fresh
+
+    def __set__(self, instance: "Model", value: Any) -> None:
+        if self.write is Write.NEVER:
+            raise AttributeError(
+                f"{type(instance).__name__}.{self.name} is set by the service{instance._hint(self.name)}"
+            )
+        if self.write is Write.CREATE and instance._row is not None:
+            raise AttributeError(f"{type(instance).__name__}.{self.name} can't be changed once it is saved")
+        instance._values[self.name] = self.accept(value) if self.accept is not None else value
+
+    def of_row(self, row: dict[str, Any] | None) -> Any:
+        """The value in a row, or the default; never a list or dict that others hold too."""
+        value = self.default if row is None or self.name not in row else row[self.name]
+        if value is REQUIRED:
+            return None
+        return copied(value) if self.load is None or value is None else self.load(value)
+
+
+def copied(value: Any) -> Any:
+    """A copy of nested lists and dicts; cheap for everything else."""
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [copied(item) for item in value]
+    return value

@@ -1,0 +1,188 @@
+"""Model: what Site, App, Job, BatchJob, Session and EventLog have in common.
+
+An instance is made in memory and created by `save`, or came from a query. It knows the row the service told last and
+what was set since, and sends only that.
+"""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from balsam.client import errors
+from balsam.client.fields import REQUIRED, Field, Write
+from balsam.client.values import json_copy, nearest
+
+if TYPE_CHECKING:
+    from balsam.client.client import Client
+    from balsam.client.objects import Manager
+    from balsam.client.settings import ClientSettings
+
+
+class Model:
+    """Base of the classes in `balsam.api`. Two instances are equal when they stand for the same row."""
+
+    DoesNotExist: ClassVar[type[errors.DoesNotExist]]
+    MultipleObjectsReturned: ClassVar[type[errors.MultipleObjectsReturned]]
+    id = Field[int](None, write=Write.NEVER)
+
+    _fields: ClassVar[dict[str, Field[Any]]] = {"id": id}
+    _base: ClassVar[type["Model"]]  # the class of balsam.api, also for the classes of another client
+    _bound_client: ClassVar["Client | None"] = None
+    _shown: ClassVar[tuple[str, ...]] = ("id",)
+    _hints: ClassVar[dict[str, str]] = {}
+
+    _values: dict[str, Any]
+    _row: dict[str, Any] | None
+    _key: tuple[str, bytes] | None  # of a creation whose outcome is not known
+    _stale: bool = False  # the row is older than what is known of the object
+
+    def __init_subclass__(cls, bound_to: "Client | None" = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if bound_to is not None:
+            cls._bound_client = bound_to
+            return
+        cls._base = cls
+        cls._fields = {**cls._fields, **{name: item for name, item in vars(cls).items() if isinstance(item, Field)}}
+        for base in (errors.DoesNotExist, errors.MultipleObjectsReturned):
+            place = {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}.{base.__name__}"}
+            setattr(cls, base.__name__, type(base.__name__, (base,), place))
+
+    def __init__(self, **fields: Any) -> None:
+        self._values = {}
+        self._row = None
+        self._key = None
+        for name, value in fields.items():
+            if name not in self._fields:
+                raise TypeError(f"{type(self).__name__} has no field {name!r}{nearest(name, self._fields)}")
+            setattr(self, name, value)
+        missing = [name for name, item in self._fields.items() if item.default is REQUIRED and name not in fields]
+        if missing:
+            raise TypeError(f"{type(self).__name__} needs {', '.join(missing)}")
+
+    @classmethod
+    def _from_row(cls, row: dict[str, Any]) -> Self:
+        instance = cls.__new__(cls)
+        instance._values = {}
+        instance._row = row
+        instance._key = None
+        return instance
+
+    @classmethod
+    def _client(cls) -> "Client":
+        if cls._bound_client is not None:
+            return cls._bound_client
+        from balsam.client.client import default_client
+
+        return default_client()
+
+    @classmethod
+    def _manager(cls) -> "Manager[Any]":
+        manager: Manager[Any] = vars(cls._base)["objects"].__get__(None, cls)
+        return manager
+
+    def save(self) -> None:
+        """Create the object at the service, or send what was changed since; nothing to send is no request.
+
+        A save that ended without a clear answer can be called again: it creates nothing twice.
+        Raises ValidationFailed (every wrong field named), NotFound when it was deleted meanwhile, Conflict.
+        """
+        manager = self._manager()
+        if self._row is None:
+            manager._create(self)
+            return
+        changes = self._changes()
+        if changes:
+            manager._update(self, changes)
+
+    def refresh_from_db(self) -> None:
+        """Read the object again; changes that were not saved are dropped. Raises `DoesNotExist` when it is gone."""
+        self._take_row(self._manager()._read(self._saved_id()))
+
+    def delete(self) -> None:
+        """Delete the object at the service. Raises `DoesNotExist` when it is gone already."""
+        self._manager()._delete(self)
+
+    def display_dict(self) -> dict[str, Any]:
+        """All fields as plain values, for tables and JSON."""
+        return {name: getattr(self, name) for name in self._fields}
+
+    def _freshen(self) -> None:
+        """Read the row again because a part of it is known to be old; what was set stays set."""
+        self._row = self._manager()._read(self._saved_id())
+        self._stale = False
+
+    def _changes(self) -> dict[str, Any]:
+        """Fields that differ from the row, as JSON values."""
+        row, fields = self._row, self._fields
+        changed = (name for name, value in self._values.items() if value != fields[name].of_row(row))
+        return {name: json_copy(self._values[name], name) for name in changed if fields[name].write is Write.ALWAYS}
+
+    def _given(self) -> dict[str, Any]:
+        """Fields that were set on an unsaved instance, as JSON values."""
+        return {name: json_copy(value, name) for name, value in self._values.items()}
+
+    def _take_row(self, row: dict[str, Any]) -> None:
+        self._row = row
+        self._values = {}
+        self._key = None
+        self._stale = False
+
+    def _saved_id(self) -> int:
+        if self._row is None:
+            raise ValueError(f"this {self._base.__name__} is not saved yet; call save() first")
+        return int(self._row["id"])
+
+    def _hint(self, name: str) -> str:
+        hint = self._hints.get(name)
+        return f"; {hint}" if hint else ""
+
+    def _place(self) -> str:
+        return self._client().url
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and not hasattr(type(self), name):
+            raise AttributeError(f"{type(self).__name__} has no field {name!r}{nearest(name, self._fields)}")
+        super().__setattr__(name, value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Model):
+            return NotImplemented
+        if self._row is None or other._row is None:
+            return self is other
+        same = self._base is other._base and self._row["id"] == other._row["id"]
+        return same and (type(self) is type(other) or self._place() == other._place())
+
+    def __hash__(self) -> int:
+        if self._row is None:
+            raise TypeError(f"an unsaved {self._base.__name__} can't be in a set or be a key; save() it first")
+        return hash((self._base, self._row["id"]))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={_shown(getattr(self, name))}" for name in self._shown)
+        return f"{self._base.__name__}({shown})"
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {value}" for name, value in self.display_dict().items())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        settings = None if self._bound_client is None else self._bound_client.settings
+        return _restored, (self._base, settings, self.__getstate__())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_values": self._values, "_row": self._row, "_key": self._key}
+
+
+def _restored(base: type[Model], settings: "ClientSettings | None", state: dict[str, Any]) -> Model:
+    """An unpickled instance, attached to the default client, or to the client of the same settings in this process."""
+    kind = base
+    if settings is not None:
+        from balsam.client.client import client_for
+
+        kind = client_for(settings).bound(base)
+    instance = kind.__new__(kind)
+    for name, value in state.items():
+        object.__setattr__(instance, name, value)
+    return instance
+
+
+def _shown(value: Any) -> str:
+    return repr(str(value) if isinstance(value, StrEnum) else value)

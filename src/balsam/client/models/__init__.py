@@ -1,0 +1,1 @@
+"""The classes of `balsam.api`, one module per noun."""

@@ -1,0 +1,115 @@
+"""App: a registered application as the service has it, and how a Job's `app_id` is found out.
+
+Users define `ApplicationDefinition` classes; this is the row behind one.
+"""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from balsam.client.errors import MultipleObjectsReturned, NotFound, Problem, ValidationFailed
+from balsam.client.fields import Field, Write
+from balsam.client.model import Model
+from balsam.client.objects import Manager, Objects
+from balsam.client.values import nearest
+from balsam.wire.apps import AppFilter, AppParameter, AppsPage, AppSync, AppView, TransferSlot
+
+if TYPE_CHECKING:
+    from balsam.client.client import Client
+
+
+class AppManager(Manager["App"]):
+    """Filters: id, site_id, name, site_name, site_path (a part of it)."""
+
+    path = "/apps"
+    filter_type = AppFilter
+    page_type = AppsPage
+    row_type = AppView
+
+    def _create(self, instance: "App") -> None:
+        raise TypeError("an App is registered by its class: class MyApp(ApplicationDefinition): ...; MyApp.sync()")
+
+
+def _plain_parameters(row: dict[str, AppParameter]) -> dict[str, dict[str, Any]]:
+    return {name: parameter.model_dump() for name, parameter in row.items()}
+
+
+def _plain_slots(row: dict[str, TransferSlot]) -> dict[str, dict[str, Any]]:
+    return {name: slot.model_dump() for name, slot in row.items()}
+
+
+class App(Model):
+    """A registered application. Read only: change the class and `sync` it.
+
+    >>> App.objects.get(name="Hello", site_name="laptop").command_template  # doctest: +SKIP
+    'echo Hello, {{ name }}'
+    """
+
+    site_id = Field[int](None, write=Write.NEVER)
+    name = Field[str](None, write=Write.NEVER)
+    command_template = Field[str | None](None, write=Write.NEVER)
+    parameters = Field[dict[str, dict[str, Any]]]({}, write=Write.NEVER, load=_plain_parameters)
+    environment_variables = Field[dict[str, str]]({}, write=Write.NEVER)
+    transfers = Field[dict[str, dict[str, Any]]]({}, write=Write.NEVER, load=_plain_slots)
+    cleanup_files = Field[list[str]]([], write=Write.NEVER)
+    hooks = Field[list[str]]([], write=Write.NEVER)
+    description = Field[str]("", write=Write.NEVER)
+    source_code = Field[str]("", write=Write.NEVER)
+    content_hash = Field[str](None, write=Write.NEVER)
+    synced_at = Field[datetime](None, write=Write.NEVER)
+
+    objects = Objects(AppManager)
+    _shown = ("id", "name", "site_id")
+
+
+class AppDirectory:
+    """Apps that one client has met: by id, and ids by name. A name is looked up once per process."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+        self._by_id: dict[int, AppView] = {}
+        self._ids: dict[tuple[str, str | None], int] = {}
+
+    def sync(self, definition: AppSync) -> AppView:
+        """Register a definition, or replace the one of that Site and name."""
+        view = self._client.transport.request("PUT", AppManager.path, body=definition, reply=AppView)
+        self._by_id[view.id] = view
+        return view
+
+    def view(self, app_id: int) -> AppView:
+        """The App with this id. Raises `App.DoesNotExist`."""
+        found = self._by_id.get(app_id)
+        if found is None:
+            try:
+                found = self._client.transport.request("GET", f"{AppManager.path}/{app_id}", reply=AppView)
+            except NotFound as error:
+                raise App.DoesNotExist(f"App {app_id} does not exist", code=error.code) from None
+            self._by_id[app_id] = found
+        return found
+
+    def known_name(self, app_id: int) -> str | None:
+        """The name of an App that was met already."""
+        found = self._by_id.get(app_id)
+        return None if found is None else found.name
+
+    def id_of(self, name: str, site_name: str | None) -> int:
+        """The id of the App with this name. Raises ValidationFailed when there is none, or more than one."""
+        key = (name, site_name)
+        if key not in self._ids:
+            filters = {"name": name} if site_name is None else {"name": name, "site_name": site_name}
+            try:
+                self._ids[key] = self._client.App.objects.get(**filters).id
+            except MultipleObjectsReturned:
+                raise _wrong_app(f"App {name!r} exists at several Sites; say which with site_name=") from None
+            except NotFound:
+                raise _wrong_app(self._no_such_app(name, site_name)) from None
+        return self._ids[key]
+
+    def _no_such_app(self, name: str, site_name: str | None) -> str:
+        where = {} if site_name is None else {"site_name": site_name}
+        known = {app.name for app in self._client.App.objects.filter(**where)}
+        place = "" if site_name is None else f" at Site {site_name!r}"
+        return f"there is no App {name!r}{place}{nearest(name, known) if known else '; sync() its class first'}"
+
+
+def _wrong_app(message: str) -> ValidationFailed:
+    return ValidationFailed(message, code="validation", details=[Problem("app_id", message)])

@@ -1,0 +1,179 @@
+"""BatchJob: an allocation that a Site's agent asks from its scheduler."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from balsam.client.errors import Conflict
+from balsam.client.fields import Field, Write
+from balsam.client.model import Model
+from balsam.client.objects import Manager, Objects
+from balsam.client.query import Changed, Query
+from balsam.client.values import checked, json_copy
+from balsam.domain.states import BATCH_JOB_ENDED, BatchJobState, JobMode
+from balsam.wire.base import Deleted
+from balsam.wire.batch_jobs import (
+    BatchJobCreate,
+    BatchJobFilter,
+    BatchJobPartition,
+    BatchJobPatch,
+    BatchJobsPage,
+    BatchJobsPatch,
+    BatchJobsPatched,
+    BatchJobView,
+)
+
+PATCHES_AT_ONCE = 1000
+
+
+class BatchJobManager(Manager["BatchJob"]):
+    """Filters: id, site_id, state, scheduler_id, queue, filter_tags, start_time_before/after, end_time_before/after."""
+
+    path = "/batch-jobs"
+    filter_type = BatchJobFilter
+    page_type = BatchJobsPage
+    row_type = BatchJobView
+    orderings = ("id", "-id", "start_time", "-start_time")
+
+    def bulk_update(self, batch_jobs: Iterable["BatchJob"]) -> list["BatchJob"]:
+        """Send the changes of several BatchJobs. Raises Conflict, naming them, when some are refused."""
+        given = list(batch_jobs)
+        changed = {one._saved_id(): (one, one._changes()) for one in given}
+        patches = {row_id: changes for row_id, (_, changes) in changed.items() if changes}
+        rows, refused = self._patch(patches)
+        for row_id, row in rows.items():
+            changed[row_id][0]._take_row(row)
+        if refused:
+            raise Conflict("; ".join(f"BatchJob {row_id}: {why}" for row_id, why in refused.items()))
+        return given
+
+    def _patch(self, patches: Mapping[int, dict[str, Any]]) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
+        rows: dict[int, dict[str, Any]] = {}
+        refused: dict[int, str] = {}
+        ids = list(patches)
+        for start in range(0, len(ids), PATCHES_AT_ONCE):
+            chunk = {row_id: patches[row_id] for row_id in ids[start : start + PATCHES_AT_ONCE]}
+            body = checked(BatchJobsPatch, "", {"patches": chunk})
+            reply = self.client.transport.request("PATCH", self.path, body=body, reply=BatchJobsPatched)
+            rows.update({view.id: self._row_dict(view) for view in reply.results})
+            refused.update(reply.refused)
+        return rows, refused
+
+    def _create(self, instance: "BatchJob") -> None:
+        made = self._post_new(instance, BatchJobCreate, BatchJobView)
+        instance._take_row(self._row_dict(made))
+
+    def _update(self, instance: "BatchJob", changes: dict[str, Any]) -> None:
+        patch = checked(BatchJobPatch, "BatchJob", changes)
+        path = f"{self.path}/{instance._saved_id()}"
+        instance._take_row(self._row_dict(self.client.transport.request("PATCH", path, body=patch, reply=BatchJobView)))
+
+    def _update_matching(self, query: Query["BatchJob"], fields: dict[str, Any]) -> Changed:
+        patch = checked(BatchJobPatch, "BatchJob", json_copy(fields, "update")).model_dump(exclude_unset=True)
+        rows, refused = self._patch({one.id: patch for one in query})
+        return Changed(len(rows), refused)
+
+    def _delete_matching(self, query: Query["BatchJob"]) -> Changed:
+        found = list(query)
+        for one in found:
+            one.delete()
+        return Changed(len(found))
+
+
+def _partitions(value: Any) -> list[dict[str, Any]] | None:
+    if not value:
+        return None
+    return [part.model_dump(mode="json") if isinstance(part, BatchJobPartition) else dict(part) for part in value]
+
+
+class BatchJob(Model):
+    """An allocation: asked for by `objects.create`, ended by `cancel`. `state` follows the scheduler.
+
+    >>> allocation = BatchJob.objects.create(  # doctest: +SKIP
+    ...     site_id=site.id, num_nodes=1, wall_time_min=5, job_mode="mpi", queue="local", project="local"
+    ... )
+    >>> allocation.cancel()  # doctest: +SKIP
+    >>> allocation.state in ("pending_deletion", "finished")  # doctest: +SKIP
+    True
+    """
+
+    site_id = Field[int](write=Write.CREATE)
+    num_nodes = Field[int](write=Write.CREATE)
+    wall_time_min = Field[int](write=Write.CREATE)
+    job_mode = Field[JobMode](write=Write.CREATE, accept=JobMode)
+    queue = Field[str](write=Write.CREATE)
+    project = Field[str](write=Write.CREATE)
+    optional_params = Field[dict[str, str]]({}, write=Write.CREATE)
+    filter_tags = Field[dict[str, str]]({})
+    partitions = Field[list[dict[str, Any]] | None](None, write=Write.CREATE, load=_partitions, accept=_partitions)
+    scheduler_id = Field[str | None](None)
+    state = Field[BatchJobState](None, accept=BatchJobState)
+    status_info = Field[dict[str, Any]]({})
+    start_time = Field[datetime | None](None)
+    end_time = Field[datetime | None](None)
+    created_at = Field[datetime](None, write=Write.NEVER)
+
+    objects = Objects(BatchJobManager)
+    _shown = ("id", "site_id", "state", "num_nodes", "wall_time_min", "queue", "project")
+
+    def cancel(self) -> None:
+        """Ask for the end of the allocation, queued or running; its Jobs run again in the next one.
+
+        Returns once the wish is recorded; the Site's agent obeys it, and `state` becomes `finished` then.
+        """
+        self.refresh_from_db()
+        if self.state in BATCH_JOB_ENDED or self.state is BatchJobState.PENDING_DELETION:
+            return
+        try:
+            self.state = BatchJobState.PENDING_DELETION
+            self.save()
+        except Conflict:  # it ended by itself meanwhile
+            self.refresh_from_db()
+            if self.state not in BATCH_JOB_ENDED:
+                raise
+
+    def delete(self) -> None:
+        """Ask for the end of a live allocation, like `cancel`; delete the record of one that has ended."""
+        path = f"/batch-jobs/{self._saved_id()}"
+        reply = self._manager().client.transport.request("DELETE", path, reply=Deleted)
+        if not reply.deleted:
+            self.refresh_from_db()
+
+    def validate(
+        self,
+        allowed_queues: Mapping[str, Any],
+        allowed_projects: Iterable[str],
+        optional_batch_job_params: Mapping[str, str] | None = None,
+    ) -> None:
+        """Check against what a Site allows. Raises ValueError that names every fault."""
+        problems = list(_problems(self, allowed_queues, list(allowed_projects), optional_batch_job_params or {}))
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def partitions_to_cli_args(self) -> str:
+        """The partitions as the launcher's command line takes them: ` --part mpi:2:tag=x ...`."""
+        parts = []
+        for part in self.partitions or []:
+            tags = "".join(f":{key}={value}" for key, value in (part.get("filter_tags") or {}).items())
+            parts.append(f" --part {part['job_mode']}:{part['num_nodes']}{tags}")
+        return "".join(parts)
+
+
+def _problems(
+    batch_job: BatchJob, queues: Mapping[str, Any], projects: list[str], params: Mapping[str, str]
+) -> Iterable[str]:
+    limits = queues.get(batch_job.queue)
+    if limits is None:
+        yield f"queue {batch_job.queue!r} is not allowed; allowed are: {', '.join(queues) or 'none'}"
+    else:
+        for field, name in (("num_nodes", "max_nodes"), ("wall_time_min", "max_walltime")):
+            limit = limits[name] if isinstance(limits, Mapping) else getattr(limits, name)
+            if getattr(batch_job, field) > limit:
+                yield f"{field} is {getattr(batch_job, field)}; queue {batch_job.queue!r} allows at most {limit}"
+    if batch_job.project not in projects:
+        yield f"project {batch_job.project!r} is not allowed; allowed are: {', '.join(projects) or 'none'}"
+    if extra := sorted(set(batch_job.optional_params) - set(params)):
+        yield f"optional_params {', '.join(extra)} are not known; known are: {', '.join(params) or 'none'}"
+    nodes = sum(part["num_nodes"] for part in batch_job.partitions or [])
+    if batch_job.partitions and nodes != batch_job.num_nodes:
+        yield f"the partitions have {nodes} nodes, the BatchJob {batch_job.num_nodes}"

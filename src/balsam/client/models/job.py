@@ -1,0 +1,231 @@
+"""Job: one run of an App in a workdir at a Site; and the verbs over many Jobs.
+
+Waiting is by push: `wait`, `poll_state` and `as_completed` share one stream per process (see `client.watcher`).
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from balsam.client.errors import Conflict, NotFound, ServiceUnavailable
+from balsam.client.fields import Field, Write
+from balsam.client.model import Model
+from balsam.client.models.application import ApplicationDefinition
+from balsam.client.models.job_files import JobFiles
+from balsam.client.models.job_objects import JobManager, JobQuerySet, WaitResult, is_definition
+from balsam.client.objects import Objects
+from balsam.domain.states import DONE_STATES, JobState
+from balsam.wire.jobs import JobExplanation, JobView
+
+if TYPE_CHECKING:
+    from balsam.client.watcher import Watch
+
+__all__ = ["Job", "JobManager", "JobQuerySet", "WaitResult"]
+
+FRESHEN_SEC = 3.0
+
+
+def _app(value: Any) -> Any:
+    if isinstance(value, (int, str)) or is_definition(value):
+        return value
+    if isinstance(value, Model):
+        return value._saved_id()
+    raise TypeError(f"app_id is {value!r}; give an ApplicationDefinition, the name of an App, or its id")
+
+
+def _ids(value: Any) -> set[int]:
+    """Job ids, also from a row's list; Jobs stand for their ids."""
+    return {item._saved_id() if isinstance(item, Model) else int(item) for item in value}
+
+
+class Job(JobFiles, Model):
+    """One run of an App. Make it with `MyApp.submit(...)`, or by `Job(app_id=..., workdir=...)` and `save`.
+
+    `app_id`: an ApplicationDefinition, a name (`site_name` says whose, when several Sites have it) or an id.
+    `workdir`: relative to the Site's data directory. Resources: nodes, ranks, threads, GPUs; `wall_time_min` is an
+    estimate in minutes (0: unknown). `return_code`, `started_at`, `ended_at` are of the last attempt.
+
+    >>> job = Job(app_id="Hello", site_name="laptop", workdir="hello/3", parameters={"name": "you"})  # doctest: +SKIP
+    >>> job.save()  # doctest: +SKIP
+    >>> job.wait(timeout=60), job.return_code, job.read_text("job.out")  # doctest: +SKIP
+    (True, 0, 'Hello, you\\n')
+    """
+
+    app_id = Field[int](write=Write.CREATE, accept=_app)
+    workdir = Field[str]()
+    parameters = Field[dict[str, Any]]({})
+    tags = Field[dict[str, str]]({})
+    data = Field[dict[str, Any]]({})
+    num_nodes = Field[int](1)
+    ranks_per_node = Field[int](1)
+    threads_per_rank = Field[int](1)
+    threads_per_core = Field[int](1)
+    gpus_per_rank = Field[float](0.0)
+    node_packing_count = Field[int](1)
+    wall_time_min = Field[int](0)
+    launch_params = Field[dict[str, str]]({})
+    parent_ids = Field[set[int]]([], write=Write.CREATE, load=_ids, accept=_ids)
+    transfers = Field[dict[str, str]]({}, write=Write.CREATE)
+    priority = Field[int](0)
+    max_attempts = Field[int | None](None)
+    return_code = Field[int | None](None)
+    pending_file_cleanup = Field[bool](True)
+    state = Field[JobState](None, write=Write.NEVER)
+    site_id = Field[int](None, write=Write.NEVER)
+    attempt = Field[int](0, write=Write.NEVER, volatile=True)
+    cancel_requested = Field[bool](False, write=Write.NEVER, volatile=True)
+    batch_job_id = Field[int | None](None, write=Write.NEVER, volatile=True)
+    session_id = Field[int | None](None, write=Write.NEVER, volatile=True)
+    created_at = Field[datetime](None, write=Write.NEVER)
+    last_update = Field[datetime](None, write=Write.NEVER, volatile=True)
+    started_at = Field[datetime | None](None, write=Write.NEVER, volatile=True)
+    ended_at = Field[datetime | None](None, write=Write.NEVER, volatile=True)
+
+    objects = Objects(JobManager)
+    _shown = ("id", "state", "workdir", "app_id")
+    _hints: ClassVar[dict[str, str]] = {"state": "ask for a change with cancel() or retry()"}
+    _site_name: str | None = None
+    _watch: "Watch | None" = None
+    _known_in: int | None = None  # connection of the stream during which the row was read
+    _seen: int = 0  # version of the watch that was taken over
+
+    def __init__(self, *, site_name: str | None = None, **fields: Any) -> None:
+        super().__init__(**fields)
+        self._site_name = site_name
+
+    @property
+    def app(self) -> type[ApplicationDefinition]:
+        """The App as a class; loaded from the service unless the Job was made from a class."""
+        given = self._values.get("app_id")
+        if is_definition(given):
+            return given
+        if isinstance(given, str):
+            return self._definitions().load_by_name(given, self._site_name)
+        return self._definitions().load_by_id(self.app_id)
+
+    @property
+    def app_name(self) -> str:
+        """Name of the App."""
+        if self._row is None:
+            return self.app.__name__
+        return str(self._row.get("app_name") or self._client().apps.view(self.app_id).name)
+
+    def get_parameters(self) -> dict[str, Any]:
+        """The App's parameters of this Job."""
+        return self.parameters
+
+    def set_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Replace the parameters; `save` sends them."""
+        self.parameters = dict(parameters)
+
+    def poll_state(self) -> JobState:
+        """The newest known state. Pushed by the service: a tight loop of this sends no requests.
+
+        Returns what is known at once, also while the service can't be reached.
+        """
+        self._saved_id()
+        if not self._known_done():
+            self._client().watcher.look(self)
+        return self.state
+
+    def done(self) -> bool:
+        """Whether the Job is JOB_FINISHED, FAILED or CANCELLED, as far as is known now (see `poll_state`)."""
+        return self.poll_state() in DONE_STATES
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the Job is done, or for `timeout` seconds; True when it is done. By push.
+
+        Ends in time also while the service can't be reached; without a timeout it survives the outage.
+        """
+        self._saved_id()
+        for _ in self._client().watcher.completed([self], timeout):
+            return True
+        return self._known_done()
+
+    def cancel(self, reason: str = "") -> None:
+        """Ask for the end of the Job: waiting ones are CANCELLED at once, running ones when their processes are gone.
+
+        A Job that is done keeps its state. Raises `Job.DoesNotExist` when it was deleted.
+        """
+        manager = self._jobs()
+        refused = manager.cancel([self], reason).refused
+        self.refresh_from_db()
+        if refused and self.state not in DONE_STATES:
+            raise Conflict(f"Job {self.id} can't be cancelled: {refused.get(self.id, 'refused')}")
+
+    def retry(self) -> None:
+        """Run a FAILED or CANCELLED Job again; its history is kept. Raises Conflict in any other state."""
+        refused = self._jobs().retry([self]).refused
+        if refused:
+            raise Conflict(f"Job {self.id} can't be run again: {refused.get(self.id, 'refused')}")
+        self.refresh_from_db()
+
+    def explain(self) -> JobExplanation:
+        """Why the Job is where it is, and what to do: `.summary` and `.reasons`."""
+        path = f"/jobs/{self._saved_id()}/explain"
+        return self._client().transport.request("GET", path, reply=JobExplanation)
+
+    def parent_query(self) -> "JobQuerySet":
+        """The Jobs this one waits for, as a query."""
+        return self._jobs().filter(id=sorted(self.parent_ids))
+
+    def resolve_workdir(self, data_path: "str | PurePosixPath | Path") -> Path:
+        """The absolute workdir, given the Site's data directory."""
+        return Path(data_path) / self.workdir
+
+    def display_dict(self) -> dict[str, Any]:
+        """All fields as plain values, for tables and JSON."""
+        shown = super().display_dict()
+        shown["parent_ids"] = sorted(self.parent_ids)
+        if self._row is not None:
+            shown["app_name"] = self.app_name
+        return shown
+
+    def _jobs(self) -> JobManager:
+        return JobManager(type(self))
+
+    def _definitions(self) -> type[ApplicationDefinition]:
+        bound = self._bound_client
+        return ApplicationDefinition if bound is None else bound.ApplicationDefinition
+
+    def _known_done(self) -> bool:
+        return self._row is not None and self._row["state"] in DONE_STATES
+
+    def _observed(self, state: JobState, return_code: int | None) -> None:
+        """A push or a re-read told the state; what else changed is read when it is looked at."""
+        if self._row is not None and (self._row["state"], self._row["return_code"]) != (state, return_code):
+            self._row = {**self._row, "state": state, "return_code": return_code}
+            self._stale = True
+
+    def _changed(self, changes: Mapping[str, Any]) -> None:
+        """The service took over these fields."""
+        self._row = {**(self._row or {}), **changes}
+        self._values = {name: value for name, value in self._values.items() if name not in changes}
+
+    def _created(self, row: dict[str, Any], epoch: int | None) -> None:
+        super()._take_row(row)
+        self._watch = None
+        self._known_in = epoch
+
+    def _take_row(self, row: dict[str, Any]) -> None:
+        self._created(row, None)
+
+    def _freshen(self) -> None:
+        """Read what a push does not carry; while the service can't be reached, the old stays in sight."""
+        path = f"/jobs/{self._saved_id()}"
+        try:
+            view = self._client().transport.request("GET", path, reply=JobView, deadline_sec=FRESHEN_SEC)
+        except ServiceUnavailable:
+            return
+        except NotFound as error:
+            raise self.DoesNotExist(f"Job {self.id} does not exist (any more)", code=error.code) from None
+        self._row = self._manager()._row_dict(view)
+        self._stale = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        app = self._values.get("app_id")
+        if is_definition(app):  # a class defined in a function can't be pickled; its id can
+            state["_values"] = {**self._values, "app_id": app._ensure_synced()}
+        return {**state, "_site_name": self._site_name, "_stale": self._stale}

@@ -1,0 +1,104 @@
+"""Files of a Job's workdir, read from anywhere through the Site's agent, also while the Job runs."""
+
+from typing import TYPE_CHECKING, Literal
+
+from balsam.client.errors import Forbidden, NotFound
+from balsam.wire.base import MAX_FILE_READ_BYTES, Message
+from balsam.wire.sites import FileEntry, FileReply
+
+if TYPE_CHECKING:
+    from balsam.client.client import Client
+
+
+class Look(Message):
+    """Which directory to list, or which entry to look at."""
+
+    path: str
+    op: Literal["list", "stat"]
+
+
+class Part(Message):
+    """Which part of a file to read; a negative offset counts from the end."""
+
+    path: str
+    offset: int
+    max_bytes: int
+
+
+class JobFiles:
+    """The part of `Job` that reads its workdir. Every method raises SiteOffline when the agent does not answer."""
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def _client(cls) -> Client: ...
+        def _saved_id(self) -> int: ...
+
+    def files(self, path: str = "") -> list[FileEntry]:
+        """What is in the workdir, or in a directory below it. Raises FileNotFoundError.
+
+        >>> sorted(entry.path for entry in job.files())  # doctest: +SKIP
+        ['job.out']
+        """
+        return self._look(path, "list").entries
+
+    def file_exists(self, name: str) -> bool:
+        """Whether the workdir has a file or directory of this name."""
+        try:
+            self._look(name, "stat")
+        except FileNotFoundError:
+            return False
+        return True
+
+    def workdir_exists(self) -> bool:
+        """Whether the workdir exists at the Site; it is made when the Job starts."""
+        return self.file_exists("")
+
+    def read_bytes(self, name: str, offset: int = 0, max_bytes: int | None = None) -> bytes:
+        """Content of a file from `offset` on (negative: from the end), at most `max_bytes` of it.
+
+        Raises FileNotFoundError, and PermissionError for what leads out of the workdir.
+        """
+        pieces: list[bytes] = []
+        left, size = max_bytes, None
+        while left is None or left > 0:
+            wanted = MAX_FILE_READ_BYTES if left is None else min(left, MAX_FILE_READ_BYTES)
+            piece, offset, size_now = self._read_part(name, offset, wanted)
+            size = size_now if size is None else size  # a file that grows is read to where it ended at first
+            pieces.append(piece)
+            offset += len(piece)
+            left = None if left is None else left - len(piece)
+            if not piece or offset >= size:
+                break
+        return b"".join(pieces)
+
+    def read_text(self, name: str, offset: int = 0, max_bytes: int | None = None, errors: str = "replace") -> str:
+        """Like `read_bytes`, as UTF-8 text."""
+        return self.read_bytes(name, offset, max_bytes).decode("utf-8", errors)
+
+    def _read_part(self, name: str, offset: int, wanted: int) -> tuple[bytes, int, int]:
+        path = f"/jobs/{self._saved_id()}/files/content"
+        query = Part(path=name, offset=offset, max_bytes=wanted)
+        try:
+            content, headers = self._client().transport.request_bytes(path, query=query)
+        except (NotFound, Forbidden) as error:
+            raise _file_error(error, name) from error
+        return content, int(headers.get("x-file-offset", offset)), int(headers.get("x-file-size", len(content)))
+
+    def _look(self, path: str, op: Literal["list", "stat"]) -> FileReply:
+        query = Look(path=path, op=op)
+        try:
+            return self._client().transport.request(
+                "GET", f"/jobs/{self._saved_id()}/files", query=query, reply=FileReply
+            )
+        except (NotFound, Forbidden) as error:
+            raise _file_error(error, path) from error
+
+
+def _file_error(error: NotFound | Forbidden, name: str) -> Exception:
+    """Errors about the file in Python's own terms; those about the Job as they are."""
+    if isinstance(error, Forbidden):
+        return PermissionError(f"{name!r}: {error}")
+    if any(problem.where == "path" for problem in error.details):
+        return FileNotFoundError(f"there is no {name!r} in the workdir")
+    return error

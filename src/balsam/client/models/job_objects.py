@@ -1,0 +1,257 @@
+"""`Job.objects`: queries over Jobs, bulk verbs, and waiting for many."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+
+from balsam.client.errors import Conflict, NotFound
+from balsam.client.models.application import ApplicationDefinition
+from balsam.client.objects import Manager
+from balsam.client.query import Changed, Query
+from balsam.client.submission import submit
+from balsam.client.values import checked, json_copy, nearest
+from balsam.domain.states import JobState
+from balsam.wire.base import MAX_BULK, Deleted
+from balsam.wire.jobs import (
+    JobCounts,
+    JobFilter,
+    JobPatch,
+    JobQuery,
+    JobsChanged,
+    JobsPage,
+    JobsPatch,
+    JobsSelect,
+    JobView,
+)
+
+if TYPE_CHECKING:
+    from balsam.client.models.job import Job
+
+
+def is_definition(value: Any) -> TypeGuard[type[ApplicationDefinition]]:
+    """Whether a value is an App's class."""
+    return isinstance(value, type) and issubclass(value, ApplicationDefinition)
+
+
+class WaitResult(NamedTuple):
+    """What `Job.objects.wait` returns: Jobs in the order they were given."""
+
+    done: "list[Job]"
+    not_done: "list[Job]"
+
+
+class JobPageQuery(JobQuery):
+    """A page of Jobs; the count costs extra and is asked for only when it is wanted."""
+
+    with_count: bool = False
+
+
+class JobManager(Manager["Job"]):
+    """Filters: id, parent_id, app_id, app_name, site_id, batch_job_id, state, state__ne, tags, workdir__contains,
+    last_update_before, last_update_after, pending_file_cleanup. Lists mean "any of"; `tags` is a dict or "KEY:VALUE".
+    """
+
+    path = "/jobs"
+    filter_type = JobPageQuery
+    page_type = JobsPage
+    row_type = JobView
+    orderings = ("id", "-id", "last_update", "-last_update", "state", "-state", "workdir", "-workdir")
+    keyset = True
+
+    def bulk_create(self, jobs: "Iterable[Job]") -> "list[Job]":
+        """Create any number of Jobs, in calls of up to 10,000. Returns them as a list; each has its id and state then.
+
+        Every Job is checked before the first is sent; each call creates all of its Jobs or none. Raises
+        ValidationFailed that names the rows (`jobs[17].workdir`). When a later call fails, those with an id are
+        created: go on with `[job for job in jobs if job.id is None]`.
+
+        >>> jobs = [Hello.submit(f"many/{i}", name=str(i), save=False) for i in range(3)]  # doctest: +SKIP
+        >>> [job.state.value for job in Job.objects.bulk_create(jobs)]  # doctest: +SKIP
+        ['PREPROCESSED', 'PREPROCESSED', 'PREPROCESSED']
+        """
+        given = list(jobs)
+        submit(self.client, given)
+        return given
+
+    def bulk_update(self, jobs: "Iterable[Job]") -> "list[Job]":
+        """Send the changes of several Jobs, all or none of each 10,000. Raises Conflict that names refused Jobs."""
+        given = list(jobs)
+        changed = {job._saved_id(): (job, changes) for job in given if (changes := job._changes())}
+        ids = list(changed)
+        for start in range(0, len(ids), MAX_BULK):
+            chunk = {row_id: changed[row_id][1] for row_id in ids[start : start + MAX_BULK]}
+            self._patch(chunk)
+            for row_id in chunk:
+                changed[row_id][0]._changed(chunk[row_id])
+        return given
+
+    def bulk_refresh(self, jobs: "Iterable[Job]") -> None:
+        """Read many Jobs again. Raises `Job.DoesNotExist` that names those that are gone."""
+        wanted: dict[int, list[Job]] = {}
+        for job in jobs:
+            wanted.setdefault(job._saved_id(), []).append(job)
+        rows = {job.id: job._row for job in self.filter(id=list(wanted))}
+        for row_id, instances in wanted.items():
+            row = rows.get(row_id)
+            for job in instances if row is not None else ():
+                job._take_row(dict(row or {}))
+        gone = sorted(wanted.keys() - rows.keys())
+        if gone:
+            raise self.model.DoesNotExist(f"Jobs that do not exist (any more): {', '.join(map(str, gone[:20]))}")
+
+    def wait(
+        self,
+        jobs: "Iterable[Job]",
+        timeout: float | None = None,
+        poll_interval: float = 1.0,
+        return_when: str = "ALL_COMPLETED",
+    ) -> WaitResult:
+        """Wait until all Jobs are done (or with "FIRST_COMPLETED" one), or for `timeout` seconds.
+
+        Done is JOB_FINISHED, FAILED or CANCELLED. By push; `poll_interval` is accepted for old scripts and not needed.
+        """
+        if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED"):
+            raise ValueError(f"return_when is {return_when!r}; it must be ALL_COMPLETED or FIRST_COMPLETED")
+        given = list(jobs)
+        first = return_when == "FIRST_COMPLETED"
+        for _ in self.client.watcher.completed(given, timeout):
+            if first:
+                break
+        done = [job for job in given if job._known_done()]
+        return WaitResult(done, [job for job in given if not job._known_done()])
+
+    def as_completed(
+        self, jobs: "Iterable[Job]", timeout: float | None = None, poll_interval: float = 1.0
+    ) -> "Iterator[Job]":
+        """Yield Jobs as they become done, those that are done first. Raises TimeoutError after `timeout` seconds.
+
+        >>> sorted(job.state.value for job in Job.objects.as_completed([job], timeout=60))  # doctest: +SKIP
+        ['JOB_FINISHED']
+        """
+        given = list(jobs)
+        found = 0
+        for job in self.client.watcher.completed(given, timeout):
+            found += 1
+            yield job
+        if found < len(given):
+            raise TimeoutError(f"{len(given) - found} of {len(given)} Jobs are not done after {timeout} s")
+
+    def cancel(self, jobs: "Query[Job] | Iterable[Job | int]", reason: str = "") -> Changed:
+        """Cancel Jobs, given as a query, as Jobs or as ids. Running ones end as soon as their processes are gone.
+
+        Returns how many were cancelled; `.refused` names the others, for instance those that are done.
+        """
+        return self._verb("cancel", jobs, reason=reason)
+
+    def retry(self, jobs: "Query[Job] | Iterable[Job | int]") -> Changed:
+        """Run FAILED and CANCELLED Jobs again."""
+        return self._verb("retry", jobs)
+
+    def count_by(self, field: str, **filters: Any) -> dict[JobState, int]:
+        """Number of Jobs in each state; see `Query.count_by`."""
+        return self.filter(**filters).count_by(field)
+
+    def all(self) -> "JobQuerySet":
+        """Every Job that is yours."""
+        return JobQuerySet(self)
+
+    def filter(self, **filters: Any) -> "JobQuerySet":
+        """Jobs that match every filter; the names are in the class docstring."""
+        return JobQuerySet(self).filter(**filters)
+
+    def order_by(self, *fields: str) -> "JobQuerySet":
+        """Every Job, ordered."""
+        return JobQuerySet(self).order_by(*fields)
+
+    def _verb(self, verb: str, jobs: "Query[Job] | Iterable[Job | int]", reason: str = "") -> Changed:
+        selected = self._selected(jobs)
+        if selected is None:
+            return Changed(0)
+        body = JobsSelect(filter=selected, reason=reason) if reason else JobsSelect(filter=selected)
+        transport = self.client.transport
+        key = transport.new_key()
+        reply = transport.request("POST", f"/jobs/{verb}", body=body, reply=JobsChanged, idempotency_key=key)
+        return Changed(reply.changed, reply.refused)
+
+    def _selected(self, jobs: "Query[Job] | Iterable[Job | int]") -> JobFilter | None:
+        """The filter of a body; None when nothing is selected."""
+        if isinstance(jobs, Query) and jobs._start == 0 and jobs._stop is None:
+            return None if jobs._nothing else JobFilter(**jobs._filters)
+        ids = [job if isinstance(job, int) else job._saved_id() for job in jobs]
+        return JobFilter(id=ids) if ids else None
+
+    def _count(self, filters: Mapping[str, Any]) -> int:
+        return int(self._get_page({**filters, "limit": 0, "with_count": True}).count)
+
+    def _page(
+        self, filters: Mapping[str, Any], limit: int, *, ordering: str | None, offset: int, after: int | None
+    ) -> Any:
+        filters = {**filters, "with_count": False}
+        return super()._page(filters, limit, ordering=ordering, offset=offset, after=after)
+
+    def _create(self, instance: "Job") -> None:
+        submit(self.client, [instance])
+
+    def _update(self, instance: "Job", changes: dict[str, Any]) -> None:
+        self._patch({instance._saved_id(): changes})
+        instance._changed(changes)
+
+    def _patch(self, patches: dict[int, dict[str, Any]]) -> None:
+        body = checked(JobsPatch, "", {"patches": patches})
+        try:
+            reply = self.client.transport.request("PATCH", self.path, body=body, reply=JobsChanged)
+        except NotFound as error:
+            raise self.model.DoesNotExist(str(error), code=error.code, details=error.details) from None
+        if reply.refused:
+            raise Conflict("; ".join(f"Job {row_id}: {why}" for row_id, why in reply.refused.items()))
+
+    def _delete(self, instance: "Job") -> None:
+        reply = self._delete_selected(JobFilter(id=[instance._saved_id()]))
+        if reply.skipped:
+            raise Conflict(f"Job {instance.id} can't be deleted: {reply.reason or 'it runs; cancel() it first'}")
+        if not reply.deleted:
+            raise self.model.DoesNotExist(f"Job {instance.id} does not exist (any more)")
+
+    def _delete_selected(self, selected: JobFilter) -> Deleted:
+        transport = self.client.transport
+        body = JobsSelect(filter=selected)
+        key = transport.new_key()
+        return transport.request("POST", "/jobs/delete", body=body, reply=Deleted, idempotency_key=key)
+
+    def _delete_matching(self, query: Query["Job"]) -> Changed:
+        reply = self._delete_selected(JobFilter(**query._filters))
+        return Changed(reply.deleted, dict.fromkeys(reply.skipped, reply.reason))
+
+    def _update_matching(self, query: Query["Job"], fields: dict[str, Any]) -> Changed:
+        unknown = [name for name in fields if name not in JobPatch.model_fields]
+        if unknown:
+            raise TypeError(f"Jobs can't be updated by {unknown[0]!r}{nearest(unknown[0], JobPatch.model_fields)}")
+        patch = checked(JobPatch, "update", {name: json_copy(value, name) for name, value in fields.items()})
+        body = JobsSelect(filter=JobFilter(**query._filters), patch=patch)
+        transport = self.client.transport
+        key = transport.new_key()
+        reply = transport.request("POST", "/jobs/update", body=body, reply=JobsChanged, idempotency_key=key)
+        return Changed(reply.changed, reply.refused)
+
+    def _filter_value(self, name: str, value: Any) -> Any:
+        if name == "app_id":
+            items = value if isinstance(value, (list, tuple, set)) else [value]
+            return [item._ensure_synced() if is_definition(item) else item for item in items]
+        return super()._filter_value(name, value)
+
+
+class JobQuerySet(Query["Job"]):
+    """A selection of Jobs."""
+
+    def count_by(self, field: str) -> dict[JobState, int]:
+        """Number of matches by `field`, which is "state"; counted by the service, states without Jobs left out."""
+        self._not_sliced("count_by")
+        if field != "state":
+            raise ValueError(f"Jobs can be counted by 'state', not by {field!r}")
+        totals: dict[JobState, int] = {}
+        for filters in [] if self._nothing else self._parts():
+            query = JobFilter(**filters)
+            reply = self._manager.client.transport.request("GET", "/jobs/counts", query=query, reply=JobCounts)
+            for state, number in reply.counts.items():
+                if number:
+                    totals[state] = totals.get(state, 0) + number
+        return totals

@@ -1,0 +1,66 @@
+"""Site: a directory on a machine, with an agent that runs Jobs there."""
+
+from datetime import datetime
+from typing import Any
+
+from balsam.client.fields import Field, Write
+from balsam.client.model import Model
+from balsam.client.objects import Manager, Objects
+from balsam.client.values import checked
+from balsam.wire.sites import QueueLimits, SiteCreate, SiteCreated, SiteFilter, SitePatch, SitesPage, SiteView
+
+
+class SiteManager(Manager["Site"]):
+    """Filters: id, name, path (a part of it), last_refresh_after."""
+
+    path = "/sites"
+    filter_type = SiteFilter
+    page_type = SitesPage
+    row_type = SiteView
+
+    def _create(self, instance: "Site") -> None:
+        made = self._post_new(instance, SiteCreate, SiteCreated)
+        instance._take_row(self._row_dict(made.site))
+        instance._agent_token = made.token.token
+
+    def _update(self, instance: "Site", changes: dict[str, Any]) -> None:
+        patch = checked(SitePatch, "Site", changes)
+        row_id = instance._saved_id()
+        instance._take_row(
+            self._row_dict(self.client.transport.request("PATCH", f"{self.path}/{row_id}", body=patch, reply=SiteView))
+        )
+
+
+def _limits(row: dict[str, QueueLimits]) -> dict[str, dict[str, int]]:
+    return {queue: limits.model_dump() for queue, limits in row.items()}
+
+
+class Site(Model):
+    """A Site as the service knows it. `balsam site init` creates one; scripts mostly look them up.
+
+    >>> [site.name for site in Site.objects.filter(name="laptop")]  # doctest: +SKIP
+    ['laptop']
+    """
+
+    name = Field[str]()
+    path = Field[str]()
+    hostname = Field[str]("")
+    allowed_projects = Field[list[str]]([])
+    allowed_queues = Field[dict[str, dict[str, int]]]({}, load=_limits)
+    optional_batch_job_params = Field[dict[str, str]]({})
+    transfer_locations = Field[dict[str, str]]({})
+    backfill_windows = Field[dict[str, Any]]({})
+    queued_jobs = Field[dict[str, Any]]({})
+    owner = Field[str](None, write=Write.NEVER)
+    creation_date = Field[datetime](None, write=Write.NEVER)
+    last_refresh = Field[datetime | None](None, write=Write.NEVER)
+    is_active = Field[bool](False, write=Write.NEVER)
+
+    objects = Objects(SiteManager)
+    _shown = ("id", "name", "path")
+    _agent_token: str | None = None
+
+    @property
+    def agent_token(self) -> str | None:
+        """The token for the Site's agent, only on the instance that created the Site: it is shown once."""
+        return self._agent_token

@@ -1,0 +1,192 @@
+"""`Model.objects`: create, get, filter, bulk verbs. One subclass per model says where its rows live.
+
+`Objects` is the descriptor behind the attribute; it binds to the class it is read from, and so to that class's client.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_origin
+
+from balsam.client.errors import NotFound
+from balsam.client.query import FIRST_PAGE, NEXT_PAGES, Changed, Query
+from balsam.client.transport.codec import dump_body
+from balsam.client.values import checked, nearest
+from balsam.wire.base import Message
+
+if TYPE_CHECKING:
+    from balsam.client.client import Client
+    from balsam.client.model import Model
+
+M = TypeVar("M", bound="Model")
+G = TypeVar("G", bound="Manager[Any]")
+R = TypeVar("R", bound=Message)
+PAGING = frozenset({"limit", "offset", "ordering", "after", "with_count"})
+
+
+class Objects(Generic[G]):
+    """`objects = Objects(JobManager)`."""
+
+    def __init__(self, kind: Callable[[Any], G]) -> None:
+        self._kind = kind
+
+    def __get__(self, instance: object, owner: type) -> G:
+        if instance is not None:
+            raise AttributeError(f"objects belongs to the class: {owner.__name__}.objects")
+        return self._kind(owner)
+
+
+class Manager(Generic[M]):
+    """Queries and verbs of one model class."""
+
+    path: ClassVar[str]
+    filter_type: ClassVar[type[Message]]
+    page_type: ClassVar[type[Any]]
+    row_type: ClassVar[type[Message]]
+    orderings: ClassVar[tuple[str, ...]] = ()
+    default_ordering: ClassVar[str] = "id"
+    keyset: ClassVar[bool] = False
+    conjunctive: ClassVar[frozenset[str]] = frozenset({"tags", "filter_tags", "data"})
+
+    def __init__(self, model: type[M]) -> None:
+        self.model = model
+
+    @property
+    def name(self) -> str:
+        return self.model._base.__name__
+
+    @property
+    def client(self) -> "Client":
+        return self.model._client()
+
+    def all(self) -> Query[M]:
+        """Every row that is yours."""
+        return Query(self)
+
+    def filter(self, **filters: Any) -> Query[M]:
+        """Rows that match every filter; see `Query.filter`."""
+        return Query(self).filter(**filters)
+
+    def get(self, **filters: Any) -> M:
+        """The only match. Raises `DoesNotExist` or `MultipleObjectsReturned` of the model."""
+        return Query(self).get(**filters)
+
+    def order_by(self, *fields: str) -> Query[M]:
+        """Every row, ordered."""
+        return Query(self).order_by(*fields)
+
+    def count(self) -> int:
+        """Number of rows."""
+        return Query(self).count()
+
+    def first(self) -> M:
+        """The first row. Raises IndexError when there is none."""
+        return Query(self).first()
+
+    def __iter__(self) -> Iterator[M]:
+        return iter(Query(self))
+
+    def create(self, **fields: Any) -> M:
+        """Make an instance and save it."""
+        instance = self.model(**fields)
+        instance.save()
+        return instance
+
+    def _rows(self, filters: Mapping[str, Any], ordering: str | None, offset: int, wanted: int | None) -> Iterator[M]:
+        """Rows in order, page by page."""
+        after: int | None = None
+        page_size = FIRST_PAGE
+        by_keyset = self.keyset and ordering in (None, "id") and not offset
+        while wanted is None or wanted > 0:
+            limit = page_size if wanted is None else min(page_size, wanted)
+            page = self._page(filters, limit, ordering=ordering, offset=offset, after=after)
+            rows = page.results
+            for row in rows:
+                yield self.model._from_row(self._row_dict(row))
+            if len(rows) < limit:
+                return
+            wanted = None if wanted is None else wanted - len(rows)
+            after, offset = (rows[-1].id, 0) if by_keyset else (None, offset + len(rows))
+            page_size = NEXT_PAGES
+
+    def _page(
+        self, filters: Mapping[str, Any], limit: int, *, ordering: str | None, offset: int, after: int | None
+    ) -> Any:
+        paging = {"limit": limit, "offset": offset or None, "ordering": ordering, "after": after}
+        given = {key: value for key, value in paging.items() if value is not None}
+        return self._get_page({**filters, **given})
+
+    def _get_page(self, fields: Mapping[str, Any]) -> Any:
+        query = checked(self.filter_type, self.name, fields)
+        return self.client.transport.request("GET", self.path, query=query, reply=self.page_type)
+
+    def _count(self, filters: Mapping[str, Any]) -> int:
+        return int(self._get_page({**filters, "limit": 0}).count)
+
+    @staticmethod
+    def _row_dict(view: Message) -> dict[str, Any]:
+        return view.__dict__
+
+    def _read(self, row_id: int) -> dict[str, Any]:
+        try:
+            view = self.client.transport.request("GET", f"{self.path}/{row_id}", reply=self.row_type)
+        except NotFound as error:
+            raise self.model.DoesNotExist(f"{self.name} {row_id} does not exist (any more)", code=error.code) from None
+        return self._row_dict(view)
+
+    def _post_new(self, instance: M, body: type[Message], reply: type[R]) -> R:
+        """Create an instance; a repeat after an unclear end carries the same key (S3)."""
+        content = dump_body(checked(body, self.name, instance._given()))
+        transport = self.client.transport
+        if instance._key is None or instance._key[1] != content:
+            instance._key = (transport.new_key(), content)
+        return transport.request("POST", self.path, body=content, reply=reply, idempotency_key=instance._key[0])
+
+    def _create(self, instance: M) -> None:
+        raise TypeError(f"{self.name} is not created by users")
+
+    def _update(self, instance: M, changes: dict[str, Any]) -> None:
+        raise TypeError(f"{self.name} can't be changed")
+
+    def _delete(self, instance: M) -> None:
+        row_id = instance._saved_id()
+        try:
+            self.client.transport.request("DELETE", f"{self.path}/{row_id}")
+        except NotFound as error:
+            if not error.repeated:  # else the answer to the try that did it was lost
+                raise self.model.DoesNotExist(f"{self.name} {row_id} does not exist (any more)") from None
+
+    def _update_matching(self, query: Query[M], fields: dict[str, Any]) -> Changed:
+        raise TypeError(f"{self.name} queries can't be updated; change the instances")
+
+    def _delete_matching(self, query: Query[M]) -> Changed:
+        raise TypeError(f"{self.name} queries can't be deleted; delete the instances")
+
+    def _checked_filters(self, filters: Mapping[str, Any]) -> dict[str, Any]:
+        """Filters as the service knows them."""
+        known = {name: field.annotation for name, field in self.filter_type.model_fields.items() if name not in PAGING}
+        fields: dict[str, Any] = {}
+        for name, value in filters.items():
+            if name not in known:
+                raise TypeError(f"{self.name} has no filter {name!r}{nearest(name, known)}")
+            if value is None:
+                continue
+            value = self._filter_value(name, value)
+            fields[name] = _listed(value) if _is_list(known[name]) else value
+        message = checked(self.filter_type, f"{self.name} filter", fields)
+        return {name: getattr(message, name) for name in fields}
+
+    def _filter_value(self, name: str, value: Any) -> Any:
+        """What a user may write for a value of the service's: a model instance for its id, a dict for tags."""
+        if name in self.conjunctive and isinstance(value, Mapping):
+            return [f"{key}:{item}" for key, item in value.items()]
+        return value
+
+
+def _listed(value: Any) -> list[Any]:
+    from balsam.client.model import Model
+
+    items = [value] if isinstance(value, (str, bytes, Model)) or not isinstance(value, Iterable) else list(value)
+    return [item._saved_id() if isinstance(item, Model) else item for item in items]
+
+
+def _is_list(annotation: Any) -> bool:
+    return get_origin(annotation) is list or any(_is_list(part) for part in get_args(annotation))
