@@ -36,7 +36,7 @@ RESTART_DELAYS_SEC = (0.2, 1.0, 3.0)
 # Bounds the delay with which a node that was suspended notices that its lease ended meanwhile.
 LEASE_CHECK_SEC = 1.0
 LONGEST_LINE = 65536
-EXIT_CONFIG = 78
+EXIT_CONFIG = 78  # of us or of the launcher: starting again would not help
 EXIT_SURVIVORS = 70
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -162,7 +162,8 @@ class Guardian:
             if not clean:
                 return EXIT_SURVIVORS
             stopping = self._stopping_since is not None or self._is_late()
-            if (status == 0 and reason == "") or stopping or restarts >= self._config.max_restarts:
+            ended = reason == "" and status in (0, EXIT_CONFIG)
+            if ended or stopping or restarts >= self._config.max_restarts:
                 say(f"nothing left of this allocation; exit {status}")
                 return status
             delay = RESTART_DELAYS_SEC[min(restarts, len(RESTART_DELAYS_SEC) - 1)]

@@ -24,7 +24,8 @@ EXIT_NOT_FOUND = 127
 EXIT_NOT_EXECUTABLE = 126
 EXIT_SIGNAL_BASE = 128
 
-_OUTPUT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY
+# A link in the place of the output file would lead out of the work directory.
+_OUTPUT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY | os.O_NOFOLLOW
 _DEFAULT_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 # The machine is short of something; the command itself is not to blame.
 _SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
@@ -32,7 +33,8 @@ _SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run. `cwd` is absolute; `stdout` (stdout and stderr, appended to) may be relative to it.
+    """What to run. `cwd` is absolute; `stdout` (stdout and stderr, appended to) may be relative to it. `cwd_fd` is the
+    opened `cwd`, when that was checked and must not be looked up again.
 
     `argv[0]` without a slash is searched on the PATH of `env`, which is the whole environment (PWD is added). `umask`
     None keeps the launcher's.
@@ -43,6 +45,7 @@ class Command:
     cwd: str
     stdout: str
     umask: int | None = None
+    cwd_fd: int | None = None
 
     @classmethod
     def shell(cls, text: str, env: Mapping[str, str], cwd: str, stdout: str, umask: int | None = None) -> Command:
@@ -89,7 +92,14 @@ class CommandError(Exception):
 
 
 class SpawnError(Exception):
-    """Nothing was started, and the command is not to blame: no such directory, disk full, too many processes."""
+    """Nothing was started, and the command is not to blame: no such directory, disk full, too many processes.
+
+    `shortage`: of processes, memory or descriptors; it may work later.
+    """
+
+    def __init__(self, message: str, shortage: bool = False) -> None:
+        super().__init__(message)
+        self.shortage = shortage
 
 
 def spawn(command: Command) -> Child:
@@ -114,7 +124,7 @@ def spawn(command: Command) -> Child:
     except OSError as error:
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        raise SpawnError(f"cannot watch a new process: {error.strerror}") from error
+        raise SpawnError(f"cannot watch a new process: {error.strerror}", error.errno in _SHORTAGES) from error
 
 
 def _start_quickly(command: Command, program: str, argv: tuple[str, ...]) -> int:
@@ -127,7 +137,7 @@ def _start_quickly(command: Command, program: str, argv: tuple[str, ...]) -> int
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)
     umask = None if command.umask is None else os.umask(command.umask)
     try:
-        os.chdir(command.cwd)
+        os.chdir(command.cwd if command.cwd_fd is None else command.cwd_fd)
         return os.posix_spawn(
             program, argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_DEFAULT_SIGNALS
         )
@@ -139,13 +149,13 @@ def _start_quickly(command: Command, program: str, argv: tuple[str, ...]) -> int
 
 
 def _start_with_subprocess(command: Command, program: str, argv: tuple[str, ...]) -> int:
-    output = os.open(_output_path(command), _OUTPUT_FLAGS, 0o666 & ~(command.umask or 0))
+    output = _open_output(command)
     try:
         process = subprocess.Popen(
             argv,
             executable=program,
             env={**command.env, "PWD": command.cwd},
-            cwd=command.cwd,
+            cwd=command.cwd if command.cwd_fd is None else f"/proc/self/fd/{command.cwd_fd}",
             umask=-1 if command.umask is None else command.umask,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -181,6 +191,13 @@ def _find_program(name: str, command: Command) -> str:
     return second_best
 
 
+def _open_output(command: Command) -> int:
+    flags, mode = _OUTPUT_FLAGS | os.O_CLOEXEC, 0o666 & ~(command.umask or 0)
+    if command.cwd_fd is not None:
+        return os.open(command.stdout, flags, mode, dir_fd=command.cwd_fd)
+    return os.open(_output_path(command), flags, mode)
+
+
 def _output_path(command: Command) -> str:
     return command.stdout if command.stdout.startswith("/") else f"{command.cwd}/{command.stdout}"
 
@@ -189,7 +206,7 @@ def _blame(command: Command, error: OSError) -> NoReturn:
     """Tell apart what posix_spawn reports alike: a bad command, a bad directory or output file, a shortage."""
     reason = error.strerror or str(error)
     if error.errno in _SHORTAGES:
-        raise SpawnError(f"cannot start a process: {reason}") from error
+        raise SpawnError(f"cannot start a process: {reason}", shortage=True) from error
     try:
         os.close(os.open(command.cwd, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError as failure:
@@ -201,7 +218,7 @@ def _refuse(command: Command, exit_code: int, reason: str) -> NoReturn:
     text = f"{command.argv[0]}: {reason}"
     path = _output_path(command)
     try:
-        fd = os.open(path, _OUTPUT_FLAGS | os.O_CLOEXEC, 0o666)
+        fd = _open_output(command)
     except OSError as failure:
         raise SpawnError(f"cannot write the output file {path}: {failure.strerror}") from failure
     try:
@@ -211,6 +228,25 @@ def _refuse(command: Command, exit_code: int, reason: str) -> NoReturn:
     finally:
         os.close(fd)
     raise CommandError(exit_code, text)
+
+
+def spawn_worker(argv: list[str], inherited_fd: int) -> Child:
+    """Start a process of the launcher's own, in a session of its own, which inherits stderr and `inherited_fd`.
+
+    Raises SpawnError.
+    """
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(inherited_fd,),
+            start_new_session=True,
+        )
+        process.returncode = 0
+        return Child(process.pid, os.pidfd_open(process.pid))
+    except OSError as error:
+        raise SpawnError(f"cannot start {argv[0]}: {error.strerror}", error.errno in _SHORTAGES) from error
 
 
 def reap(child: Child) -> ExitStatus | None:

@@ -1,0 +1,44 @@
+"""What an engine is asked: the words that start a Job's ranks, and what to set for them besides."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from balsam.domain.packing import Placement
+from balsam.domain.template import RenderedCommand
+from balsam.launcher.machine_messages import LaunchJob
+
+SHELL = ("bash", "-c")
+
+
+class NotLaunchable(Exception):
+    """The Job asks for what this engine can't do; the text says what it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A command line. `spreads`: it starts processes in sessions of their own, whose end its own end does not prove."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    spreads: bool = False
+
+
+class Engine(Protocol):
+    """One way to start Jobs."""
+
+    def words(
+        self, command: RenderedCommand, job: LaunchJob, placement: Placement, env: Mapping[str, str], direct: bool
+    ) -> Words:
+        """`env` is what the Job gets of its own. `direct`: a plain command may go without a shell.
+
+        Raises NotLaunchable.
+        """
+        ...
+
+
+def argv_of(command: RenderedCommand, direct: bool) -> tuple[str, ...]:
+    """The words of one rank: the plain command, or a shell that reads it."""
+    if direct and command.argv is not None:
+        return command.argv
+    return (*SHELL, command.shell)

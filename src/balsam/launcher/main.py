@@ -1,0 +1,190 @@
+"""The launcher's command line, as the batch script calls it: finds the nodes, cuts partitions, becomes the guardian.
+
+`python -m balsam.launcher --config launcher.json -j mpi|serial -t MINUTES [--tag K=V]... [-p MODE:NODES[:K=V]...]...`
+With one partition this process turns into its guardian (exec); with several it starts a guardian for each, passes
+signals on and waits for all of them.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from balsam.launcher import guardian
+from balsam.launcher.config import LauncherConfig, LauncherConfigError
+from balsam.launcher.partition import Partition, PartitionNode
+from balsam.platform.node.base import NodeOptions
+from balsam.platform.node.local import NUM_NODES
+from balsam.platform.registry import NODES
+
+log = logging.getLogger("balsam.launcher")
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+MODES = ("mpi", "serial")
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A partition as it is asked for. `num_nodes` None: all."""
+
+    serial: bool
+    num_nodes: int | None
+    filter_tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What the batch script said."""
+
+    config_path: Path
+    wall_time_sec: float
+    slices: tuple[Slice, ...]
+
+
+def parse_arguments(argv: Sequence[str]) -> CommandLine:
+    """Raises LauncherConfigError."""
+    parser = _Parser(prog="balsam.launcher", allow_abbrev=False)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("-j", "--job-mode", choices=MODES, required=True)
+    parser.add_argument("-t", "--wall-time-min", type=float, required=True)
+    parser.add_argument("--tag", action="append", default=[])
+    parser.add_argument("-p", "--part", action="append", default=[])
+    given = parser.parse_args(argv)
+    if not 0 < given.wall_time_min < float("inf"):
+        raise LauncherConfigError(f"-t {given.wall_time_min:g}: the wall time must be more than 0 minutes")
+    slices = tuple(_slice(text) for text in given.part)
+    if not slices:
+        slices = (Slice(given.job_mode == "serial", None, _tags(given.tag)),)
+    return CommandLine(given.config, given.wall_time_min * 60, slices)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise LauncherConfigError(f"{message}; it is called as: {self.format_usage().strip()}")
+
+
+def _slice(text: str) -> Slice:
+    mode, _, rest = text.partition(":")
+    nodes, *tags = rest.split(":")
+    if mode not in MODES or not nodes.isdigit() or int(nodes) < 1:
+        raise LauncherConfigError(
+            f"-p {text}: a partition is written as MODE:NODES[:KEY=VALUE...], such as mpi:2:set=a"
+        )
+    return Slice(mode == "serial", int(nodes), _tags(tags))
+
+
+def _tags(words: Sequence[str]) -> dict[str, str]:
+    tags = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise LauncherConfigError(f"tag {word!r} must be KEY=VALUE")
+        tags[key] = value
+    return tags
+
+
+def make_partitions(line: CommandLine, config: LauncherConfig, environ: Mapping[str, str]) -> list[Partition]:
+    """Deal the nodes of the allocation out to the partitions, in order. Raises LauncherConfigError."""
+    node_type = NODES.load(config.compute_node)()
+    environ = {NUM_NODES: str(config.num_nodes), **environ}
+    found = node_type.nodes(NodeOptions(config.node_cpus, config.node_gpus), environ)
+    for note in dict.fromkeys(note for info in found for note in info.notes):
+        log.info("%s", note)
+    nodes = [PartitionNode(info.name, info.cpu_ids, info.gpu_ids, info.gpu_vendor) for info in found]
+    wanted = sum(part.num_nodes or len(nodes) for part in line.slices)
+    if wanted > len(nodes):
+        raise LauncherConfigError(f"the partitions take {wanted} nodes, and the allocation has {len(nodes)}")
+    partitions = []
+    for index, part in enumerate(line.slices):
+        count = part.num_nodes or len(nodes)
+        mine, nodes = nodes[:count], nodes[count:]
+        partitions.append(
+            Partition(
+                config=config,
+                index=index,
+                serial=part.serial,
+                nodes=tuple(mine),
+                is_local=node_type.is_local,
+                wall_time_sec=line.wall_time_sec,
+                filter_tags=part.filter_tags,
+            )
+        )
+    return partitions
+
+
+def write_guardian_files(partition: Partition) -> list[str]:
+    """The files of one partition's guardian and launcher; returns the words that start the guardian."""
+    directory = Path(partition.config.directory)
+    partition_path = directory / f"partition-{partition.index}.json"
+    _write_private(partition_path, partition.to_json())
+    margin = partition.margin_sec
+    guardian_config = {
+        "argv": [sys.executable, "-m", "balsam.launcher.loop", str(partition_path)],
+        # Of this start alone: an earlier allocation of the same BatchJob may still be dying on this machine.
+        "allocation": f"{directory.name}.{partition.index}.{uuid.uuid4().hex}",
+        "wall_time_sec": partition.wall_time_sec,
+        # The launcher begins to drain by itself a little earlier.
+        "kill_margin_sec": margin * 0.8,
+        "hard_margin_sec": margin * 0.1,
+        "kill_grace_sec": partition.config.kill_grace_sec + 25.0,
+    }
+    guardian_path = directory / f"guardian-{partition.index}.json"
+    _write_private(guardian_path, json.dumps(guardian_config))
+    return [sys.executable, "-S", "-E", guardian.__file__, str(guardian_path)]
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def watch_guardians(commands: list[list[str]]) -> int:
+    """Start a guardian for each partition, pass signals on, wait; returns the worst status."""
+    pids: set[int] = set()
+
+    def pass_on(number: int, _: object) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, pass_on)
+    for argv in commands:
+        pids.add(os.posix_spawn(argv[0], argv, os.environ, setsid=True, setsigmask=()))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    worst = 0
+    while pids:
+        pid, status = os.wait()
+        if pid in pids:
+            pids.discard(pid)
+            code = os.waitstatus_to_exitcode(status)
+            worst = max(worst, code if code >= 0 else 128 - code)
+    return worst
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns only with several partitions, or when something is wrong."""
+    logging.basicConfig(format="%(asctime)s %(name)s[%(process)d]: %(message)s", level=logging.INFO)
+    try:
+        line = parse_arguments(sys.argv[1:] if argv is None else argv)
+        config = LauncherConfig.read(line.config_path)
+        partitions = make_partitions(line, config, os.environ)
+        commands = [write_guardian_files(partition) for partition in partitions]
+    except (LauncherConfigError, LookupError, ImportError, OSError, ValueError) as error:
+        log.error("%s", error)
+        return guardian.EXIT_CONFIG
+    if len(commands) > 1:
+        return watch_guardians(commands)
+    os.execv(commands[0][0], commands[0])  # noqa: S606 - no shell is wanted

@@ -1,0 +1,89 @@
+"""What one launcher process is told: its partition of the allocation. Written by `main`, read by `loop`, JSON in a file.
+
+Nodes and wall time are known by then; the launcher's settings are those of launcher.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from balsam.domain.packing import Node
+from balsam.launcher.config import LauncherConfig
+from balsam.launcher.machine import MachineSettings
+from balsam.platform.node.gpus import GpuVendor
+
+LONGEST_MARGIN_SEC = 120.0
+MARGIN_PART = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionNode:
+    """A node, and whose GPUs it has."""
+
+    name: str
+    cpu_ids: tuple[int, ...]
+    gpu_ids: tuple[str, ...] = ()
+    gpu_vendor: GpuVendor | None = None
+
+    def as_node(self) -> Node:
+        return Node(self.name, self.cpu_ids, self.gpu_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A slice of an allocation. `index` tells it from others of the same BatchJob."""
+
+    config: LauncherConfig
+    index: int
+    serial: bool
+    nodes: tuple[PartitionNode, ...]
+    is_local: bool
+    wall_time_sec: float
+    filter_tags: Mapping[str, str]
+
+    @property
+    def margin_sec(self) -> float:
+        """How long before the end of the allocation the Jobs are told to end (L3)."""
+        return min(LONGEST_MARGIN_SEC, self.wall_time_sec * MARGIN_PART)
+
+    @property
+    def drain_grace_sec(self) -> float:
+        """From SIGTERM to SIGKILL at that time; the rest of the margin is for reporting."""
+        return min(self.config.kill_grace_sec, self.margin_sec / 3)
+
+    def machine_settings(self, end: float) -> MachineSettings:
+        """For an allocation that ends at `end` (monotonic seconds)."""
+        return MachineSettings(
+            nodes=tuple(node.as_node() for node in self.nodes),
+            serial=self.serial,
+            filter_tags=self.filter_tags,
+            sort_by=self.config.sort_by,
+            allows_packing=self.config.mpirun_allows_node_packing,
+            most_running=self.config.max_concurrent_mpiruns,
+            kill_grace_sec=self.config.kill_grace_sec,
+            drain_grace_sec=self.drain_grace_sec,
+            idle_ttl_sec=self.config.idle_ttl_sec,
+            end=end,
+            drain_at=end - self.margin_sec,
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Partition:
+        """What `to_json` made."""
+        data = json.loads(text)
+        nodes = tuple(
+            PartitionNode(
+                node["name"],
+                tuple(node["cpu_ids"]),
+                tuple(node["gpu_ids"]),
+                GpuVendor(node["gpu_vendor"]) if node["gpu_vendor"] else None,
+            )
+            for node in data.pop("nodes")
+        )
+        config = LauncherConfig.from_json(json.dumps(data.pop("config")))
+        return cls(config=config, nodes=nodes, **data)

@@ -1,0 +1,90 @@
+"""Facts on their way: numbered into the outbox, handed to the courier, forgotten when the service has them.
+
+Used by the loop. Paced: at once when the launcher is idle or was silent for a while, else every 20 ms or 200 facts
+(a stream of short Jobs would otherwise cost a write and a call for each). While the disk is full, facts wait in memory
+and no new Job is started (F10).
+"""
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from balsam.client.outbox import Outbox, OutboxError
+from balsam.launcher.courier_link import CourierLink
+from balsam.launcher.machine_messages import Record
+
+log = logging.getLogger("balsam.launcher")
+
+PACE_SEC = 0.02
+MOST_WAITING = 200
+TRY_AGAIN_SEC = 1.0
+LONGEST_MESSAGE = 8000
+
+
+class Reports:
+    """The facts of one Session."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._waiting: list[dict[str, Any]] = []
+        self._next_flush = 0.0
+        self.works = True
+
+    @property
+    def undelivered(self) -> int:
+        """Facts that the service has not confirmed."""
+        return len(self._waiting) + len(self._outbox.unacked)
+
+    def add(self, record: Record, at: datetime) -> None:
+        """Take a fact; `at` is for people."""
+        fact: dict[str, Any] = {
+            "job_id": record.job_id,
+            "token": record.token,
+            "event": record.outcome.value,
+            "at": at.isoformat(),
+        }
+        if record.return_code is not None:
+            fact["return_code"] = record.return_code
+        if record.message:
+            fact["message"] = record.message[:LONGEST_MESSAGE]
+        if record.data:
+            fact["data"] = record.data
+        self._waiting.append(fact)
+
+    def due(self, idle: bool) -> float | None:
+        """When to call `flush`; None: nothing waits."""
+        if not self._waiting:
+            return None
+        return 0.0 if self.works and (idle or len(self._waiting) >= MOST_WAITING) else self._next_flush
+
+    def flush(self, now: float, courier: CourierLink | None) -> None:
+        """Write what waits and hand it to the courier."""
+        if not self._waiting:
+            return
+        try:
+            written = self._outbox.append(self._waiting)
+        except OutboxError as error:
+            if self.works:
+                log.error("%s; no Job is started until results can be kept again", error)
+            self.works, self._next_flush = False, now + TRY_AGAIN_SEC
+            return
+        if not self.works:
+            log.warning("results can be kept again")
+        self.works, self._next_flush = True, now + PACE_SEC
+        self._waiting = []
+        if courier is not None:
+            courier.send_records(written)
+
+    def hand_over(self, courier: CourierLink) -> None:
+        """A new courier: give it everything that is not confirmed."""
+        if self._outbox.unacked:
+            courier.send_records(self._outbox.unacked)
+
+    def confirmed(self, message: Mapping[str, Any]) -> None:
+        """The service has everything up to there."""
+        self._outbox.ack(message["acked_seq"])
+
+    def close(self) -> None:
+        """The file stays when something in it is not delivered: a successor or the agent takes it from there."""
+        self._outbox.close(remove=not self.undelivered)

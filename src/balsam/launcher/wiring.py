@@ -1,0 +1,37 @@
+"""Puts the parts together that start Jobs in a partition. Called once by the loop's `main`."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from balsam.launcher.apps import AppShelf
+from balsam.launcher.engines.base import Engine
+from balsam.launcher.engines.local import LocalEngine
+from balsam.launcher.engines.mpirun import MpirunEngine
+from balsam.launcher.environment import JobEnvironment
+from balsam.launcher.partition import Partition
+from balsam.launcher.starter import Starter
+from balsam.launcher.workdir import DataRoot
+
+log = logging.getLogger("balsam.launcher")
+
+
+def build_starter(
+    partition: Partition, environ: Mapping[str, str], allocation: str
+) -> tuple[Starter, AppShelf, DataRoot]:
+    """Raises WorkdirError for the data directory, LookupError for an mpirun that is not there."""
+    apps = AppShelf(partition.config.pinned_apps)
+    data = DataRoot(Path(partition.config.data_path))
+    vendors = [node.gpu_vendor for node in partition.nodes]
+    environment = JobEnvironment(environ, allocation, vendors, partition.serial)
+    return Starter(apps, data, environment, _engine(partition, environ)), apps, data
+
+
+def _engine(partition: Partition, environ: Mapping[str, str]) -> Engine:
+    if partition.serial and partition.is_local:
+        return LocalEngine()
+    from balsam.platform.mpirun.detect import detect
+
+    found = detect(partition.config.mpirun, environ)
+    log.info("mpirun: %s", found.reason)
+    return MpirunEngine(found.mpirun, [node.as_node() for node in partition.nodes], partition.is_local)

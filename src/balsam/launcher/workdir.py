@@ -1,0 +1,124 @@
+"""Work directories of Jobs: made and entered below the Site's data directory and nowhere else, with their output files.
+
+Called by the launcher when it starts a Job. The path was checked by the service; it is checked again here, and opened
+component by component without following links (S15), so that nothing in the data directory leads out of it.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+
+from balsam.domain.paths import BadPath, contained
+
+OUTPUT_NAME = "job.out"
+TAIL_BYTES = 4096
+_OPEN = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class WorkdirError(Exception):
+    """The work directory can't be used; the text says which and why."""
+
+
+class DataRoot:
+    """The Site's data directory, opened. It may itself be a link (to a scratch file system)."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises WorkdirError."""
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise WorkdirError(f"the data directory {path} can't be used: {error.strerror}") from error
+
+    def enter(self, workdir: str, make: bool = True) -> int:
+        """Open a work directory, made if need be; returns a descriptor that the caller closes. Raises WorkdirError."""
+        try:
+            parts = contained(workdir).split("/")
+        except BadPath as error:
+            raise WorkdirError(str(error)) from error
+        fd = self._fd
+        try:
+            for number, part in enumerate(parts, 1):
+                inner = _descend(fd, part, make, is_last=number == len(parts))
+                if fd != self._fd:
+                    os.close(fd)
+                fd = inner
+        except OSError as error:
+            if fd != self._fd:
+                os.close(fd)
+            what = "/".join(parts[:number])
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise WorkdirError(
+                    f"work directory {workdir}: {what} in {self.path} is a link or a file; "
+                    "every part of it must be a real directory"
+                ) from error
+            raise WorkdirError(f"work directory {what} in {self.path} can't be made: {error.strerror}") from error
+        return fd
+
+    def tail(self, workdir: str, lines: int) -> str:
+        """The last lines of a Job's output, at most 4 KiB; empty when there is none."""
+        if lines < 1:
+            return ""
+        try:
+            directory = self.enter(workdir, make=False)
+        except WorkdirError:
+            return ""
+        try:
+            fd = os.open(OUTPUT_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
+        except OSError:
+            return ""
+        finally:
+            os.close(directory)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return ""
+            data = os.pread(fd, TAIL_BYTES, max(0, status.st_size - TAIL_BYTES))
+        except OSError:
+            return ""
+        finally:
+            os.close(fd)
+        text = data.decode(errors="replace").replace("\0", "\ufffd").rstrip("\n")
+        return "\n".join(text.split("\n")[-lines:])
+
+
+def keep_earlier_output(directory: int, attempt: int) -> None:
+    """Rename the output of an earlier attempt to `job.out.N`, the first N that is free. Raises WorkdirError."""
+    if not _exists(OUTPUT_NAME, directory):
+        return
+    number = max(1, attempt - 1)
+    while _exists(f"{OUTPUT_NAME}.{number}", directory):
+        number += 1
+    try:
+        os.rename(OUTPUT_NAME, f"{OUTPUT_NAME}.{number}", src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError as error:
+        raise WorkdirError(f"{OUTPUT_NAME} of the earlier attempt can't be kept: {error.strerror}") from error
+
+
+def _exists(name: str, directory: int) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _descend(directory: int, part: str, make: bool, is_last: bool) -> int:
+    # The last one is new as a rule, the others are there as a rule: the likelier call goes first.
+    if make and is_last:
+        _make(part, directory)
+    try:
+        return os.open(part, _OPEN, dir_fd=directory)
+    except FileNotFoundError:
+        if not make:
+            raise
+    _make(part, directory)
+    return os.open(part, _OPEN, dir_fd=directory)
+
+
+def _make(part: str, directory: int) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(part, dir_fd=directory)
