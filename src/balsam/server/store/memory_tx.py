@@ -356,7 +356,7 @@ def _fits(job: JobRow, criteria: AcquireCriteria) -> bool:
 
 
 def _hot(job: JobRow) -> HotJob:
-    return HotJob(*[getattr(job, name) for name in _HOT], bool(job.tags))
+    return HotJob(*[*(getattr(job, name) for name in _HOT), bool(job.tags)])
 
 
 def _text(value: object) -> str:

@@ -200,8 +200,9 @@ class SqliteStore:
             for item in group:
                 item.error = item.error or error
             pending = Pending()
-        _settle(group)
+        # Before the callers hear: a revoked token must be forgotten when its revocation is answered.
         self._publish(pending)
+        _settle(group)
 
     def _write_item(self, item: _Item, pending: Pending, *, alone: bool) -> None:
         """Run one item. What it raises is its own; what the database can't do any more is the whole group's."""

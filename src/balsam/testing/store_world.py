@@ -1,0 +1,223 @@
+"""A service without HTTP: use cases over a store, with a clock that stands still. For tests of stores and use cases.
+
+Every method is one call that a client, launcher or agent makes; what it returns is the wire message.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from balsam.domain.lease import LeaseKind
+from balsam.domain.states import BatchJobState, JobMode, JobState
+from balsam.server.principal import Principal
+from balsam.server.store.protocol import ReadTx, Store, Tx, Wake
+from balsam.server.sweeps.expire_sessions import SessionExpiry
+from balsam.server.usecases import accounts, acquire, apps, batch_jobs, events, jobs, report, selection, sessions, sites
+from balsam.server.usecases.submit import submit_jobs
+from balsam.testing.clock import FakeClock
+from balsam.wire.apps import AppParameter, AppSync, AppView
+from balsam.wire.base import Deleted
+from balsam.wire.batch_jobs import BatchJobCreate, BatchJobPatch, BatchJobView
+from balsam.wire.events import EventQuery, EventView
+from balsam.wire.jobs import JobCreate, JobFilter, JobQuery, JobsChanged, JobsCreate, JobsCreated, JobsSelect, JobView
+from balsam.wire.sessions import (
+    AcquireReply,
+    AcquireRequest,
+    GrantedJob,
+    LaunchEvent,
+    RenewReply,
+    Report,
+    ReportRecord,
+    ReportReply,
+    SessionClose,
+    SessionCreate,
+    SessionView,
+)
+from balsam.wire.sites import QueueLimits, SiteCreate, SiteView
+
+T = TypeVar("T")
+TEMPLATE = "echo {{ name }}"
+
+
+class StoreWorld:
+    """One user `ada` with one Site and one App over the store; more of each can be added."""
+
+    def __init__(self, store: Store, clock: FakeClock | None = None) -> None:
+        self.store = store
+        self.clock = clock or FakeClock()
+        self.wakes: list[Wake] = []
+        self._secrets = 0
+        self._report_seq: dict[int, int] = {}
+        self._acquire_seq: dict[int, int] = {}
+        self.expiry = SessionExpiry(self.now)
+        self.ada = self.add_user("ada")
+        self.site = self.add_site()
+        self.app = self.add_app()
+        store.subscribe(self.wakes.extend)
+
+    @property
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    def write(self, fn: Callable[[Tx], T]) -> T:
+        return self.store.write_sync(fn)
+
+    def read(self, fn: Callable[[ReadTx], T]) -> T:
+        return self.store.read_sync(fn)
+
+    def _secret(self, kind: str) -> str:
+        self._secrets += 1
+        return f"blsm_{kind}_{self._secrets}"
+
+    # Accounts, Sites, Apps
+
+    def add_user(self, name: str) -> Principal:
+        secret = self._secret("user")
+        return self.write(lambda tx: accounts.ensure_local_user(tx, name, secret, self.now))
+
+    def add_site(self, user: Principal | None = None, name: str = "laptop", **fields: Any) -> SiteView:
+        values: dict[str, Any] = {
+            "name": name,
+            "path": f"/sites/{name}",
+            "allowed_projects": ["local"],
+            "allowed_queues": {"local": QueueLimits(max_nodes=4, max_walltime=60)},
+        }
+        message = SiteCreate(**{**values, **fields})
+        secret = self._secret("site")
+        created = self.write(lambda tx: sites.create_site(tx, user or self.ada, message, secret, self.now))
+        return created.site
+
+    def agent(self, site: SiteView | None = None, user: Principal | None = None) -> Principal:
+        """The Site's own principal."""
+        user = user or self.ada
+        return Principal(user.user_id, user.username, "site", site_id=(site or self.site).id)
+
+    def add_app(
+        self, user: Principal | None = None, site: SiteView | None = None, name: str = "hello", **fields: Any
+    ) -> AppView:
+        values: dict[str, Any] = {"command_template": TEMPLATE, "parameters": {"name": AppParameter()}}
+        message = AppSync(site_id=(site or self.site).id, name=name, **{**values, **fields})
+        return self.write(lambda tx: apps.sync_app(tx, user or self.ada, message, self.now))
+
+    # Jobs
+
+    def job(self, **fields: Any) -> JobCreate:
+        values = {"app_id": self.app.id, "workdir": "run", "parameters": {"name": "world"}}
+        return JobCreate(**{**values, **fields})
+
+    def submit_all(self, jobs: list[JobCreate], user: Principal | None = None) -> JobsCreated:
+        return self.write(lambda tx: submit_jobs(tx, user or self.ada, JobsCreate(jobs=jobs), self.now))
+
+    def submit(self, count: int = 1, **fields: Any) -> list[int]:
+        return self.submit_all([self.job(**fields) for _ in range(count)]).ids
+
+    def get(self, job_id: int, user: Principal | None = None) -> JobView:
+        return self.read(lambda tx: jobs.get_job(tx, user or self.ada, job_id))
+
+    def state(self, job_id: int) -> JobState:
+        return self.get(job_id).state
+
+    def page(self, user: Principal | None = None, **query: Any) -> list[JobView]:
+        return self.read(lambda tx: jobs.list_jobs(tx, user or self.ada, JobQuery(**query))).results
+
+    def count(self, user: Principal | None = None, **query: Any) -> int:
+        found = self.read(lambda tx: jobs.list_jobs(tx, user or self.ada, JobQuery(**query, limit=0))).count
+        if found is None:
+            raise AssertionError("a list was answered without its count")
+        return found
+
+    def counts(self, user: Principal | None = None, **query: Any) -> dict[JobState, int]:
+        return self.read(lambda tx: jobs.count_jobs(tx, user or self.ada, JobFilter(**query))).counts
+
+    def events(self, job_id: int) -> list[EventView]:
+        query = EventQuery(job_id=[job_id], ordering="timestamp")
+        return self.read(lambda tx: events.list_events(tx, self.ada, query)).results
+
+    def _select(self, ids: list[int] | None, **fields: Any) -> JobsSelect:
+        return JobsSelect(filter=JobFilter(id=ids), **fields)
+
+    def cancel(self, ids: list[int] | None = None, reason: str = "") -> JobsChanged:
+        return run(selection.cancel_selected(self.store, self.ada, self._select(ids, reason=reason), self.now))
+
+    def retry(self, ids: list[int] | None = None) -> JobsChanged:
+        return run(selection.retry_selected(self.store, self.ada, self._select(ids), self.now))
+
+    def delete(self, ids: list[int] | None = None) -> Deleted:
+        return run(selection.delete_selected(self.store, self.ada, self._select(ids), self.now))
+
+    # Launchers
+
+    def open_session(
+        self, kind: LeaseKind = LeaseKind.HEARTBEAT, batch_job_id: int | None = None, who: Principal | None = None
+    ) -> SessionView:
+        message = SessionCreate(site_id=self.site.id, batch_job_id=batch_job_id, kind=kind)
+        return self.write(lambda tx: sessions.open_session(tx, who or self.agent(), message, self.now))
+
+    def acquire_reply(
+        self, session_id: int, max_jobs: int = 100, seq: int | None = None, **fields: Any
+    ) -> AcquireReply:
+        if seq is None:
+            seq = self._acquire_seq[session_id] = self._acquire_seq.get(session_id, 0) + 1
+        message = AcquireRequest(acquire_seq=seq, max_jobs=max_jobs, **fields)
+        return self.write(lambda tx: acquire.acquire_jobs(tx, self.agent(), session_id, message, self.now))
+
+    def acquire(self, session_id: int, max_jobs: int = 100, **fields: Any) -> list[GrantedJob]:
+        return self.acquire_reply(session_id, max_jobs, **fields).jobs
+
+    def record(self, session_id: int, job: GrantedJob, event: LaunchEvent, **fields: Any) -> ReportRecord:
+        seq = self._report_seq[session_id] = self._report_seq.get(session_id, 0) + 1
+        return ReportRecord(seq=seq, job_id=job.id, token=job.token, event=event, at=self.now, **fields)
+
+    def send(self, session_id: int, *records: ReportRecord, who: Principal | None = None) -> ReportReply:
+        message = Report(records=list(records))
+        return self.write(lambda tx: report.report(tx, who or self.agent(), session_id, message, self.now))
+
+    def tell(self, session_id: int, job: GrantedJob, *happened: LaunchEvent, **fields: Any) -> ReportReply:
+        """Report what happened to a Job, in one call."""
+        return self.send(session_id, *[self.record(session_id, job, event, **fields) for event in happened])
+
+    def renew(self, session_id: int) -> RenewReply:
+        return self.write(lambda tx: sessions.renew_session(tx, self.agent(), session_id, self.now))
+
+    def close(self, session_id: int, *, lost: bool = False) -> None:
+        message = SessionClose(lost=lost)
+        self.write(lambda tx: sessions.close_session(tx, self.agent(), session_id, message, self.now))
+
+    def sweep(self) -> int:
+        return self.expiry.run_once(self.store, self.now)
+
+    def pass_time(self, seconds: float, step: float = 10.0) -> int:
+        """Let time pass with the sweep running as it does in the service; returns how many Sessions ended."""
+        ended, end = 0, self.now + timedelta(seconds=seconds)
+        while self.now < end:
+            self.clock.advance(min(step, (end - self.now).total_seconds()))
+            ended += self.sweep()
+        return ended
+
+    # BatchJobs
+
+    def submit_batch_job(self, user: Principal | None = None, **fields: Any) -> BatchJobView:
+        values: dict[str, Any] = {
+            "site_id": self.site.id,
+            "num_nodes": 1,
+            "wall_time_min": 30,
+            "job_mode": JobMode.MPI,
+            "queue": "local",
+            "project": "local",
+        }
+        message = BatchJobCreate(**{**values, **fields})
+        return self.write(lambda tx: batch_jobs.create_batch_job(tx, user or self.ada, message, self.now))
+
+    def report_batch_job(self, batch_job_id: int, state: BatchJobState, **fields: Any) -> BatchJobView:
+        patch = BatchJobPatch(state=state, **fields)
+        return self.write(lambda tx: batch_jobs.patch_batch_job(tx, self.agent(), batch_job_id, patch, self.now))
+
+
+def run(call: Awaitable[T]) -> T:
+    """The result of an asynchronous call."""
+
+    async def finish() -> T:
+        return await call
+
+    return asyncio.run(finish())
