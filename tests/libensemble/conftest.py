@@ -17,11 +17,6 @@ class Hello:
 
     site = "my-balsam-site"
     command_template = "/path/to/hello.app {{ my_name }}"
-    syncs = 0
-
-    @classmethod
-    def sync(cls) -> None:
-        Hello.syncs += 1
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +29,6 @@ def _libensemble_left_clean() -> Iterator[None]:
 def exctr(monkeypatch: pytest.MonkeyPatch) -> BalsamExecutor:
     monkeypatch.setattr(executor, "Job", FakeJob)
     monkeypatch.setattr(FakeJob, "created", [])
-    monkeypatch.setattr(Hello, "syncs", 0)
     made = BalsamExecutor()
     made.register_app(Hello, app_name="hello", calc_type="sim")
     return made

@@ -80,10 +80,11 @@ class FakeBatchJob:
         self.state = state
         self.scheduler_id = scheduler_id
         self.obeys_after = obeys_after
-        self.saved: list[str] = []
+        self.cancels = 0
 
-    def save(self) -> None:
-        self.saved.append(self.state)
+    def cancel(self) -> None:
+        self.state = "pending_deletion"
+        self.cancels += 1
 
     def refresh_from_db(self) -> None:
         if self.state != "pending_deletion" or self.obeys_after is None:

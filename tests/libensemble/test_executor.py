@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -86,36 +87,6 @@ def test_defaults_are_not_shared_between_calls(submitted: Submit) -> None:
     assert not any(parameter.default for parameter in defaults if isinstance(parameter.default, dict))
 
 
-def test_the_definition_is_sent_once(submitted: Submit, exctr: BalsamExecutor) -> None:
-    submitted(), submitted()
-    assert Hello.syncs == 1
-    exctr.register_app(Hello, app_name="hello")
-    submitted()
-    assert Hello.syncs == 2
-
-
-def test_an_app_without_source_code_is_used_as_the_service_has_it(exctr: BalsamExecutor) -> None:
-    class Loaded(Hello):
-        @classmethod
-        def sync(cls) -> None:
-            raise OSError("could not get source code")
-
-    exctr.register_app(Loaded, app_name="loaded")
-    assert exctr.submit(app_name="loaded", app_args={"my_name": "x"}).process.id == 1
-
-
-def test_a_service_that_can_t_be_reached_is_not_taken_for_missing_source(exctr: BalsamExecutor) -> None:
-    class Unreached(Hello):
-        @classmethod
-        def sync(cls) -> None:
-            raise TimeoutError("service away")
-
-    exctr.register_app(Unreached, app_name="away")
-    with pytest.raises(TimeoutError, match="service away"):
-        exctr.submit(app_name="away", app_args={"my_name": "x"})
-    assert FakeJob.created == []
-
-
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -140,7 +111,6 @@ def test_a_wrong_submission_is_refused_before_any_request(
         exctr.submit(**options)
     assert [text for text in named if text not in str(caught.value)] == []
     assert FakeJob.created == []
-    assert Hello.syncs == 0
 
 
 def test_default_apps_by_calc_type(exctr: BalsamExecutor) -> None:
@@ -196,7 +166,7 @@ class TestDryRun:
         assert "Runline: /path/to/hello.app 'big World' (4 ranks" in caplog.text
         assert (task.dry_run, task.done(), task.state, task.process) == (True, True, "FINISHED", None)
         task.wait(), task.kill()
-        assert (FakeJob.created, Hello.syncs) == ([], 0)
+        assert FakeJob.created == []
 
     def test_it_checks_like_a_real_submission(self, exctr: BalsamExecutor) -> None:
         with pytest.raises(ExecutorException, match="my_name"):
@@ -277,12 +247,12 @@ class TestAllocations:
     def test_revoke_returns_true_once_it_is_over(self, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
         allocation = FakeBatchJob(state, None if state == "pending_submission" else "7")
         assert self.revoked(monkeypatch, allocation, timeout=5) is True
-        assert (allocation.saved, allocation.state) == (["pending_deletion"], "finished")
+        assert (allocation.cancels, allocation.state) == (1, "finished")
 
     def test_revoke_of_one_that_is_over_asks_for_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         allocation = FakeBatchJob("finished")
-        assert self.revoked(monkeypatch, allocation, timeout=0) is True
-        assert allocation.saved == []
+        assert self.revoked(monkeypatch, allocation, timeout=5) is True
+        assert allocation.cancels == 0
 
     def test_revoke_at_a_site_that_is_away_warns_and_returns_false(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -291,6 +261,26 @@ class TestAllocations:
         assert self.revoked(monkeypatch, FakeBatchJob(obeys_after=None), timeout=0.2) is False
         assert 0.2 <= time.monotonic() - begin < 1
         assert "within 0.2 seconds" in caplog.text
+
+    def test_revoke_gives_up_on_a_service_that_does_not_answer(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        allocation, back = FakeBatchJob(), threading.Event()
+        slow = lambda: back.wait(20) and allocation.__dict__.update(state="pending_deletion")  # noqa: E731
+        monkeypatch.setattr(allocation, "cancel", slow)
+        assert self.revoked(monkeypatch, allocation, timeout=0.2) is False
+        assert "in the background" in caplog.text
+        back.set()
+        deadline = time.monotonic() + 5
+        while allocation.state != "pending_deletion" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert allocation.state in ("pending_deletion", "finished")
+
+    def test_revoke_says_what_went_wrong(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        allocation = FakeBatchJob()
+        monkeypatch.delattr(FakeBatchJob, "cancel")
+        with pytest.raises(AttributeError, match="cancel"):
+            self.revoked(monkeypatch, allocation, timeout=5)
 
 
 def test_base_class_services_work(exctr: BalsamExecutor, submitted: Submit) -> None:

@@ -9,10 +9,11 @@ from datetime import timedelta
 import pytest
 from libensemble.executors.executor import STATES, ExecutorException, TimeoutExpired
 
+from balsam.api import SiteOffline
 from balsam.domain.states import DONE_STATES, JobState
 from balsam.libensemble import BalsamTask
 from balsam.libensemble import task as task_module
-from tests.libensemble.fake_job import SERVICE_TIME
+from tests.libensemble.fake_job import SERVICE_TIME, FakeJob
 
 Submit = Callable[..., BalsamTask]
 
@@ -189,9 +190,23 @@ class TestTimes:
         task.process.__dict__.update(state="RUNNING", started_at=ahead)
         task.poll()
         time.sleep(0.1)
+        assert task.runtime >= 0.1
         task.process.started_at = ahead + timedelta(seconds=1)
         task.poll()
         assert task.runtime < 0.1
+
+    def test_nobody_asks_for_times_that_nobody_wants(self, submitted: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each look at them may be a request; waiting and polling must not need one."""
+        task = submitted()
+        looks: list[str] = []
+        monkeypatch.setattr(FakeJob, "started_at", property(lambda self: looks.append("started")), raising=False)
+        task.process.state = "RUNNING"
+        task.poll()
+        task.process.state = "JOB_FINISHED"
+        task.wait()
+        assert looks == []
+        assert task.runtime == 0
+        assert looks == ["started"]
 
     def test_timing_is_in_libensemble_s_own_report(self, exctr, submitted: Submit) -> None:  # type: ignore[no-untyped-def]
         task = submitted()
@@ -202,6 +217,35 @@ class TestTimes:
 
 class TestFiles:
     """Files are the site's, never those of this machine."""
+
+    def test_a_site_whose_agent_is_away_for_a_moment_is_waited_for(
+        self, submitted: Submit, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        task = submitted()
+        answers: list[Exception | str] = [SiteOffline("agent away"), SiteOffline("agent away"), "content"]
+
+        def read_text(name: str) -> str:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        task.process.read_text = read_text
+        assert task.read_stdout() == "content"
+        assert caplog.text.count("agent away") == 1
+
+    def test_a_site_that_stays_away_is_an_error(self, submitted: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
+        def offline(name: str) -> str:
+            raise SiteOffline("agent away")
+
+        monkeypatch.setattr(task_module, "SITE_PATIENCE_SEC", 0.6)
+        task = submitted()
+        task.process.read_text = task.process.file_exists = offline
+        for look in (task.read_stdout, task.stdout_exists):
+            begin = time.monotonic()
+            with pytest.raises(SiteOffline):
+                look()
+            assert 0.6 <= time.monotonic() - begin < 3
 
     def test_output_is_the_job_s_one_stream(self, submitted: Submit) -> None:
         task = submitted()

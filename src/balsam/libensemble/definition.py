@@ -4,12 +4,13 @@ Used by `BalsamExecutor` only. Everything here works on the class the user wrote
 no request.
 """
 
-import sys
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from libensemble.executors.executor import ExecutorException
 
+from balsam.api import ApplicationDefinition
 from balsam.domain.app import AppParameter, with_template_parameters
 from balsam.domain.template import CommandTemplate, ParameterError, TemplateError, check_parameters
 
@@ -82,16 +83,22 @@ def _plain(value: Any) -> Any:
     return to_python() if callable(to_python) else value
 
 
+# What the SDK remembers of a class: which App of which service it is, so that another process need not send it again.
+_REMEMBERED = ("_app_id", "_synced", "_loaded")
+
+
 def packed(app: Any) -> dict[str, Any]:
     """An App in a form that pickle carries anywhere: where its class is found, and its definition for where not."""
-    definition = {key: getattr(app, key) for key in _DEFINITION if hasattr(app, key)}
+    place = (getattr(app, "__module__", ""), getattr(app, "__qualname__", ""))
     return {
-        "module": getattr(app, "__module__", ""),
-        "qualname": getattr(app, "__qualname__", ""),
+        "place": place if _found(*place) is app else None,
         "name": name_of(app),
-        "doc": getattr(app, "__doc__", None),
-        "app_id": getattr(app, "_app_id", None),
-        "definition": definition,
+        "attributes": {
+            "__module__": place[0],
+            "__doc__": getattr(app, "__doc__", None),
+            **{key: getattr(app, key) for key in _DEFINITION if hasattr(app, key)},
+        },
+        "remembered": {key: getattr(app, key) for key in _REMEMBERED if hasattr(app, key)},
     }
 
 
@@ -101,15 +108,20 @@ def unpacked(form: Mapping[str, Any]) -> Any:
     Classes that were loaded from the service, or defined in a function or under `if __name__ == "__main__"`, can't be
     reached by name in a worker process that was spawned.
     """
-    found: Any = sys.modules.get(form["module"])
-    for part in form["qualname"].split("."):
-        found = getattr(found, part, None)
-    if found is not None:
-        return found
-    from balsam.api import ApplicationDefinition
-
-    attributes = {"__module__": form["module"], "__doc__": form["doc"], **form["definition"]}
-    app = type(ApplicationDefinition)(form["name"], (ApplicationDefinition,), attributes)
-    if form["app_id"] is not None:
-        app._app_id = form["app_id"]
+    app = _found(*form["place"]) if form["place"] is not None else None
+    if app is None:
+        app = type(form["name"], (ApplicationDefinition,), form["attributes"])
+        for key, value in form["remembered"].items():
+            setattr(app, key, value)
     return app
+
+
+def _found(module: str, qualname: str) -> Any:
+    """What stands at this place of a module, imported if need be; None when nothing does."""
+    try:
+        found: Any = importlib.import_module(module)
+    except (ImportError, ValueError):
+        return None
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found

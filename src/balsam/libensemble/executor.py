@@ -15,8 +15,9 @@ from libensemble.executors.executor import NOT_STARTED_STATES, Application, Exec
 
 from balsam.api import ApplicationDefinition, BatchJob, EventLog, Job
 from balsam.domain.paths import BadPath, contained
-from balsam.libensemble.definition import check_definition, checked_parameters, name_of, packed, run_line, unpacked
+from balsam.libensemble.definition import check_definition, checked_parameters, packed, run_line, unpacked
 from balsam.libensemble.placement import Placement, positive, resolve_placement
+from balsam.libensemble.revocation import Revocation
 from balsam.libensemble.task import BalsamTask
 
 __all__ = ["ApplicationDefinition", "BalsamExecutor", "BalsamTask", "BatchJob", "EventLog", "Job"]
@@ -26,9 +27,6 @@ logger = logging.getLogger(__name__)
 # The documented defaults. Never handed on and never changed: every use copies.
 _NO_ITEMS: dict[str, Any] = {}
 _NO_PARTITIONS: list[dict[str, Any]] = []
-
-_ENDED = ("finished", "submit_failed")
-_ACTIVE = ("pending_submission", "queued", "running", "pending_deletion")
 
 
 class BalsamExecutor(Executor):
@@ -48,7 +46,6 @@ class BalsamExecutor(Executor):
         super().__init__()
         self.workflow_name = "libe_workflow"
         self.allocations: list[Any] = []
-        self._synced: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to a worker process: the registered Apps, without the comm of this process."""
@@ -89,7 +86,6 @@ class BalsamExecutor(Executor):
         jassert(calc_type is None or calc_type in self.default_apps, "Unrecognized calculation type", calc_type)
         name = app_name or BalsamApp.command_template.split()[0]
         self.apps[name] = Application(" ", name, calc_type, desc, BalsamApp, precedent or "")
-        self._synced.discard(name)
         if calc_type is not None:
             self.default_apps[calc_type] = self.apps[name]
 
@@ -145,25 +141,14 @@ class BalsamExecutor(Executor):
         Returns True once the allocation is over. After ``timeout`` seconds it warns and returns False; the request
         stays recorded, and the site obeys it as soon as it is reachable again.
         """
-        deadline = time.monotonic() + timeout
-        request = BatchJob.objects.get(id=allocation.id)
-        if not _has_ended(request):
-            request.state = "pending_deletion"
-            request.save()
-        pause = 0.05
-        while True:
-            allocation.refresh_from_db()
-            if _has_ended(allocation):
-                logger.info(f"Allocation {allocation.id} is over")
-                return True
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                break
-            time.sleep(min(pause, remaining))
-            pause = min(pause * 1.5, 1.0)
+        revocation = Revocation(allocation, BatchJob.objects)
+        revocation.start()
+        if revocation.is_over(timeout):
+            logger.info(f"Allocation {allocation.id} is over")
+            return True
         logger.warning(
-            f"Allocation {allocation.id} was not seen to end within {timeout} seconds (state {allocation.state}); its "
-            "deletion is recorded, and is done when the site's agent runs (`balsam site start`)"
+            f"Allocation {allocation.id} was not seen to end within {timeout} seconds (state {allocation.state}); "
+            f"{revocation.progress}"
         )
         return False
 
@@ -228,7 +213,6 @@ class BalsamExecutor(Executor):
         task = self._new_task(app, parameters, workdir)
         if dry_run:
             return self._finish_dry_run(task, placement)
-        self._sync(app)
         job = Job(
             app_id=app.pyobj,
             workdir=task.workdir,
@@ -274,19 +258,6 @@ class BalsamExecutor(Executor):
         self.list_of_tasks.append(task)
         return task
 
-    def _sync(self, app: Application) -> None:
-        """Send the definition to the service, once per registration and process."""
-        if app.name in self._synced:
-            return
-        try:
-            app.pyobj.sync()
-        except OSError as error:
-            if isinstance(error, (ConnectionError, TimeoutError)):
-                raise
-            # An App that was loaded from the service has no source code here, and is there already.
-            logger.debug(f"App {name_of(app.pyobj)} is used as the service has it")
-        self._synced.add(app.name)
-
     def _wait_on_start(self, task: BalsamTask, fail_time: float | None = None) -> None:
         """Block until the task is polled as running or ended, or for ``fail_time`` seconds."""
         deadline = None if fail_time is None else time.monotonic() + fail_time
@@ -298,12 +269,6 @@ class BalsamExecutor(Executor):
                 logger.warning(f"Task {task.name} did not start within {fail_time} seconds; it stays submitted")
                 return
             time.sleep(0.005)
-
-
-def _has_ended(allocation: Any) -> bool:
-    state = str(allocation.state)
-    # Without an id it never reached the scheduler, so that only the service's word for an end counts.
-    return state in _ENDED or (allocation.scheduler_id is not None and state not in _ACTIVE)
 
 
 def _sizes(placement: Placement) -> str:

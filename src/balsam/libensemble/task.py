@@ -7,13 +7,24 @@ time. A task is finished when its Job is (JOB_FINISHED, FAILED, CANCELLED): a si
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from libensemble.executors.executor import Application, ExecutorException, Task, TimeoutExpired, jassert
+from libensemble.executors.executor import (
+    NOT_STARTED_STATES,
+    Application,
+    ExecutorException,
+    Task,
+    TimeoutExpired,
+    jassert,
+)
+
+from balsam.api import SiteOffline
 
 logger = logging.getLogger(__name__)
 
+SITE_PATIENCE_SEC = 60.0
 JOB_OUTPUT = "job.out"  # stdout and stderr of a Job, as they came
 
 LIBE_STATE = {
@@ -49,8 +60,8 @@ class BalsamTask(Task):
     ('FINISHED', 0, 'Hello, World')
     """
 
-    runtime: float
     total_time: float | None
+    _runtime: float | None  # once it is known for good
 
     def __init__(
         self,
@@ -67,8 +78,27 @@ class BalsamTask(Task):
     def reset(self) -> None:
         """Set the status attributes to those of a task that was not submitted."""
         super().reset()
-        self._submitted_at: float | None = None  # monotonic: the client's clock may be set while a task runs
-        self._seen_running: tuple[object, float] | None = None  # (start of the attempt, monotonic)
+        # Monotonic: the client's clock may be wrong, and set while a task runs.
+        self._submitted_at: float | None = None
+        self._running_since: float | None = None
+        self._running_start: datetime | None = None  # of the attempt that _running_since is about
+
+    @property
+    def runtime(self) -> float:
+        """Seconds in the last attempt: until now while it runs, from start to end (the service's clock) afterwards.
+
+        Looked up when it is asked for, so that nobody waits for it who does not want it.
+        """
+        if self._runtime is None:
+            runtime = self._known_runtime()
+            if not self.finished or not runtime:
+                return runtime
+            self._runtime = runtime
+        return self._runtime
+
+    @runtime.setter
+    def runtime(self, seconds: float) -> None:
+        self._runtime = seconds or None
 
     def poll(self) -> None:
         """Polls and updates the status attributes of the supplied task. Requests Job information from Balsam service.
@@ -127,11 +157,11 @@ class BalsamTask(Task):
 
     def workdir_exists(self) -> bool:
         """Returns true if the task's work directory exists at the site."""
-        return self.process is not None and bool(self.process.workdir_exists())
+        return self.process is not None and bool(self._at_site(self.process.workdir_exists))
 
     def file_exists_in_workdir(self, filename: str) -> bool:
         """Returns true if the named file exists in the task's work directory at the site."""
-        return self.process is not None and bool(self.process.file_exists(filename))
+        return self.process is not None and bool(self._at_site(self.process.file_exists, filename))
 
     def read_file_in_workdir(self, filename: str) -> str:
         """The text of the named file in the task's work directory at the site, also while the task runs.
@@ -140,13 +170,12 @@ class BalsamTask(Task):
         """
         jassert(self.process is not None, f"task {self.name} has no Job - check that it has been submitted")
         try:
-            return str(self.process.read_text(filename))
+            return str(self._at_site(self.process.read_text, filename))
         except FileNotFoundError as error:
             raise ValueError(f"{filename} not found in working directory {self.workdir}") from error
 
     def calc_task_timing(self) -> None:
-        """Calculate ``runtime`` (seconds in the last attempt) and ``total_time`` (seconds since submission)."""
-        self.runtime = self._runtime()
+        """Calculate ``total_time``, the seconds from submission until polled as finished."""
         if self._submitted_at is None:
             logger.warning("Cannot calc task total_time - submit time not set")
         elif self.total_time is None:
@@ -181,9 +210,11 @@ class BalsamTask(Task):
         if job_state in FINAL:
             self._set_complete()
             return
+        if job_state == "RUNNING" and self._running_since is None:
+            self._running_since = time.monotonic()
+        elif LIBE_STATE[job_state] == "WAITING":
+            self._running_since = None
         self.state = LIBE_STATE[job_state]
-        if self.state == "RUNNING":
-            self.runtime = self._runtime()
 
     def _set_complete(self) -> None:
         """Set task as complete."""
@@ -201,23 +232,40 @@ class BalsamTask(Task):
         self.calc_task_timing()
         logger.info(f"Task {self.name} ended with state {state}, errcode {self.errcode}")
 
-    def _runtime(self) -> float:
-        """Seconds between the service's start and end times; for a running task, seconds until now.
+    def _known_runtime(self) -> float:
+        """For a running task "now" is by the client's clock, which may be wrong by days.
 
-        The client's clock may be wrong by days, so its "now" counts only between two bounds that do not depend on it:
-        the time since this task was first seen running, and the time since it was submitted.
+        It counts only between two bounds that do not depend on it: the time since this attempt was first seen running,
+        and the time since the task was submitted.
         """
+        if self.process is None or self.state in NOT_STARTED_STATES:
+            return 0.0
         started, ended = _aware(self.process.started_at), _aware(self.process.ended_at)
         if started is None:
             return 0.0
-        if ended is not None and ended >= started:
-            return (ended - started).total_seconds()
+        if self.finished:
+            return max(0.0, (ended - started).total_seconds()) if ended is not None else 0.0
         now = time.monotonic()
-        if self._seen_running is None or self._seen_running[0] != started:
-            self._seen_running = (started, now)
-        shortest = now - self._seen_running[1]
-        longest = now - self._submitted_at if self._submitted_at is not None else shortest
-        return min(max((datetime.now(UTC) - started).total_seconds(), shortest), longest)
+        if self._running_since is None or self._running_start not in (None, started):
+            self._running_since = now
+        self._running_start = started
+        longest = now - self._submitted_at if self._submitted_at is not None else 0.0
+        return min(max((datetime.now(UTC) - started).total_seconds(), now - self._running_since), longest)
+
+    def _at_site(self, look: Callable[..., Any], *names: str) -> Any:
+        """What `look` finds in the workdir; an agent that is away for a moment (restarted, say) is waited for."""
+        deadline = time.monotonic() + SITE_PATIENCE_SEC
+        told = False
+        while True:
+            try:
+                return look(*names)
+            except SiteOffline as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not told:
+                    logger.warning(f"Task {self.name}: {error}; trying again for {SITE_PATIENCE_SEC:.0f} seconds")
+                told = True
+                time.sleep(0.5)
 
 
 def _aware(moment: object) -> datetime | None:

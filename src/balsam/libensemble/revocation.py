@@ -1,0 +1,58 @@
+"""The end of an allocation, asked for and watched in a thread of its own.
+
+`BalsamExecutor.revoke_allocation` makes one. The SDK repeats its calls for a long time while the service can't be
+reached; the thread lets the caller stop waiting on time, and still brings the request to the service once that is back.
+"""
+
+import threading
+from typing import Any
+
+ENDED = ("finished", "submit_failed")
+ACTIVE = ("pending_submission", "queued", "running", "pending_deletion")
+
+
+class Revocation(threading.Thread):
+    """Asks for the deletion, then looks until the allocation is over; `objects` is the manager of BatchJobs."""
+
+    def __init__(self, allocation: Any, objects: Any) -> None:
+        super().__init__(name="balsam-revocation", daemon=True)
+        self.progress = "the service can't be reached; this goes on trying in the background while the process lives"
+        self._allocation = allocation
+        self._objects = objects
+        self._given_up = threading.Event()
+        self._over = False
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._ask_and_watch()
+        except BaseException as error:  # raised again in the caller's thread
+            self._error = error
+
+    def is_over(self, timeout: float) -> bool:
+        """Whether the allocation is over; waits for that up to `timeout` seconds, and raises what went wrong."""
+        self.join(timeout)
+        self._given_up.set()
+        if self._error is not None:
+            raise self._error
+        return self._over
+
+    def _ask_and_watch(self) -> None:
+        request = self._objects.get(id=self._allocation.id)
+        if not _has_ended(request):
+            request.cancel()
+        self.progress = "its deletion is recorded, and is done once the site's agent runs (`balsam site start`)"
+        pause = 0.05
+        self._allocation.refresh_from_db()
+        while not _has_ended(self._allocation):
+            if self._given_up.wait(pause):
+                return
+            pause = min(pause * 1.5, 1.0)
+            self._allocation.refresh_from_db()
+        self._over = True
+
+
+def _has_ended(allocation: Any) -> bool:
+    state = str(allocation.state)
+    # Without an id it never reached the scheduler, so that only the service's word for an end counts.
+    return state in ENDED or (allocation.scheduler_id is not None and state not in ACTIVE)
