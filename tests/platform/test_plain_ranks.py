@@ -83,6 +83,20 @@ def test_death_by_signal_is_128_plus_its_number(tmp_path: Path) -> None:
     assert ended(start(2, "kill -SEGV $$", tmp_path))[0] == 128 + signal.SIGSEGV
 
 
+def test_ranks_that_fail_together_are_no_trouble(tmp_path: Path) -> None:
+    """Many reaped in one look: the code is the lowest rank's among them, and no signal goes to a pid that is free."""
+    script = "while [ ! -e go ]; do sleep 0.01; done; exit $((BALSAM_RANK + 3))"
+    process = start(12, script, tmp_path)
+    process.send_signal(signal.SIGSTOP)
+    (tmp_path / "go").touch()
+    deadline = time.monotonic() + 20
+    while any(info.id.pid != process.pid for info in living(tmp_path)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGCONT)
+    assert ended(process) == (3, "")
+
+
 def test_sigterm_reaches_the_ranks_and_the_starter_waits_for_them(tmp_path: Path) -> None:
     script = (
         "trap 'sleep 0.3; touch done-$BALSAM_RANK; exit 0' TERM; touch up-$BALSAM_RANK; while :; do sleep 0.05; done"

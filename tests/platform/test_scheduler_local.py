@@ -165,9 +165,9 @@ def test_what_a_script_leaves_behind_ends_with_it(bed: LocalHarness) -> None:
     scheduler = bed.make()
     body = "setsid sh -c 'trap \"sleep 0.3; touch tidy; exit\" TERM; touch up; while :; do sleep 0.1; done' & sleep 0.3"
     scheduler_id = scheduler.submit(bed.script(body), "b-left", bed.request())
-    until((bed.directory / "b-left.exit").exists)
-    state = scheduler.jobs()[scheduler_id]
-    assert (state.state, "left" in state.reason) == (SchedulerState.RUNNING, True)
+    until(lambda: "are left" in scheduler.jobs()[scheduler_id].reason)
+    assert (bed.directory / "b-left.exit").exists()
+    assert scheduler.jobs()[scheduler_id].state is SchedulerState.RUNNING
     assert over(scheduler, scheduler_id).exit_code == 0
     assert (bed.directory / "tidy").exists()
     assert not list(processes.marked("BALSAM_BATCH_NAME", "b-left"))

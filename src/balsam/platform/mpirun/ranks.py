@@ -22,11 +22,11 @@ def main(words: list[str]) -> int:
     # Blocked, so that none is lost between two looks; ranks get them unblocked.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     size, argv = int(words[0]), words[2:]
-    living: set[int] = set()
+    living: list[int] = []
     code = 0
     for rank in range(size):
         try:
-            living.add(_start(rank, size, argv))
+            living.append(_start(rank, size, argv))
         except OSError as error:
             code = 127 if isinstance(error, FileNotFoundError) else 126
             print(f"{argv[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
@@ -48,15 +48,14 @@ def _start(rank: int, size: int, argv: list[str]) -> int:
     return os.posix_spawnp(argv[0], argv, env, setsigmask=(), setsigdef=(signal.SIGPIPE,))
 
 
-def _wait(living: set[int], code: int) -> int:
+def _wait(living: list[int], code: int) -> int:
     kill_at = time.monotonic() + KILL_AFTER_SEC if code else None
     while True:
-        for pid, rank_code in _ended(living):
-            living.discard(pid)
-            if rank_code and not code:
-                code = rank_code
-                _signal(living, signal.SIGTERM)
-                kill_at = time.monotonic() + KILL_AFTER_SEC
+        failed = [rank_code for rank_code in _reap(living) if rank_code]
+        if failed and not code:
+            code = failed[0]
+            _signal(living, signal.SIGTERM)
+            kill_at = time.monotonic() + KILL_AFTER_SEC
         if not living:
             return code
         pause = 3600.0 if kill_at is None else max(0.0, kill_at - time.monotonic())
@@ -68,18 +67,20 @@ def _wait(living: set[int], code: int) -> int:
             kill_at = time.monotonic() + KILL_AFTER_SEC
 
 
-def _ended(living: set[int]) -> list[tuple[int, int]]:
-    found: list[tuple[int, int]] = []
+def _reap(living: list[int]) -> list[int]:
+    """Exit codes of the ranks that ended since the last look, which are taken off the list, by rank."""
+    codes: list[int] = []
     for pid in list(living):
         gone, status = os.waitpid(pid, os.WNOHANG)
         if gone:
+            living.remove(pid)
             code = os.waitstatus_to_exitcode(status)
-            found.append((pid, code if code >= 0 else 128 - code))
-    return found
+            codes.append(code if code >= 0 else 128 - code)
+    return codes
 
 
-def _signal(living: set[int], signum: int) -> None:
-    """The ranks themselves: whoever ends the Job signals the group, but a failing rank ends only its fellows."""
+def _signal(living: list[int], signum: int) -> None:
+    """To the ranks that were not waited for yet: their pids can't have come to mean other processes."""
     for pid in living:
         os.kill(pid, signum)
 
