@@ -60,7 +60,11 @@ class ServiceApp(FastAPI):
 async def _page_problem(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     problem = NotFound() if status == 404 else Problem(status, "http", getattr(error, "detail", "the service failed"))
-    return Response(problems.reply(problem, "").model_dump_json(), status, media_type="application/json")
+    return Response(
+        problems.reply(problem, request.scope.get("balsam.request_id", "")).model_dump_json(),
+        status,
+        media_type="application/json",
+    )
 
 
 def create_app(settings: ServerSettings, store: Store, clock: Clock) -> ServiceApp:

@@ -38,8 +38,8 @@ ERRORS = {
 _ONLY_WITH_BODY = {408, 413, 415}
 DESCRIPTION = (
     f"Every call but those that log in carries `Authorization: Bearer <token>`. `{WIRE_HEADER}` says which wire "
-    f"version the caller speaks. Calls that create things take `{IDEMPOTENCY_HEADER}`: the same key and body get the same "
-    "answer for 7 days."
+    f"version the caller speaks. Calls that create things take `{IDEMPOTENCY_HEADER}`: same key and body, same answer, "
+    "for 7 days."
 )
 
 

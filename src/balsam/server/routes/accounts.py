@@ -57,14 +57,14 @@ async def who_am_i(call: Call) -> WhoAmI:
 
 @routes.post("/users", needs=ADMIN, status=201, body_limit=LOGIN_BYTES)
 async def create_user(call: Call, body: UserCreate) -> UserView:
-    """Make a password account."""
+    """Make a password account. No Idempotency-Key: a kept hash of this body would be a weak hash of a password."""
     password = body.password.get_secret_value()
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
         message = f"must have {MIN_PASSWORD} to {MAX_PASSWORD} characters"
         raise Invalid([ErrorDetail(where="password", message=message)])
     hashed = await call.service.passwords.hash(password)
-    return await call.create(
-        UserView, lambda tx: accounts.create_user(tx, call.principal, body.username, hashed, body.is_admin, call.now)
+    return await call.write(
+        lambda tx: accounts.create_user(tx, call.principal, body.username, hashed, body.is_admin, call.now)
     )
 
 

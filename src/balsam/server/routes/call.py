@@ -20,11 +20,10 @@ from balsam.server.problems import Problem
 from balsam.server.routes.file_desk import FileDesk
 from balsam.server.settings import ServerSettings
 from balsam.server.store.protocol import ReadTx, Store, Tx
-from balsam.server.usecases.idempotent import once
+from balsam.server.usecases.idempotent import MAX_KEY_LENGTH, once
 from balsam.wire import IDEMPOTENCY_HEADER
 from balsam.wire.base import Message
 
-MAX_KEY_LENGTH = 128
 _KEY_HEADER = IDEMPOTENCY_HEADER.lower().encode()
 
 Scope = MutableMapping[str, Any]
@@ -100,16 +99,23 @@ class Call:
 
     async def create(self, reply: type[M], use_case: Callable[[Tx], M]) -> M:
         """Run a use case that creates something: once per Idempotency-Key, with the same answer to a repeat (S2)."""
+        key = self.idempotency_key()
+        return await self.write(lambda tx: self.once(tx, key, reply, lambda: use_case(tx)))
+
+    def once(self, tx: Tx, key: str | None, reply: type[M], do: Callable[[], M]) -> M:
+        """`do`, or the kept answer to this key, inside a transaction. The answer is stored: it must hold no secret."""
+        if key is None:
+            return do()
+        what = f"{self.scope['method']} {self.scope['path']}\n".encode() + self.body
+        return once(tx, self.principal, key, hashlib.sha256(what).hexdigest(), reply, self.now, do)
+
+    def idempotency_key(self) -> str | None:
+        """The Idempotency-Key of this request, None without one."""
         header = self.headers.get(_KEY_HEADER)
         if header is None:
-            return await self.service.store.write(use_case)
+            return None
         key = header.decode("latin-1")
         if not 0 < len(key) <= MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
-            raise Problem(
-                400, "malformed", f"{IDEMPOTENCY_HEADER} must be 1 to {MAX_KEY_LENGTH} printable ASCII characters"
-            )
-        what = f"{self.scope['method']} {self.scope['path']}\n".encode() + self.body
-        digest, principal, now = hashlib.sha256(what).hexdigest(), self.principal, self.now
-        return await self.service.store.write(
-            lambda tx: once(tx, principal, key, digest, reply, now, lambda: use_case(tx))
-        )
+            message = f"{IDEMPOTENCY_HEADER} must be 1 to {MAX_KEY_LENGTH} printable ASCII characters"
+            raise Problem(400, "malformed", message)
+        return key

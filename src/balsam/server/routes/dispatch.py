@@ -107,6 +107,7 @@ class Dispatcher:
             elif scope["path"].startswith(API_PREFIX + "/"):
                 raise NotFound
             else:
+                scope["balsam.request_id"] = request_id
                 await self._fallback(scope, receive, _with_headers(watch, request_id))
         except Disconnected:
             return

@@ -7,6 +7,7 @@ from balsam.server.errors import Forbidden
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.routes.streams import EventStream
+from balsam.server.store.protocol import Tx
 from balsam.server.usecases import sites
 from balsam.wire.base import Deleted, Message, Short
 from balsam.wire.sites import (
@@ -41,8 +42,24 @@ async def list_sites(call: Call, query: SiteFilter) -> SitesPage:
 @routes.post("/sites", needs=USER, status=201)
 async def create_site(call: Call, body: SiteCreate) -> SiteCreated:
     """Register a Site; the answer has its agent's token, shown this once."""
-    secret = tokens.mint("site")
-    return await call.create(SiteCreated, lambda tx: sites.create_site(tx, call.principal, body, secret, call.now))
+    secret, key = tokens.mint("site"), call.idempotency_key()
+
+    def create(tx: Tx) -> SiteCreated:
+        fresh: list[SiteCreated] = []
+
+        def do() -> SiteCreated:
+            fresh.append(sites.create_site(tx, call.principal, body, secret, call.now))
+            return fresh[0].model_copy(update={"token": SiteToken(token="")})  # kept without the secret
+
+        kept = call.once(tx, key, SiteCreated, do)
+        if fresh:
+            return fresh[0]
+        # A repeat: the first secret was never stored, so the Site gets a further token.
+        return kept.model_copy(
+            update={"token": sites.issue_site_token(tx, call.principal, kept.site.id, secret, call.now)}
+        )
+
+    return await call.write(create)
 
 
 @routes.get("/sites/{site_id}", needs=USER_OR_SITE)

@@ -1,0 +1,232 @@
+"""The service as a process and as an HTTP server: start, stop, lock, docs, wire version, errors, headers."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from balsam.server.store.memory import MemoryStore
+
+from balsam.domain.clock import SystemClock
+from balsam.server import routes
+from balsam.server.app import create_app
+from balsam.server.auth.needs import OPEN
+from balsam.server.errors import Unavailable
+from balsam.server.routes.call import Call
+from balsam.server.routes.dispatch import tree_of
+from balsam.server.routes.endpoint import Routes
+from balsam.server.settings import ServerSettings
+from balsam.server.timer import Sweep, SweepTimer
+from tests.server.world import ok
+from tests.services import RunningService, start_service
+
+
+def test_version_and_probes_are_open(service: RunningService) -> None:
+    with service.client("") as nobody:
+        found = ok(nobody.get("/api/version"))
+        assert (found["wire_min"], found["wire_max"], found["instance"]) == (1, 1, service.instance)
+        assert ok(nobody.get("/healthz")) == ok(nobody.get("/readyz")) == {"status": "ok"}
+
+
+def test_wire_version_missing_is_accepted_right_is_accepted_wrong_is_426(service: RunningService) -> None:
+    with httpx2.Client(base_url=service.url, trust_env=False) as curl:
+        assert curl.get("/api/version").status_code == 200
+        assert curl.get("/api/version", headers={"Balsam-Wire": "1"}).status_code == 200
+        for wrong, what in (("2", "upgrade the service"), ("0", "upgrade openbalsam"), ("one", "upgrade the service")):
+            reply = curl.get("/api/version", headers={"Balsam-Wire": wrong})
+            assert reply.status_code == 426
+            error = reply.json()["error"]
+            assert error["code"] == "wire_version" and what in error["message"]
+
+
+def test_every_answer_has_its_headers_and_no_server_name(service: RunningService) -> None:
+    with service.client("") as nobody:
+        for path in ("/api/version", "/api/jobs", "/api/nothing", "/nothing", "/docs", "/healthz"):
+            headers = nobody.get(path).headers
+            assert headers["x-content-type-options"] == "nosniff" and headers["cache-control"] == "no-store", path
+            assert headers["x-request-id"] and "server" not in headers, path
+
+
+def test_errors_have_one_form(service: RunningService, client: httpx2.Client) -> None:
+    asked = [
+        (client.get("/api/nothing"), 404, "not_found"),
+        (client.get("/nothing"), 404, "not_found"),
+        (client.get("/api/jobs/abc"), 404, "not_found"),
+        (client.get(f"/api/jobs/{2**63}"), 404, "not_found"),
+        (client.put("/api/jobs"), 405, "method_not_allowed"),
+        (client.post("/api/jobs", content=b"{"), 400, "malformed"),
+        (client.post("/api/jobs", content=b'{"jobs": "\xff"}'), 400, "malformed"),
+        (client.get("/api/jobs?limit=1&limit=2"), 400, "malformed"),
+        (client.get("/api/jobs?nope=1"), 422, "invalid"),
+        (client.get("/api/jobs?limit=10001"), 422, "invalid"),
+        (client.get("/api/version?nope=1"), 422, "invalid"),
+    ]
+    for reply, status, code in asked:
+        error = reply.json()["error"]
+        assert (reply.status_code, error["code"]) == (status, code), reply.text
+        assert error["request_id"] == reply.headers["x-request-id"] and error["message"]
+    assert asked[4][0].headers["allow"] == "GET, PATCH, POST"
+
+
+def test_validation_names_every_place_and_repeats_no_secret(client: httpx2.Client) -> None:
+    good = {"app_id": 1, "workdir": "a"}
+    jobs = [good] * 17 + [{"app_id": 1, "workdir": "", "num_nodes": 0, "owner_id": 3}]
+    error = client.post("/api/jobs", json={"jobs": jobs}).json()["error"]
+    assert {detail["where"] for detail in error["details"]} == {
+        "jobs[17].workdir",
+        "jobs[17].num_nodes",
+        "jobs[17].owner_id",
+    }
+    reply = client.post("/api/auth/login", json={"username": "a b", "password": "hunter2-hunter2"})
+    assert reply.status_code == 422 and "hunter2" not in reply.text
+
+
+def test_openapi_documents_bodies_replies_and_errors(client: httpx2.Client) -> None:
+    document = ok(client.get("/openapi.json"))
+    create = document["paths"]["/api/jobs"]["post"]
+    assert create["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/JobsCreate")
+    assert create["responses"]["201"]["content"]["application/json"]["schema"]["$ref"].endswith("/JobsCreated")
+    for status in ("400", "401", "403", "404", "409", "413", "422", "426", "429", "500", "503"):
+        assert create["responses"][status]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorReply")
+    listed = document["paths"]["/api/jobs"]["get"]
+    assert {"state", "after", "limit", "with_count"} <= {one["name"] for one in listed["parameters"]}
+    served = {(endpoint.path, endpoint.method.lower()) for endpoint in routes.ALL}
+    assert served == {(path, method) for path, methods in document["paths"].items() for method in methods}
+
+
+def test_docs_need_nothing_from_elsewhere(client: httpx2.Client) -> None:
+    reply = client.get("/docs")
+    assert reply.status_code == 200 and "/api/jobs" in reply.text and "JobsCreate" in reply.text
+    assert not re.findall(r"(?:https?:)?//[a-z]", reply.text) and "<script" not in reply.text
+    assert reply.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+def test_a_route_without_an_auth_declaration_cannot_be_made() -> None:
+    made = Routes("test")
+    with pytest.raises(TypeError, match="needs"):
+        made.get("/x")  # type: ignore[call-arg]
+
+    with pytest.raises(TypeError, match="first parameter"):
+
+        @made.get("/y", needs=OPEN)
+        async def without_call() -> None: ...
+
+    with pytest.raises(TypeError, match="its path"):
+
+        @made.get("/z/{number}", needs=OPEN)
+        async def other_names(call: Call, name: int) -> None: ...
+
+
+def test_two_endpoints_for_one_path_are_refused() -> None:
+    made = Routes("test")
+
+    @made.get("/x", needs=OPEN)
+    async def one(call: Call) -> None: ...
+
+    with pytest.raises(TypeError, match="two endpoints"):
+        tree_of([*made.endpoints, *made.endpoints])
+
+
+class BrokenStore(MemoryStore):
+    """A store whose reads fail in a chosen way."""
+
+    error: Exception = RuntimeError("secret detail: SELECT * FROM tokens")
+
+    async def read(self, fn: Any) -> Any:
+        raise self.error
+
+
+def ask_in_process(store: MemoryStore, path: str) -> tuple[int, str, dict[str, str]]:
+    from starlette.testclient import TestClient
+
+    app = create_app(ServerSettings(), store, SystemClock())
+    with TestClient(app) as client:
+        reply = client.get(path)
+        return reply.status_code, reply.text, dict(reply.headers)
+
+
+def test_an_unexpected_error_is_a_generic_500_with_a_request_id(caplog: pytest.LogCaptureFixture) -> None:
+    status, text, headers = ask_in_process(BrokenStore(), "/readyz")
+    assert status == 500 and "secret" not in text and "SELECT" not in text and headers["x-request-id"] in text
+    assert headers["x-request-id"] in caplog.text and "secret detail" in caplog.text
+
+
+def test_a_store_that_cannot_answer_is_503_and_says_when_to_come_back() -> None:
+    store = BrokenStore()
+    store.error = Unavailable("the database is locked")
+    status, text, headers = ask_in_process(store, "/readyz")
+    assert status == 503 and "database is locked" in text and int(headers["retry-after"]) > 0
+
+
+def test_a_sweep_that_fails_runs_again(caplog: pytest.LogCaptureFixture) -> None:
+    runs: list[str] = []
+
+    def broken() -> None:
+        runs.append("broken")
+        raise RuntimeError("no")
+
+    timer = SweepTimer([Sweep("broken", 0.01, broken), Sweep("rare", 60.0, lambda: runs.append("rare"))], SystemClock())
+    timer.start()
+    time.sleep(0.2)
+    timer.stop()
+    assert runs.count("broken") >= 2 and runs.count("rare") == 1 and "sweep broken failed" in caplog.text
+
+
+# -- the process --------------------------------------------------------------------------------------------------
+
+
+def test_a_second_service_on_the_same_data_is_refused(own_service: RunningService) -> None:
+    with pytest.raises(RuntimeError, match=f"another service \\(pid {own_service.pid}\\) uses"):
+        start_service(own_service.home)
+    with own_service.client() as client:
+        ok(client.get("/readyz"))
+
+
+def test_a_busy_port_is_named(own_service: RunningService, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=f"port {own_service.port}: another program listens there"):
+        start_service(tmp_path / "other", port=own_service.port)
+
+
+def test_plain_http_to_the_world_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="refusing to send tokens in clear"):
+        start_service(tmp_path / "home", options=["--host", "0.0.0.0"])
+
+
+def test_an_open_data_directory_is_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    data.chmod(0o755)
+    with pytest.raises(RuntimeError, match="chmod 700"):
+        start_service(tmp_path / "home", options=["--data-dir", str(data)])
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_stop_is_clean_and_soon(own_service: RunningService, sig: signal.Signals) -> None:
+    with own_service.client() as idle:  # a kept-alive connection must not hold it
+        ok(idle.get("/healthz"))
+        start = time.monotonic()
+        assert own_service.stop(sig) == 0
+        assert time.monotonic() - start < 1.5
+    assert "Traceback" not in own_service.log
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", own_service.port), 1)
+
+
+def test_the_ready_line_for_people(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "balsam.server", "--port", "0", "--data-dir", str(tmp_path / "d")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("Balsam service at http://127.0.0.1:")
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+        process.stdout.close()

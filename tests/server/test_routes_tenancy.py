@@ -1,0 +1,262 @@
+"""S14: nobody reads, changes, counts or infers another user's object.
+
+One row per route, taken from the OpenAPI document: a route without a row fails the first test. Rows that name objects
+are called as another user, for each kind of token the route takes, with somebody's real ids and with ids that do not
+exist: both must be refused with the same status and the same body.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.server.world import Person, batch_job_body, furnish, make_user, ok
+from tests.services import RunningService
+
+MISSING = 10**9
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request that names objects of its owner. `refused`: the status for anybody else."""
+
+    request: Callable[[Person], tuple[str, str, dict[str, Any]]]
+    refused: int = 404
+
+
+def at(method: str, path: Callable[[Person], str], **more: Any) -> Ask:
+    return Ask(lambda owner: (method, path(owner), more))
+
+
+def body(method: str, path: str, make: Callable[[Person], Any]) -> Ask:
+    return Ask(lambda owner: (method, path, {"json": make(owner)}))
+
+
+RECORD = {"seq": 1, "token": 1, "event": "started", "at": "2026-01-01T00:00:00Z"}
+
+# Routes that name objects: everybody but the owner gets the answer for a missing object.
+NAMED: dict[str, list[Ask]] = {
+    "get_site": [at("GET", lambda o: f"/api/sites/{o.site_id}")],
+    "change_site": [at("PATCH", lambda o: f"/api/sites/{o.site_id}", json={"name": "taken"})],
+    "delete_site": [at("DELETE", lambda o: f"/api/sites/{o.site_id}")],
+    "issue_site_token": [at("POST", lambda o: f"/api/sites/{o.site_id}/token")],
+    "renew_agent": [
+        at("POST", lambda o: f"/api/sites/{o.site_id}/agent", json={"instance": "i", "hostname": "h", "pid": 1})
+    ],
+    "release_agent": [at("DELETE", lambda o: f"/api/sites/{o.site_id}/agent?instance=i")],
+    "site_stream": [at("GET", lambda o: f"/api/sites/{o.site_id}/stream")],
+    "answer_file_request": [at("PUT", lambda o: "/api/file-requests/abc", json={})],
+    "sync_app": [
+        body("PUT", "/api/apps", lambda o: {"site_id": o.site_id, "name": "mine", "command_template": "echo"}),
+    ],
+    "get_app": [at("GET", lambda o: f"/api/apps/{o.app_id}")],
+    "delete_app": [at("DELETE", lambda o: f"/api/apps/{o.app_id}")],
+    "create_jobs": [body("POST", "/api/jobs", lambda o: {"jobs": [{"app_id": o.app_id, "workdir": "a"}]})],
+    "patch_jobs": [body("PATCH", "/api/jobs", lambda o: {"patches": {str(o.job_id): {"tags": {"a": "b"}}}})],
+    "get_job": [at("GET", lambda o: f"/api/jobs/{o.job_id}")],
+    "explain_job": [at("GET", lambda o: f"/api/jobs/{o.job_id}/explain")],
+    "look_at_files": [at("GET", lambda o: f"/api/jobs/{o.job_id}/files")],
+    "read_file": [at("GET", lambda o: f"/api/jobs/{o.job_id}/files/content?path=job.out")],
+    "create_batch_job": [body("POST", "/api/batch-jobs", lambda o: batch_job_body(o.site_id))],
+    "get_batch_job": [at("GET", lambda o: f"/api/batch-jobs/{o.batch_job_id}")],
+    "patch_batch_job": [at("PATCH", lambda o: f"/api/batch-jobs/{o.batch_job_id}", json={"status_info": {"a": 1}})],
+    "delete_batch_job": [at("DELETE", lambda o: f"/api/batch-jobs/{o.batch_job_id}")],
+    "issue_launcher_token": [at("POST", lambda o: f"/api/batch-jobs/{o.batch_job_id}/token")],
+    "open_session": [
+        body("POST", "/api/sessions", lambda o: {"site_id": o.site_id}),
+        body("POST", "/api/sessions", lambda o: {"site_id": o.site_id, "batch_job_id": o.batch_job_id}),
+    ],
+    "get_session": [at("GET", lambda o: f"/api/sessions/{o.session_id}")],
+    "acquire_jobs": [
+        at("POST", lambda o: f"/api/sessions/{o.session_id}/acquire", json={"acquire_seq": 1, "max_jobs": 1})
+    ],
+    "report_jobs": [
+        Ask(
+            lambda o: (
+                "POST",
+                f"/api/sessions/{o.session_id}/report",
+                {"json": {"records": [RECORD | {"job_id": o.job_id}]}},
+            )
+        )
+    ],
+    "renew_session": [at("POST", lambda o: f"/api/sessions/{o.session_id}/renew")],
+    "close_session": [at("POST", lambda o: f"/api/sessions/{o.session_id}/close", json={})],
+    "session_stream": [at("GET", lambda o: f"/api/sessions/{o.session_id}/stream")],
+}
+
+# Routes that select: somebody else's objects are as if they were not there.
+SELECTING: dict[str, list[Ask]] = {
+    "list_sites": [at("GET", lambda o: "/api/sites"), at("GET", lambda o: f"/api/sites?id={o.site_id}")],
+    "list_apps": [
+        at("GET", lambda o: "/api/apps"),
+        at("GET", lambda o: f"/api/apps?site_id={o.site_id}&id={o.app_id}"),
+    ],
+    "list_jobs": [
+        at("GET", lambda o: "/api/jobs"),
+        at("GET", lambda o: f"/api/jobs?id={o.job_id}"),
+        at("GET", lambda o: f"/api/jobs?site_id={o.site_id}&app_id={o.app_id}&app_name=hello"),
+        at("GET", lambda o: f"/api/jobs?batch_job_id={o.batch_job_id}"),
+        at("GET", lambda o: f"/api/jobs?parent_id={o.job_id}"),
+    ],
+    "count_jobs": [
+        at("GET", lambda o: "/api/jobs/counts"),
+        at("GET", lambda o: f"/api/jobs/counts?site_id={o.site_id}"),
+    ],
+    "update_jobs": [
+        body("POST", "/api/jobs/update", lambda o: {"filter": {"id": [o.job_id]}, "patch": {"tags": {"a": "b"}}})
+    ],
+    "cancel_jobs": [
+        body("POST", "/api/jobs/cancel", lambda o: {"filter": {"id": [o.job_id]}}),
+        body("POST", "/api/jobs/cancel", lambda o: {"filter": {}}),
+    ],
+    "retry_jobs": [body("POST", "/api/jobs/retry", lambda o: {"filter": {"id": [o.job_id]}})],
+    "delete_jobs": [body("POST", "/api/jobs/delete", lambda o: {"filter": {"site_id": [o.site_id]}})],
+    "list_batch_jobs": [
+        at("GET", lambda o: "/api/batch-jobs"),
+        at("GET", lambda o: f"/api/batch-jobs?site_id={o.site_id}&id={o.batch_job_id}"),
+    ],
+    "patch_batch_jobs": [
+        body("PATCH", "/api/batch-jobs", lambda o: {"patches": {str(o.batch_job_id): {"status_info": {"a": 1}}}})
+    ],
+    "list_sessions": [at("GET", lambda o: "/api/sessions")],
+    "list_events": [
+        at("GET", lambda o: "/api/events"),
+        at("GET", lambda o: f"/api/events?job_id={o.job_id}"),
+        at("GET", lambda o: f"/api/events?batch_job_id={o.batch_job_id}"),
+    ],
+}
+
+# Routes that name nobody's objects, with the test that covers who may call them.
+WITHOUT_OBJECTS = {
+    "version": "open",
+    "healthz": "open",
+    "readyz": "open",
+    "auth_methods": "open",
+    "login": "test_auth",
+    "logout": "test_auth",
+    "who_am_i": "test_auth",
+    "create_user": "test_auth: administrators",
+    "list_users": "test_auth: administrators",
+    "create_site": "makes the caller's own",
+    "job_stream": "test_stream: of the caller's own Jobs",
+}
+
+
+@pytest.fixture(scope="module")
+def ann(service: RunningService) -> Person:
+    return furnish(service, make_user(service, "ann"))
+
+
+@pytest.fixture(scope="module")
+def bob(service: RunningService) -> Person:
+    return furnish(service, make_user(service, "bob"))
+
+
+@pytest.fixture(scope="module")
+def operations(service: RunningService) -> dict[str, dict[str, Any]]:
+    with service.client() as client:
+        document = ok(client.get("/openapi.json"))
+    return {operation["operationId"]: operation for path in document["paths"].values() for operation in path.values()}
+
+
+def test_every_route_has_a_row(operations: dict[str, Any]) -> None:
+    assert set(operations) == set(NAMED) | set(SELECTING) | set(WITHOUT_OBJECTS)
+
+
+def answers(service: RunningService, token: str, ask: Ask, owner: Person) -> tuple[int, Any]:
+    """Status and body, without the request's own number. Streams are opened and dropped."""
+    method, path, more = ask.request(owner)
+    with service.client(token) as client, client.stream(method, path, **more) as reply:
+        if reply.headers["content-type"].startswith("text/event-stream"):
+            return reply.status_code, None
+        reply.read()
+        found = reply.json() if reply.content else None
+    if isinstance(found, dict) and "error" in found:
+        found["error"].pop("request_id")
+    return reply.status_code, found
+
+
+def missing(owner: Person) -> Person:
+    """The same request about things that do not exist."""
+    ids = dict.fromkeys(("site_id", "app_id", "job_id", "batch_job_id", "session_id"), MISSING)
+    return replace(owner, **ids)  # type: ignore[arg-type]
+
+
+def strangers(bob: Person, kinds: list[str]) -> Iterator[tuple[str, str]]:
+    tokens = bob.tokens()
+    return ((kind, tokens[kind]) for kind in kinds)
+
+
+@pytest.mark.parametrize("operation", sorted(NAMED))
+def test_others_objects_are_refused_like_missing_ones(
+    operation: str, service: RunningService, ann: Person, bob: Person, operations: dict[str, Any]
+) -> None:
+    for ask in NAMED[operation]:
+        for kind, token in strangers(bob, operations[operation]["x-balsam-kinds"]):
+            real, absent = answers(service, token, ask, ann), answers(service, token, ask, missing(ann))
+            assert real[0] == ask.refused, (kind, real)
+            assert without_numbers(real) == without_numbers(absent), kind
+
+
+def without_numbers(answer: tuple[int, Any]) -> str:
+    """The answer without numbers: to repeat the ids that the caller sent himself tells him nothing."""
+    return re.sub(r"\d+", "N", repr(answer))
+
+
+@pytest.mark.parametrize("operation", sorted(SELECTING))
+def test_selections_do_not_see_others_objects(
+    operation: str, service: RunningService, ann: Person, operations: dict[str, Any], stranger: Person
+) -> None:
+    for ask in SELECTING[operation]:
+        for kind, token in strangers(stranger, operations[operation]["x-balsam-kinds"]):
+            real, absent = answers(service, token, ask, ann), answers(service, token, ask, missing(ann))
+            assert real[0] == absent[0] == 200, (kind, real, absent)
+            assert only_of(stranger, real[1]), (kind, real)
+
+
+def only_of(person: Person, found: dict[str, Any]) -> bool:
+    """Whether an answer tells of nothing but this person's Site: no Jobs, no events, no change."""
+    kept = {key: value for key, value in found.items() if key not in ("refused", "reason", "results", "count")}
+    rows = found.get("results", [])
+    own = [row for row in rows if row.get("site_id", row["id"]) == person.site_id]
+    return not any(kept.values()) and rows == own and found.get("count", len(own)) == len(own)
+
+
+@pytest.fixture(scope="module")
+def stranger(service: RunningService) -> Person:
+    """Somebody with tokens of every kind but without Jobs: whatever a selection finds is somebody else's."""
+    person = make_user(service, "carol")
+    person = furnish(service, person)
+    with service.client(person.token) as client:
+        ok(client.post("/api/jobs/delete", json={"filter": {"id": [person.job_id]}}))
+    return person
+
+
+def test_the_owner_is_served(service: RunningService, ann: Person) -> None:
+    """The rows above would also pass at a service that refuses everybody."""
+    for path in ("sites", "apps", "jobs", "batch-jobs", "events", "sessions"):
+        with service.client(ann.token) as client:
+            assert ok(client.get(f"/api/{path}"))["count"] >= 1, path
+    for operation in ("get_site", "get_app", "get_job", "get_batch_job", "get_session", "explain_job"):
+        assert answers(service, ann.token, NAMED[operation][0], ann)[0] == 200, operation
+
+
+def test_without_a_token_nothing_is_told(service: RunningService, ann: Person, operations: dict[str, Any]) -> None:
+    for operation, asks in {**NAMED, **SELECTING}.items():
+        for token in ("", "blsm_user_" + "x" * 43):
+            method, path, more = asks[0].request(ann)
+            with service.client(token) as client:
+                reply: httpx2.Response = client.request(method, path, **more)
+            assert reply.status_code == 401, operation
+
+
+def test_other_kinds_of_token_are_403(service: RunningService, ann: Person, operations: dict[str, Any]) -> None:
+    for operation, asks in {**NAMED, **SELECTING}.items():
+        for kind, token in ann.tokens().items():
+            if kind not in operations[operation]["x-balsam-kinds"]:
+                assert answers(service, token, asks[0], ann)[0] == 403, (operation, kind)

@@ -1,0 +1,204 @@
+"""Server-sent events: hello first, a wake after each commit, coalescing, and every way a stream ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from balsam.server import broker as broker_module
+from balsam.server.broker import Broker, Mailbox
+from balsam.server.errors import TooMany, Unavailable
+from balsam.server.store.protocol import Wake
+from tests.server.sse import Listener
+from tests.server.world import Person, batch_job_body, furnish, make_jobs, make_user, ok
+from tests.services import RunningService
+
+
+@pytest.fixture(scope="module")
+def ann(service: RunningService) -> Person:
+    return furnish(service, make_user(service, "ann"))
+
+
+@pytest.fixture(scope="module")
+def bob(service: RunningService) -> Person:
+    return furnish(service, make_user(service, "bob"))
+
+
+def states(listener: Listener) -> dict[int, str]:
+    """Newest state of each Job that was told."""
+    return {job[0]: job[1] for name, data, _ in listener.events if name == "states" for job in data["jobs"]}
+
+
+def test_job_stream_says_hello_and_tells_each_commit_to_its_owner_only(
+    service: RunningService, ann: Person, bob: Person
+) -> None:
+    with (
+        Listener(service, "/api/jobs/stream", ann.token) as mine,
+        Listener(service, "/api/jobs/stream", bob.token) as others,
+        service.client(ann.token) as client,
+    ):
+        assert mine.events[0][0] == "hello"
+        assert mine.headers["x-accel-buffering"] == "no" and mine.headers["cache-control"] == "no-store"
+        [job_id] = make_jobs(client, ann.app_id)
+        ok(client.post("/api/jobs/cancel", json={"filter": {"id": [job_id]}}))
+        deadline = time.monotonic() + 5
+        while states(mine).get(job_id) != "CANCELLED" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert states(mine)[job_id] == "CANCELLED"
+        assert [name for name, _, _ in others.events] == ["hello"]
+
+
+def test_job_stream_filters_by_state(service: RunningService, ann: Person) -> None:
+    path = "/api/jobs/stream?state=CANCELLED&state=FAILED"
+    with Listener(service, path, ann.token) as stream, service.client(ann.token) as client:
+        ids = make_jobs(client, ann.app_id, 3)
+        ok(client.post("/api/jobs/cancel", json={"filter": {"id": ids[:1]}}))
+        assert stream.wait("states")["jobs"] == [[ids[0], "CANCELLED", None]]
+        assert set(states(stream).values()) == {"CANCELLED"}
+
+
+def test_session_stream_is_woken_by_work_and_cancel(service: RunningService, ann: Person) -> None:
+    with (
+        Listener(service, f"/api/sessions/{ann.session_id}/stream", ann.launcher_token) as stream,
+        service.client(ann.token) as client,
+        service.client(ann.launcher_token) as launcher,
+    ):
+        [job_id] = make_jobs(client, ann.app_id, tags={"stream": "work"})
+        stream.wait("work")
+        granted = ok(
+            launcher.post(
+                f"/api/sessions/{ann.session_id}/acquire",
+                json={"acquire_seq": 1, "max_jobs": 1, "filter_tags": {"stream": "work"}},
+            )
+        )
+        assert [job["id"] for job in granted["jobs"]] == [job_id]
+        ok(client.post("/api/jobs/cancel", json={"filter": {"id": [job_id]}}))
+        assert stream.wait("cancel")["job_ids"] == [job_id]
+
+
+def test_site_stream_hears_of_batch_jobs(service: RunningService, ann: Person) -> None:
+    with (
+        Listener(service, f"/api/sites/{ann.site_id}/stream", ann.site_token) as stream,
+        service.client(ann.token) as client,
+    ):
+        ok(client.post("/api/batch-jobs", json=batch_job_body(ann.site_id)))
+        stream.wait("batch_jobs")
+
+
+def test_a_revoked_token_ends_its_stream(service: RunningService) -> None:
+    carol = make_user(service, "carol")
+    with Listener(service, "/api/jobs/stream", carol.token) as stream, service.client(carol.token) as client:
+        assert client.post("/api/auth/logout").status_code == 204
+        assert stream.wait_end(5) == "clean"
+
+
+def test_a_stream_goes_on_when_another_token_is_revoked(service: RunningService, ann: Person) -> None:
+    dave = make_user(service, "dave")
+    with Listener(service, "/api/jobs/stream", ann.token) as stream, service.client(ann.token) as client:
+        with service.client(dave.token) as other:
+            assert other.post("/api/auth/logout").status_code == 204
+        ids = make_jobs(client, ann.app_id)
+        ok(client.post("/api/jobs/cancel", json={"filter": {"id": ids}}))
+        stream.wait("states")
+        assert not stream.ended
+
+
+def test_the_oldest_stream_of_a_session_gives_way(service: RunningService, ann: Person) -> None:
+    path = f"/api/sites/{ann.site_id}/stream"
+    streams = [Listener(service, path, ann.site_token) for _ in range(broker_module.STREAMS_PER_HOLDER + 1)]
+    try:
+        for stream in streams:
+            stream.__enter__()
+        assert streams[0].wait_end(5) == "clean"
+        assert not any(stream.ended for stream in streams[1:])
+    finally:
+        for stream in streams:
+            stream.__exit__(None, None, None)
+
+
+def test_streams_end_cleanly_and_soon_at_shutdown(own_service: RunningService) -> None:
+    listeners = [Listener(own_service, "/api/jobs/stream") for _ in range(5)]
+    for listener in listeners:
+        listener.__enter__()
+    start = time.monotonic()
+    assert own_service.stop() == 0
+    assert time.monotonic() - start < 1.5  # < 1 s alone; this machine is shared
+    assert [listener.wait_end() for listener in listeners] == ["clean"] * 5
+    for listener in listeners:
+        listener.__exit__(None, None, None)
+
+
+# -- the broker alone: what can't be provoked over a fast loopback ------------------------------------------------
+
+
+def in_loop(check: Any) -> None:
+    asyncio.run(check())
+
+
+def jobs_wake(changes: list[list[Any]], owner: int = 1) -> Wake:
+    return Wake("jobs", owner, "states", {"jobs": changes})
+
+
+def test_a_slow_reader_gets_the_newest_state_of_each_job() -> None:
+    async def check() -> None:
+        broker = Broker(lambda: None)
+        broker.start()
+        box = Mailbox([("jobs", 1)])
+        broker.open(box, "ann", per_holder=False)
+        await asyncio.to_thread(broker.publish, [jobs_wake([[1, "READY", None], [2, "READY", None]])])
+        await asyncio.to_thread(
+            broker.publish, [jobs_wake([[1, "RUNNING", None]]), jobs_wake([[9, "READY", None]], owner=2)]
+        )
+        await box.wait(1)
+        assert box.take() == b'event: states\ndata: {"jobs":[[1,"RUNNING",null],[2,"READY",null]]}\n\n'
+        assert box.take() == b""
+
+    in_loop(check)
+
+
+def test_a_reader_who_falls_too_far_behind_is_told_to_read_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_module, "MAX_WAITING", 3)
+    box = Mailbox([("jobs", 1)])
+    box.put("states", {"jobs": [[n, "READY", None] for n in range(3)]})
+    assert box.take().startswith(b"event: states")
+    box.put("states", {"jobs": [[n, "READY", None] for n in range(4)]})
+    assert box.take() == broker_module.HELLO
+
+
+def test_many_jobs_are_told_in_events_of_bounded_size() -> None:
+    box = Mailbox([("jobs", 1)])
+    box.put("states", {"jobs": [[n, "READY", None] for n in range(2500)]})
+    assert box.take().count(b"event: states") == 3
+
+
+def test_stream_limit_of_a_user_at_n_and_n_plus_1() -> None:
+    async def check() -> None:
+        broker = Broker(lambda: None, streams_per_user=3)
+        boxes = [Mailbox([("jobs", 1)]) for _ in range(4)]
+        for box in boxes[:3]:
+            broker.open(box, "ann", per_holder=False)
+        with pytest.raises(TooMany, match="3 open streams"):
+            broker.open(boxes[3], "ann", per_holder=False)
+        broker.open(boxes[3], "bob", per_holder=False)
+        broker.release(boxes[0], "ann")
+        broker.open(boxes[0], "ann", per_holder=False)
+        broker.stop()
+        assert all(box.closed for box in boxes)
+        with pytest.raises(Unavailable):
+            broker.open(Mailbox([("jobs", 1)]), "ann", per_holder=False)
+
+    in_loop(check)
+
+
+def test_the_writer_thread_survives_a_closed_loop() -> None:
+    broker = Broker(lambda: None)
+
+    async def start() -> None:
+        broker.start()
+        broker.open(Mailbox([("jobs", 1)]), "ann", per_holder=False)
+
+    asyncio.run(start())
+    broker.publish([jobs_wake([[1, "READY", None]])])

@@ -1,0 +1,91 @@
+"""People, Sites and Jobs at a running service, made over HTTP, for tests that need somebody else's objects."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from tests.services import RunningService
+
+PASSWORD = "correct horse battery"
+
+
+@dataclass
+class Person:
+    """A user with one of everything."""
+
+    name: str
+    token: str
+    site_id: int = 0
+    site_token: str = ""
+    app_id: int = 0
+    job_id: int = 0
+    batch_job_id: int = 0
+    launcher_token: str = ""
+    session_id: int = 0
+
+    def tokens(self) -> dict[str, str]:
+        return {"user": self.token, "site": self.site_token, "launcher": self.launcher_token}
+
+
+def ok(reply: httpx2.Response) -> Any:
+    assert reply.status_code < 300, f"{reply.request.method} {reply.request.url}: {reply.status_code} {reply.text}"
+    return reply.json() if reply.content else None
+
+
+def make_user(service: RunningService, name: str) -> Person:
+    """A password account, logged in."""
+    with service.client() as admin:
+        ok(admin.post("/api/users", json={"username": name, "password": PASSWORD}))
+        login = ok(admin.post("/api/auth/login", json={"username": name, "password": PASSWORD}))
+    return Person(name, login["token"])
+
+
+def make_site(client: httpx2.Client, name: str = "") -> dict[str, Any]:
+    body = {
+        "name": name or f"site-{uuid.uuid4().hex[:8]}",
+        "path": "/home/ann/site",
+        "hostname": "laptop",
+        "allowed_queues": {"local": {"max_nodes": 4, "max_walltime": 600}},
+        "allowed_projects": ["local"],
+    }
+    found: dict[str, Any] = ok(client.post("/api/sites", json=body))
+    return found
+
+
+def make_app(client: httpx2.Client, site_id: int, name: str = "hello") -> int:
+    body = {
+        "site_id": site_id,
+        "name": name,
+        "command_template": "echo {{ word }}",
+        "parameters": {"word": {"required": False, "default": "hi"}},
+    }
+    return int(ok(client.put("/api/apps", json=body))["id"])
+
+
+def make_jobs(client: httpx2.Client, app_id: int, count: int = 1, **more: Any) -> list[int]:
+    jobs = [{"app_id": app_id, "workdir": f"run/{number}", **more} for number in range(count)]
+    return [int(found) for found in ok(client.post("/api/jobs", json={"jobs": jobs}))["ids"]]
+
+
+def batch_job_body(site_id: int) -> dict[str, Any]:
+    wanted = {"num_nodes": 1, "wall_time_min": 10, "job_mode": "mpi", "queue": "local", "project": "local"}
+    return {"site_id": site_id, **wanted}
+
+
+def furnish(service: RunningService, person: Person) -> Person:
+    """One Site, App, Job, BatchJob with its launcher's token, and Session."""
+    with service.client(person.token) as client:
+        made = make_site(client)
+        person.site_id, person.site_token = made["site"]["id"], made["token"]["token"]
+        person.app_id = make_app(client, person.site_id)
+        [person.job_id] = make_jobs(client, person.app_id)
+        person.batch_job_id = ok(client.post("/api/batch-jobs", json=batch_job_body(person.site_id)))["id"]
+    with service.client(person.site_token) as agent:
+        person.launcher_token = ok(agent.post(f"/api/batch-jobs/{person.batch_job_id}/token"))["token"]
+        session = {"site_id": person.site_id, "batch_job_id": person.batch_job_id}
+        person.session_id = ok(agent.post("/api/sessions", json=session))["id"]
+    return person
