@@ -44,6 +44,7 @@ class FakeService:
     file_replies: dict[str, FileReply] = field(default_factory=dict)
     delivered: list[tuple[int, list[dict[str, Any]]]] = field(default_factory=list)
     creates: int = 0
+    answered: dict[str, tuple[int, Any]] = field(default_factory=dict)
     streams: list[threading.Event] = field(default_factory=list)
     events: list[tuple[str, str]] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -195,15 +196,18 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.endswith("/stream"):
             self._stream()
         else:
+            key = self.headers.get("Idempotency-Key", "")
             with self.service.lock:
-                status, content = self._route(path, parse_qs(parts.query), body)
+                status, content = self.service.answered.get(key) or self._route(path, parse_qs(parts.query), body)
+                if key and status < 400:
+                    self.service.answered[key] = (status, content)
             if self.service.lose_replies and self.command != "GET":
                 self.service.lose_replies -= 1
                 self.close_connection = True
                 return
             self._answer(status, content)
 
-    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _serve
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _serve  # noqa: N815 - names of http.server
 
     def _route(self, path: str, query: dict[str, list[str]], body: bytes) -> tuple[int, Any]:
         service, words = self.service, path.strip("/").split("/")

@@ -7,6 +7,8 @@ interruption, `init_site` completes what was begun; when it fails it takes back 
 import contextlib
 import json
 import os
+import shlex
+import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +49,7 @@ class _Intent:
     name: str
     url: str
     key: str
+    hostname: str
     registering: bool = False
 
 
@@ -122,13 +125,15 @@ class _Making:
             self._fill(intent, texts)
             created = self._register(intent)
         except (BalsamError, OSError, ValueError) as error:
-            self._take_back(intent, error)
+            if intent.registering and isinstance(error, ServiceUnavailable):
+                raise SiteError(f"{error}. Complete it later with: {self._again(intent)}") from error
+            self._take_back()
             raise
         try:
             self._finish(created)
-        except (BalsamError, OSError) as error:
+        except (BalsamError, OSError):
             self._unregister(created.site.id)
-            self._take_back(intent, error)
+            self._take_back()
             raise
         return InitializedSite(created.site.id, created.site.name, self._site.root)
 
@@ -145,7 +150,7 @@ class _Making:
             foreign = sorted(item.name for item in root.iterdir() if not _is_ours(item.name))
             if foreign:
                 raise SiteError(f"{root} is not empty (it has {foreign[0]!r}); a Site needs a new or empty directory")
-            intent = _Intent(name=name, url=self._transport.url, key=self._transport.new_key())
+            intent = _Intent(name, self._transport.url, self._transport.new_key(), socket.gethostname())
             self._write(intent)
         self._step("intent")
         return intent
@@ -158,10 +163,7 @@ class _Making:
         except (ValueError, TypeError) as error:
             raise SiteError(f"{self._site.intent} can't be understood ({error}); remove {self._site.root}") from error
         if intent.registering and intent.name != name:
-            raise SiteError(
-                f"{self._site.root} was begun as Site {intent.name!r}; complete it with: "
-                f"balsam site init {self._site.root} -n {intent.name}"
-            )
+            raise SiteError(f"{self._site.root} was begun as Site {intent.name!r}; complete it: {self._again(intent)}")
         intent.name = name
         self._resumed = True
         return intent
@@ -184,7 +186,8 @@ class _Making:
         intent.registering = True
         self._write(intent)
         self._step("before-register")
-        body = SiteCreate(name=intent.name, **offer.model_dump(exclude_unset=True))
+        # The host of the first run: a repeat must be the same request, wherever it is made.
+        body = SiteCreate(name=intent.name, **{**offer.model_dump(exclude_unset=True), "hostname": intent.hostname})
         created = self._transport.request(
             "POST", "/sites", reply=SiteCreated, body=body, idempotency_key=intent.key, deadline_sec=CALL_SEC
         )
@@ -196,7 +199,7 @@ class _Making:
         query = SiteFilter(name=intent.name, path=str(self._site.root))
         page = self._transport.request("GET", "/sites", reply=SitesPage, query=query, deadline_sec=CALL_SEC)
         for found in page.results:
-            if found.path == str(self._site.root):
+            if (found.path, found.hostname) == (str(self._site.root), intent.hostname):
                 token = self._transport.request(
                     "POST", f"/sites/{found.id}/token", reply=SiteToken, safe_to_repeat=True, deadline_sec=CALL_SEC
                 )
@@ -216,12 +219,9 @@ class _Making:
         with contextlib.suppress(BalsamError):
             self._transport.request("DELETE", f"/sites/{site_id}", deadline_sec=CALL_SEC)
 
-    def _take_back(self, intent: _Intent, error: Exception) -> None:
-        """Leave nothing half-done, except where the service may have registered the Site and we did not hear.
-
-        What an earlier run has left is not touched either: somebody may have worked on it.
-        """
-        if self._resumed or (intent.registering and isinstance(error, ServiceUnavailable)):
+    def _take_back(self) -> None:
+        """Leave nothing half-done. What an earlier run has left stays: somebody may have worked on it since."""
+        if self._resumed:
             return
         with contextlib.suppress(OSError):
             for item in self._site.root.iterdir():
@@ -229,6 +229,9 @@ class _Making:
                     item.rmdir() if item.is_dir() else item.unlink(missing_ok=True)
             for made in self._made_directories:
                 made.rmdir()
+
+    def _again(self, intent: _Intent) -> str:
+        return shlex.join(["balsam", "site", "init", str(self._site.root), "-n", intent.name])
 
     def _write(self, intent: _Intent) -> None:
         write_json(self._site.intent, asdict(intent))

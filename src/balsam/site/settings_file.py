@@ -162,11 +162,11 @@ def _nearest(where: Where) -> str:
     for part in where[:-1]:
         model = _section_type(model, part) if model is not None else None
     known = sorted(model.model_fields) if model is not None else []
-    near = difflib.get_close_matches(str(where[-1]), known, n=1, cutoff=0.5)
-    if near:
-        return f"did you mean {near[0]}?"
     elsewhere = [name for name in _all_keys() if name.rpartition(".")[2] == where[-1]]
-    return f"it belongs to {elsewhere[0]}" if elsewhere else f"known here: {', '.join(known)}"
+    if elsewhere:
+        return f"did you mean {elsewhere[0]}?"
+    near = difflib.get_close_matches(str(where[-1]), known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
 
 
 def _section_type(model: type[BaseModel], part: str | int) -> type[BaseModel] | None:

@@ -1,0 +1,122 @@
+"""settings.yml: what is understood, and what each fault is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from balsam.platform.machines import machine_names, settings_text
+from balsam.site.settings import Settings
+from balsam.site.settings_file import SettingsError, load_settings
+
+
+def load(tmp_path: Path, text: str) -> Settings:
+    path = tmp_path / "settings.yml"
+    path.write_text(text)
+    return load_settings(path)
+
+
+@pytest.mark.parametrize("machine", machine_names())
+def test_shipped_settings_are_valid(tmp_path: Path, machine: str) -> None:
+    assert load(tmp_path, settings_text(machine)).scheduler.allowed_queues
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "scheduler:\n", "launcher: {}\nelastic_queue: null\n"])
+def test_what_is_left_out_has_its_default(tmp_path: Path, text: str) -> None:
+    assert load(tmp_path, text) == Settings()
+
+
+def test_keys_of_balsam_07_mean_what_they_meant(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        """
+logging: {level: debug}
+filter_tags: {project: a}
+launcher:
+  idle_ttl_sec: 30
+  error_tail_num_lines: 5
+  max_concurrent_mpiruns: 990
+  compute_node: balsam.platform.compute_node.DefaultNode
+  mpi_app_launcher: balsam.platform.app_run.MPICHRun
+  mpirun_allows_node_packing: true
+  sort_by: long_large_first
+scheduler:
+  scheduler_class: balsam.platform.scheduler.LocalProcessScheduler
+  sync_period: 20
+  allowed_queues: {debug: {max_nodes: 2, max_walltime: 60, max_queued_jobs: 3}}
+  allowed_projects: [a, b]
+  optional_batch_job_params: {shout: no, count: 3}
+  job_template_path: mine.sh
+processing: null
+transfers: null
+file_cleaner: null
+queue_maintainer: null
+elastic_queue: null
+""",
+    )
+    assert settings.logging.level == "DEBUG"
+    assert settings.mpirun_name.endswith("MPICHRun")
+    assert settings.scheduler.optional_batch_job_params == {"shout": "no", "count": "3"}
+    assert settings.scheduler.allowed_queues["debug"].max_queued_jobs == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("schedular: {}\n", 1, "unknown key schedular; did you mean scheduler?"),
+        ("\nlauncher:\n  idle_ttl: 3\n", 3, "unknown key launcher.idle_ttl; did you mean idle_ttl_sec?"),
+        ("idle_ttl_sec: 3\n", 1, "did you mean launcher.idle_ttl_sec?"),
+        ("zzz: 3\n", 1, "known here: apps, elastic_queue"),
+        ("launcher:\n  idle_ttl_sec: soon\n", 2, "launcher.idle_ttl_sec is 'soon': "),
+        ("launcher: {idle_ttl_sec: 0}\n", 1, "greater than 0"),
+        ("launcher: 3\n", 1, "launcher is 3"),
+        ("launcher: {delay_sec: 1}\n", 1, "launcher.delay_sec is no setting any more (this launcher does not poll)"),
+        ("logging:\n  level: LOUD\n", 2, "logging.level is 'LOUD'"),
+        ("logging:\n  format: '%(nothing'\n", 2, "is no format for a log line"),
+        ("scheduler:\n  scheduler_class: slurmm\n", 2, "has no 'slurmm'"),
+        ("scheduler:\n  allowed_queues:\n    debug:\n      max_node: 3\n", 4, "did you mean max_nodes?"),
+        ("scheduler:\n  allowed_queues:\n    debug:\n      max_nodes: 0\n", 4, "greater than or equal to 1"),
+        ("scheduler:\n  allowed_projects: a\n", 2, "scheduler.allowed_projects is 'a'"),
+        ('scheduler:\n  optional_batch_job_params: {a: "b\\nc"}\n', 2, "scheduler.optional_batch_job_params.a"),
+        ("elastic_queue:\n  min_num_nodes: 3\n", 1, "write `elastic_queue: null` or leave it out"),
+        ("processing: {num_workers: 1}\n", 1, "processing is not part of this version"),
+        ("apps: {accept: everything}\n", 1, "'owner' or 'pinned'"),
+        ("node: {cpus: -1}\n", 1, "node.cpus is -1"),
+        ("mpirun: mpichh\n", 1, "did you mean 'mpich'?"),
+        ("mpirun: mpich\nlauncher:\n  mpi_app_launcher: mpich\n", 1, "two names of one setting"),
+        ("launcher: {}\nlauncher: {}\n", 2, "launcher is set a second time"),
+        ("launcher:\n  idle_ttl_sec: 1\n idle: 2\n", 3, "not valid YAML"),
+        ("- a\n", 1, "must be `key: value` lines, not a list"),
+        ("a: &x [*x]\n", 1, "unknown key a"),
+    ],
+)
+def test_a_fault_is_named_with_line_and_remedy(tmp_path: Path, text: str, line: int, words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, text)
+    assert f"line {line}: " in str(caught.value)
+    assert words in str(caught.value)
+    assert str(tmp_path / "settings.yml") in str(caught.value)
+
+
+def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, "launcher: {idle_ttl_sec: 0, sort: a}\nnode: {cpus: x}\ntransfers: {a: 1}\n")
+    assert str(caught.value).count("line ") == 4
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (None, "can't be read: No such file"),
+        (b"\xff", "not UTF-8: byte 0 is 0xff"),
+        (b"a" * 1_100_000, "at most 1048576"),
+    ],
+)
+def test_a_file_that_can_not_be_read_says_why(tmp_path: Path, data: bytes | None, words: str) -> None:
+    path = tmp_path / "settings.yml"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(SettingsError, match=r"settings\.yml") as caught:
+        load_settings(path)
+    assert words in str(caught.value)
