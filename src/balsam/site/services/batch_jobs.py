@@ -112,6 +112,7 @@ class BatchJobs:
             scheduler_id = self._submission.submit(view, entry, self._active_in(view))
         except GiveUp as refused:
             log.warning("BatchJob %d is not submitted: %s", view.id, refused)
+            entry.status_info = {**entry.status_info, **self._submission.facts(entry)}
             entry.complain(str(refused), self._clock.now())
             entry.over(BatchJobState.SUBMIT_FAILED, Phase.DELIVERED, self._clock.now())
             self._ledger.note(entry)
@@ -187,10 +188,11 @@ class BatchJobs:
             if entry.phase is not Phase.ENDED:
                 continue
             crash_point("after-end-before-delivery")
-            if self._deliver(entry):
-                crash_point("after-delivery-before-finished")
-                entry.phase = Phase.DELIVERED
-                self._ledger.note(entry)
+            with _bearing(entry.batch_job_id):
+                if self._deliver(entry):
+                    crash_point("after-delivery-before-finished")
+                    entry.phase = Phase.DELIVERED
+                    self._ledger.note(entry)
 
     def _report(self) -> None:
         # An ended allocation is told once its results are in: the service ends the Sessions with that word.

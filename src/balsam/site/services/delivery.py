@@ -5,6 +5,7 @@ where it has heard a session and skips the rest, so handing in twice does no har
 other duties go on in between.
 """
 
+import errno
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from balsam.client.errors import Conflict, NotFound
-from balsam.client.outbox import read_outbox
+from balsam.client.outbox import PATTERN, OutboxError, read_outbox
 from balsam.site.ledger import Entry
 from balsam.site.service import SiteService
 from balsam.wire.base import MAX_REPORT
@@ -21,7 +22,7 @@ from balsam.wire.sessions import Report, ReportRecord
 log = logging.getLogger(__name__)
 
 SLICES_PER_PASS = 5
-REFUSED_ENDING = ".refused"
+SET_ASIDE = ".refused"
 
 
 class Delivery:
@@ -35,7 +36,7 @@ class Delivery:
     def deliver(self, entry: Entry) -> bool:
         """Hand in a few slices; whether nothing is left. Raises ServiceAway."""
         slices = SLICES_PER_PASS
-        for path in sorted(self._directory(entry).glob("session-*.outbox")):
+        for path in sorted(self._directory(entry).glob(PATTERN)):
             while slices and not self._hand_in(path):
                 slices -= 1
             if path in self._waiting:
@@ -44,19 +45,26 @@ class Delivery:
 
     def _hand_in(self, path: Path) -> bool:
         """One slice of one outbox; whether that outbox is done with."""
-        session_id, records = self._waiting.get(path) or self._read(path)
+        try:
+            session_id, records = self._waiting.get(path) or self._read(path)
+        except OutboxError as error:
+            if error.errno != errno.EILSEQ:
+                raise
+            log.error("%s; it is set aside", error.strerror)
+            _set_aside(path)
+            return True
         if records:
             self._waiting[path] = (session_id, records)
             try:
                 reply = self._service.deliver(session_id, Report(records=records[:MAX_REPORT]))
             except (Conflict, NotFound) as error:
                 log.warning("the service takes no results of session %d any more: %s", session_id, error)
-                path.replace(path.with_name(path.name + REFUSED_ENDING))
+                _set_aside(path)
                 del self._waiting[path]
                 return True
             left = [record for record in records if record.seq > reply.acked_seq]
             if len(left) == len(records):
-                raise_stuck(path)
+                raise OSError(f"the service acknowledges none of the records in {path}")
             self._waiting[path] = (session_id, left)
             if left:
                 return False
@@ -78,6 +86,6 @@ class Delivery:
         return contents.session_id, records
 
 
-def raise_stuck(path: Path) -> None:
-    """The service answered and acknowledged nothing of what it was sent."""
-    raise OSError(f"the service acknowledges none of the records in {path}")
+def _set_aside(path: Path) -> None:
+    """Keep for people what can't be delivered; out of the way of the next pass."""
+    path.replace(path.with_name(path.name + SET_ASIDE))

@@ -1,0 +1,430 @@
+"""One pass after another over BatchJobs: a scheduler that misbehaves, a clock that is moved, disks that fill."""
+
+from __future__ import annotations
+
+import errno
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from balsam.client.outbox import Outbox, outbox_path
+from balsam.client.transport import Transport
+from balsam.domain.states import BatchJobState
+from balsam.launcher.config import LauncherConfig
+from balsam.platform.scheduler.base import SchedulerState
+from balsam.site import directory as site_directory
+from balsam.site import ledger as ledger_module
+from balsam.site.directory import SiteDirectory
+from balsam.site.init import init_site
+from balsam.site.launcher_config import launcher_config_maker
+from balsam.site.ledger import Ledger
+from balsam.site.service import ServiceLink
+from balsam.site.services import delivery as delivery_module
+from balsam.site.services.allocations import CANCEL_AGAIN_SEC, MISSES, MISSING_SEC, Allocations
+from balsam.site.services.batch_jobs import BatchJobs
+from balsam.site.services.delivery import Delivery
+from balsam.site.services.script import JobTemplate
+from balsam.site.services.submission import Submission
+from balsam.site.settings import Settings
+from balsam.testing.clock import FakeClock
+from balsam.wire.batch_jobs import BatchJobPartition
+from tests.site.fake_service import FakeService
+from tests.site.scripted_scheduler import ScriptedScheduler
+
+S = BatchJobState
+
+
+@dataclass
+class Bench:
+    """The agent's duty without its process: `go` is one pass, `restart` a new agent's memory."""
+
+    site: SiteDirectory
+    service: FakeService
+    scheduler: ScriptedScheduler
+    clock: FakeClock
+    settings: Settings
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.link = ServiceLink.connect(self.site, 1)
+        self.ledger = Ledger(self.site.qsubmit, 1)
+        allocations = Allocations(self.ledger, self.scheduler, self.clock)
+        template = JobTemplate.read(self.site.root / "job-template.sh")
+        make = launcher_config_maker(self.site, self.settings, 1)
+        submission = Submission(
+            self.site, self.settings, template, self.ledger, self.scheduler, self.link, lambda: self.link.url, make
+        )
+        deliver = Delivery(self.link, self.ledger.directory).deliver
+        self.batch_jobs = BatchJobs(self.ledger, allocations, self.link, submission, deliver, self.clock)
+
+    def go(self, *, listing: bool = True, polling: bool = True) -> bool:
+        return self.batch_jobs.run_once(listing=listing, polling=polling)
+
+    def state(self, number: int = 1) -> BatchJobState:
+        return self.service.batch_jobs[number].state
+
+    def record(self, number: int = 1) -> dict[str, object]:
+        return json.loads((self.site.qsubmit / f"balsam-1-{number}" / "batch_job.json").read_text())
+
+    def is_closed(self, number: int = 1) -> bool:
+        directory = self.site.qsubmit / f"balsam-1-{number}"
+        return (directory / "batch_job.closed.json").exists() and not (directory / "batch_job.json").exists()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, user: Transport, service: FakeService) -> Bench:
+    made = init_site(tmp_path / "site", transport=user)
+    return Bench(SiteDirectory(made.path), service, ScriptedScheduler(), FakeClock(), Settings())
+
+
+def test_the_life_of_a_batch_job(bench: Bench) -> None:
+    number = bench.service.add_batch_job(num_nodes=1, wall_time_min=30)
+    bench.go()
+    assert (bench.state(), bench.scheduler.submissions) == (S.QUEUED, ["balsam-1-1"])
+    bench.scheduler.become("100", SchedulerState.RUNNING, start_time=bench.clock.now())
+    bench.go(listing=False)
+    assert bench.state() is S.RUNNING
+    bench.clock.advance(60)
+    bench.scheduler.become("100", SchedulerState.FINISHED, start_time=bench.clock.now(), exit_code=0)
+    bench.go(listing=False)
+    view = bench.service.batch_jobs[number]
+    assert (view.state, view.end_time, view.scheduler_id) == (S.FINISHED, bench.clock.now(), "100")
+    assert bench.is_closed()
+
+
+def test_what_the_launcher_is_given(bench: Bench) -> None:
+    bench.service.add_batch_job(
+        filter_tags={"kind": "a"},
+        num_nodes=1,
+        partitions=[BatchJobPartition(job_mode="mpi", num_nodes=1, filter_tags={"x": "y"})],
+    )
+    bench.go()
+    directory = bench.site.qsubmit / "balsam-1-1"
+    config = LauncherConfig.read(directory / "launcher.json")
+    assert (config.site_id, config.batch_job_id, config.data_path) == (1, 1, str(bench.site.data))
+    script = (directory / "script.sh").read_text()
+    assert f"-m balsam.launcher --config {directory}/launcher.json -j serial -t 10" in script
+    assert "--tag 'kind=a' -p mpi:1:x=y" in script
+    credentials = directory / "credentials.json"
+    assert json.loads(credentials.read_text()) == {"url": bench.service.url, "token": "blsm_launcher_1"}
+    for path in directory.iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert "blsm" not in script
+
+
+def test_a_requeued_allocation_is_queued_again_f16(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.go()
+    for state in (SchedulerState.RUNNING, SchedulerState.QUEUED, SchedulerState.RUNNING):
+        bench.scheduler.become("100", state)
+        bench.go()
+    assert [state for _, state in bench.service.reports] == [S.QUEUED, S.RUNNING, S.QUEUED, S.RUNNING]
+
+
+def test_absence_from_listings_is_no_evidence_until_it_lasted_s12(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.go()
+    bench.scheduler.become("100", SchedulerState.RUNNING)
+    bench.go()
+    bench.scheduler.unlisted.add("100")
+    for _ in range(MISSES + 2):
+        bench.go()
+    assert bench.state() is S.RUNNING  # often enough, not long enough
+    bench.scheduler.unlisted.clear()
+    bench.clock.advance(MISSING_SEC)
+    bench.go()
+    bench.scheduler.unlisted.add("100")
+    bench.go()
+    bench.clock.advance(MISSING_SEC)
+    bench.go()
+    assert bench.state() is S.RUNNING  # long enough, not often enough: being seen in between starts it anew
+    bench.scheduler.unavailable = True
+    for _ in range(MISSES):
+        bench.go()
+    assert bench.state() is S.RUNNING  # listings that failed do not count
+    bench.scheduler.unavailable = False
+    bench.go()
+    assert bench.state() is S.FINISHED
+    assert "has not listed it" in bench.service.batch_jobs[1].status_info["scheduler"]
+
+
+def test_accounting_ends_it_at_once(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.go()
+    bench.scheduler.unlisted.add("100")
+    bench.scheduler.accounting = True
+    bench.scheduler.become("100", SchedulerState.FAILED, reason="NODE_FAIL", exit_code=1)
+    bench.go()
+    view = bench.service.batch_jobs[1]
+    assert (view.state, view.status_info["error"], view.status_info["exit_code"]) == (S.FINISHED, "NODE_FAIL", 1)
+
+
+def test_unknown_is_not_an_end_s12(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.go()
+    bench.scheduler.become("100", SchedulerState.RUNNING)
+    bench.go()
+    bench.scheduler.become("100", SchedulerState.UNKNOWN, reason="node does not answer")
+    for _ in range(10):
+        bench.clock.advance(600)
+        bench.go()
+    assert bench.state() is S.RUNNING
+    assert bench.service.batch_jobs[1].status_info["scheduler"] == "node does not answer"
+
+
+def test_a_submission_that_worked_and_was_called_failed_is_found_s11(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.scheduler.dies_after_submit = True
+    bench.go()
+    assert bench.state() is S.PENDING_SUBMISSION
+    assert "timed out" in bench.service.batch_jobs[1].status_info["error"]
+    for _ in range(3):
+        bench.go()
+    assert bench.scheduler.submissions == ["balsam-1-1"]
+    assert bench.state() is S.QUEUED
+    assert "error" not in bench.service.batch_jobs[1].status_info
+
+
+def test_a_lost_record_does_not_submit_twice_s11(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.service.away = True
+    bench.go()
+    bench.service.away = False
+    bench.go()
+    (bench.site.qsubmit / "balsam-1-1" / "batch_job.json").write_text("{torn")
+    bench.service.batch_jobs[1] = bench.service.batch_jobs[1].model_copy(update={"state": S.PENDING_SUBMISSION})
+    bench.restart()
+    bench.go()
+    assert bench.scheduler.submissions == ["balsam-1-1"]
+    assert bench.state() is S.QUEUED
+
+
+def test_a_refusal_of_the_scheduler_is_final_and_in_its_own_words(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.scheduler.refuse = "sbatch: error: Batch job submission failed: Invalid account"
+    bench.go()
+    view = bench.service.batch_jobs[1]
+    assert view.state is S.SUBMIT_FAILED
+    assert "Invalid account" in view.status_info["error"]
+    assert view.status_info["submit_script"].endswith("balsam-1-1/script.sh")
+    bench.scheduler.refuse = ""
+    bench.go()
+    assert bench.scheduler.submissions == []
+    assert bench.is_closed()
+
+
+def test_an_unavailable_scheduler_is_asked_again(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.scheduler.unavailable = True
+    bench.go()
+    bench.go()
+    assert bench.state() is S.PENDING_SUBMISSION
+    assert len(bench.service.reports) == 1  # the same trouble is told once
+    bench.scheduler.unavailable = False
+    bench.go()
+    assert bench.state() is S.QUEUED
+
+
+def test_deletion_is_asked_again_and_reported_when_it_is_gone(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.go()
+    bench.service.set_state(1, S.PENDING_DELETION)
+    for _ in range(3):
+        bench.go()
+    assert bench.scheduler.cancelled == ["100"]
+    bench.clock.advance(CANCEL_AGAIN_SEC)
+    bench.go()
+    assert bench.scheduler.cancelled == ["100", "100"]
+    assert bench.state() is S.PENDING_DELETION
+    bench.scheduler.become("100", SchedulerState.FINISHED)
+    bench.go()
+    assert bench.state() is S.FINISHED
+
+
+def test_deletion_between_submission_and_its_record_s11(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.scheduler.dies_after_submit = True
+    bench.go()
+    bench.service.set_state(1, S.PENDING_DELETION)
+    bench.restart()
+    bench.go()
+    assert bench.scheduler.cancelled == ["100"]
+    assert bench.state() is S.PENDING_DELETION
+
+
+def test_deletion_that_meets_a_refused_submission_ends_as_finished(bench: Bench) -> None:
+    bench.service.add_batch_job(queue="nowhere")
+    refused = bench.service.patch
+
+    def meet(patches: dict) -> dict:
+        bench.service.set_state(1, S.PENDING_DELETION)
+        bench.service.patch = refused
+        return refused(patches)
+
+    bench.service.patch = meet
+    bench.go()
+    bench.go()
+    assert bench.state() is S.FINISHED
+    assert "nowhere" in bench.service.batch_jobs[1].status_info["error"]
+    assert bench.is_closed()
+
+
+def test_max_queued_jobs_counts_what_waits_and_runs(bench: Bench) -> None:
+    queue = bench.settings.scheduler.allowed_queues["local"].model_copy(update={"max_queued_jobs": 2})
+    scheduler = bench.settings.scheduler.model_copy(update={"allowed_queues": {"local": queue}})
+    bench.settings = bench.settings.model_copy(update={"scheduler": scheduler})
+    bench.restart()
+    for _ in range(3):
+        bench.service.add_batch_job()
+    bench.go()
+    assert [bench.state(n) for n in (1, 2, 3)] == [S.QUEUED, S.QUEUED, S.SUBMIT_FAILED]
+    assert "allows 2 BatchJobs at a time" in bench.service.batch_jobs[3].status_info["error"]
+
+
+def test_filter_tags_of_the_site_must_be_met(bench: Bench) -> None:
+    bench.settings = bench.settings.model_copy(update={"filter_tags": {"project": "a"}})
+    bench.restart()
+    bench.service.add_batch_job(filter_tags={"project": "a", "more": "b"})
+    bench.service.add_batch_job()
+    bench.go()
+    assert (bench.state(1), bench.state(2)) == (S.QUEUED, S.SUBMIT_FAILED)
+
+
+def test_a_template_that_can_not_be_rendered_fails_the_batch_job_with_its_place(bench: Bench) -> None:
+    (bench.site.root / "job-template.sh").write_text("#!/bin/bash\n{{ launcher_cmdd }}\n")
+    bench.restart()
+    bench.service.add_batch_job()
+    bench.go()
+    assert bench.state() is S.SUBMIT_FAILED
+    assert "'launcher_cmdd' is undefined" in bench.service.batch_jobs[1].status_info["error"]
+
+
+def test_the_service_restored_from_a_backup_does_not_adopt_anothers_allocation(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.service.add_batch_job()
+    bench.go()
+    bench.service.batch_jobs.clear()
+    bench.service.add_batch_job()
+    bench.go()
+    assert bench.state() is S.PENDING_SUBMISSION
+    assert "is another one than that in" in caplog.text
+    assert bench.scheduler.submissions == ["balsam-1-1"]
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", "/site")
+
+
+def test_a_full_disk_stops_submissions_not_the_agent_f10(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.service.add_batch_job()
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger_module, "write_json", full_disk)
+        bench.go()
+        assert bench.state() is S.PENDING_SUBMISSION
+        assert "No space left" in bench.service.batch_jobs[1].status_info["error"]
+        assert bench.scheduler.submissions == []
+    bench.go()
+    assert (bench.state(), bench.scheduler.submissions) == (S.QUEUED, ["balsam-1-1"])
+
+
+def test_a_disk_full_after_the_submission_loses_nothing_f10(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.service.add_batch_job()
+    submit = bench.scheduler.submit
+
+    def submit_and_fill(*arguments: object) -> str:
+        monkeypatch.setattr(ledger_module, "write_json", full_disk)
+        return submit(*arguments)
+
+    monkeypatch.setattr(bench.scheduler, "submit", submit_and_fill)
+    bench.go()
+    bench.scheduler.become("100", SchedulerState.RUNNING)
+    bench.go()
+    assert bench.state() is S.RUNNING
+    assert bench.record()["phase"] == "intent"
+    monkeypatch.setattr(ledger_module, "write_json", site_directory.write_json)
+    bench.go()
+    assert bench.record()["phase"] == "submitted"
+    assert bench.scheduler.submissions == ["balsam-1-1"]
+
+
+def leave_results(bench: Bench, session_id: int, count: int) -> Path:
+    """An outbox as a launcher leaves it when it is killed."""
+    path = outbox_path(bench.site.qsubmit / "balsam-1-1", session_id)
+    outbox = Outbox(path, session_id)
+    record = {"job_id": 7, "token": 1, "event": "run_done", "at": "2030-01-01T00:00:00Z", "return_code": 0}
+    outbox.append([record] * count)
+    outbox.sync()
+    outbox.close()
+    return path
+
+
+def test_results_of_a_dead_launcher_come_before_finished_l3(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_module, "MAX_REPORT", 10)
+    bench.service.add_batch_job()
+    bench.go()
+    first, second = leave_results(bench, 5, 75), leave_results(bench, 6, 3)
+    bench.scheduler.become("100", SchedulerState.FINISHED)
+    bench.service.away = True
+    bench.go()
+    bench.restart()
+    bench.service.away = False
+    bench.go()
+    assert bench.state() is S.QUEUED  # five slices are in, the agent looks after others in between
+    while bench.state() is not S.FINISHED:
+        bench.go()
+    told = [(session, record["seq"]) for session, records in bench.service.delivered for record in records]
+    assert told == [(5, seq) for seq in range(1, 76)] + [(6, seq) for seq in range(1, 4)]
+    assert not first.exists() and not second.exists()
+
+
+def test_a_torn_outbox_gives_what_is_whole_f9(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.go()
+    path = leave_results(bench, 5, 3)
+    path.write_bytes(path.read_bytes()[:-5])
+    bench.scheduler.become("100", SchedulerState.FINISHED)
+    bench.go()
+    assert bench.state() is S.FINISHED
+    assert [record["seq"] for record in bench.service.delivered[0][1]] == [1, 2]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage\n", b"\0" * 100])
+def test_an_outbox_that_can_not_be_read_does_not_hold_up_the_end(bench: Bench, content: bytes) -> None:
+    bench.service.add_batch_job()
+    bench.go()
+    (bench.site.qsubmit / "balsam-1-1" / "session-5.outbox").write_bytes(content)
+    bench.scheduler.become("100", SchedulerState.FINISHED)
+    bench.go()
+    assert bench.state() is S.FINISHED
+
+
+def test_one_listing_serves_all_allocations(bench: Bench) -> None:
+    for _ in range(20):
+        bench.service.add_batch_job()
+    bench.go()
+    bench.scheduler.listings = 0
+    bench.go(listing=False)
+    assert bench.scheduler.listings == 1
+
+
+def test_the_local_service_on_another_port_is_found_and_told_to_launchers(
+    bench: Bench, tmp_path: Path, service: FakeService
+) -> None:
+    followed = tmp_path / "service.json"
+    followed.write_text(json.dumps({"url": service.url, "token": "t"}))
+    followed.chmod(0o600)
+    bench.service.add_batch_job()
+    bench.go()
+    old = json.loads(bench.site.credentials.read_text())
+    bench.site.credentials.write_text(json.dumps(old | {"url": "http://127.0.0.1:9", "follow": str(followed)}))
+    bench.restart()
+    assert bench.link.url == service.url
+    assert json.loads(bench.site.credentials.read_text())["url"] == service.url
+    bench.batch_jobs._submission.move_service("http://127.0.0.1:10")
+    written = json.loads((bench.site.qsubmit / "balsam-1-1" / "credentials.json").read_text())
+    assert written == {"url": "http://127.0.0.1:10", "token": "blsm_launcher_1"}

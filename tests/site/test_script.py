@@ -1,0 +1,85 @@
+"""job-template.sh: rendered strictly, and closed to what a lying service could put into it (S15)."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balsam.domain.states import BatchJobState, JobMode
+from balsam.platform.machines import job_template_text, machine_names
+from balsam.site.services.limits import refusal
+from balsam.site.services.script import JobTemplate, ScriptError, script_values
+from balsam.site.settings import SchedulerSettings, Settings
+from balsam.wire.batch_jobs import BatchJobView
+
+# Balsam 0.7's own way to pass tags: unquoted.
+OLD_STYLE = (
+    "{{ launcher_cmd }} {% for k, v in filter_tags.items() %} --tag {{ k }}={{ v }} {% endfor %}{{ optional_params }}"
+)
+
+
+def batch_job(**fields: object) -> BatchJobView:
+    known: dict[str, object] = {
+        "id": 1, "site_id": 1, "num_nodes": 1, "wall_time_min": 10, "job_mode": JobMode.MPI, "queue": "local",
+        "project": "local", "optional_params": {}, "filter_tags": {}, "partitions": None, "scheduler_id": None,
+        "state": BatchJobState.PENDING_SUBMISSION, "status_info": {}, "created_at": datetime.now(UTC),
+        "start_time": None, "end_time": None,
+    }  # fmt: skip
+    return BatchJobView.model_construct(**(known | fields))
+
+
+@pytest.mark.parametrize("machine", machine_names())
+def test_shipped_templates_render(machine: str) -> None:
+    template = JobTemplate(Path("t"), job_template_text(machine))
+    text = template.render(script_values(batch_job(filter_tags={"a": "b"}), Path("/site"), "launch"))
+    assert "launch -j mpi -t 10" in text
+    subprocess.run(["bash", "-n"], input=text.encode(), check=True)
+
+
+@pytest.mark.parametrize("bad", ["a\nb", "a\rb", "a\0b", "a\x1bb", "a\x7f", "a\u2028b", "a\x85b", "x\n#SBATCH --uid=0"])
+@pytest.mark.parametrize("field", ["queue", "project"])
+def test_control_characters_never_reach_a_script_t11(bad: str, field: str) -> None:
+    template = JobTemplate(Path("t"), "{{ queue }}{{ project }}")
+    with pytest.raises(ScriptError, match="no line breaks or control characters"):
+        template.render(script_values(batch_job(**{field: bad}), Path("/site"), "launch"))
+    with pytest.raises(ScriptError):
+        template.render(script_values(batch_job(filter_tags={"k": bad}), Path("/site"), "launch"))
+    with pytest.raises(ScriptError):
+        template.render(script_values(batch_job(optional_params={bad: "v"}), Path("/site"), "launch"))
+
+
+@given(key=st.text(max_size=8), value=st.text(max_size=12))
+def test_a_tag_that_passes_the_limits_is_one_word_in_any_template_s15(key: str, value: str) -> None:
+    settings = Settings(scheduler=SchedulerSettings(optional_batch_job_params={"p": ""}))
+    job = batch_job(filter_tags={key: value}, optional_params={"p": value})
+    if refusal(job, settings, 0) is not None:
+        return
+    for text in (OLD_STYLE, OLD_STYLE.replace("{{ k }}={{ v }}", "'{{ k }}={{ v }}'"), job_template_text("local")):
+        rendered = JobTemplate(Path("t"), text).render(script_values(job, Path("/site"), "launch"))
+        line = next(line for line in rendered.splitlines() if "launch" in line and not line.startswith("#"))
+        assert f"{key}={value}" in shlex.split(line.partition("{")[0])
+        assert not set('$`"\\;&|<>()') & set(line.partition("{")[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{{ nothing }}", "'nothing' is undefined"),
+        ("{{ queue }", "line 1"),
+        ("a\n{% if %}", "line 2"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ num_nodes / 0 }}", "division"),
+        ("{{ filter_tags.update({'a': 1}) }}", "unsafe"),
+    ],
+)
+def test_a_fault_in_the_template_is_named(text: str, words: str) -> None:
+    with pytest.raises(ScriptError) as caught:
+        JobTemplate(Path("/site/job-template.sh"), text).render(script_values(batch_job(), Path("/site"), "launch"))
+    assert words in str(caught.value)
+    assert "/site/job-template.sh" in str(caught.value)
