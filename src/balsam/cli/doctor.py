@@ -53,10 +53,10 @@ def _machine() -> Iterator[Finding]:
 
 
 def _mpi() -> Iterator[Finding]:
-    from balsam.platform.mpirun import detect
+    from balsam.platform.mpirun.detect import detect
 
     found = detect()
-    yield Finding("MPI", "ok", f"{found.name}: {found.reason}")
+    yield Finding("MPI", "ok", f"{found.mpirun.name}: {found.reason}")
 
 
 def _service() -> Iterator[Finding]:
@@ -86,8 +86,8 @@ def _site() -> Iterator[Finding]:
     here = find_site()
     if here is None:
         return
-    status = site_status(here)
+    status = site_status(here.root)
     if status is None:
-        yield Finding("site", "warning", f"no agent runs for {here}", f"balsam site start {here}")
+        yield Finding("site", "warning", f"no agent runs for {here.root}", f"balsam site start {here.root}")
     else:
-        yield Finding("site", "ok", f"agent of {here} runs as process {status.pid} on {status.hostname}")
+        yield Finding("site", "ok", f"agent of {here.root} runs as process {status.pid} on {status.hostname}")

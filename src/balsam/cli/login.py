@@ -12,7 +12,7 @@ from balsam.cli.output import json_option, print_json
 @json_option
 def login(url: str, username: str, password: str, as_json: bool) -> None:
     """Log in to the service at URL, for example https://balsam.example.org."""
-    from balsam.client.credentials import log_in
+    from balsam.client.login import log_in
 
     done = log_in(url, username, password)
     if as_json:
@@ -25,7 +25,7 @@ def login(url: str, username: str, password: str, as_json: bool) -> None:
 @json_option
 def logout(as_json: bool) -> None:
     """Revoke the token at the service and forget it here."""
-    from balsam.client.credentials import log_out
+    from balsam.client.login import log_out
 
     url = log_out()
     if as_json:

@@ -1,5 +1,6 @@
 """`balsam server`: run a service in the foreground, and manage its password accounts."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -14,7 +15,7 @@ def server() -> None:
 
 @server.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free port.")
+@click.option("--port", default=8124, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free port.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where state lives. [default: BALSAM_HOME/service]")
 @click.option("--tls-cert", type=click.Path(exists=True, path_type=Path), help="Certificate chain, for https.")
 @click.option("--tls-key", type=click.Path(exists=True, path_type=Path), help="Private key of --tls-cert.")
@@ -33,13 +34,13 @@ def up(
 
     On a loopback address your own Unix user is logged in without a password, and nobody else is.
     """
-    from balsam.server.run import serve
+    from balsam.server.__main__ import run_here
     from balsam.server.settings import ServerSettings
 
-    settings = ServerSettings.resolve(
+    settings = ServerSettings(
         host=host, port=port, data_dir=data_dir, tls_cert=tls_cert, tls_key=tls_key, behind_proxy=behind_proxy
     )
-    serve(settings, ready_json=as_json)
+    sys.exit(run_here(settings, as_json=as_json))
 
 
 @server.command("add-user")

@@ -20,7 +20,7 @@ def init(path: Path, name: str | None, as_json: bool) -> None:
     """Create a Site in the directory PATH and register it at the service."""
     from balsam.site.control import init_site
 
-    made = init_site(path, name or path.resolve().name)
+    made = init_site(path, name)
     if as_json:
         print_json({"id": made.id, "name": made.name, "path": str(made.path)})
     else:

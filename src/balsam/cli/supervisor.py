@@ -10,7 +10,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -108,7 +108,7 @@ class Supervisor:
         what = f"did not get ready within {START_TIMEOUT_SEC:.0f} s" if child.is_running else "ended while starting"
         raise click.ClickException(f"the {child.name} {what}; its log ({child.log}) ends with:\n{_tail(child.log)}")
 
-    def run_until_signal(self, _signals: Sequence[int]) -> None:
+    def run_until_signal(self) -> None:
         """Sleep until SIGINT or SIGTERM; restart children that die meanwhile."""
         while not self._stop_wanted:
             for key, _ in self._selector.select(self._next_restart()):

@@ -8,14 +8,21 @@ remembered there, so that a client finds the service again after a restart.
 import fcntl
 import json
 import os
-import signal
 import sys
+import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from balsam.cli.output import json_option, print_json
+from balsam.domain.states import BATCH_JOB_ENDED, BatchJobState
+
+if TYPE_CHECKING:
+    from balsam.client.client import Client
+    from balsam.site.control import InitializedSite
+
+END_ALLOCATIONS_SEC = 60.0
 
 
 @click.command()
@@ -43,31 +50,62 @@ def up(port: int | None, site_path: Path | None, name: str, as_json: bool) -> No
 def _run(home: Path, port: int | None, site_dir: Path, name: str, as_json: bool) -> int:
     from balsam.cli.supervisor import Child, Supervisor
     from balsam.client.credentials import SERVICE_FILE, read_mapping
-    from balsam.site.control import end_allocations, init_site
+    from balsam.site.control import site_status
 
     remembered = home / "up.json"
-    if port is None:
-        port = _remembered_port(remembered)
     log_dir = home / "log"
     log_dir.mkdir(mode=0o700, exist_ok=True)
-    service = Child("service", _service_command(home, port), log_dir / "service.log")
-    supervisor = Supervisor(on_event=lambda text: click.echo(f"balsam up: {text}", err=True))
-    with supervisor:
+    wanted_port = _remembered_port(remembered) if port is None else port
+    service = Child("service", _service_command(home, wanted_port), log_dir / "service.log")
+    with Supervisor(on_event=lambda text: click.echo(f"balsam up: {text}", err=True)) as supervisor:
         supervisor.start(service)
         running = supervisor.wait_until(service, lambda: _is_of(read_mapping(home / SERVICE_FILE), service.pid))
         # A restarted service must be found where the clients know it.
         service.command = _service_command(home, _port_of(running["url"]))
         remembered.write_text(json.dumps({"port": _port_of(running["url"])}))
-        site = init_site(site_dir, name)
-        agent = Child("agent", [sys.executable, "-m", "balsam.site", "--site", str(site_dir)], log_dir / "agent.log")
+        client = _client(home)
+        site = _make_site(client, site_dir, name)
+        agent = Child("agent", [sys.executable, "-m", "balsam.site", "--site", str(site.path)], log_dir / "agent.log")
         supervisor.start(agent)
-        supervisor.wait_until(agent, lambda: _agent_is_up(site.id))
+        supervisor.wait_until(agent, lambda: (status := site_status(site.path)) and status.pid == agent.pid)
         _say_ready({"url": running["url"], "site": {"id": site.id, "name": site.name, "path": str(site.path)}}, as_json)
-        supervisor.run_until_signal((signal.SIGINT, signal.SIGTERM))
-        end_allocations(site_dir)
+        supervisor.run_until_signal()
+        _end_allocations(client, site.id)
         supervisor.stop(agent)
         supervisor.stop(service)
     return 0
+
+
+def _client(home: Path) -> "Client":
+    """A client of our own service, whatever other login this user has."""
+    from balsam.client.client import Client
+    from balsam.client.credentials import SERVICE_FILE
+    from balsam.client.settings import ClientSettings
+
+    return Client(ClientSettings.load_from_file(home / SERVICE_FILE))
+
+
+def _make_site(client: "Client", site_dir: Path, name: str) -> "InitializedSite":
+    """The Site; one that exists keeps its name."""
+    from balsam.site.control import init_site
+    from balsam.site.directory import SiteDirectory
+
+    exists = SiteDirectory(site_dir).marker.exists()
+    return init_site(site_dir, None if exists else name, transport=client.transport)
+
+
+def _end_allocations(client: "Client", site_id: int) -> None:
+    """No process is left behind: launchers drain, report and end while service and agent still hear them."""
+    live = [state for state in BatchJobState if state not in BATCH_JOB_ENDED]
+    for batch_job in client.BatchJob.objects.filter(site_id=site_id, state=live):
+        batch_job.cancel()
+    deadline = time.monotonic() + END_ALLOCATIONS_SEC
+    while client.BatchJob.objects.filter(site_id=site_id, state=live).count():
+        if time.monotonic() > deadline:
+            raise click.ClickException(
+                f"allocations did not end within {END_ALLOCATIONS_SEC:.0f} s; see: balsam queue ls"
+            )
+        time.sleep(0.1)
 
 
 def _service_command(home: Path, port: int) -> list[str]:
@@ -88,12 +126,6 @@ def _say_ready(ready: dict[str, Any], as_json: bool) -> None:
 def _is_of(service_file: dict[str, Any] | None, pid: int) -> dict[str, Any] | None:
     """The service file, once it was written by the process with this pid."""
     return service_file if service_file is not None and service_file.get("pid") == pid else None
-
-
-def _agent_is_up(site_id: int) -> bool:
-    from balsam.api import Site
-
-    return bool(Site.objects.get(id=site_id).is_active)
 
 
 def _port_of(url: str) -> int:

@@ -5,7 +5,6 @@ else. An illegal or fenced request raises `Refused` and changes nothing. Empty s
 wait for) are taken at once in the same Decision, so they cost no round trip.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -22,6 +21,7 @@ from balsam.domain.states import (
 )
 
 MAX_LOST_ATTEMPTS = 3
+_RETRIES = (JobEvent.RETRY, JobEvent.RETRY_FROM_START)
 
 
 class Hook(StrEnum):
@@ -124,14 +124,12 @@ def decide(job: JobFacts, request: Request) -> Decision:
         request = replace(request, event=JobEvent.RETRY_FROM_START)
     if _is_repeated_start(job, request):
         return Decision(job, job, (), frozenset())
-    if request.event in (JobEvent.RUN_TIMEOUT, JobEvent.LEASE_ENDED) and job.cancel_requested:
+    if job.cancel_requested and request.event in (JobEvent.RUN_TIMEOUT, JobEvent.LEASE_ENDED):
         # The user's wish was to end it: an attempt that was ended for another reason is not run again.
         request = replace(request, event=JobEvent.KILLED, token=job.token)
-    steps = [_take(job, request)]
-    facts = _settle_facts(job, steps[0], request)
-    for step, after in _empty_steps(facts):
-        steps.append(step)
-        facts = after
+    lost_attempts = _lost_attempts(job, request)
+    steps = _with_empty_steps(job, _take(job, request), lost_attempts)
+    facts = _settle_facts(job, steps, lost_attempts)
     return Decision(job, facts, tuple(steps), _effects(job, facts, steps))
 
 
@@ -195,47 +193,60 @@ def _take(job: JobFacts, request: Request) -> Transition:
     return Transition(edge.source, edge.target, request.event, request.actor, attempt, request.message)
 
 
-def _settle_facts(job: JobFacts, step: Transition, request: Request) -> JobFacts:
-    """Facts after the requested step: what the step itself changes besides the state."""
-    facts = replace(job, state=step.target, attempt=step.attempt)
-    if step.target is JobState.RUNNING or step.event in (JobEvent.RETRY, JobEvent.RETRY_FROM_START):
-        facts = replace(facts, cancel_requested=False)
-    if step.event in (JobEvent.RETRY, JobEvent.RETRY_FROM_START):
-        facts = replace(facts, lost_attempts=0)
-    if step.source is JobState.RUNNING:
-        facts = replace(facts, session_id=None)
-    if step.event is JobEvent.LEASE_ENDED and request.lost:
-        facts = replace(facts, lost_attempts=facts.lost_attempts + 1)
-    return facts
+def _lost_attempts(job: JobFacts, request: Request) -> int:
+    """The count after the request: a lost launcher adds to it, a retry begins anew."""
+    if request.event in _RETRIES:
+        return 0
+    return job.lost_attempts + (request.event is JobEvent.LEASE_ENDED and request.lost)
 
 
-def _empty_steps(facts: JobFacts) -> Iterator[tuple[Transition, JobFacts]]:
-    """Steps that nothing has to be done for, one after another, each with the facts it leads to."""
-    while (event := _empty_step(facts)) is not None:
-        target = EDGES[facts.state, event].target
-        message = _why_given_up(facts) if event is JobEvent.GIVE_UP else ""
-        step = Transition(facts.state, target, event, Actor.SERVICE, facts.attempt, message)
-        facts = replace(facts, state=target)
-        if target is JobState.PREPROCESSED:
-            facts = replace(facts, was_preprocessed=True)
-        yield step, facts
+def _settle_facts(job: JobFacts, steps: list[Transition], lost_attempts: int) -> JobFacts:
+    """Facts after the steps. Built once, whatever the number of steps: this runs for every transition there is."""
+    first = steps[0]
+    forgets_cancel = first.target is JobState.RUNNING or first.event in _RETRIES
+    return JobFacts(
+        state=steps[-1].target,
+        token=job.token,
+        attempt=first.attempt,
+        session_id=None if first.source is JobState.RUNNING else job.session_id,
+        cancel_requested=job.cancel_requested and not forgets_cancel,
+        lost_attempts=lost_attempts,
+        max_attempts=job.max_attempts,
+        hooks=job.hooks,
+        has_stage_in=job.has_stage_in,
+        has_stage_out=job.has_stage_out,
+        was_preprocessed=job.was_preprocessed or steps[-1].event is JobEvent.PREPROCESS_DONE,
+    )
 
 
-def _empty_step(facts: JobFacts) -> JobEvent | None:
-    match facts.state:
-        case JobState.READY if not facts.has_stage_in:
+def _with_empty_steps(job: JobFacts, first: Transition, lost_attempts: int) -> list[Transition]:
+    """The first step and those that nothing has to be done for, one after another."""
+    steps = [first]
+    state, attempt = first.target, first.attempt
+    while (event := _empty_step(job, state, attempt, lost_attempts)) is not None:
+        message = _why_given_up(job, state, lost_attempts) if event is JobEvent.GIVE_UP else ""
+        steps.append(Transition(state, EDGES[state, event].target, event, Actor.SERVICE, attempt, message))
+        state = steps[-1].target
+    return steps
+
+
+def _empty_step(job: JobFacts, state: JobState, attempt: int, lost_attempts: int) -> JobEvent | None:
+    match state:
+        case JobState.RUNNING | JobState.PREPROCESSED | JobState.RESTART_READY:
+            return None
+        case JobState.READY if not job.has_stage_in:
             return JobEvent.STAGE_IN_DONE
-        case JobState.STAGED_IN if Hook.PREPROCESS not in facts.hooks:
+        case JobState.STAGED_IN if Hook.PREPROCESS not in job.hooks:
             return JobEvent.PREPROCESS_DONE
-        case JobState.RUN_DONE if Hook.POSTPROCESS not in facts.hooks:
+        case JobState.RUN_DONE if Hook.POSTPROCESS not in job.hooks:
             return JobEvent.POSTPROCESS_DONE
-        case JobState.RUN_ERROR if Hook.HANDLE_ERROR not in facts.hooks:
+        case JobState.RUN_ERROR if Hook.HANDLE_ERROR not in job.hooks:
             return JobEvent.GIVE_UP
-        case JobState.RUN_TIMEOUT if _is_poison(facts):
+        case JobState.RUN_TIMEOUT if _is_poison(lost_attempts):
             return JobEvent.GIVE_UP
-        case JobState.RUN_TIMEOUT if Hook.HANDLE_TIMEOUT not in facts.hooks:
-            return JobEvent.GIVE_UP if _is_spent(facts) else JobEvent.RESTART
-        case JobState.POSTPROCESSED if not facts.has_stage_out:
+        case JobState.RUN_TIMEOUT if Hook.HANDLE_TIMEOUT not in job.hooks:
+            return JobEvent.GIVE_UP if _is_spent(job, attempt, lost_attempts) else JobEvent.RESTART
+        case JobState.POSTPROCESSED if not job.has_stage_out:
             return JobEvent.FINISHED
         case JobState.STAGED_OUT:
             return JobEvent.FINISHED
@@ -243,21 +254,21 @@ def _empty_step(facts: JobFacts) -> JobEvent | None:
             return None
 
 
-def _is_spent(facts: JobFacts) -> bool:
+def _is_spent(job: JobFacts, attempt: int, lost_attempts: int) -> bool:
     # Attempts that the infrastructure lost do not spend the App's budget.
-    return facts.max_attempts is not None and facts.attempt - facts.lost_attempts >= facts.max_attempts
+    return job.max_attempts is not None and attempt - lost_attempts >= job.max_attempts
 
 
-def _is_poison(facts: JobFacts) -> bool:
-    return facts.lost_attempts >= MAX_LOST_ATTEMPTS  # L5
+def _is_poison(lost_attempts: int) -> bool:
+    return lost_attempts >= MAX_LOST_ATTEMPTS  # L5
 
 
-def _why_given_up(facts: JobFacts) -> str:
-    if facts.state is JobState.RUN_ERROR:
+def _why_given_up(job: JobFacts, state: JobState, lost_attempts: int) -> str:
+    if state is JobState.RUN_ERROR:
         return ""
-    if _is_poison(facts):
-        return f"its launcher was lost {facts.lost_attempts} times while this Job ran: it may be what kills it"
-    return f"all {facts.max_attempts} attempts are spent"
+    if _is_poison(lost_attempts):
+        return f"its launcher was lost {lost_attempts} times while this Job ran: it may be what kills it"
+    return f"all {job.max_attempts} attempts are spent"
 
 
 def _effects(before: JobFacts, after: JobFacts, steps: list[Transition]) -> frozenset[Effect]:

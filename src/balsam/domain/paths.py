@@ -4,9 +4,12 @@ The service checks every path it accepts, the Site checks again before use and o
 module only looks at the text. A path that passes is relative, has no `..` and no control characters.
 """
 
+import re
 from pathlib import PurePosixPath
 
 MAX_PATH_LENGTH = 256
+# Plain names with single slashes between them and no dot in front are in normal form already: most paths are.
+_NORMAL = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 
 
 class BadPath(ValueError):
@@ -21,6 +24,8 @@ def contained(path: str, what: str = "workdir", max_length: int = MAX_PATH_LENGT
 
     Raises BadPath, which names `what`, for anything else.
     """
+    if len(path) <= max_length and _NORMAL.fullmatch(path):
+        return path
     if not path or not path.strip():
         raise BadPath(f"{what} is empty; give a relative path such as 'runs/a'")
     if len(path) > max_length:

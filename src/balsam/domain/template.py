@@ -133,7 +133,7 @@ def value_text(name: str, value: object) -> str:
     text = json.dumps(value) if isinstance(value, (list, dict)) else str(value)
     if "\0" in text:
         raise ParameterError(f"parameter {name!r} contains a NUL character, which no command line can carry")
-    if any("\ud800" <= char <= "\udfff" for char in text):
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         raise ParameterError(f"parameter {name!r} is not valid Unicode (a lone surrogate)")
     return text
 
@@ -176,7 +176,7 @@ def _split(source: str) -> list[str | Placeholder]:
 
 
 def _check_quoting(parts: tuple[str | Placeholder, ...]) -> None:
-    """Refuse a placeholder where a quoted word would not stay one word: quotes, backticks, ${...}, comments, heredocs."""
+    """Refuse a placeholder where a quoted word would not stay one: in quotes, backticks, ${...}, comments, heredocs."""
     scanner = _ShellScanner()
     for part in parts:
         if isinstance(part, str):

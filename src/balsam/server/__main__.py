@@ -35,7 +35,6 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until stopped; 0 after a clean stop, 2 when the service refuses to start."""
     given = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     settings = ServerSettings(
         host=given.host,
         port=given.port,
@@ -46,9 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         behind_proxy=given.behind_proxy,
         synchronous=given.synchronous,
     )
+    return run_here(settings, as_json=given.json)
+
+
+def run_here(settings: ServerSettings, *, as_json: bool) -> int:
+    """Run the service in this terminal until stopped; one line on stdout when it is ready, its log on stderr."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
     def ready(state: Ready) -> None:
-        line = json.dumps(state.as_dict()) if given.json else f"Balsam service at {state.url}"
+        line = json.dumps(state.as_dict()) if as_json else f"Balsam service at {state.url}"
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 

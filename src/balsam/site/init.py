@@ -20,7 +20,7 @@ from balsam.client.transport import Transport
 from balsam.platform.machines import job_template_text, settings_text
 from balsam.site.directory import SiteDirectory, SiteError, SiteIdentity, sync_directory, write_json
 from balsam.site.run import site_offer
-from balsam.site.service import write_credentials
+from balsam.site.service import follow_local_service, write_credentials
 from balsam.site.services.script import JobTemplate
 from balsam.site.settings_file import load_settings
 from balsam.wire.base import VersionReply
@@ -95,6 +95,7 @@ def _check_complete(site: SiteDirectory, name: str | None, transport: Transport)
 
 def _token_works(site: SiteDirectory, site_id: int) -> bool:
     try:
+        follow_local_service(site.credentials)
         own = Transport(ClientSettings.load_from_file(site.credentials))
     except BalsamError:
         return False
