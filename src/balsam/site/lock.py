@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import time
 import uuid
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _MAX_CLAIMS = 16
+STOPPING_SEC = 3.0
+LOOK_AGAIN_SEC = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +73,16 @@ class AgentLock:
     def take(cls, site: SiteDirectory) -> "AgentLock":
         """Raises SiteError, naming host and process, when another agent runs."""
         handle = os.open(site.agent_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        locked = True
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            locked = _lock(handle)
+        except OSError:
             os.close(handle)
-            raise SiteError(f"{_who(read_status(site))} is the agent of {site.root}; stop it first") from error
-        except OSError as error:
+            raise
+        if locked is None:
             os.close(handle)
-            if error.errno not in _NO_LOCKS:
-                raise
-            locked = False
-            log.warning("%s can't be locked (%s); only the service keeps agents apart", site.agent_lock, error.strerror)
+            raise SiteError(f"{_who(read_status(site))} is the agent of {site.root}; stop it first")
+        if not locked:
+            log.warning("%s can't be locked; only the service keeps agents apart", site.agent_lock)
         previous = read_status(site)
         if not locked and previous is not None and previous.is_alive:
             raise SiteError(f"{_who(previous)} is the agent of {site.root}; stop it first")
@@ -138,6 +139,25 @@ def is_locked(site: SiteDirectory) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def _lock(handle: int) -> bool | None:
+    """True: ours. None: another process has it. False: this file system has no locks."""
+    deadline = time.monotonic() + STOPPING_SEC
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # An agent that was just told to stop is given the time to do so.
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(LOOK_AGAIN_SEC)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return False
+        else:
+            return True
 
 
 def _claims_of(previous: AgentStatus | None) -> list[str]:
