@@ -139,7 +139,7 @@ def table(kind: type[Any]) -> Table:
 JOB_COLUMNS = tuple(field.name for field in fields(JobRow))
 _JOB_JSON = slice(JOB_COLUMNS.index("parameters"), len(JOB_COLUMNS))
 SELECT_JOB = f"SELECT {', '.join('jobs.' + column for column in JOB_COLUMNS)} FROM jobs"
-HOT_COLUMNS = tuple(field.name for field in fields(HotJob))[:-1]
+HOT_COLUMNS = tuple(field.name for field in fields(HotJob))[:-2]
 SELECT_HOT = f"SELECT {', '.join(HOT_COLUMNS)}, tags <> '{{}}' FROM jobs"
 
 

@@ -43,7 +43,7 @@ _UNIQUE: dict[type[Any], tuple[str, ...]] = {
     IdempotencyRow: ("user_id", "key"),
 }
 _STATE_ORDER = {state: index for index, state in enumerate(JobState)}
-_HOT = tuple(spec.name for spec in fields(HotJob) if spec.name != "tagged")
+_HOT = tuple(spec.name for spec in fields(HotJob))[:-2]
 _MISSING = object()
 
 

@@ -1,7 +1,8 @@
 """Rows as use cases see them, the same for every store. Times are integer microseconds since 1970 UTC.
 
-Rows are frozen: a change is `dataclasses.replace` and a write. Job rows are the exception in writing: their state
-changes only by `JobUpdate`, which carries the Decisions that led there (S4).
+A row is never changed: a change is `dataclasses.replace` and a write. (Those that are made by the ten thousand are not
+frozen, because that costs more than all else.) The state of a Job changes only by `JobUpdate`, which carries the
+Decisions that led there (S4).
 """
 
 from collections.abc import Iterable
@@ -164,7 +165,7 @@ class IdempotencyRow:
 Row = UserRow | TokenRow | SiteRow | AppRow | BatchJobRow | SessionRow | IdempotencyRow
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class JobRow:
     """All of a Job. `steps` is a mask of hooks and stages fixed at submission; `event_seq` counts its events."""
 
@@ -207,7 +208,7 @@ class JobRow:
     parent_ids: list[int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HotJob:
     """The part of a Job that a transition reads."""
 
@@ -229,10 +230,16 @@ class HotJob:
     started_at: int | None
     ended_at: int | None
     tagged: bool
+    _facts: JobFacts | None = field(default=None, compare=False, repr=False)
 
     @property
     def facts(self) -> JobFacts:
         """What `decide()` must know of the Job."""
+        if self._facts is None:
+            self._facts = self._make_facts()
+        return self._facts
+
+    def _make_facts(self) -> JobFacts:
         return JobFacts(
             state=self.state,
             token=self.token,
@@ -254,7 +261,7 @@ def steps_mask(hooks: frozenset[Hook], *, has_stage_in: bool = False, has_stage_
     return mask | (STAGE_IN_BIT if has_stage_in else 0) | (STAGE_OUT_BIT if has_stage_out else 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NewJob:
     """A Job to insert. Its state, and its events, are those of `decision` (S4)."""
 
@@ -313,12 +320,12 @@ class JobUpdate:
         """S4: the Decisions start at what was read, and each goes on from the one before."""
         facts = self.job.facts
         for step in self.steps:
-            if step.decision.before != facts:
+            if step.decision.before is not facts and step.decision.before != facts:
                 raise AssertionError(f"S4: Job {self.job.id}: a Decision does not go on from the one before it")
             facts = step.decision.after
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EventRow:
     """One transition of a Job. `seq` counts within the Job from 1."""
 

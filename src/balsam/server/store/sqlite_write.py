@@ -11,6 +11,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from balsam.domain.lifecycle import Decision
@@ -41,8 +42,23 @@ from balsam.server.store.records import (
 from balsam.server.store.sqlite_read import EVENTS_COUNTER, SqliteReadTx
 from balsam.server.store.sqlite_select import listed
 
-_INSERT_JOB = f"INSERT INTO jobs VALUES ({', '.join('?' * len(JOB_COLUMNS))})"
-_INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# Columns of a Job that are the same for every new one, in order; the others are parameters.
+_NEW_JOB = {
+    "token": "0",
+    "attempt": "0",
+    "lost_attempts": "0",
+    "session_id": "NULL",
+    "grant_seq": "0",
+    "batch_job_id": "NULL",
+    "cancel_requested": "0",
+    "return_code": "NULL",
+    "pending_file_cleanup": "0",
+    "started_at": "NULL",
+    "ended_at": "NULL",
+}
+_JOB_VALUES = f"({', '.join(_NEW_JOB.get(column, '?') for column in JOB_COLUMNS)})"
+_EVENT_VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ROWS_AT_ONCE = 100
 _INSERT_TAG = "INSERT INTO job_tags VALUES (?, ?)"
 _INSERT_RUNNABLE_TAG = "INSERT INTO runnable_tags VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE_RUNNABLE_TAG = "DELETE FROM runnable_tags WHERE tag = ? AND site_id = ? AND rank = ? AND job_id = ?"
@@ -122,21 +138,29 @@ class SqliteTx(SqliteReadTx):
     def insert_jobs(self, jobs: Sequence[NewJob], at: int) -> list[int]:
         first = self._sequences.take("jobs", len(jobs))
         ids = range(first, first + len(jobs))
-        self._db.executemany(_INSERT_JOB, [_new_row(job, job_id, at) for job_id, job in zip(ids, jobs, strict=True)])
+        rows = [_new_row(job, job_id, at) for job_id, job in zip(ids, jobs, strict=True)]
+        self._insert_many("jobs", _JOB_VALUES, rows)
         templates: dict[int, list[tuple[Any, ...]]] = {}
         events: list[tuple[Any, ...]] = []
         for job_id, job in zip(ids, jobs, strict=True):
             # Decisions are shared by Jobs with equal facts, and so are the rows that come of them.
-            rows = templates.get(id(job.decision))
-            if rows is None:
-                rows = templates[id(job.decision)] = _event_values(job.decision, None, {})
+            moves = templates.get(id(job.decision))
+            if moves is None:
+                moves = templates[id(job.decision)] = _event_values(job.decision, None, {})
             base = event_id(job_id, 0)
-            events.extend([(base + i, job.owner_id, at, *row) for i, row in enumerate(rows, 1)])
-        self._db.executemany(_INSERT_EVENT, events)
-        for job in jobs:
-            self._tally(job.owner_id, job.site_id, job.decision.after.state, 1, len(job.decision.transitions))
+            events.extend([(base + i, job.owner_id, at, *row) for i, row in enumerate(moves, 1)])
+            self._tally(job.owner_id, job.site_id, job.decision.after.state, 1, len(moves))
+        self._insert_many("events", _EVENT_VALUES, events)
         self._insert_links(list(zip(ids, jobs, strict=True)))
         return list(ids)
+
+    def _insert_many(self, name: str, marks: str, rows: list[tuple[Any, ...]]) -> None:
+        """Insert rows a hundred to the statement: half the cost of one each, and a hundredth of the thread switches."""
+        whole = len(rows) - len(rows) % _ROWS_AT_ONCE
+        many = f"INSERT INTO {name} VALUES {', '.join([marks] * _ROWS_AT_ONCE)}"
+        for start in range(0, whole, _ROWS_AT_ONCE):
+            self._db.execute(many, list(chain.from_iterable(rows[start : start + _ROWS_AT_ONCE])))
+        self._db.executemany(f"INSERT INTO {name} VALUES {marks}", rows[whole:])
 
     def _insert_links(self, jobs: list[tuple[int, NewJob]]) -> None:
         parents = [(parent, job_id) for job_id, job in jobs for parent in dict.fromkeys(job.parent_ids)]
@@ -158,16 +182,17 @@ class SqliteTx(SqliteReadTx):
         events: list[tuple[Any, ...]] = []
         for update in updates:
             update.check()
-            rows.append(_update_values(update, at))
+            before = len(events)
             _append_events(events, update, at)
-            self._tally_move(update)
+            taken = len(events) - before
+            rows.append(_update_values(update, taken, at))
+            self._tally_move(update, taken)
         offered = [update.job.id for update in updates if update.job.tagged and _is_available(update.job)]
         self._withdraw(offered)
         changed = self._db.executemany(_UPDATE_JOB, rows).rowcount if rows else 0
         if changed != len(rows):
             raise GuardFailed(f"S4: {len(rows) - changed} of {len(rows)} Jobs were not as they were read")
-        if events:
-            self._db.executemany(_INSERT_EVENT, events)
+        self._insert_many("events", _EVENT_VALUES, events)
         self._offer([update.job.id for update in updates if update.job.tagged])
 
     def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
@@ -273,11 +298,11 @@ class SqliteTx(SqliteReadTx):
         self.pending.counts[owner_id, site_id, STATE_NUMBERS[state]] += jobs
         self.pending.counts[owner_id, site_id, EVENTS_COUNTER] += events
 
-    def _tally_move(self, update: JobUpdate) -> None:
+    def _tally_move(self, update: JobUpdate, events: int) -> None:
         job, state = update.job, update.after.state
         moved = int(state is not job.state)
         self._tally(job.owner_id, job.site_id, job.state, -moved, 0)
-        self._tally(job.owner_id, job.site_id, state, moved, update.transition_count)
+        self._tally(job.owner_id, job.site_id, state, moved, events)
 
     def _withdraw(self, job_ids: Sequence[int]) -> None:
         """Take Jobs out of runnable_tags; called before they change."""
@@ -339,21 +364,10 @@ def _new_row(job: NewJob, job_id: int, at: int) -> tuple[Any, ...]:
         job.wall_time_min,
         job.max_attempts,
         job.steps,
-        0,  # token
-        0,  # attempt
-        0,  # lost_attempts
-        None,  # session_id
-        0,  # grant_seq
-        None,  # batch_job_id
-        0,  # cancel_requested
         int(facts.was_preprocessed),
         len(job.decision.transitions),
-        None,  # return_code
-        0,  # pending_file_cleanup
         at,
         at,
-        None,  # started_at
-        None,  # ended_at
         job.workdir,
         job.parameters,
         dump(job.tags),
@@ -364,7 +378,7 @@ def _new_row(job: NewJob, job_id: int, at: int) -> tuple[Any, ...]:
     )
 
 
-def _update_values(update: JobUpdate, at: int) -> tuple[Any, ...]:
+def _update_values(update: JobUpdate, events: int, at: int) -> tuple[Any, ...]:
     job, facts = update.job, update.after
     return (
         STATE_NUMBERS[facts.state],
@@ -373,7 +387,7 @@ def _update_values(update: JobUpdate, at: int) -> tuple[Any, ...]:
         int(facts.cancel_requested),
         facts.lost_attempts,
         int(facts.was_preprocessed),
-        job.event_seq + update.transition_count,
+        job.event_seq + events,
         update.batch_job_id,
         update.return_code,
         update.started_at,

@@ -1,12 +1,12 @@
 """Sizes and shapes of what users store (S16): JSON values, tags, filters."""
 
-import json
 from collections.abc import Iterator, Mapping
+from math import isfinite
+
+from pydantic_core import PydanticSerializationError, to_json
 
 from balsam.server.errors import Invalid
 from balsam.wire.base import MAX_JSON_DEPTH, MAX_PARAMETERS_BYTES, ErrorDetail
-
-_PLAIN = (str, int, float, bool, type(None))
 
 
 class BadJson(ValueError):
@@ -17,32 +17,31 @@ def json_text(value: Mapping[str, object], what: str, max_bytes: int = MAX_PARAM
     """Compact JSON of a dictionary. Raises BadJson when it is over a limit or has a NaN or an infinity."""
     if not value:
         return "{}"
-    for inner in value.values():
-        if not isinstance(inner, _PLAIN):
-            _check_depth(inner, what)
+    _check(value, what)
     try:
-        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    except ValueError:
-        raise BadJson(f"{what} has a NaN or an infinity, which JSON does not have; send it as a string") from None
+        text = to_json(value)
+    except PydanticSerializationError as error:
+        raise BadJson(f"{what} is not JSON: {error}") from None
     if len(text) > max_bytes:
         raise BadJson(f"{what} is {len(text)} bytes as JSON; at most {max_bytes} are stored, put larger data in a file")
-    return text
+    return text.decode()
 
 
-def _check_depth(value: object, what: str) -> None:
+def _check(value: object, what: str) -> None:
+    """Depth and finite numbers, level by level: recursion would be the caller's to exhaust."""
     level: list[object] = [value]
-    for _ in range(MAX_JSON_DEPTH):
-        level = [inner for item in level for inner in _inner(item)]
-        if not level:
+    for _ in range(MAX_JSON_DEPTH + 1):
+        deeper: list[object] = []
+        for item in level:
+            for inner in item.values() if isinstance(item, dict) else item if isinstance(item, list) else ():
+                if isinstance(inner, (dict, list)):
+                    deeper.append(inner)
+                elif isinstance(inner, float) and not isfinite(inner):
+                    raise BadJson(f"{what} has a NaN or an infinity, which JSON does not have; send it as a string")
+        if not deeper:
             return
+        level = deeper
     raise BadJson(f"{what} is nested deeper than {MAX_JSON_DEPTH} levels")
-
-
-def _inner(item: object) -> Iterator[object]:
-    if isinstance(item, dict):
-        yield from item.values()
-    elif isinstance(item, list):
-        yield from item
 
 
 def tag_problems(tags: Mapping[str, str]) -> Iterator[str]:
