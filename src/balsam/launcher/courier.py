@@ -91,7 +91,8 @@ class Courier:
         self._closing: dict[str, Any] | None = None
         self._renew_now = threading.Event()
         self._over = threading.Event()
-        self._session: SessionView | None = None
+        self._id = 0
+        self._renew_sec = 0.0
 
     def say(self, **message: Any) -> None:
         """One message to the loop. A loop that is gone needs none."""
@@ -164,7 +165,7 @@ class Courier:
                 return
             view = session.model_dump_json().encode()
             self._say_raw(b'{"is":"opened","sent_at":%s,"session":%s}' % (repr(sent_at).encode(), view))
-        self._session = session
+        self._id, self._renew_sec = session.id, session.renew_sec
         for work in (self._acquire_loop, self._report_loop, self._renew_loop, self._listen):
             self._thread(work)
 
@@ -200,11 +201,6 @@ class Courier:
             path.unlink(missing_ok=True)
 
     # Talking for an open Session
-
-    @property
-    def _id(self) -> int:
-        assert self._session is not None
-        return self._session.id
 
     def _acquire_loop(self) -> None:
         while True:
@@ -284,7 +280,6 @@ class Courier:
         )
 
     def _renew_loop(self) -> None:
-        assert self._session is not None
 
         def call() -> tuple[float, RenewReply]:
             sent_at = time.monotonic()
@@ -294,7 +289,7 @@ class Courier:
             )
 
         while True:
-            self._renew_now.wait(self._session.renew_sec)
+            self._renew_now.wait(self._renew_sec)
             self._renew_now.clear()
             sent_at, reply = self._until_answered(call)
             self.say(**{"is": "renewed", "sent_at": sent_at, "cancel": reply.cancel})

@@ -1,9 +1,9 @@
 """The loop's end of the courier: starts it, sends orders without ever waiting, cuts its messages into lines.
 
 JSON lines. The first is the errand (see `courier.Errand`). Orders: `{"do": "acquire", "request"}`,
-`{"do": "records", "records"}`, `{"do": "close", "reason"}`. Messages, by their `is`: opened {session, sent_at} | refused
-{reason} | granted {reply} | acquire_refused {acquire_seq, reason} | reported {acked_seq, fenced [[job, token]], cancel} |
-renewed {sent_at, cancel} | work | cancel {job_ids} | closing | ended {reason} | closed.
+`{"do": "records", "records"}`, `{"do": "close", "reason"}`. Messages, by their `is`: opened {session, sent_at} |
+refused {reason} | granted {reply} | acquire_refused {acquire_seq, reason} | reported {acked_seq, fenced [[job, token]],
+cancel} | renewed {sent_at, cancel} | work | cancel {job_ids} | closing | ended {reason} | closed.
 """
 
 import contextlib

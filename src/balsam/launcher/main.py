@@ -185,6 +185,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (LauncherConfigError, LookupError, ImportError, OSError, ValueError) as error:
         log.error("%s", error)
         return guardian.EXIT_CONFIG
-    if len(commands) > 1:
-        return watch_guardians(commands)
-    os.execv(commands[0][0], commands[0])  # noqa: S606 - no shell is wanted
+    if len(commands) == 1:
+        os.execv(commands[0][0], commands[0])  # noqa: S606 - no shell is wanted
+    return watch_guardians(commands)

@@ -85,6 +85,6 @@ class Reports:
         """The service has everything up to there."""
         self._outbox.ack(message["acked_seq"])
 
-    def close(self) -> None:
-        """The file stays when something in it is not delivered: a successor or the agent takes it from there."""
-        self._outbox.close(remove=not self.undelivered)
+    def close(self, delivered: bool) -> None:
+        """The file stays unless all of it was `delivered` and the Session closed: others take it from there."""
+        self._outbox.close(remove=delivered and not self.undelivered)

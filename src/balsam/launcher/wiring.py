@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from balsam.launcher.apps import AppShelf
 from balsam.launcher.engines.base import Engine
@@ -16,15 +17,21 @@ from balsam.launcher.workdir import DataRoot
 log = logging.getLogger("balsam.launcher")
 
 
-def build_starter(
-    partition: Partition, environ: Mapping[str, str], allocation: str
-) -> tuple[Starter, AppShelf, DataRoot]:
+class Parts(NamedTuple):
+    """What the loop is given."""
+
+    starter: Starter
+    apps: AppShelf
+    data: DataRoot
+
+
+def build_parts(partition: Partition, environ: Mapping[str, str], allocation: str) -> Parts:
     """Raises WorkdirError for the data directory, LookupError for an mpirun that is not there."""
     apps = AppShelf(partition.config.pinned_apps)
     data = DataRoot(Path(partition.config.data_path))
     vendors = [node.gpu_vendor for node in partition.nodes]
     environment = JobEnvironment(environ, allocation, vendors, partition.serial)
-    return Starter(apps, data, environment, _engine(partition, environ)), apps, data
+    return Parts(Starter(apps, data, environment, _engine(partition, environ)), apps, data)
 
 
 def _engine(partition: Partition, environ: Mapping[str, str]) -> Engine:

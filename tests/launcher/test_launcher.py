@@ -1,0 +1,407 @@
+"""The whole launcher - guardian, loop, courier, real processes - against a fake service over real HTTP."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from balsam.client.outbox import read_outbox
+from balsam.launcher.config import LauncherConfig
+from tests.launcher.conftest import ZOO, Tag, wait_until
+from tests.launcher.fake_service import FakeService
+
+PYTHON = f"{sys.executable} -S -E"
+
+
+class Pilot:
+    """One `python -m balsam.launcher` in a directory of its own."""
+
+    def __init__(self, service: FakeService, tag: Tag, root: Path) -> None:
+        self.service, self.tag, self.root = service, tag, root
+        self.directory = root / "qsubmit" / "balsam-1-1"
+        self.directory.mkdir(parents=True, mode=0o700)
+        self.data = root / "data"
+        self.log = root / "log"
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, mode: str = "mpi", minutes: float = 60, *words: str, **given: Any) -> int:
+        credentials = self.directory / "credentials.json"
+        credentials.touch(0o600)
+        credentials.write_text(json.dumps({"url": self.service.url, "token": "blsm_launcher_secret"}))
+        settings: dict[str, Any] = {"node_cpus": 4, "mpirun": "plain", "kill_grace_sec": 0.5, **given}
+        config = LauncherConfig(
+            site_id=1, site_path=str(self.root), data_path=str(self.data), directory=str(self.directory),
+            credentials_path=str(credentials), batch_job_id=1, **settings,
+        )  # fmt: skip
+        path = self.directory / "launcher.json"
+        path.write_text(config.to_json())
+        argv = [sys.executable, "-m", "balsam.launcher", "--config", str(path), "-j", mode, "-t", f"{minutes:g}"]
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [*argv, *words],
+                env={**os.environ, "ZOO": self.tag.seconds, "BALSAM_TOKEN": "secret-of-the-user"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self.processes.append(process)
+        return process.pid
+
+    def wait(self, timeout_sec: float = 30) -> int:
+        return self.processes[-1].wait(timeout_sec)
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def output(self, job_id: int, name: str = "job.out") -> str:
+        path = self.data / f"job{job_id}" / name
+        return path.read_text() if path.exists() else ""
+
+    def loops(self) -> list[psutil.Process]:
+        return [p for p in self.tag.alive() if "balsam.launcher.loop" in " ".join(p.cmdline())]
+
+    def couriers(self) -> list[psutil.Process]:
+        return [p for p in self.tag.alive() if "balsam.launcher.courier" in " ".join(p.cmdline())]
+
+    def until_all(self, state: str, timeout_sec: float = 30) -> None:
+        wait_until(lambda: set(self.service.states()) == {state}, timeout_sec)
+
+
+@pytest.fixture
+def service() -> Iterator[FakeService]:
+    service = FakeService()
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def pilot(service: FakeService, tag: Tag, tmp_path: Path) -> Iterator[Pilot]:
+    pilot = Pilot(service, tag, tmp_path)
+    yield pilot
+    for process in pilot.processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.7)
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+@pytest.mark.parametrize("mode", ["mpi", "serial"])
+def test_runs_jobs_and_ends_when_idle(pilot: Pilot, service: FakeService, mode: str) -> None:
+    service.add_app("echo {{ word }} and 'more'")
+    ids = service.add_jobs(20, parameters={"word": 'it\'s $(id) "x"\n*'}, node_packing_count=4)
+    pilot.start(mode, idle_ttl_sec=0.5)
+    assert pilot.wait() == 0, pilot.said()
+    for job_id in ids:
+        assert service.events(job_id) == ["started", "run_done"]
+        assert pilot.output(job_id) == 'it\'s $(id) "x"\n* and more\n'
+    assert service.sessions[1].closed == {"lost": False, "reason": "idle"}
+    assert service.sessions[1].body["label"]
+    assert list(pilot.directory.glob("*.outbox")) == []
+    assert pilot.tag.alive() == []
+
+
+def test_shell_templates_go_through_bash(pilot: Pilot, service: FakeService) -> None:
+    service.add_app("echo {{ word }} > a && cat a | tr x y; exit 3")
+    (job_id,) = service.add_jobs(1, parameters={"word": "x; rm -rf / 'x"})
+    pilot.start()
+    pilot.until_all("run_error")
+    assert pilot.output(job_id) == "y; rm -rf / 'y\n"
+    record = service.records[-1]
+    assert (record["return_code"], record["message"]) == (3, "exit code 3\ny; rm -rf / 'y")
+
+
+def test_environment_of_a_job_has_its_marks_and_no_secret(pilot: Pilot, service: FakeService) -> None:
+    service.add_app("env")
+    (job_id,) = service.add_jobs(1, threads_per_rank=2)
+    pilot.start()
+    pilot.until_all("run_done")
+    lines = dict(line.split("=", 1) for line in pilot.output(job_id).splitlines() if "=" in line)
+    wanted = {"BALSAM_JOB_ID": "1", "BALSAM_ATTEMPT": "1", "OMP_NUM_THREADS": "2", "PWD": str(pilot.data / "job1")}
+    assert {name: lines[name] for name in wanted} == wanted
+    assert not {name for name in lines if "FDS" in name}
+    assert "secret-of-the-user" not in pilot.output(job_id)
+    assert "blsm_" not in pilot.output(job_id)
+
+
+def test_several_ranks_run_as_plain_processes(pilot: Pilot, service: FakeService) -> None:
+    service.add_app("echo rank $BALSAM_RANK of $BALSAM_SIZE")
+    (job_id,) = service.add_jobs(1, ranks_per_node=3)
+    pilot.start()
+    pilot.until_all("run_done")
+    assert sorted(pilot.output(job_id).splitlines()) == [f"rank {rank} of 3" for rank in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("template", "code", "text"),
+    [
+        ("no_such_program {{ x }}", 127, "command not found"),
+        ("/etc/passwd {{ x }}", 126, "Permission denied"),
+        ("kill -SEGV $$ {{ x }}", 139, "killed by SIGSEGV"),
+    ],
+)
+def test_what_cannot_run_is_an_error_with_a_reason(
+    pilot: Pilot, service: FakeService, template: str, code: int, text: str
+) -> None:
+    service.add_app(template)
+    (job_id,) = service.add_jobs(1, parameters={"x": "99999999"})
+    pilot.start()
+    pilot.until_all("run_error")
+    assert service.events(job_id) == ["started", "run_error"]
+    assert service.records[-1]["return_code"] == code
+    assert text in service.records[-1]["message"]
+
+
+def test_refused_apps_do_not_run(pilot: Pilot, service: FakeService) -> None:
+    """S15: a hash that is not that of the definition, and an App that is not approved."""
+    service.add_app("touch ran", 1, content_hash="0" * 64)
+    service.add_app("touch ran", 2)
+    service.add_app("touch {{ ran }}", 3)
+    for app_id in (1, 2, 3):
+        service.add_jobs(1, app_id, parameters={"ran": "ran"})
+    pilot.start(pinned_apps=[service.apps[3]["content_hash"]])
+    wait_until(lambda: service.states() == ["run_error", "run_error", "run_done"], 20)
+    messages = {record["job_id"]: record.get("message", "") for record in service.records}
+    assert "another definition" in messages[1]
+    assert "balsam app approve App2" in messages[2]
+    assert [path.parent.name for path in pilot.data.glob("*/ran")] == ["job3"]
+
+
+def test_work_directory_stays_in_the_data_directory(pilot: Pilot, service: FakeService) -> None:
+    """S15: links in the data directory lead nowhere; a service that lies can't name a place outside."""
+    service.add_app("touch ran")
+    outside = pilot.root / "outside"
+    outside.mkdir()
+    pilot.data.mkdir()
+    (pilot.data / "link").symlink_to(outside)
+    (pilot.data / "file").touch()
+    for workdir in ("../outside/a", str(outside / "b"), "link/c", "link", "file/d"):
+        service.add_jobs(1, workdir=workdir)
+    service.add_jobs(1, workdir="deep/er/e")
+    pilot.start(idle_ttl_sec=0.5)
+    assert pilot.wait() == 0
+    assert service.states() == ["run_error"] * 5 + ["run_done"]
+    assert list(outside.iterdir()) == []
+    assert (pilot.data / "deep/er/e/ran").exists()
+
+
+def test_earlier_output_is_kept(pilot: Pilot, service: FakeService) -> None:
+    service.add_app("echo now")
+    service.add_jobs(1)
+    (pilot.data / "job1").mkdir(parents=True)
+    (pilot.data / "job1" / "job.out").write_text("earlier\n")
+    (pilot.data / "job1" / "job.out.1").write_text("earliest\n")
+    pilot.start()
+    pilot.until_all("run_done")
+    assert [pilot.output(1, name) for name in ("job.out", "job.out.1", "job.out.2")] == [
+        "now\n",
+        "earliest\n",
+        "earlier\n",
+    ]
+
+
+def test_cancel_kills_the_whole_job_and_is_told_when_gone(pilot: Pilot, service: FakeService) -> None:
+    """S9, F18: TERM, KILL after the grace, daemons too; only then it is told."""
+    service.add_app(f"bash -c '{PYTHON} {ZOO}/daemon.py {pilot.tag.seconds}; exec bash {ZOO}/ignores_term.sh 99999'")
+    (job_id,) = service.add_jobs(1)
+    pilot.start()
+    wait_until(lambda: pilot.output(job_id).count("ready") == 2, 20)
+    started = time.monotonic()
+    service.request_cancel(job_id)
+    wait_until(lambda: service.events(job_id) == ["started", "killed"], 20)
+    assert time.monotonic() - started >= 0.5
+    assert [p for p in pilot.tag.alive() if "zoo" in " ".join(p.cmdline())] == []
+
+
+def test_cancel_of_a_waiting_job_gives_it_back(pilot: Pilot, service: FakeService) -> None:
+    service.add_app("sleep {{ seconds }}")
+    service.add_jobs(1, parameters={"seconds": "0.3"}, node_packing_count=1)
+    pilot.start()
+    wait_until(lambda: service.events(1) == ["started"], 20)
+    service.request_cancel(1)
+    wait_until(lambda: service.events(1) == ["started", "killed"], 20)
+
+
+def test_sigterm_drains(pilot: Pilot, service: FakeService) -> None:
+    """L3: running Jobs end as RUN_TIMEOUT, waiting ones are given back, the Session is closed."""
+    service.add_app(f"sleep {pilot.tag.seconds}")
+    service.add_jobs(4, node_packing_count=2)
+    pid = pilot.start()
+    wait_until(lambda: sum("started" in service.events(job_id) for job_id in service.jobs) == 2, 20)
+    os.kill(pid, signal.SIGTERM)
+    assert pilot.wait() == 0, pilot.said()
+    assert [service.events(job_id) for job_id in (1, 2)] == [["started", "run_timeout"]] * 2
+    assert all(service.events(job_id) in ([], ["released"]) for job_id in (3, 4))
+    assert service.sessions[1].closed == {"lost": False, "reason": "drained"}
+    assert pilot.tag.alive() == []
+
+
+def test_wall_time_drains_before_the_end(pilot: Pilot, service: FakeService) -> None:
+    """F17, L3: reported before the allocation ends; a Job that ignores SIGTERM is killed in time."""
+    service.add_app(f"bash {ZOO}/ignores_term.sh {pilot.tag.seconds}")
+    service.add_jobs(1)
+    started = time.monotonic()
+    pilot.start("mpi", 0.2, kill_grace_sec=10.0)
+    assert pilot.wait() == 0, pilot.said()
+    assert 10 < time.monotonic() - started < 12.5
+    assert service.events(1) == ["started", "run_timeout"]
+    assert pilot.tag.alive() == []
+
+
+def test_job_longer_than_what_is_left_is_not_started(pilot: Pilot, service: FakeService) -> None:
+    service.add_app("true")
+    service.add_jobs(1, wall_time_min=3)
+    pilot.start("mpi", 2)
+    wait_until(lambda: service.events(1)[:1] == ["released"], 20)
+    assert "started" not in service.events(1)
+
+
+def test_closing_batch_job_drains(pilot: Pilot, service: FakeService) -> None:
+    service.add_app(f"sleep {pilot.tag.seconds}")
+    service.add_jobs(1)
+    pilot.start()
+    wait_until(lambda: service.events(1) == ["started"], 20)
+    service.push(1, "closing", {})
+    assert pilot.wait() == 0
+    assert service.events(1) == ["started", "run_timeout"]
+
+
+def test_launcher_killed_its_jobs_die_and_run_again(pilot: Pilot, service: FakeService) -> None:
+    """F5, S6: what it had reported is delivered by the next one, then the Job runs again."""
+    service.add_app(f"bash -c 'echo run $BALSAM_ATTEMPT; sleep {pilot.tag.seconds}'")
+    service.add_app("true", 2)
+    service.add_jobs(1, node_packing_count=2)
+    service.add_jobs(1, 2, node_packing_count=2)
+    pilot.start()
+    wait_until(lambda: service.events(1) == ["started"] and service.states()[1] == "run_done", 20)
+    wait_until(lambda: "run 1" in pilot.output(1))
+    old = [p.pid for p in pilot.tag.alive() if "sleep" in p.name()]
+    pilot.loops()[0].kill()
+    wait_until(lambda: service.events(1) == ["started", "lease_ended", "started"], 20)
+    assert not [pid for pid in old if psutil.pid_exists(pid)]
+    assert service.sessions[1].closed == {"lost": True, "reason": "its launcher died"}
+    assert pilot.output(1, "job.out.1") == "run 1\n"
+    assert service.events(2) == ["started", "run_done"]
+
+
+def test_courier_killed_nothing_is_lost(pilot: Pilot, service: FakeService) -> None:
+    service.add_app("sleep {{ seconds }}")
+    service.add_jobs(1, parameters={"seconds": "1.5"}, node_packing_count=4)
+    pilot.start()
+    wait_until(lambda: service.events(1) == ["started"], 20)
+    pilot.couriers()[0].kill()
+    pilot.until_all("run_done")
+    service.add_jobs(1, parameters={"seconds": "0"})
+    pilot.until_all("run_done")
+    assert len(service.sessions) == 1
+
+
+def test_service_away_results_wait_and_arrive_in_order(pilot: Pilot, service: FakeService) -> None:
+    """F7, F8, L2: nothing is killed, nothing lost, delivered within a few seconds of its return."""
+    service.add_app("sleep {{ seconds }}")
+    service.add_jobs(3, parameters={"seconds": "1"}, node_packing_count=4)
+    pilot.start()
+    wait_until(lambda: all(service.events(job_id) == ["started"] for job_id in (1, 2, 3)), 20)
+    service.stop()
+    (path,) = pilot.directory.glob("*.outbox")
+    wait_until(lambda: len(read_outbox(path).records) == 6, 20)
+    time.sleep(1)
+    service.start()
+    pilot.until_all("run_done", 15)
+    assert len(service.sessions) == 1
+    assert pilot.said().count("can't be reached") == 1
+    assert pilot.said().count("is back") >= 1
+
+
+def test_service_away_at_the_end_leaves_the_outbox(pilot: Pilot, service: FakeService) -> None:
+    """L3: the agent finds every result in the file."""
+    service.add_app(f"sleep {pilot.tag.seconds}")
+    service.add_jobs(1)
+    pid = pilot.start("mpi", 1, kill_grace_sec=0.5)
+    wait_until(lambda: service.events(1) == ["started"], 20)
+    service.stop()
+    os.kill(pid, signal.SIGTERM)
+    assert pilot.wait(40) == 0
+    (path,) = pilot.directory.glob("*.outbox")
+    contents = read_outbox(path)
+    assert [record["event"] for record in contents.records] == ["started", "run_timeout"]
+    assert (contents.session_id, contents.torn) == (1, False)
+
+
+def test_lease_that_ends_kills_everything_and_a_new_session_is_opened(pilot: Pilot, service: FakeService) -> None:
+    """S6, one-way: 409 on any call ends the holder, whatever the service would say later."""
+    service.lease = {"ttl_sec": 300.0, "renew_sec": 0.2, "margin_sec": 60.0}
+    service.add_app(f"sleep {pilot.tag.seconds}")
+    service.add_jobs(1)
+    pilot.start(lease_kind="heartbeat")
+    wait_until(lambda: service.events(1) == ["started"], 20)
+    old = [p.pid for p in pilot.tag.alive() if "sleep" in p.name()]
+    with service.lock:
+        service.sessions[1].ended = True
+        service.take_back(1)
+    wait_until(lambda: service.events(1) == ["started", "lease_ended", "started"], 20)
+    assert not [pid for pid in old if psutil.pid_exists(pid)]
+    assert len(service.sessions) == 2
+
+
+def test_frozen_launcher_loses_its_lease(pilot: Pilot, service: FakeService) -> None:
+    """F6, S6: stopped past its lease, it is killed with its ranks; the Job is not run twice at once."""
+    service.lease = {"ttl_sec": 2.5, "renew_sec": 0.3, "margin_sec": 1.0}
+    service.add_app(f"sleep {pilot.tag.seconds}")
+    service.add_jobs(1)
+    pilot.start(lease_kind="heartbeat")
+    wait_until(lambda: service.events(1) == ["started"], 20)
+    old = [p.pid for p in pilot.tag.alive() if "sleep" in p.name()]
+    loop = pilot.loops()[0]
+    loop.suspend()
+    frozen_at = time.monotonic()
+    wait_until(lambda: not [pid for pid in old if psutil.pid_exists(pid)], 10)
+    assert time.monotonic() - frozen_at < 2.5
+    wait_until(lambda: service.events(1) == ["started", "lease_ended", "started"], 20)
+    assert not loop.is_running() or loop.status() == psutil.STATUS_ZOMBIE
+
+
+def test_guardian_killed_everything_ends_and_results_stay(pilot: Pilot, service: FakeService) -> None:
+    service.add_app(f"sleep {pilot.tag.seconds}")
+    service.add_jobs(1)
+    pid = pilot.start()
+    wait_until(lambda: service.events(1) == ["started"], 20)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pilot.tag.alive() == [], 10)
+    pilot.wait()
+    (path,) = pilot.directory.glob("*.outbox")
+    assert [record["event"] for record in read_outbox(path).records] == ["started"]
+
+
+def test_refused_session_ends_without_restarts(pilot: Pilot, service: FakeService) -> None:
+    service.refuse_sessions = "the BatchJob has ended"
+    pilot.start()
+    assert pilot.wait() == 78
+    assert "the BatchJob has ended" in pilot.said()
+    assert service.requests["open"] == 1
+
+
+def test_partitions_have_launchers_of_their_own(pilot: Pilot, service: FakeService) -> None:
+    service.add_app("true")
+    service.add_jobs(8, node_packing_count=2)
+    pilot.start("mpi", 60, "-p", "mpi:1:kind=a", "-p", "serial:1:kind=b", num_nodes=2, idle_ttl_sec=0.5)
+    assert pilot.wait() == 0, pilot.said()
+    assert len(service.sessions) == 2
+    assert set(service.states()) == {"run_done"}
+
+
+def test_bad_command_lines(pilot: Pilot) -> None:
+    for words in (["-p", "mpi:5"], ["-p", "gpu:1"], ["--tag", "nothing"], ["--unknown"]):
+        pilot.start("mpi", 60, *words)
+        assert pilot.wait() == 78
+    pilot.start("mpi", 0)
+    assert pilot.wait() == 78
+    assert "5 nodes, and the allocation has 1" in pilot.said()
