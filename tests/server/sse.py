@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -29,6 +31,7 @@ class Listener:
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition()
+        self._socket: socket.socket | None = None
         self._client = self.service.client(self.token)
         self._thread = threading.Thread(target=self._read, daemon=True)
 
@@ -40,13 +43,18 @@ class Listener:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.close()
+        # Closing the client does not wake a thread that reads; the end of the connection does.
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(5)
+        self._client.close()
 
     def _read(self) -> None:
         try:
             with self._client.stream("GET", self.path) as reply:
                 self.status, self.headers = reply.status_code, dict(reply.headers)
+                self._socket = reply.extensions["network_stream"].get_extra_info("socket")
                 name = ""
                 for line in reply.iter_lines():
                     if line.startswith("event: "):

@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from balsam.server.store.memory import MemoryStore
 
 from balsam.domain.clock import SystemClock
 from balsam.server import routes
@@ -24,6 +23,7 @@ from balsam.server.routes.call import Call
 from balsam.server.routes.dispatch import tree_of
 from balsam.server.routes.endpoint import Routes
 from balsam.server.settings import ServerSettings
+from balsam.server.store.memory import MemoryStore
 from balsam.server.timer import Sweep, SweepTimer
 from tests.server.world import ok
 from tests.services import RunningService, start_service

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import Query, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
@@ -74,7 +75,7 @@ def _route(endpoint: Endpoint) -> APIRoute:
         methods=[endpoint.method],
         status_code=endpoint.status,
         response_model=endpoint.reply if is_model else None,
-        response_class=Response if not is_model else _Json,
+        response_class=JSONResponse if is_model else Response,
         responses=responses,
         tags=[endpoint.tag],
         summary=summary.rstrip("."),
@@ -82,10 +83,6 @@ def _route(endpoint: Endpoint) -> APIRoute:
         operation_id=endpoint.function.__name__,
         openapi_extra=extra,
     )
-
-
-class _Json(Response):
-    media_type = "application/json"
 
 
 def _errors(endpoint: Endpoint) -> dict[int, str]:
