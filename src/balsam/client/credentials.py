@@ -10,9 +10,12 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from balsam.client.errors import CredentialsError
+
+if TYPE_CHECKING:
+    from balsam.wire.auth import Login
 
 CLIENT_FILE = "client.yml"
 SERVICE_FILE = "service.json"
@@ -95,3 +98,17 @@ def _yaml(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
+
+
+def log_in(url: str, username: str, password: str) -> "Login":
+    """See `client.login.log_in`; here so that reading credentials does not load the transport."""
+    from balsam.client.login import log_in
+
+    return log_in(url, username, password)
+
+
+def log_out() -> str:
+    """See `client.login.log_out`."""
+    from balsam.client.login import log_out
+
+    return log_out()

@@ -25,6 +25,7 @@ class Model:
     id = Field[int](None, write=Write.NEVER)
 
     _fields: ClassVar[dict[str, Field[Any]]] = {"id": id}
+    _required: ClassVar[frozenset[str]] = frozenset()
     _base: ClassVar[type["Model"]]  # the class of balsam.api, also for the classes of another client
     _bound_client: ClassVar["Client | None"] = None
     _shown: ClassVar[tuple[str, ...]] = ("id",)
@@ -42,28 +43,25 @@ class Model:
             return
         cls._base = cls
         cls._fields = {**cls._fields, **{name: item for name, item in vars(cls).items() if isinstance(item, Field)}}
+        cls._required = frozenset(name for name, item in cls._fields.items() if item.default is REQUIRED)
         for base in (errors.DoesNotExist, errors.MultipleObjectsReturned):
             place = {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}.{base.__name__}"}
             setattr(cls, base.__name__, type(base.__name__, (base,), place))
 
     def __init__(self, **fields: Any) -> None:
-        self._values = {}
-        self._row = None
-        self._key = None
+        self.__dict__.update(_values={}, _row=None, _key=None)
+        known = self._fields
         for name, value in fields.items():
-            if name not in self._fields:
-                raise TypeError(f"{type(self).__name__} has no field {name!r}{nearest(name, self._fields)}")
-            setattr(self, name, value)
-        missing = [name for name, item in self._fields.items() if item.default is REQUIRED and name not in fields]
-        if missing:
-            raise TypeError(f"{type(self).__name__} needs {', '.join(missing)}")
+            if name not in known:
+                raise TypeError(f"{self._base.__name__} has no field {name!r}{nearest(name, known)}")
+            known[name].__set__(self, value)
+        if not self._required <= fields.keys():
+            raise TypeError(f"{self._base.__name__} needs {', '.join(sorted(self._required - fields.keys()))}")
 
     @classmethod
     def _from_row(cls, row: dict[str, Any]) -> Self:
         instance = cls.__new__(cls)
-        instance._values = {}
-        instance._row = row
-        instance._key = None
+        instance.__dict__.update(_values={}, _row=row, _key=None)
         return instance
 
     @classmethod
@@ -121,10 +119,7 @@ class Model:
         return {name: json_copy(value, name) for name, value in self._values.items()}
 
     def _take_row(self, row: dict[str, Any]) -> None:
-        self._row = row
-        self._values = {}
-        self._key = None
-        self._stale = False
+        self.__dict__.update(_row=row, _values={}, _key=None, _stale=False)
 
     def _saved_id(self) -> int:
         if self._row is None:
@@ -139,7 +134,7 @@ class Model:
         return self._client().url
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_") and not hasattr(type(self), name):
+        if name[0] != "_" and not hasattr(type(self), name):
             raise AttributeError(f"{type(self).__name__} has no field {name!r}{nearest(name, self._fields)}")
         super().__setattr__(name, value)
 

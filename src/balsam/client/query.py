@@ -195,6 +195,9 @@ class Query(Generic[M]):
         return self._cache
 
     def _stream(self) -> Iterator[M]:
+        if self._cache is not None:  # list() asks for the length between iter() and the first row
+            yield from self._cache
+            return
         kept: list[M] | None = []
         for row in self._rows():
             if kept is not None:

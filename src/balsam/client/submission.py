@@ -1,16 +1,22 @@
-"""Submitting Jobs: one or a hundred thousand, checked before the first is sent, each call all or nothing (S2, S3)."""
+"""Submitting Jobs: one or a hundred thousand, each call all or nothing (S2) and never carried out twice (S3).
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+A single call is checked by the service; several are all checked here first, so that a fault in the last one is found
+before the first is sent.
+"""
 
-from balsam.client.errors import Problem, ValidationFailed
-from balsam.client.transport.codec import dump_body
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic_core import to_json
+
+from balsam.client.errors import BalsamError, NotFound, Problem, ValidationFailed
 from balsam.client.values import checked, json_copy
 from balsam.wire.base import MAX_BODY_BYTES, MAX_BULK
 from balsam.wire.jobs import JobCreate, JobsCreate, JobsCreated
 
 if TYPE_CHECKING:
     from balsam.client.client import Client
+    from balsam.client.models.application import ApplicationDefinition
     from balsam.client.models.job import Job
 
 BODY_BYTES = MAX_BODY_BYTES // 2
@@ -22,68 +28,106 @@ DEFAULTS: dict[str, Any] = {
     "cancel_requested": False,
     "batch_job_id": None,
     "session_id": None,
-    "pending_file_cleanup": True,
     "started_at": None,
     "ended_at": None,
 }
+ONLY_ROW = "jobs[0]."
 Row = dict[str, Any]
+E = TypeVar("E", bound=BalsamError)
+
+
+def submit_one(client: "Client", job: "Job") -> None:
+    """Create one Job. Raises ValidationFailed that names its fields."""
+    try:
+        submit(client, [job])
+    except (ValidationFailed, NotFound) as error:
+        details = [Problem(problem.where.removeprefix(ONLY_ROW), problem.message) for problem in error.details]
+        text = str(error).replace(ONLY_ROW, "").removeprefix("jobs[0]: ")
+        raise _again(error, text, details) from None
 
 
 def submit(client: "Client", jobs: "Sequence[Job]") -> None:
     """Create the Jobs; each takes over its id and state. Raises ValidationFailed that names the rows of `jobs`."""
-    rows = [_row(client, job, index) for index, job in enumerate(jobs)]
+    apps = _Apps(client)
+    rows = [_row(apps, job, index) for index, job in enumerate(jobs)]
     chunks = list(_chunks(rows))
-    for start, content in chunks:
-        end = next((later for later, _ in chunks if later > start), len(jobs))
+    if len(chunks) > 1:
+        for start, end, _ in chunks:
+            _check(rows[start:end], start)
+    for start, end, content in chunks:
         epoch = client.watcher_epoch()  # before the call: what is pushed while it runs must not be missed
         created = _create(client, jobs[start], content, start)
-        values = zip(jobs[start:end], rows[start:end], created.ids, created.states, created.site_ids, strict=True)
-        for job, row, row_id, state, site_id in values:
-            told = {"id": row_id, "state": state, "site_id": site_id, "created_at": created.created_at}
-            app_name = client.apps.known_name(row["app_id"])
-            job._created({**DEFAULTS, **row, **told, "last_update": created.created_at, "app_name": app_name}, epoch)
+        told = {**DEFAULTS, "created_at": created.created_at, "last_update": created.created_at}
+        answers = zip(created.ids, created.states, created.site_ids, strict=True)
+        for job, row, (row_id, state, site_id) in zip(jobs[start:end], rows[start:end], answers, strict=True):
+            about = apps.told(row["app_id"])
+            job._created({**told, **about, **row, "id": row_id, "state": state, "site_id": site_id}, epoch)
 
 
-def _row(client: "Client", job: "Job", index: int) -> Row:
+class _Apps:
+    """Apps of one submission: each is resolved, synced and looked at once."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+        self._classes: dict[type[ApplicationDefinition], tuple[int, frozenset[str], frozenset[str]]] = {}
+        self._told: dict[int, Row] = {}
+
+    def id_of(self, job: "Job", app: Any, parameters: Mapping[str, Any]) -> int:
+        """The id for what the Job calls its App; parameters are checked when it is a class."""
+        if isinstance(app, int):
+            return app
+        if isinstance(app, str):
+            return self._client.apps.id_of(app, job._site_name)
+        if app not in self._classes:
+            spec = app._spec()
+            self._classes[app] = (app._ensure_synced(), spec.required_parameters, spec.optional_parameters)
+        app_id, required, optional = self._classes[app]
+        if not required <= parameters.keys() <= required | optional or None in parameters.values():
+            app.check_parameters(parameters)
+        return app_id
+
+    def told(self, app_id: int) -> Row:
+        """What a Job's row says of its App, as far as it is known without asking."""
+        if app_id not in self._told:
+            view = self._client.apps.met(app_id)
+            cleanup = view is not None and bool(view.cleanup_files)
+            self._told[app_id] = {
+                "app_name": None if view is None else view.name,
+                "pending_file_cleanup": cleanup,
+            }
+        return self._told[app_id]
+
+
+def _row(apps: _Apps, job: "Job", index: int) -> Row:
     """What is sent of a Job: a copy that later changes do not reach."""
     if job._row is not None:
         raise ValueError(f"jobs[{index}] is saved already, as Job {job.id}; save() sends its changes")
     values = job._values
-    app = values["app_id"]
-    row = {name: json_copy(value, f"jobs[{index}].{name}") for name, value in values.items() if name != "app_id"}
-    row["app_id"] = app if isinstance(app, int) else _app_id(client, job, app, row, index)
+    try:
+        row = {name: json_copy(value, name) for name, value in values.items() if name != "app_id"}
+        row["app_id"] = apps.id_of(job, values["app_id"], row.get("parameters", {}))
+    except ValidationFailed as error:
+        details = [Problem(f"jobs[{index}].{problem.where}", problem.message) for problem in error.details]
+        raise ValidationFailed(f"jobs[{index}]: {error}", code=error.code, details=details) from None
     return row
 
 
-def _app_id(client: "Client", job: "Job", app: Any, row: Row, index: int) -> int:
-    if isinstance(app, str):
-        return client.apps.id_of(app, job._site_name)
-    try:
-        app.check_parameters(row.get("parameters", {}))
-    except ValidationFailed as error:
-        raise ValidationFailed(
-            f"jobs[{index}]: {error}", details=[Problem(f"jobs[{index}].{d.where}", d.message) for d in error.details]
-        ) from None
-    app_id: int = app._ensure_synced()
-    return app_id
-
-
-def _chunks(rows: list[Row]) -> Iterator[tuple[int, bytes]]:
-    """Bodies of calls, each with the index of its first Job. All are made before the first is sent."""
-    pieces = [(start, rows[start : start + MAX_BULK]) for start in range(0, len(rows), MAX_BULK)]
+def _chunks(rows: list[Row]) -> Iterator[tuple[int, int, bytes]]:
+    """(first row, end, body) of each call: at most MAX_BULK Jobs and BODY_BYTES bytes."""
+    pieces = [(start, min(start + MAX_BULK, len(rows))) for start in range(0, len(rows), MAX_BULK)]
     while pieces:
-        start, piece = pieces.pop(0)
-        content = dump_body(_checked(piece, start))
-        if len(content) > BODY_BYTES and len(piece) > 1:
-            half = len(piece) // 2
-            pieces[:0] = [(start, piece[:half]), (start + half, piece[half:])]
+        start, end = pieces.pop(0)
+        content = to_json({"jobs": rows[start:end]})
+        if len(content) > BODY_BYTES and end - start > 1:
+            middle = (start + end) // 2
+            pieces[:0] = [(start, middle), (middle, end)]
         else:
-            yield start, content
+            yield start, end, content
 
 
-def _checked(rows: list[Row], start: int) -> JobsCreate:
+def _check(rows: list[Row], start: int) -> None:
     try:
-        return checked(JobsCreate, "", {"jobs": rows})
+        checked(JobsCreate, "", {"jobs": rows})
     except ValidationFailed as error:
         raise _renumbered(error, start) from None
 
@@ -93,17 +137,20 @@ def _create(client: "Client", first: "Job", content: bytes, start: int) -> JobsC
         first._key = (client.transport.new_key(), content)
     try:
         return client.transport.request("POST", "/jobs", body=content, reply=JobsCreated, idempotency_key=first._key[0])
-    except ValidationFailed as error:
+    except (ValidationFailed, NotFound) as error:
         raise _renumbered(error, start) from None
 
 
-def _renumbered(error: ValidationFailed, start: int) -> ValidationFailed:
+def _renumbered(error: E, start: int) -> E:
     """Rows counted as the caller counts them, not as the call that carried them."""
     if not start:
         return error
     details = [Problem(_shifted(problem.where, start), problem.message) for problem in error.details]
-    text = "\n  ".join(str(problem) for problem in details[:10]) or str(error)
-    return ValidationFailed(text, code=error.code, details=details, status=error.status, request_id=error.request_id)
+    return _again(error, "\n  ".join(str(problem) for problem in details[:10]) or str(error), details)
+
+
+def _again(error: E, text: str, details: list[Problem]) -> E:
+    return type(error)(text, code=error.code, details=details, status=error.status, request_id=error.request_id)
 
 
 def _shifted(where: str, start: int) -> str:

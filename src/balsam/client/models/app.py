@@ -86,10 +86,9 @@ class AppDirectory:
             self._by_id[app_id] = found
         return found
 
-    def known_name(self, app_id: int) -> str | None:
-        """The name of an App that was met already."""
-        found = self._by_id.get(app_id)
-        return None if found is None else found.name
+    def met(self, app_id: int) -> AppView | None:
+        """The App with this id when it was met before; asks nothing."""
+        return self._by_id.get(app_id)
 
     def id_of(self, name: str, site_name: str | None) -> int:
         """The id of the App with this name. Raises ValidationFailed when there is none, or more than one."""

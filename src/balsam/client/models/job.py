@@ -92,7 +92,8 @@ class Job(JobFiles, Model):
 
     def __init__(self, *, site_name: str | None = None, **fields: Any) -> None:
         super().__init__(**fields)
-        self._site_name = site_name
+        if site_name is not None:
+            self._site_name = site_name
 
     @property
     def app(self) -> type[ApplicationDefinition]:
@@ -204,9 +205,7 @@ class Job(JobFiles, Model):
         self._values = {name: value for name, value in self._values.items() if name not in changes}
 
     def _created(self, row: dict[str, Any], epoch: int | None) -> None:
-        super()._take_row(row)
-        self._watch = None
-        self._known_in = epoch
+        self.__dict__.update(_row=row, _values={}, _key=None, _stale=False, _watch=None, _known_in=epoch)
 
     def _take_row(self, row: dict[str, Any]) -> None:
         self._created(row, None)

@@ -7,7 +7,7 @@ from balsam.client.errors import Conflict, NotFound
 from balsam.client.models.application import ApplicationDefinition
 from balsam.client.objects import Manager
 from balsam.client.query import Changed, Query
-from balsam.client.submission import submit
+from balsam.client.submission import submit, submit_one
 from balsam.client.values import checked, json_copy, nearest
 from balsam.domain.states import JobState
 from balsam.wire.base import MAX_BULK, Deleted
@@ -189,7 +189,7 @@ class JobManager(Manager["Job"]):
         return super()._page(filters, limit, ordering=ordering, offset=offset, after=after)
 
     def _create(self, instance: "Job") -> None:
-        submit(self.client, [instance])
+        submit_one(self.client, instance)
 
     def _update(self, instance: "Job", changes: dict[str, Any]) -> None:
         self._patch({instance._saved_id(): changes})

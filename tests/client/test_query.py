@@ -1,0 +1,265 @@
+"""Queries: what is asked of the service, and what is not asked at all."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from balsam.client import errors, query
+from balsam.client.client import Client
+from balsam.client.transport import Transport
+from balsam.domain.states import JobState
+from tests.client.conftest import hello_app, new_site
+
+
+class Requests:
+    """Counts requests by method and path."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[tuple[str, str, Any]] = []
+        request = Transport.request
+
+        def counted(transport: Transport, method: str, path: str, **given: Any) -> Any:
+            self.seen.append((method, path, given.get("query") or given.get("body")))
+            return request(transport, method, path, **given)
+
+        monkeypatch.setattr(Transport, "request", counted)
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
+    return Requests(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def stock(service: Any) -> Any:
+    """25 Jobs in a Site of their own: workdirs stock/00 ... stock/24, tags n=0..4."""
+    from balsam.client.settings import ClientSettings
+
+    client = Client(ClientSettings(service.url, service.token))
+    site = new_site(client)
+    hello = hello_app(client, site)
+    jobs = [hello.submit(f"stock/{i:02}", name=str(i), tags={"n": str(i % 5)}, save=False) for i in range(25)]
+    client.Job.objects.bulk_create(jobs)
+    yield site, jobs
+    client.close()
+
+
+@pytest.fixture
+def mine(stock: Any, client: Client) -> Any:
+    return client.Job.objects.filter(site_id=stock[0].id)
+
+
+def test_a_query_asks_nothing_before_it_is_needed(mine: Any, requests: Requests) -> None:
+    chained = mine.filter(state="PREPROCESSED").order_by("-id")[2:10]
+    assert len(requests) == 0
+    assert "state=" in repr(chained)
+    assert len(requests) == 0
+    assert len(list(chained)) == 8
+    assert len(requests) == 1
+    assert len(chained) == 8 and next(iter(chained)) and chained[3]
+    assert len(requests) == 1
+
+
+def test_an_empty_list_selects_nothing_and_asks_nothing(client: Client, requests: Requests) -> None:
+    nothing = client.Job.objects.filter(id=[])
+    assert list(nothing) == [] and len(nothing) == 0 and not nothing and nothing.count() == 0
+    assert nothing.count_by("state") == {} and nothing.update(num_nodes=2) == 0 and nothing.delete() == 0
+    assert client.Job.objects.cancel([]) == 0 and client.Job.objects.cancel(nothing) == 0
+    assert list(client.Job.objects.filter(state=[])) == []
+    with pytest.raises(client.Job.DoesNotExist):
+        nothing.get()
+    with pytest.raises(IndexError):
+        nothing.first()
+    assert len(requests) == 0
+
+
+def test_filters(mine: Any, stock: Any, client: Client) -> None:
+    _, jobs = stock
+    assert mine.count() == 25
+    assert mine.filter(tags={"n": "3"}).count() == 5
+    assert mine.filter(tags="n:3").count() == mine.filter(tags=["n:3"]).count() == 5
+    assert mine.filter(tags={"n": "3"}).filter(tags={"n": "4"}).count() == 0
+    assert mine.filter(workdir__contains="ock/0").count() == 10
+    assert mine.filter(state=["PREPROCESSED", "RUNNING"], state__ne="RUNNING").count() == 25
+    assert mine.filter(state=JobState.RUNNING).count() == 0
+    assert mine.filter(app_name="Hello").count() == 25
+    assert mine.filter(app_id=jobs[0].app_id).count() == 25
+    assert mine.filter(id=jobs[0]).get() == jobs[0]
+    assert mine.filter(id=(jobs[0].id, jobs[1])).count() == 2
+    assert mine.filter(id=range(jobs[0].id, jobs[0].id + 3)).count() == 3
+    now = datetime.now(UTC)
+    assert mine.filter(last_update_after=now - timedelta(hours=1), last_update_before=now).count() == 25
+    assert mine.filter(last_update_after=now + timedelta(hours=1)).count() == 0
+    assert mine.filter(id=[jobs[0].id, jobs[1].id]).filter(id=[jobs[1].id, jobs[2].id]).get() == jobs[1]
+    assert client.Job.objects.filter(site_id=stock[0]).count() == 25
+
+
+def test_unknown_filters_and_orders_are_named(client: Client, requests: Requests) -> None:
+    objects = client.Job.objects
+    with pytest.raises(TypeError, match="no filter 'sate'; did you mean 'state'"):
+        objects.filter(sate="RUNNING")
+    with pytest.raises(errors.ValidationFailed, match="state"):
+        objects.filter(state="RUNING")
+    with pytest.raises(TypeError, match="one of: id, -id"):
+        objects.order_by("workdri")
+    with pytest.raises(TypeError, match="filtered twice"):
+        objects.filter(app_name="a").filter(app_name="b")
+    with pytest.raises(TypeError, match="on a slice"):
+        objects.all()[:3].filter(state="RUNNING")
+    with pytest.raises(ValueError, match="from its end"):
+        objects.all()[-3:]
+    with pytest.raises(ValueError, match="negative"):
+        objects.all()[-1]
+    assert len(requests) == 0
+
+
+def test_order_slices_and_steps(mine: Any, stock: Any) -> None:
+    jobs = stock[1]
+    ids = [job.id for job in jobs]
+    down = mine.order_by("-id")
+    assert [job.id for job in down] == ids[::-1]
+    assert [job.id for job in down[2:5]] == ids[::-1][2:5]
+    assert [job.id for job in mine[20:100]] == ids[20:]
+    assert [job.id for job in mine[1:20:6]] == ids[1:20:6]
+    assert [job.id for job in mine[5:20][2:4]] == ids[7:9]
+    assert [job.workdir for job in mine.order_by("-workdir")[:2]] == ["stock/24", "stock/23"]
+    assert mine[24] == jobs[24] and mine.first() == jobs[0] and down.first() == jobs[24]
+    with pytest.raises(IndexError):
+        mine[25]
+    assert mine[5:20].count() == 15 and mine[20:99].count() == 5 and mine[30:].count() == 0
+    assert list(mine[5:5]) == []
+
+
+def test_get_of_none_and_of_many(mine: Any, client: Client) -> None:
+    with pytest.raises(client.Job.DoesNotExist, match="no Job matches"):
+        mine.get(workdir__contains="nowhere")
+    with pytest.raises(client.Job.MultipleObjectsReturned, match="more than one Job"):
+        mine.get(workdir__contains="stock")
+    assert issubclass(client.Job.DoesNotExist, errors.NotFound)
+
+
+def test_iteration_streams_pages_by_keyset(
+    mine: Any, stock: Any, requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("balsam.client.objects.FIRST_PAGE", 10)
+    monkeypatch.setattr("balsam.client.objects.NEXT_PAGES", 10)
+    rows = iter(mine)
+    assert next(rows) == stock[1][0]
+    assert len(requests) == 1
+    assert [job.id for job in mine] == [job.id for job in stock[1]]
+    assert [ask.after for _, _, ask in requests.seen[1:4]] == [None, stock[1][9].id, stock[1][19].id]
+    assert [job.id for job in mine.all().order_by("-workdir")] == [job.id for job in stock[1]][::-1]
+    assert [job.id for job in mine.all()[3:17]] == [job.id for job in stock[1]][3:17]
+
+
+def test_long_lists_are_split(mine: Any, stock: Any, requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "SPLIT_AT", 7)
+    ids = [job.id for job in stock[1]]
+    some = mine.filter(id=ids[::-1])
+    assert [job.id for job in some] == ids
+    assert len(requests) == 4
+    assert [job.id for job in some.order_by("-id")[3:6]] == ids[::-1][3:6]
+    assert some.all().count() == 25
+    assert some.count_by("state") == {JobState.PREPROCESSED: 25}
+
+
+def test_verbs_over_a_query_are_one_request(client: Client, requests: Requests) -> None:
+    site = new_site(client)
+    hello = hello_app(client, site)
+    jobs = client.Job.objects.bulk_create([hello.submit(f"v/{i}", name="x", save=False) for i in range(12)])
+    mine = client.Job.objects.filter(site_id=site.id)
+    start = len(requests)
+    assert mine.filter(id=jobs[:4]).update(tags={"set": "yes"}, num_nodes=2) == 4
+    assert mine.filter(tags={"set": "yes"}).count() == 4
+    cancelled = client.Job.objects.cancel(mine.filter(id=jobs[:3]), reason="test")
+    assert (cancelled, cancelled.changed, cancelled.refused) == (3, 3, {})
+    assert mine.count_by("state") == {JobState.PREPROCESSED: 9, JobState.CANCELLED: 3}
+    assert client.Job.objects.retry(jobs[:2]) == 2
+    assert mine.filter(state="CANCELLED").delete() == 1
+    assert len(requests) - start == 6
+    with pytest.raises(TypeError, match="did you mean 'num_nodes'"):
+        mine.update(num_node=1)
+    assert mine.delete() == 11
+    assert mine.count() == 0
+
+
+def test_bulk_update_sends_each_its_own_changes(client: Client, hello: Any, requests: Requests) -> None:
+    jobs = client.Job.objects.bulk_create([hello.submit(f"u/{i}", name="x", save=False) for i in range(4)])
+    for number, job in enumerate(jobs[:3]):
+        job.tags = {"number": str(number)}
+    start = len(requests)
+    client.Job.objects.bulk_update(jobs)
+    assert len(requests) - start == 1
+    client.Job.objects.bulk_refresh(jobs)
+    assert [job.tags for job in jobs] == [{"number": "0"}, {"number": "1"}, {"number": "2"}, {}]
+    jobs[3].delete()
+    with pytest.raises(client.Job.DoesNotExist, match=str(jobs[3].id)):
+        client.Job.objects.bulk_refresh(jobs)
+
+
+def test_bulk_create_fills_the_given_jobs_and_returns_them(client: Client, hello: Any) -> None:
+    jobs = [hello.submit(f"b/{i}", name="x", save=False) for i in range(3)]
+    made = client.Job.objects.bulk_create(iter(jobs))
+    assert made == jobs and made is not jobs
+    assert all(job.id is not None and job.state is JobState.PREPROCESSED for job in jobs)
+    with pytest.raises(ValueError, match=r"jobs\[0\] is saved already"):
+        client.Job.objects.bulk_create(jobs)
+    assert client.Job.objects.bulk_create([]) == []
+
+
+def test_s2_one_bad_row_in_10000_is_named_and_nothing_is_created(client: Client, hello: Any, site: Any) -> None:
+    jobs = [hello.submit(f"many/{i}", name="x", save=False) for i in range(10_000)]
+    jobs[7_345].workdir = "/absolute"
+    with pytest.raises(errors.ValidationFailed, match=r"jobs\[7345\].workdir"):
+        client.Job.objects.bulk_create(jobs)
+    assert client.Job.objects.filter(site_id=site.id).count() == 0
+    jobs[7_345].workdir = "many/7345"
+    client.Job.objects.bulk_create(jobs)
+    assert client.Job.objects.filter(site_id=site.id).count() == 10_000
+    assert sum(1 for _ in client.Job.objects.filter(site_id=site.id)) == 10_000
+
+
+def test_more_than_one_call_is_checked_whole_before_the_first(
+    client: Client, hello: Any, site: Any, monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    monkeypatch.setattr("balsam.client.submission.MAX_BULK", 10)
+    jobs = [hello.submit(f"many/{i}", name="x", save=False) for i in range(25)]
+    jobs[23].num_nodes = -1
+    with pytest.raises(errors.ValidationFailed, match=r"jobs\[23\].num_nodes"):
+        client.Job.objects.bulk_create(jobs)
+    assert not any(path == "/jobs" for _, path, _ in requests.seen)
+    jobs[23].num_nodes = 1
+    jobs[24].workdir = "../out"  # only the service sees that
+    with pytest.raises(errors.ValidationFailed, match=r"jobs\[24\].workdir"):
+        client.Job.objects.bulk_create(jobs)
+    assert [job.id is None for job in jobs] == [False] * 20 + [True] * 5
+    jobs[24].workdir = "out"
+    client.Job.objects.bulk_create([job for job in jobs if job.id is None])
+    assert client.Job.objects.filter(site_id=site.id).count() == 25
+
+
+def test_large_bodies_are_split_by_size(
+    client: Client, hello: Any, site: Any, monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    monkeypatch.setattr("balsam.client.submission.BODY_BYTES", 20_000)
+    jobs = [hello.submit(f"many/{i}", name="x" * 4_000, save=False) for i in range(9)]
+    client.Job.objects.bulk_create(jobs)
+    assert sum(method == "POST" for method, _, _ in requests.seen) == 3
+    assert [job.id for job in client.Job.objects.filter(site_id=site.id)] == [job.id for job in jobs]
+
+
+def test_other_models_have_queries_too(client: Client, site: Any) -> None:
+    assert client.Site.objects.get(name=site.name) == site
+    assert client.Site.objects.filter(path="ann").exists()
+    assert site in list(client.Site.objects.all())
+    assert client.EventLog.objects.filter(job_id=[]).count() == 0
+    with pytest.raises(TypeError, match="can't be updated"):
+        client.Site.objects.all().update(name="x")
+    with pytest.raises(AttributeError, match="belongs to the class"):
+        site.objects  # noqa: B018
