@@ -24,7 +24,7 @@ class Runner:
         assert site.agent_token
         self.transport = Transport(ClientSettings(url, site.agent_token))
         self.session = self.transport.request(
-            "POST", "/sessions", body=SessionCreate(site_id=site.id), reply=SessionView, idempotency_key="s"
+            "POST", "/sessions", body=SessionCreate(site_id=site.id), reply=SessionView, safe_to_repeat=True
         ).id
         self.acquires = self.reports = 0
         self.tokens: dict[int, int] = {}

@@ -176,6 +176,7 @@ class Watcher:
                 return
             self._error = None
             stream = self._client.transport.stream("/jobs/stream")
+            stream.on_drop = self._dropped
             self._stream = stream
             self._kick.set()
             self._threads = [
@@ -205,6 +206,10 @@ class Watcher:
         with self._lock:
             self._connection += 1
             self._recent.clear()
+        self._dropped()  # what happened before the subscription was in place was not pushed
+
+    def _dropped(self) -> None:
+        with self._lock:
             for watch in list(self._watches.values()):
                 watch.sure = False
         self._kick.set()

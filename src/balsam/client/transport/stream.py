@@ -72,6 +72,7 @@ class EventStream(Iterator[ServerEvent]):
 
     def __init__(self, connect: Callable[[], OpenReply], pause: Callable[[bool], None]) -> None:
         self.connected = False
+        self.on_drop: Callable[[], None] | None = None  # called in the reader's thread when a connection has ended
         self._connect = connect
         self._pause = pause
         self._closed = threading.Event()
@@ -129,8 +130,11 @@ class EventStream(Iterator[ServerEvent]):
                 logger.debug("event stream broke: %s", error)
             finally:
                 self.connected = False
-            if not self._closed.is_set():
-                self._pause(greeted)
+            if self._closed.is_set():
+                return
+            if greeted and self.on_drop is not None:
+                self.on_drop()
+            self._pause(greeted)
 
     def _events_of(self, reply: OpenReply) -> Iterator[ServerEvent]:
         parser = EventParser()
