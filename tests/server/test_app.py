@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ import pytest
 from balsam.domain.clock import SystemClock
 from balsam.server import routes
 from balsam.server.app import create_app
+from balsam.server.auth import tokens
 from balsam.server.auth.needs import OPEN
 from balsam.server.errors import Unavailable
 from balsam.server.routes.call import Call
@@ -25,8 +28,9 @@ from balsam.server.routes.endpoint import Routes
 from balsam.server.settings import ServerSettings
 from balsam.server.store.memory import MemoryStore
 from balsam.server.timer import Sweep, SweepTimer
+from balsam.server.usecases import accounts
 from tests.server.world import ok
-from tests.services import RunningService, start_service
+from tests.services import RunningService, running_service, start_service
 
 
 def test_version_and_probes_are_open(service: RunningService) -> None:
@@ -166,6 +170,18 @@ def test_a_store_that_cannot_answer_is_503_and_says_when_to_come_back() -> None:
     assert status == 503 and "database is locked" in text and int(headers["retry-after"]) > 0
 
 
+def test_requests_above_the_rate_are_429_and_say_when() -> None:
+    from starlette.testclient import TestClient
+
+    store, clock, token = MemoryStore(), SystemClock(), tokens.mint("user")
+    store.write_sync(lambda tx: accounts.ensure_local_user(tx, "ann", token, clock.now()))
+    app = create_app(ServerSettings(requests_per_sec=1.0), store, clock)
+    with TestClient(app, headers={"Authorization": f"Bearer {token}"}) as client:
+        replies = [client.get("/api/auth/me") for _ in range(5)]
+    assert [reply.status_code for reply in replies] == [200] * 4 + [429]
+    assert replies[4].headers["retry-after"] == "1" and "1 requests a second" in replies[4].text
+
+
 def test_a_sweep_that_fails_runs_again(caplog: pytest.LogCaptureFixture) -> None:
     runs: list[str] = []
 
@@ -184,7 +200,7 @@ def test_a_sweep_that_fails_runs_again(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_a_second_service_on_the_same_data_is_refused(own_service: RunningService) -> None:
-    with pytest.raises(RuntimeError, match=f"another service \\(pid {own_service.pid}\\) uses"):
+    with pytest.raises(RuntimeError, match=f"in use by process {own_service.pid}.*--data-dir"):
         start_service(own_service.home)
     with own_service.client() as client:
         ok(client.get("/readyz"))
@@ -218,6 +234,23 @@ def test_stop_is_clean_and_soon(own_service: RunningService, sig: signal.Signals
     assert "Traceback" not in own_service.log
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", own_service.port), 1)
+
+
+def test_tls_is_served_and_plain_http_is_not(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl command here to make a certificate with")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make = f"{openssl} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run([*make.split(), *files], check=True, capture_output=True)
+    with running_service(tmp_path / "home", options=["--tls-cert", str(cert), "--tls-key", str(key)]) as service:
+        assert service.url.startswith("https://127.0.0.1:")
+        trusting = ssl.create_default_context(cafile=str(cert))
+        with httpx2.Client(verify=trusting, trust_env=False) as client:
+            ok(client.get(f"{service.url}/readyz"))
+        with httpx2.Client(trust_env=False) as plain, pytest.raises(httpx2.HTTPError):
+            plain.get(f"http://127.0.0.1:{service.port}/readyz")
 
 
 def test_the_ready_line_for_people(tmp_path: Path) -> None:

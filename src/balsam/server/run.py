@@ -7,7 +7,6 @@ cleanly and the whole stop takes less than a second.
 
 import asyncio
 import errno
-import fcntl
 import logging
 import os
 import resource
@@ -25,7 +24,8 @@ from balsam.domain.clock import Clock, SystemClock
 from balsam.server.app import ServiceApp, create_app, stop_streams
 from balsam.server.auth import local
 from balsam.server.settings import ServerSettings, SettingsError
-from balsam.server.store.sqlite import SqliteStore
+from balsam.server.store.protocol import Store
+from balsam.server.store.sqlite import SqliteStore, StoreInUse
 from balsam.server.usecases import accounts
 
 log = logging.getLogger("balsam.server")
@@ -56,20 +56,16 @@ def serve(settings: ServerSettings, on_ready: OnReady | None = None, clock: Cloc
     settings.check()
     clock = clock or SystemClock()
     data_dir = local.private_directory(settings.data_path)
-    with _only_service(data_dir), _listener(settings) as sock:
+    with _listener(settings) as sock, _store(settings, data_dir) as store:
         _raise_file_limit()
-        store = SqliteStore(data_dir / DATABASE, durable=settings.synchronous == "FULL")
-        try:
-            app = create_app(settings, store, clock)
-            ready = Ready(_url(settings, sock), os.getpid(), str(data_dir), app.service.instance)
-            with _published(settings, data_dir, app, ready) as publish:
-                _Server(app, settings, lambda: _announce(publish, ready, on_ready)).run_on(sock)
-        finally:
-            store.close()
+        app = create_app(settings, store, clock)
+        ready = Ready(_url(settings, sock), os.getpid(), str(data_dir), app.service.instance)
+        with _published(settings, data_dir, app, ready) as publish:
+            _Server(app, settings, lambda: _announce(publish, ready, on_ready)).run_on(sock)
     log.info("stopped")
 
 
-def _announce(publish: Callable[[], None], ready: Ready, on_ready: OnReady | None) -> None:
+def _announce(publish: Callable[[], object], ready: Ready, on_ready: OnReady | None) -> None:
     publish()
     log.info("listening on %s, data in %s", ready.url, ready.data_dir)
     if on_ready is not None:
@@ -130,21 +126,16 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def _only_service(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory's lock; a second service on the same data is refused."""
-    descriptor = os.open(data_dir / "service.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _store(settings: ServerSettings, data_dir: Path) -> Iterator[Store]:
+    """The store in the data directory; a second service on the same data is refused by the store's own lock."""
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            message = f"another service (pid {holder}) uses {data_dir}; stop it, or give another --data-dir"
-            raise SettingsError(message) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
+        store = SqliteStore(data_dir / DATABASE, durable=settings.synchronous == "FULL")
+    except StoreInUse as error:
+        raise SettingsError(f"{error}, or give another --data-dir") from None
+    try:
+        yield store
     finally:
-        os.close(descriptor)
+        store.close()
 
 
 @contextmanager
@@ -180,7 +171,9 @@ def _url(settings: ServerSettings, sock: socket.socket) -> str:
 
 
 @contextmanager
-def _published(settings: ServerSettings, data_dir: Path, app: ServiceApp, ready: Ready) -> Iterator[Callable[[], None]]:
+def _published(
+    settings: ServerSettings, data_dir: Path, app: ServiceApp, ready: Ready
+) -> Iterator[Callable[[], object]]:
     """In single-user mode: the local account, and service.json from when the service answers until it stops."""
     if not settings.is_single_user:
         yield lambda: None
@@ -193,13 +186,9 @@ def _published(settings: ServerSettings, data_dir: Path, app: ServiceApp, ready:
         url=ready.url, token=token, pid=ready.pid, data_dir=ready.data_dir, instance=ready.instance
     )
     try:
-        yield lambda: _publish(home, contents)
+        yield lambda: local.publish(home, contents)
     finally:
         local.withdraw(home, ready.instance)
-
-
-def _publish(home: Path, contents: local.ServiceFile) -> None:
-    local.publish(home, contents)
 
 
 def _raise_file_limit() -> None:
