@@ -134,6 +134,9 @@ class StoreWorld:
         query = EventQuery(job_id=[job_id], ordering="timestamp")
         return self.read(lambda tx: events.list_events(tx, self.ada, query)).results
 
+    def newest_events(self, limit: int) -> list[EventView]:
+        return self.read(lambda tx: events.list_events(tx, self.ada, EventQuery(limit=limit))).results
+
     def _select(self, ids: list[int] | None, **fields: Any) -> JobsSelect:
         return JobsSelect(filter=JobFilter(id=ids), **fields)
 

@@ -273,7 +273,10 @@ class SqliteTx(SqliteReadTx):
         self._offer(list(changes))
 
     def _replace_tags(self, job_id: int, tags: Mapping[str, str]) -> None:
-        owner, before = self._db.execute("SELECT owner_id, tags FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        row = self._db.execute("SELECT owner_id, tags FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        if row is None:
+            raise GuardFailed(f"Job {job_id} is gone")
+        owner, before = row
         old = [(tag_number(owner, *item), job_id) for item in json.loads(before).items()]
         self._db.executemany("DELETE FROM job_tags WHERE tag = ? AND job_id = ?", old)
         self._db.executemany(_INSERT_TAG, [(tag_number(owner, *item), job_id) for item in tags.items()])

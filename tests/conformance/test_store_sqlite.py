@@ -1,0 +1,385 @@
+"""What only the SQLite store promises: plans by index, one writer, durability, clear words when the disk refuses."""
+
+import asyncio
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from balsam.domain.states import JobState
+from balsam.server.errors import Unavailable
+from balsam.server.store import sqlite as module
+from balsam.server.store.codec import ACTOR_NUMBERS, STATE_NUMBERS
+from balsam.server.store.filesystem import network_filesystem
+from balsam.server.store.records import JobSelection, UserRow
+from balsam.server.store.schema import SchemaTooNew
+from balsam.server.store.sqlite import SqliteStore, StoreInUse
+from balsam.testing.store_world import StoreWorld, run
+from balsam.wire.sessions import LaunchEvent
+
+E = LaunchEvent
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(tmp_path / "balsam.sqlite")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def world(store: SqliteStore) -> StoreWorld:
+    return StoreWorld(store)
+
+
+# Plans
+
+
+def traced(world: StoreWorld, scenario: Callable[[], object]) -> set[str]:
+    """The statements that a scenario executes, as SQLite expands them."""
+    store = world.store
+    assert isinstance(store, SqliteStore)
+    statements: set[str] = set()
+    world.counts()  # opens the reading connection
+    reader = store._readers.get()
+    store._readers.put(reader)
+    connections = (store._db, reader)
+    for connection in connections:
+        connection.set_trace_callback(statements.add)
+    try:
+        scenario()
+    finally:
+        for connection in connections:
+            connection.set_trace_callback(None)
+    return {text for text in statements if re.match(r"(SELECT|UPDATE|DELETE)\b", text)}
+
+
+def plan_of(path: Path, statement: str) -> list[str]:
+    with sqlite3.connect(path) as db:
+        return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}")]
+
+
+HOT: dict[str, Callable[[StoreWorld, int], object]] = {
+    "submit": lambda w, s: w.submit(3, tags={"a": "b"}, parent_ids=[1, 2]),
+    "acquire": lambda w, s: w.acquire(s, 5, max_wall_time_min=9, max_nodes_per_job=4, max_aggregate_nodes=9.0),
+    "acquire by tags": lambda w, s: w.acquire(s, 5, filter_tags={"a": "1", "b": "2"}),
+    "acquire by size": lambda w, s: w.acquire(s, 5, sort_by="long_large_first", max_wall_time_min=9),
+    "report": lambda w, s: [w.tell(s, job, E.STARTED, E.RUN_DONE, return_code=0) for job in w.acquire(s, 3)],
+    "renew": lambda w, s: w.renew(s),
+    "close": lambda w, s: w.close(s),
+    "sweep": lambda w, s: w.sweep(),
+    "cancel by id": lambda w, s: w.cancel([1, 2]),
+    "get": lambda w, s: w.get(1),
+    "first page": lambda w, s: w.page(limit=100),
+    "last page": lambda w, s: w.page(limit=100, ordering="-id"),
+    "keyset page": lambda w, s: w.page(limit=100, after=10),
+    "state page": lambda w, s: w.page(limit=100, state=["PREPROCESSED", "RUNNING"]),
+    "site and state page": lambda w, s: w.page(limit=100, state=["RUNNING"], site_id=[w.site.id]),
+    "site page": lambda w, s: w.page(limit=100, site_id=[w.site.id]),
+    "tag page": lambda w, s: w.page(limit=100, tags=["a:1"]),
+    "tag keyset page": lambda w, s: w.page(limit=100, tags=["a:1", "b:2"], after=3),
+    "newest first": lambda w, s: w.page(limit=100, ordering="-last_update"),
+    "changed since": lambda w, s: w.page(limit=100, last_update_after=w.now),
+    "by App": lambda w, s: w.page(limit=100, app_id=[w.app.id]),
+    "by BatchJob": lambda w, s: w.page(limit=100, batch_job_id=[1]),
+    "by parent": lambda w, s: w.page(limit=100, parent_id=[1]),
+    "by id": lambda w, s: w.page(id=[1, 2, 3]),
+    "counts": lambda w, s: (w.counts(), w.count(), w.count(state=["RUNNING"]), w.count(tags=["a:1"])),
+    "events of a Job": lambda w, s: w.events(1),
+    "newest events": lambda w, s: w.newest_events(100),
+    "delete": lambda w, s: w.delete([4]),
+}
+BIG = r"(jobs|events|job_tags|runnable_tags|job_parents|t|e|p|o)"
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_hot_statements_are_driven_by_an_index(world: StoreWorld, tmp_path: Path, name: str) -> None:
+    world.submit(20, tags={"a": "1", "b": "2"})
+    session = world.open_session().id
+    statements = traced(world, lambda: HOT[name](world, session))
+    assert statements
+    for statement in statements:
+        plan = plan_of(tmp_path / "balsam.sqlite", statement)
+        scans = [step for step in plan if re.match(rf"SCAN {BIG}\b", step)]
+        assert not scans, f"{statement}\n{plan}"
+        if "LIMIT" in statement and name not in (
+            "changed since",
+            "acquire by tags",
+            "by BatchJob",
+            "by parent",
+            "by id",
+        ):
+            sorts = [step for step in plan if "TEMP B-TREE FOR ORDER" in step]
+            assert not sorts or "json_each" in statement, f"{statement}\n{plan}"
+
+
+def test_the_order_of_acquire_comes_from_its_index(world: StoreWorld, tmp_path: Path) -> None:
+    """The order columns stand in the partial index: otherwise each acquire reads every Job that was ever granted."""
+    world.submit(5)
+    session = world.open_session().id
+    for sort, index in (("fifo", "jobs_runnable"), ("long_large_first", "jobs_runnable_by_size")):
+        statements = traced(world, lambda it=sort: world.acquire(session, 2, sort_by=it))
+        walks = [text for text in statements if "node_packing_count FROM jobs" in text]
+        assert len(walks) == 1
+        plan = plan_of(tmp_path / "balsam.sqlite", walks[0])
+        assert any(re.search(rf"SEARCH jobs USING (COVERING )?INDEX {index} \(site_id=\?", step) for step in plan), plan
+        assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+def test_the_numbers_of_states_and_actors_never_change() -> None:
+    """They are in people's databases, and the partial indexes name them."""
+    assert STATE_NUMBERS[JobState.PREPROCESSED] == 5
+    assert STATE_NUMBERS[JobState.RESTART_READY] == 10
+    assert STATE_NUMBERS[JobState.CANCELLED] == 15
+    assert sorted(STATE_NUMBERS.values()) == list(range(1, len(JobState) + 1))
+    assert list(ACTOR_NUMBERS.values()) == [1, 2, 3, 4, 5]
+
+
+# The writer
+
+
+def test_writes_that_queue_share_a_commit(store: SqliteStore) -> None:
+    """No linger: the first is committed at once, what came meanwhile together."""
+    gate, entered = threading.Event(), threading.Event()
+    commits: list[int] = []
+
+    def slow(tx: Any) -> None:
+        entered.set()
+        gate.wait(10)
+
+    async def scenario() -> None:
+        first = asyncio.ensure_future(store.write(slow))
+        await asyncio.get_running_loop().run_in_executor(None, entered.wait)
+        store._db.set_trace_callback(lambda text: commits.append(1) if text == "COMMIT" else None)
+        rest = [asyncio.ensure_future(store.write(lambda tx: tx.new_id(UserRow))) for _ in range(50)]
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(first, *rest)
+
+    run(scenario())
+    assert sum(commits) == 2
+
+
+def test_a_group_that_can_not_be_committed_fails_as_a_whole(store: SqliteStore) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        store.write_sync(lambda tx: tx._db.execute("SELECT * FROM nowhere"))
+    assert store.write_sync(lambda tx: tx.new_id(UserRow)) == 1
+
+
+def test_a_write_inside_a_write_is_refused(store: SqliteStore) -> None:
+    with pytest.raises(RuntimeError, match="inside a write"):
+        store.write_sync(lambda tx: store.write_sync(lambda inner: None))
+
+
+def test_a_read_sees_one_state_while_others_write(world: StoreWorld) -> None:
+    world.submit(2)
+    owner = JobSelection(world.ada.user_id)
+
+    def read(tx: Any) -> tuple[int, int, int]:
+        before = tx.job_count(owner)
+        thread = threading.Thread(target=world.submit, args=(3,))
+        thread.start()
+        thread.join()
+        return before, tx.job_count(owner), len(tx.job_ids(owner, 0, 100))
+
+    assert world.read(read) == (2, 2, 2)
+    assert world.count() == 5
+
+
+def test_a_subscriber_that_fails_stops_nothing(world: StoreWorld) -> None:
+    def fail(wakes: object) -> None:
+        raise RuntimeError("subscriber")
+
+    world.store.subscribe(fail)
+    world.submit()
+    assert world.count() == 1
+
+
+def test_a_second_service_on_the_file_is_refused(store: SqliteStore) -> None:
+    with pytest.raises(StoreInUse, match=f"process {os.getpid()} on "):
+        SqliteStore(store.path)
+
+
+def test_rows_ids_and_counters_survive_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "balsam.sqlite"
+    store = SqliteStore(path)
+    world = StoreWorld(store)
+    ids = world.submit(3)
+    world.delete([ids[-1]])
+    site, counts = world.site, world.counts()
+    store.close()
+    again = SqliteStore(path, durable=False)
+    try:
+        jobs = again.read_sync(lambda tx: tx.job_ids(JobSelection(world.ada.user_id), 0, 10))
+        assert jobs == ids[:2]
+        assert again.read_sync(lambda tx: tx.job_counts(JobSelection(world.ada.user_id))) == counts
+        assert again.write_sync(lambda tx: tx.new_id(UserRow)) == 2
+        world.store, world.site = again, site
+        assert world.submit()[0] > ids[-1], "the id of a deleted Job was given out again after a restart"
+    finally:
+        again.close()
+
+
+def test_durable_means_synchronous_full(tmp_path: Path) -> None:
+    for durable, level in ((True, 2), (False, 1)):
+        store = SqliteStore(tmp_path / f"{durable}.sqlite", durable=durable)
+        assert store.write_sync(lambda tx: tx._db.execute("PRAGMA synchronous").fetchone()[0]) == level
+        assert store.write_sync(lambda tx: tx._db.execute("PRAGMA foreign_keys").fetchone()[0]) == 1
+        assert store.write_sync(lambda tx: tx._db.execute("PRAGMA journal_mode").fetchone()[0]) == "wal"
+        store.close()
+
+
+def test_the_files_are_for_the_owner_only(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        store = SqliteStore(tmp_path / "home" / "balsam.sqlite")
+        StoreWorld(store)
+        modes = {entry.name: entry.stat().st_mode & 0o777 for entry in (tmp_path / "home").iterdir()}
+        store.close()
+    finally:
+        os.umask(old)
+    assert len(modes) == 4
+    assert set(modes.values()) == {0o600}
+    assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
+
+
+# Trouble
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(world: StoreWorld) -> None:
+    """F10: SQLite itself finds no page; afterwards everything goes on."""
+    world.submit(5)
+    before = (world.counts(), world.page())
+
+    def fill(tx: Any) -> None:
+        pages = tx._db.execute("PRAGMA page_count").fetchone()[0]
+        tx._db.execute(f"PRAGMA max_page_count = {pages + 1}")
+
+    world.write(fill)
+    with pytest.raises(Unavailable, match="disk is full") as refusal:
+        world.submit(1000)
+    assert refusal.value.status == 507
+    assert (world.counts(), world.page()) == before
+    world.write(lambda tx: tx._db.execute("PRAGMA max_page_count = 1000000"))
+    assert len(world.submit(1000)) == 1000
+    assert world.count() == 1005
+
+
+def test_a_full_disk_fails_the_whole_group_and_says_so_to_each(world: StoreWorld) -> None:
+    store = world.store
+
+    def fill(tx: Any) -> None:
+        pages = tx._db.execute("PRAGMA page_count").fetchone()[0]
+        tx._db.execute(f"PRAGMA max_page_count = {pages + 1}")
+
+    world.write(fill)
+
+    async def scenario() -> list[object]:
+        big = "x" * 60_000
+        row = [
+            store.write(lambda tx, n=n: tx.put(UserRow(tx.new_id(UserRow), f"{n}{big}", None, False, 1)))
+            for n in range(9)
+        ]
+        return list(await asyncio.gather(*row, return_exceptions=True))
+
+    answers = run(scenario())
+    done = [answer for answer in answers if answer is None]
+    assert all(answer is None or isinstance(answer, Unavailable) for answer in answers)
+    assert any(isinstance(answer, Unavailable) for answer in answers)
+    assert len(world.read(lambda tx: tx.find(UserRow))) == 1 + len(done)
+
+
+def test_a_read_only_database_is_said(world: StoreWorld) -> None:
+    world.write(lambda tx: tx._db.execute("PRAGMA query_only = ON"))
+    with pytest.raises(Unavailable, match="read-only") as refusal:
+        world.submit()
+    assert refusal.value.status == 503
+    assert world.count() == 0
+
+
+def test_a_database_locked_by_others_is_said(world: StoreWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F11: waits for the time-out, then refuses; never half a transaction."""
+    world.write(lambda tx: tx._db.execute("PRAGMA busy_timeout = 50"))
+    assert isinstance(world.store, SqliteStore)
+    with sqlite3.connect(world.store.path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="locked") as refusal:
+            world.submit()
+        assert refusal.value.retry_after_sec
+        other.execute("ROLLBACK")
+    other.close()
+    assert len(world.submit()) == 1
+
+
+def test_a_newer_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "balsam.sqlite"
+    SqliteStore(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 999")
+    db.close()
+    with pytest.raises(SchemaTooNew, match="upgrade the service"):
+        SqliteStore(path)
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    SqliteStore(path).close()
+
+
+def test_network_filesystems_are_recognised(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 8:1 / / rw,relatime - ext4 /dev/root rw\n"
+        "40 22 0:40 / /home rw - nfs4 server:/home rw\n"
+        "41 40 0:41 / /home/ada/local\\040disk rw - xfs /dev/sdb rw\n"
+        "odd line\n"
+    )
+    assert network_filesystem(Path("/home/ada/data"), mounts) == "nfs4"
+    assert network_filesystem(Path("/home/ada/local disk/data"), mounts) == ""
+    assert network_filesystem(Path("/homes"), mounts) == ""
+    assert network_filesystem(Path("/var/lib"), mounts) == ""
+    assert network_filesystem(Path("/var/lib"), tmp_path / "none") == ""
+    monkeypatch.setattr(module, "network_filesystem", lambda path: "lustre")
+    SqliteStore(tmp_path / "balsam.sqlite").close()
+    assert "is on lustre: use a local disk" in caplog.text
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from balsam.server.store.sqlite import SqliteStore
+from balsam.testing.store_world import StoreWorld
+world = StoreWorld(SqliteStore(Path(sys.argv[1])))
+print("ready", flush=True)
+while True:
+    print(*world.submit(3), flush=True)
+"""
+
+
+def test_s1_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+    path = tmp_path / "balsam.sqlite"
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(15)]
+    process.send_signal(signal.SIGKILL)
+    lines += process.stdout.readlines()
+    process.wait()
+    process.stdout.close()
+    acked = [int(word) for line in lines[1:] if line.endswith("\n") for word in line.split()]
+    store = SqliteStore(path)
+    try:
+        there = store.read_sync(lambda tx: tx.job_ids(JobSelection(1), 0, 100_000))
+        counted = store.read_sync(lambda tx: tx.job_count(JobSelection(1)))
+    finally:
+        store.close()
+    assert len(acked) >= 42
+    assert set(acked) <= set(there)
+    assert counted == len(there)
+    assert len(there) % 3 == 0, "half a submission"
