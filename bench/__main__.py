@@ -4,6 +4,7 @@ Floor and product run back to back in one run, because this kind of machine chan
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=5_000, help="no-op Jobs of G1")
     parser.add_argument("--rows", type=int, default=1_000_000, help="Jobs in the service when it is read")
     chosen = parser.parse_args()
+    # A `timeout` around the run must not leave the product behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parts = chosen.parts or ["starting", "running", "storing"]
     print(f"load of others: {machine.wait_for_quiet():.2f} cores", flush=True)
     goals: list[Goal] = []
