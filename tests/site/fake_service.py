@@ -51,13 +51,13 @@ class FakeService:
     url: str = ""
     stopping: bool = False
 
-    def add_site(self, name: str, path: str) -> tuple[int, str]:
+    def add_site(self, name: str, path: str, hostname: str = "") -> tuple[int, str]:
         number = len(self.sites) + 1
         self.sites[number] = SiteView(
             id=number,
             name=name,
             path=path,
-            hostname="",
+            hostname=hostname,
             owner="test",
             allowed_projects=[],
             allowed_queues={},
@@ -260,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if any(view.name == asked.name for view in service.sites.values()):
                     return 409, {"error": {"code": "exists", "message": f"there is a Site {asked.name!r} already"}}
                 service.creates += 1
-                number, token = service.add_site(asked.name, asked.path)
+                number, token = service.add_site(asked.name, asked.path, asked.hostname)
                 site = service.sites[number].model_dump(mode="json")
                 return 201, {"site": site, "token": {"token": token}}
             case ("POST", "sites", _, "token"):

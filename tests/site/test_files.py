@@ -140,6 +140,32 @@ def test_fifos_sockets_and_devices_are_refused_at_once(desk: Files, data: Path) 
     assert time.monotonic() - begun < 1
 
 
+@pytest.mark.parametrize("path", ["swap/job.out", "swap"])
+def test_a_link_put_there_right_after_the_look_is_not_followed_t9(
+    desk: Files, data: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = data / "run" / "a"
+    if path == "swap":
+        (workdir / "swap").write_text("mine")
+    else:
+        (workdir / "swap").mkdir()
+        (workdir / "swap" / "job.out").write_text("mine")
+    look = os.stat
+
+    def look_and_swap(name: object, **how: object) -> os.stat_result:
+        found = look(name, **how)
+        if name == "swap" and not (workdir / "old").exists():
+            (workdir / "swap").rename(workdir / "old")
+            target = "../neighbour/job.out" if path == "swap" else "../neighbour"
+            (workdir / "swap").symlink_to(target)
+        return found
+
+    monkeypatch.setattr("balsam.site.services.workdir.os.stat", look_and_swap)
+    reply = ask(desk, path=path)
+    assert reply.error
+    assert SECRET.encode() not in reply.data
+
+
 def test_a_name_swapped_between_look_and_use_never_leaks_t9(desk: Files, data: Path) -> None:
     """A Job that swaps a directory and a link to the outside as fast as it can."""
     workdir, stop = data / "run" / "a", threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from balsam.site.directory import SiteDirectory, SiteError, current_site_id, fin
 from balsam.site.init import init_site
 from tests.site.fake_service import USER_TOKEN, FakeService
 
-STEPS = ["intent", "settings.yml", "job-template.sh", "before-register", "registered", "credentials", "marker"]
+STEPS = ["begun", "settings.yml", "job-template.sh", "before-register", "registered", "credentials", "marker"]
 
 
 class Interrupted(BaseException):
@@ -110,6 +111,53 @@ def test_a_service_that_goes_away_in_the_middle_leaves_what_the_next_run_complet
     service.away = False
     assert init_site(tmp_path / "site", "mine", transport=user).id == 1
     assert service.creates == 1
+
+
+def test_completed_after_the_service_forgot_the_key_it_is_still_one_site_s2(
+    tmp_path: Path, user: Transport, service: FakeService
+) -> None:
+    def interrupt(name: str) -> None:
+        if name == "registered":
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        init_site(tmp_path / "site", transport=user, step=interrupt)
+    service.answered.clear()
+    assert init_site(tmp_path / "site", transport=user).id == 1
+    assert service.creates == 1
+
+
+def test_begun_under_one_name_it_is_not_completed_under_another(
+    tmp_path: Path, user: Transport, service: FakeService
+) -> None:
+    def interrupt(name: str) -> None:
+        if name == "registered":
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        init_site(tmp_path / "site", "one", transport=user, step=interrupt)
+    with pytest.raises(SiteError, match="was begun as Site 'one'"):
+        init_site(tmp_path / "site", "two", transport=user)
+    assert init_site(tmp_path / "site", "one", transport=user).name == "one"
+
+
+def test_a_failure_while_completing_can_be_completed_later(
+    tmp_path: Path, user: Transport, service: FakeService
+) -> None:
+    def stop_at(step: str, error: BaseException) -> Callable[[str], None]:
+        def stop(name: str) -> None:
+            if name == step:
+                raise error
+
+        return stop
+
+    with pytest.raises(Interrupted):
+        init_site(tmp_path / "site", transport=user, step=stop_at("registered", Interrupted()))
+    with pytest.raises(OSError, match="full"):
+        init_site(tmp_path / "site", transport=user, step=stop_at("credentials", OSError(28, "full")))
+    assert service.sites == {}
+    made = init_site(tmp_path / "site", transport=user)
+    assert list(service.sites) == [made.id]
 
 
 @pytest.mark.parametrize("there_before", [False, True])

@@ -130,11 +130,15 @@ def current_site_id() -> int | None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replace a file whole and durably, mode 0600; after a crash it holds the old content or the new. OSError."""
+    write_text(path, json.dumps(content, indent=1, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write_json`, for any text."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1, default=str)
-            stream.write("\n")
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)  # noqa: PTH105 - one system call, and a failure keeps the old file

@@ -6,7 +6,6 @@ interruption, `init_site` completes what was begun; when it fails it takes back 
 
 import contextlib
 import json
-import os
 import shlex
 import socket
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from balsam.client.errors import BalsamError, Forbidden, NotFound, ServiceUnavai
 from balsam.client.settings import ClientSettings
 from balsam.client.transport import Transport
 from balsam.platform.machines import job_template_text, settings_text
-from balsam.site.directory import SiteDirectory, SiteError, SiteIdentity, sync_directory, write_json
+from balsam.site.directory import SiteDirectory, SiteError, SiteIdentity, write_json, write_text
 from balsam.site.run import site_offer
 from balsam.site.service import follow_local_service, write_credentials
 from balsam.site.services.script import JobTemplate
@@ -44,7 +43,7 @@ class InitializedSite:
 
 @dataclass(slots=True)
 class _Intent:
-    """What an interrupted init needs to go on. `registering`: the service may have registered the Site."""
+    """What an interrupted init needs to go on. `registering`: the service may have registered the Site by now."""
 
     name: str
     url: str
@@ -115,15 +114,14 @@ class _Making:
         self._site = site
         self._transport = transport
         self._step = step
-        self._made_directories: list[Path] = []
-        self._resumed = False
+        self._made: list[Path] = []
 
     def make(self, name: str, machine: str) -> InitializedSite:
         template = self._site.root / JOB_TEMPLATE
         texts = {self._site.settings: settings_text(machine), template: job_template_text(machine)}
         intent = self._begin(name)
         try:
-            self._fill(intent, texts)
+            self._fill(texts)
             created = self._register(intent)
         except (BalsamError, OSError, ValueError) as error:
             if intent.registering and isinstance(error, ServiceUnavailable):
@@ -139,22 +137,20 @@ class _Making:
         return InitializedSite(created.site.id, created.site.name, self._site.root)
 
     def _begin(self, name: str) -> _Intent:
-        """The intent, new or that of an interrupted run."""
+        """The intent of an interrupted run, or a new one, which is written down before the service is asked."""
         root = self._site.root
-        if not root.exists():
-            self._made_directories = [one for one in (root, *root.parents) if not one.exists()]
-            root.mkdir(mode=0o700, parents=True)
-        elif not root.is_dir():
+        if root.exists() and not root.is_dir():
             raise SiteError(f"{root} is a file; name a directory")
+        missing = [one for one in (root, *root.parents) if not one.exists()]
+        for directory in reversed(missing):
+            directory.mkdir(mode=0o700)
+            self._made.append(directory)
         intent = self._earlier_intent(name)
-        if intent is None:
-            foreign = sorted(item.name for item in root.iterdir() if not _is_ours(item.name))
-            if foreign:
-                raise SiteError(f"{root} is not empty (it has {foreign[0]!r}); a Site needs a new or empty directory")
-            intent = _Intent(name, self._transport.url, self._transport.new_key(), socket.gethostname())
-            self._write(intent)
-        self._step("intent")
-        return intent
+        foreign = sorted(item.name for item in root.iterdir() if not _is_ours(item.name))
+        if foreign:
+            raise SiteError(f"{root} is not empty (it has {foreign[0]!r}); a Site needs a new or empty directory")
+        self._step("begun")
+        return intent or _Intent(name, self._transport.url, self._transport.new_key(), socket.gethostname())
 
     def _earlier_intent(self, name: str) -> _Intent | None:
         try:
@@ -163,18 +159,24 @@ class _Making:
             return None
         except (ValueError, TypeError) as error:
             raise SiteError(f"{self._site.intent} can't be understood ({error}); remove {self._site.root}") from error
-        if intent.registering and intent.name != name:
-            raise SiteError(f"{self._site.root} was begun as Site {intent.name!r}; complete it: {self._again(intent)}")
-        intent.name = name
-        self._resumed = True
+        if (intent.name, intent.url) != (name, self._transport.url):
+            raise SiteError(
+                f"{self._site.root} was begun as Site {intent.name!r} of {intent.url}; "
+                f"complete it there: {self._again(intent)}"
+            )
+        intent.registering = True
         return intent
 
-    def _fill(self, intent: _Intent, texts: dict[Path, str]) -> None:
-        for directory in DIRECTORIES:
-            (self._site.root / directory).mkdir(mode=0o700, exist_ok=True)
+    def _fill(self, texts: dict[Path, str]) -> None:
+        for name in DIRECTORIES:
+            directory = self._site.root / name
+            if not directory.exists():
+                directory.mkdir(mode=0o700)
+                self._made.append(directory)
         for path, text in texts.items():
             if not path.exists():
-                _write_whole(path, text)
+                write_text(path, text)
+                self._made.append(path)
             self._step(path.name)
         JobTemplate.read(self._site.root / JOB_TEMPLATE)
 
@@ -184,8 +186,8 @@ class _Making:
             earlier = self._registered_before(intent)
             if earlier is not None:
                 return earlier
+        write_json(self._site.intent, asdict(intent))  # S11
         intent.registering = True
-        self._write(intent)
         self._step("before-register")
         # The host of the first run: a repeat must be the same request, wherever it is made.
         body = SiteCreate(name=intent.name, **{**offer.model_dump(exclude_unset=True), "hostname": intent.hostname})
@@ -221,21 +223,13 @@ class _Making:
             self._transport.request("DELETE", f"/sites/{site_id}", deadline_sec=CALL_SEC)
 
     def _take_back(self) -> None:
-        """Leave nothing half-done. What an earlier run has left stays: somebody may have worked on it since."""
-        if self._resumed:
-            return
-        with contextlib.suppress(OSError):
-            for item in self._site.root.iterdir():
-                if _is_ours(item.name):
-                    item.rmdir() if item.is_dir() else item.unlink(missing_ok=True)
-            for made in self._made_directories:
-                made.rmdir()
+        """Leave nothing half-done. What was there before this run stays: somebody may have worked on it since."""
+        for path in (self._site.intent, self._site.credentials, *reversed(self._made)):
+            with contextlib.suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
     def _again(self, intent: _Intent) -> str:
         return shlex.join(["balsam", "site", "init", str(self._site.root), "-n", intent.name])
-
-    def _write(self, intent: _Intent) -> None:
-        write_json(self._site.intent, asdict(intent))
 
 
 def _is_ours(name: str) -> bool:
@@ -248,13 +242,3 @@ def _followed(transport: Transport) -> Path | None:
     source = transport.settings.source
     local = balsam_home() / SERVICE_FILE
     return local if source == local else None
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    sync_directory(path.parent)
