@@ -24,6 +24,7 @@ PATTERN = "session-*.outbox"
 FORMAT = 1
 # Delivered records are dropped from the file once they fill so much of it.
 COMPACT_BYTES = 4 * 1024 * 1024
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
 _LINE = re.compile(rb"([0-9a-f]{8}) (.*)\Z", re.DOTALL)
 
 
@@ -52,7 +53,7 @@ def outbox_path(directory: Path, session_id: int) -> Path:
 
 def encode(record: Mapping[str, Any]) -> bytes:
     """A record as the JSON that goes to the file and over the wire alike."""
-    return json.dumps(record, separators=(",", ":")).encode()
+    return _COMPACT.encode(record).encode()
 
 
 class Outbox:

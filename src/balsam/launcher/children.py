@@ -100,6 +100,7 @@ class Children:
         if due is not None and now >= due:
             for run in self._sweeper.sweep(now):
                 self._gone(int(run.job_id))
+            self._sweeper.took(self._clock.monotonic() - now)
 
     def _ended(self, job_id: int, live: _Live, child: Child) -> None:
         status = reap(child)

@@ -9,7 +9,6 @@ under numbers that grow (S3); at the drain every Job is reported as what became 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -19,6 +18,7 @@ from balsam.domain.job import Resources
 from balsam.domain.lease import HeldLease
 from balsam.domain.packing import Node, NodePool, Placement
 from balsam.launcher.appetite import Appetite, Room
+from balsam.launcher.job_queue import JobQueue
 from balsam.launcher.machine_messages import (
     Acquire,
     AcquireRefused,
@@ -93,12 +93,6 @@ class _Run:
     kill_at: float = math.inf
 
 
-@dataclass(slots=True)
-class _Queued:
-    job: LaunchJob
-    overtaken_since: float | None = None
-
-
 class Machine:
     """One launcher partition. Call `step` with what happened, and again at `wake_at` with nothing."""
 
@@ -108,7 +102,7 @@ class Machine:
         self._cores = sum(len(node.cpu_ids) for node in settings.nodes)
         self._busy_cores = 0
         self._lease: HeldLease | None = None
-        self._queue: dict[int, _Queued] = {}
+        self._queue = JobQueue()
         self._runs: dict[int, _Run] = {}
         self._dying: set[int] = set()
         self._appetite = Appetite()
@@ -117,7 +111,6 @@ class Machine:
         self._stores = True
         self._start_not_before = -math.inf
         self._idle_since: float | None = None
-        self._shapes: Counter[Resources] = Counter()
         self._now = -math.inf
         self._out: list[Output] = []
         self.exit: Exit | None = None
@@ -228,8 +221,8 @@ class Machine:
         if not self._draining:
             self._out.append(Note(f"the lease is over: {reason}; killing {len(self._runs)} Jobs"))
         self._draining = self._draining or "lease ended"
-        for job_id in list(self._queue):
-            self._take_from_queue(job_id)
+        for job_id in self._queue:
+            self._queue.take(job_id)
         for job_id in list(self._runs):
             self._kill(now, job_id, Killing.LEASE, "the lease ended", at_once=True)
 
@@ -244,7 +237,7 @@ class Machine:
         self._out.append(
             Note(f"draining: {reason}; {len(self._runs)} Jobs are told to end, {len(self._queue)} given back")
         )
-        for job_id in list(self._queue):
+        for job_id in self._queue:
             self._give_back(job_id)
         for job_id in list(self._runs):
             self._kill(now, job_id, Killing.DRAIN, reason)
@@ -267,25 +260,13 @@ class Machine:
         self._appetite.answered(now, self._room(), usable, len(reply.jobs) - usable)
 
     def _enqueue(self, job: LaunchJob) -> None:
-        self._take_from_queue(job.id)
-        self._queue[job.id] = _Queued(job)
-        self._shapes[job.resources] += 1
+        self._queue.put(job)
         run = self._runs.get(job.id)
         if run is not None and run.job.token < job.token:  # S6: granted anew while an earlier run of it lives here
             self._kill(self._now, job.id, Killing.FENCED, "it was granted again")
 
-    def _take_from_queue(self, job_id: int) -> LaunchJob | None:
-        queued = self._queue.pop(job_id, None)
-        if queued is None:
-            return None
-        shape = queued.job.resources
-        self._shapes[shape] -= 1
-        if not self._shapes[shape]:
-            del self._shapes[shape]
-        return queued.job
-
     def _give_back(self, job_id: int) -> None:
-        job = self._take_from_queue(job_id)
+        job = self._queue.take(job_id)
         if job is not None:
             self._record(Outcome.RELEASED, job)
 
@@ -314,16 +295,17 @@ class Machine:
             self._out.append(Note(f"the service refuses to give Jobs: {refused.reason}"))
 
     def _room(self) -> Room:
-        spoken_for = sum(shape.node_footprint * count for shape, count in self._shapes.items())
         return Room(
-            free_nodes=self._pool.free_nodes - spoken_for,
+            free_nodes=self._pool.free_nodes - self._queue.nodes,
             total_nodes=len(self._settings.nodes),
             free_cores=max(0, self._cores - self._busy_cores),
             queued=len(self._queue),
         )
 
     def _ask(self, now: float) -> None:
-        if self._lease is None or self._draining or not self._stores or len(self._runs) >= self._settings.most_running:
+        if self._appetite.in_flight is not None or self._lease is None or self._draining or not self._stores:
+            return
+        if len(self._runs) >= self._settings.most_running:
             return
         portion = self._appetite.portion(now, self._room())
         if portion is None:
@@ -350,24 +332,26 @@ class Machine:
         if self._draining or not self._stores or not self._queue or now < self._start_not_before:
             return
         full: set[Resources] = set()
-        for queued in list(self._queue.values()):
-            job = queued.job
-            if len(self._runs) >= self._settings.most_running or len(full) == len(self._shapes):
+        while self._busy_cores < self._cores and len(self._runs) < self._settings.most_running:
+            # A Job whose earlier run is not gone stays where it is (S6).
+            waiting = self._queue.next(full, self._runs)
+            if waiting is None:
                 return
+            job = waiting.job
             if self._is_too_long(now, job):
                 self._give_back(job.id)
-            elif job.id not in self._runs and job.resources not in full:  # S6: the earlier run of it must be gone
-                placement = self._pool.place(job.resources)
-                if placement is not None:
-                    self._start(job, placement)
-                    continue
-                full.add(job.resources)
-                queued.overtaken_since = queued.overtaken_since or now
-                if now - queued.overtaken_since >= OVERTAKEN_SEC:
-                    return
+                continue
+            placement = self._pool.place(job.resources)
+            if placement is not None:
+                self._start(job, placement)
+                continue
+            full.add(job.resources)
+            waiting.overtaken_since = now if waiting.overtaken_since is None else waiting.overtaken_since
+            if now - waiting.overtaken_since >= OVERTAKEN_SEC:
+                return
 
     def _start(self, job: LaunchJob, placement: Placement) -> None:
-        self._take_from_queue(job.id)
+        self._queue.take(job.id)
         self._busy_cores += _cores(placement)
         self._runs[job.id] = _Run(job, placement)
         self._idle_since = None
@@ -402,8 +386,7 @@ class Machine:
         self._start_not_before = now + START_AGAIN_SEC
         if run.killing is None and not self._draining:
             self._out.append(Note(f"Job {run.job.id} waits: {delayed.reason}"))
-            self._enqueue(run.job)
-            self._queue = {run.job.id: self._queue.pop(run.job.id), **self._queue}
+            self._queue.put_first(run.job)
         elif run.killing is not Killing.LEASE:
             self._record(Outcome.RELEASED, run.job)
 
@@ -450,7 +433,7 @@ class Machine:
         """S7. A newer grant of the same Job is not meant."""
         for job_id, token in jobs:
             queued, run = self._queue.get(job_id), self._runs.get(job_id)
-            if queued is not None and queued.job.token <= token:
+            if queued is not None and queued.token <= token:
                 self._give_back(job_id)
             if run is not None and run.job.token <= token:
                 self._kill(now, job_id, Killing.FENCED, "it is not ours any more")

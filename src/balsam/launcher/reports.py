@@ -7,7 +7,6 @@ and no new Job is started (F10).
 
 import logging
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from balsam.client.outbox import Outbox, OutboxError
@@ -36,13 +35,13 @@ class Reports:
         """Facts that the service has not confirmed."""
         return len(self._waiting) + len(self._outbox.unacked)
 
-    def add(self, record: Record, at: datetime) -> None:
-        """Take a fact; `at` is for people."""
+    def add(self, record: Record, at: str) -> None:
+        """Take a fact; `at` is a time for people."""
         fact: dict[str, Any] = {
             "job_id": record.job_id,
             "token": record.token,
             "event": record.outcome.value,
-            "at": at.isoformat(),
+            "at": at,
         }
         if record.return_code is not None:
             fact["return_code"] = record.return_code

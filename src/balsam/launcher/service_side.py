@@ -66,6 +66,7 @@ class ServiceSide:
         self._session: dict[str, Any] | None = None
         self._acquiring: dict[str, Any] | None = None
         self._reports: Reports | None = None
+        self._at = ""
         self.refused = ""
         self.is_closed = False
         self.is_over = False
@@ -123,11 +124,15 @@ class ServiceSide:
 
     def report(self, record: Record) -> None:
         """Take a fact for the service."""
-        if self._reports is not None:
-            self._reports.add(record, self._clock.now())
+        if self._reports is None:
+            return
+        # One time for all facts of a turn of the loop.
+        self._at = self._at or self._clock.now().isoformat()
+        self._reports.add(record, self._at)
 
     def flush(self, now: float, idle: bool) -> None:
-        """Write and send what is due."""
+        """Write and send what is due; the end of a turn of the loop."""
+        self._at = ""
         if self._reports is not None:
             due = self._reports.due(idle)
             if due is not None and now >= due:

@@ -18,6 +18,8 @@ from balsam.launcher.proctable import ALLOCATION_ENV, Process, kill_processes, r
 JOB_ENV = "BALSAM_JOB_ID"
 ATTEMPT_ENV = "BALSAM_ATTEMPT"
 RETIRED_PERIOD_SEC = 1.0
+# On a machine with thousands of processes a pass is slow, and made less often: it may cost so much of the time.
+RETIRED_COST = 0.01
 _FIRST_DELAY_SEC = 0.002
 _LONGEST_DELAY_SEC = 0.5
 
@@ -48,11 +50,12 @@ class Sweeper:
         self._retired: list[Run] = []
         self._held: dict[Run, _Held] = {}
         self._next_retired = 0.0
+        self._period_sec = RETIRED_PERIOD_SEC
 
     def retire(self, run: Run, now: float) -> None:
         """`run` ended by itself and its group is empty; whatever daemon it left is killed about a second later."""
         if not self._retired:
-            self._next_retired = now + RETIRED_PERIOD_SEC
+            self._next_retired = now + self._period_sec
         self._retired.append(run)
 
     def hold(self, run: Run, kill_at: float) -> None:
@@ -78,12 +81,16 @@ class Sweeper:
             del self._held[run]
         # One that was killed is looked for again too: it may have forked during this pass.
         self._retired = [run for run in self._retired if run in survivors]
-        self._next_retired = now + RETIRED_PERIOD_SEC
+        self._next_retired = now + self._period_sec
         doomed = [run for run, held in self._held.items() if now >= held.kill_at] + self._retired
         kill_processes([process for run in doomed for process in survivors[run]])
         for held in self._held.values():
             _pace(held, now)
         return gone
+
+    def took(self, seconds: float) -> None:
+        """The last pass took so long."""
+        self._period_sec = max(RETIRED_PERIOD_SEC, seconds / RETIRED_COST)
 
     def _survivors(self, runs: list[Run]) -> dict[Run, list[Process]]:
         """Processes older than the launcher are none of its runs, and their environments are not read."""
