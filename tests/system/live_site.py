@@ -51,7 +51,7 @@ class LiveSite:
         return {**os.environ, "BALSAM_HOME": str(self.home)}
 
     def start(self) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.home / "up.stderr").open("a") as log:
             self.up = subprocess.Popen(
                 [str(BALSAM), "up", "--json", "--port", "0"],

@@ -59,10 +59,11 @@ def main():
         {libe_specs}
     )
     ensemble.add_random_streams()
-    if ensemble.is_manager:
+    is_manager = ensemble.is_manager or "threads" in {libe_specs!r}  # which libEnsemble does not say for threads
+    if is_manager:
         allocation = executor.submit_allocation(site_id={id}, num_nodes=1, wall_time_min=10)
     H, _, flag = ensemble.run()
-    if ensemble.is_manager:
+    if is_manager:
         executor.revoke_allocation(allocation)
         done = H[H["sim_ended"]]
         assert flag == 0 and len(done) >= 8, (flag, len(done))

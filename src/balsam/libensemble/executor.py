@@ -13,7 +13,7 @@ from typing import Any
 
 from libensemble.executors.executor import NOT_STARTED_STATES, Application, Executor, ExecutorException, jassert
 
-from balsam.api import ApplicationDefinition, BatchJob, EventLog, Job
+from balsam.api import ApplicationDefinition, BatchJob, EventLog, Job, JobMode, NotFound
 from balsam.domain.paths import BadPath, contained
 from balsam.libensemble.definition import check_definition, checked_parameters, packed, run_line, unpacked
 from balsam.libensemble.placement import Placement, positive, resolve_placement
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 # The documented defaults. Never handed on and never changed: every use copies.
 _NO_ITEMS: dict[str, Any] = {}
 _NO_PARTITIONS: list[dict[str, Any]] = []
+
+_JOB_MODES = tuple(mode.value for mode in JobMode)
 
 
 class BalsamExecutor(Executor):
@@ -119,18 +121,25 @@ class BalsamExecutor(Executor):
             Run only Jobs that carry these tags
         partitions: list[dict], Optional
             Slices of the allocation, each with its ``job_mode``, ``num_nodes``, ``filter_tags``
+
+        Raises ExecutorException for an unknown site or job mode; a queue, project, size or option that the site does
+        not allow shows as state ``submit_failed``, with the reason in ``status_info``.
         """
-        allocation = BatchJob.objects.create(
-            site_id=site_id,
-            num_nodes=num_nodes,
-            wall_time_min=wall_time_min,
-            job_mode=job_mode,
-            queue=queue,
-            project=project,
-            optional_params=dict(optional_params or {}),
-            filter_tags=dict(filter_tags or {}),
-            partitions=[dict(part) for part in partitions or []] or None,
-        )
+        jassert(job_mode in _JOB_MODES, f"job_mode={job_mode!r} must be one of: {', '.join(_JOB_MODES)}")
+        try:
+            allocation = BatchJob.objects.create(
+                site_id=site_id,
+                num_nodes=num_nodes,
+                wall_time_min=wall_time_min,
+                job_mode=job_mode,
+                queue=queue,
+                project=project,
+                optional_params=dict(optional_params or {}),
+                filter_tags=dict(filter_tags or {}),
+                partitions=[dict(part) for part in partitions or []] or None,
+            )
+        except NotFound as error:
+            raise ExecutorException(f"site_id={site_id!r}: {error}; `balsam site ls` lists yours") from error
         self.allocations.append(allocation)
         logger.info(f"Submitted allocation to site {site_id}: nodes {num_nodes} queue {queue} project {project}")
         return allocation
