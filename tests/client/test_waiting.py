@@ -73,7 +73,7 @@ def test_wait_returns_as_soon_as_the_job_is_done(hello: Any, client: Client, run
     assert job.wait(timeout=10)
     returned_at = time.monotonic()
     timer.join()
-    assert returned_at - done_at[0] < 0.3
+    assert returned_at - done_at[0] < 1.0  # far below both polls
     assert (job.state, job.return_code, job.done()) == (JobState.JOB_FINISHED, 0, True)
     assert job.started_at is not None and job.ended_at >= job.started_at
     assert job.attempt == 1
@@ -83,7 +83,7 @@ def test_wait_ends_in_time(hello: Any) -> None:
     job = hello.submit("a", name="x")
     start = time.monotonic()
     assert not job.wait(timeout=0.4)
-    assert 0.4 <= time.monotonic() - start < 0.8
+    assert 0.4 <= time.monotonic() - start < 1.5
     assert not job.wait(timeout=0)
     assert not job.wait(timeout=-1)
 
@@ -119,6 +119,19 @@ def test_waiting_sends_no_request_while_the_stream_is_up(
     timer.join()
     own = [path for path in traffic.paths if "/sessions" not in path]
     assert own == ["/jobs"]  # the submission itself
+
+
+def test_what_happened_before_the_first_look_is_not_missed(hello: Any, client: Client, runner: Runner) -> None:
+    other = hello.submit("other", name="x")
+    connect(client, other)
+    made = hello.submit("made", name="x")
+    read = client.Job.objects.get(id=made.id)
+    runner.run_all()
+    assert other.wait(timeout=10)
+    start = time.monotonic()
+    assert read.wait(timeout=10)
+    assert made.wait(timeout=10)
+    assert time.monotonic() - start < 5  # not by the safety poll
 
 
 def test_as_completed_over_1000_jobs_uses_one_stream_and_few_requests(
@@ -243,7 +256,7 @@ def test_wait_with_a_timeout_ends_in_time_while_the_service_is_down(own: Any, ca
     start = time.monotonic()
     with caplog.at_level(logging.WARNING, "balsam"):
         assert not job.wait(timeout=3)
-    assert 2.9 < time.monotonic() - start < 3.5
+    assert 2.9 < time.monotonic() - start < 4.5
     said = [record.getMessage() for record in caplog.records if "can't be reached" in record.getMessage()]
     assert len(said) == 1
     assert job.poll_state() is JobState.PREPROCESSED

@@ -96,7 +96,7 @@ class Model:
         self._take_row(self._manager()._read(self._saved_id()))
 
     def delete(self) -> None:
-        """Delete the object at the service. Raises `DoesNotExist` when it is gone already."""
+        """Delete the object at the service. One that is gone already is no error: a repeated call must not fail."""
         self._manager()._delete(self)
 
     def display_dict(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 from balsam.client.errors import NotFound
@@ -147,12 +148,8 @@ class Manager(Generic[M]):
         raise TypeError(f"{self.name} can't be changed")
 
     def _delete(self, instance: M) -> None:
-        row_id = instance._saved_id()
-        try:
-            self.client.transport.request("DELETE", f"{self.path}/{row_id}")
-        except NotFound as error:
-            if not error.repeated:  # else the answer to the try that did it was lost
-                raise self.model.DoesNotExist(f"{self.name} {row_id} does not exist (any more)") from None
+        with suppress(NotFound):
+            self.client.transport.request("DELETE", f"{self.path}/{instance._saved_id()}")
 
     def _update_matching(self, query: Query[M], fields: dict[str, Any]) -> Changed:
         raise TypeError(f"{self.name} queries can't be updated; change the instances")

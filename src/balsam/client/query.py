@@ -20,7 +20,11 @@ SPLITTABLE = ("id", "job_id", "parent_id", "app_id", "site_id", "batch_job_id")
 
 
 class Changed(int):
-    """How many rows a verb changed: a number, with `refused` saying which it could not change and why (at most 100)."""
+    """How many rows a verb changed: a number, with `refused` saying which it could not change and why (at most 100).
+
+    When the answer to a call was lost and the call repeated, it counts what the repeat changed: the verb is carried out
+    on every match either way.
+    """
 
     refused: dict[int, str]
 

@@ -1,10 +1,11 @@
 """BatchJob: an allocation that a Site's agent asks from its scheduler."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from balsam.client.errors import Conflict
+from balsam.client.errors import Conflict, NotFound
 from balsam.client.fields import Field, Write
 from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
@@ -135,9 +136,10 @@ class BatchJob(Model):
     def delete(self) -> None:
         """Ask for the end of a live allocation, like `cancel`; delete the record of one that has ended."""
         path = f"/batch-jobs/{self._saved_id()}"
-        reply = self._manager().client.transport.request("DELETE", path, reply=Deleted)
-        if not reply.deleted:
-            self.refresh_from_db()
+        with suppress(NotFound):
+            reply = self._manager().client.transport.request("DELETE", path, reply=Deleted)
+            if not reply.deleted:
+                self.refresh_from_db()
 
     def validate(
         self,

@@ -157,10 +157,12 @@ class Job(JobFiles, Model):
 
     def retry(self) -> None:
         """Run a FAILED or CANCELLED Job again; its history is kept. Raises Conflict in any other state."""
+        ended = self._known_done() and self.state is not JobState.JOB_FINISHED
         refused = self._jobs().retry([self]).refused
-        if refused:
-            raise Conflict(f"Job {self.id} can't be run again: {refused.get(self.id, 'refused')}")
         self.refresh_from_db()
+        # Refused, but no longer ended: the answer to the call that did it was lost, and this one came second.
+        if refused and not (ended and not self._known_done()):
+            raise Conflict(f"Job {self.id} can't be run again: {refused.get(self.id, 'refused')}")
 
     def explain(self) -> JobExplanation:
         """Why the Job is where it is, and what to do: `.summary` and `.reasons`."""

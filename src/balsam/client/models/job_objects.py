@@ -168,8 +168,7 @@ class JobManager(Manager["Job"]):
             return Changed(0)
         body = JobsSelect(filter=selected, reason=reason) if reason else JobsSelect(filter=selected)
         transport = self.client.transport
-        key = transport.new_key()
-        reply = transport.request("POST", f"/jobs/{verb}", body=body, reply=JobsChanged, idempotency_key=key)
+        reply = transport.request("POST", f"/jobs/{verb}", body=body, reply=JobsChanged, safe_to_repeat=True)
         return Changed(reply.changed, reply.refused)
 
     def _selected(self, jobs: "Query[Job] | Iterable[Job | int]") -> JobFilter | None:
@@ -208,14 +207,11 @@ class JobManager(Manager["Job"]):
         reply = self._delete_selected(JobFilter(id=[instance._saved_id()]))
         if reply.skipped:
             raise Conflict(f"Job {instance.id} can't be deleted: {reply.reason or 'it runs; cancel() it first'}")
-        if not reply.deleted:
-            raise self.model.DoesNotExist(f"Job {instance.id} does not exist (any more)")
 
     def _delete_selected(self, selected: JobFilter) -> Deleted:
         transport = self.client.transport
         body = JobsSelect(filter=selected)
-        key = transport.new_key()
-        return transport.request("POST", "/jobs/delete", body=body, reply=Deleted, idempotency_key=key)
+        return transport.request("POST", "/jobs/delete", body=body, reply=Deleted, safe_to_repeat=True)
 
     def _delete_matching(self, query: Query["Job"]) -> Changed:
         reply = self._delete_selected(JobFilter(**query._filters))
@@ -228,8 +224,7 @@ class JobManager(Manager["Job"]):
         patch = checked(JobPatch, "update", {name: json_copy(value, name) for name, value in fields.items()})
         body = JobsSelect(filter=JobFilter(**query._filters), patch=patch)
         transport = self.client.transport
-        key = transport.new_key()
-        reply = transport.request("POST", "/jobs/update", body=body, reply=JobsChanged, idempotency_key=key)
+        reply = transport.request("POST", "/jobs/update", body=body, reply=JobsChanged, safe_to_repeat=True)
         return Changed(reply.changed, reply.refused)
 
     def _filter_value(self, name: str, value: Any) -> Any:

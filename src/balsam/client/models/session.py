@@ -1,10 +1,11 @@
 """Session: a launcher's lease, under which it acquires Jobs. Launchers make their own; scripts mostly look at them."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from balsam.client.errors import NotFound
+from balsam.client.errors import NotFound, SessionEnded
 from balsam.client.fields import Field, Write
 from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
@@ -52,12 +53,10 @@ class SessionManager(Manager["Session"]):
         instance._take_row(self._row_dict(made))
 
     def _delete(self, instance: "Session") -> None:
-        try:
+        with suppress(NotFound, SessionEnded):
             self.client.transport.request(
                 "POST", f"{self.path}/{instance._saved_id()}/close", body=SessionClose(), safe_to_repeat=True
             )
-        except NotFound:
-            raise Session.DoesNotExist(f"Session {instance.id} does not exist (any more)") from None
 
 
 class Session(Model):
