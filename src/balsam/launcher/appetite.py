@@ -74,11 +74,14 @@ class Appetite:
         more_room = self._fed_up_at is not None and room.free_nodes > self._fed_up_at + _EPSILON
         if self._fed_up_at is not None and not (self._hinted or more_room or now >= self._poll_at):
             return None
-        nodes = (room.free_nodes if has_room else 0.0) + sum(footprint for _, footprint in self._ended)
+        short = max(0, reserve - room.queued)
+        nodes = room.free_nodes if has_room else 0.0
+        if short:
+            nodes += sum(footprint for _, footprint in self._ended) * short / reserve
         if has_room and now >= self._large_turn_at:
             self._large_turn_at = now + LARGE_TURN_SEC
             nodes = max(nodes, float(room.total_nodes))
-        jobs = (room.free_cores if has_room else 0) + max(0, reserve - room.queued)
+        jobs = (room.free_cores if has_room else 0) + short
         if jobs == 0:
             return None
         return Portion(min(jobs, MOST_AT_ONCE), nodes)

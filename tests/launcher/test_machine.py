@@ -1,0 +1,580 @@
+"""The launcher's rules, without a process: tables of what happens and what must come out, then everything at random."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from balsam.domain.job import Resources
+from balsam.domain.lease import HeldLease, LeaseKind
+from balsam.domain.packing import Node
+from balsam.launcher.appetite import MOST_IN_RESERVE, POLL_SEC
+from balsam.launcher.machine import KILL_AGAIN_SEC, OVERTAKEN_SEC, START_AGAIN_SEC, Machine, MachineSettings
+from balsam.launcher.machine_messages import (
+    Acquire,
+    AcquireRefused,
+    CancelRequested,
+    Drain,
+    Exited,
+    ExitReason,
+    Fenced,
+    Gone,
+    Granted,
+    Input,
+    LaunchJob,
+    LeaseEnded,
+    LeaseRenewed,
+    Note,
+    Outcome,
+    Output,
+    Record,
+    SessionOpened,
+    Signal,
+    Start,
+    StartDelayed,
+    Started,
+    StartFailed,
+    Storage,
+    Work,
+)
+from balsam.wire.sessions import AcquireRequest, GrantedJob, LaunchEvent, ReportRecord
+
+HALF = Resources(node_packing_count=2)
+NODE = Node("n0", (0, 1, 2, 3))
+
+
+def job(number: int, resources: Resources = HALF, token: int = 1, attempt: int = 1) -> LaunchJob:
+    return LaunchJob(number, 1, token, attempt, f"job{number}", resources)
+
+
+def one(kind: type, outputs: list[Output]) -> Any:
+    found = [output for output in outputs if isinstance(output, kind)]
+    assert len(found) == 1, outputs
+    return found[0]
+
+
+def all_of(kind: type, outputs: list[Output]) -> list[Any]:
+    return [output for output in outputs if isinstance(output, kind)]
+
+
+def told(outputs: list[Output]) -> list[tuple[Outcome, int]]:
+    return [(output.outcome, output.job_id) for output in outputs if isinstance(output, Record)]
+
+
+class Bench:
+    """A machine with an open Session; `now` is moved by hand."""
+
+    def __init__(self, kind: LeaseKind = LeaseKind.ALLOCATION, nodes: tuple[Node, ...] = (NODE,), **given: Any) -> None:
+        self.now = 1000.0
+        self.machine = Machine(MachineSettings(nodes, **given))
+        self.first = self.step(SessionOpened(HeldLease(kind, 1000.0, ttl_sec=300, margin_sec=60)))
+
+    def step(self, *inputs: Input, after: float = 0.0) -> list[Output]:
+        self.now += after
+        return self.machine.step(self.now, list(inputs))
+
+    def grant(self, *jobs: LaunchJob) -> list[Output]:
+        seq = self.machine._acquire_seq
+        return self.step(Granted(seq, jobs))
+
+    def run(self, *jobs: LaunchJob) -> list[Output]:
+        """Granted, started, running."""
+        self.grant(*jobs)
+        return self.step(*(Started(one.id) for one in jobs))
+
+    def end(self, job_id: int, code: int = 0, **given: Any) -> list[Output]:
+        return self.step(Exited(job_id, code, **given), Gone(job_id))
+
+
+def test_a_job_from_grant_to_done() -> None:
+    bench = Bench()
+    asked = one(Acquire, bench.first)
+    assert (asked.acquire_seq, asked.max_aggregate_nodes, asked.max_nodes_per_job) == (1, 1.0, 1)
+    start = one(Start, bench.grant(job(1)))
+    assert start.placement.shares[0].cpu_ids == (0,)
+    assert told(bench.step(Started(1))) == [(Outcome.STARTED, 1)]
+    assert told(bench.end(1)) == [(Outcome.RUN_DONE, 1)]
+    assert bench.machine.is_idle
+
+
+def test_end_is_told_and_slot_freed_only_when_gone() -> None:
+    """S9, S6: its group may still have members after the first process ended."""
+    bench = Bench()
+    bench.grant(job(1, Resources()), job(2, Resources()))
+    bench.step(Started(1))
+    out = bench.step(Exited(1, 0))
+    assert told(out) == all_of(Start, out) == []
+    assert bench.machine.running == (1,)
+    out = bench.step(Gone(1))
+    assert told(out) == [(Outcome.RUN_DONE, 1)]
+    assert one(Start, out).job.id == 2
+
+
+def test_failure_carries_code_signal_and_tail() -> None:
+    bench = Bench()
+    bench.run(job(1))
+    record = one(Record, bench.end(1, 139, signal="SIGSEGV", message="tail"))
+    assert (record.outcome, record.return_code, record.message) == (Outcome.RUN_ERROR, 139, "tail")
+    assert record.data == {"return_code": 139, "signal": "SIGSEGV"}
+
+
+def test_cancel_is_term_then_kill_then_killed_when_gone() -> None:
+    bench = Bench(kill_grace_sec=10)
+    bench.run(job(1))
+    signal = one(Signal, bench.step(CancelRequested((1, 77))))
+    assert (signal.kill, signal.kill_at) == (False, 1010.0)
+    assert bench.machine.wake_at() == 1010.0
+    assert all_of(Signal, bench.step(CancelRequested((1,)), after=5)) == [], "asked once"
+    assert one(Signal, bench.step(after=5)).kill
+    assert one(Signal, bench.step(after=KILL_AGAIN_SEC)).kill, "again until it is gone"
+    assert told(bench.end(1, 137)) == [(Outcome.KILLED, 1)]
+
+
+def test_cancel_of_a_waiting_job_gives_it_back() -> None:
+    bench = Bench()
+    bench.grant(job(1, Resources()), job(2, Resources()))
+    assert told(bench.step(CancelRequested((2,)))) == [(Outcome.RELEASED, 2)]
+
+
+def test_cancel_while_it_starts_is_signalled_when_started() -> None:
+    bench = Bench()
+    bench.grant(job(1))
+    assert all_of(Signal, bench.step(CancelRequested((1,)))) == []
+    out = bench.step(Started(1))
+    assert told(out) == [(Outcome.STARTED, 1)]
+    assert not one(Signal, out).kill
+    assert told(bench.end(1, 143)) == [(Outcome.KILLED, 1)]
+
+
+def test_cancel_while_it_starts_and_fails_to() -> None:
+    bench = Bench()
+    bench.grant(job(1))
+    bench.step(CancelRequested((1,)))
+    assert told(bench.step(StartFailed(1, 127, "no"))) == [(Outcome.RELEASED, 1)]
+
+
+def test_fenced_run_is_killed_and_given_back_a_newer_grant_is_not_meant() -> None:
+    """S7."""
+    bench = Bench()
+    bench.run(job(1, token=5))
+    assert bench.step(Fenced(((1, 4),))) == [], "an older report of ours"
+    assert not one(Signal, bench.step(Fenced(((1, 5),)))).kill
+    assert told(bench.end(1, 143)) == [(Outcome.RELEASED, 1)]
+
+
+def test_granted_again_while_an_earlier_run_lives() -> None:
+    """S6: the new run starts only after the old one is gone."""
+    bench = Bench()
+    bench.run(job(1, token=1))
+    bench.step(Work())
+    out = bench.grant(job(1, token=2, attempt=2))
+    assert all_of(Start, out) == []
+    assert one(Signal, out).job_id == 1
+    out = bench.end(1, 143)
+    assert told(out) == [(Outcome.RELEASED, 1)]
+    assert one(Record, out).token == 1
+    assert one(Start, out).job.token == 2
+
+
+def test_start_that_fails_is_an_error_with_its_reason() -> None:
+    bench = Bench()
+    bench.grant(job(1))
+    out = bench.step(StartFailed(1, 127, "absent: command not found"))
+    assert told(out) == [(Outcome.STARTED, 1), (Outcome.RUN_ERROR, 1)]
+    assert all_of(Record, out)[1].message == "absent: command not found"
+    assert bench.machine.is_idle
+
+
+def test_start_that_is_delayed_keeps_its_turn() -> None:
+    bench = Bench()
+    bench.grant(job(1, Resources()), job(2, Resources()))
+    out = bench.step(StartDelayed(1, "too many processes"))
+    assert told(out) == []
+    assert all_of(Start, out) == []
+    assert bench.machine.queued == (2, 1) or bench.machine.queued == (1, 2)
+    assert bench.machine.wake_at() == 1000 + START_AGAIN_SEC
+    assert one(Start, bench.step(after=START_AGAIN_SEC)).job.id == 1
+
+
+def test_drain_ends_everything_in_order() -> None:
+    """L3."""
+    bench = Bench(drain_grace_sec=3)
+    bench.grant(job(1), job(2), job(3))
+    bench.step(Started(1), Started(2))
+    out = bench.step(Drain("SIGTERM"))
+    assert told(out) == [(Outcome.RELEASED, 3)]
+    assert [(s.job_id, s.kill, s.kill_at) for s in all_of(Signal, out)] == [(1, False, 1003.0), (2, False, 1003.0)]
+    assert bench.step(Drain("again")) == []
+    assert told(bench.end(1, 0)) == [(Outcome.RUN_TIMEOUT, 1)], "it was told to end: what it says then is no result"
+    out = bench.end(2, 143)
+    assert told(out) == [(Outcome.RUN_TIMEOUT, 2)]
+    assert bench.machine.exit is not None
+    assert bench.machine.exit.reason is ExitReason.DRAINED
+    assert bench.step(Work()) == []
+
+
+def test_drain_by_the_clock() -> None:
+    bench = Bench(end=1100.0, drain_at=1088.0)
+    bench.run(job(1))
+    assert bench.machine.wake_at() == 1088.0 or bench.machine.wake_at() == 1000 + POLL_SEC
+    assert all_of(Signal, bench.step(after=87.9)) == []
+    assert one(Signal, bench.step(after=0.1)).job_id == 1
+
+
+def test_drain_before_there_is_a_session() -> None:
+    machine = Machine(MachineSettings((NODE,)))
+    assert machine.step(0.0, []) == []
+    machine.step(1.0, [Drain("SIGTERM")])
+    assert machine.exit is not None
+
+
+def test_grant_that_arrives_while_draining_is_given_back() -> None:
+    bench = Bench()
+    bench.run(job(9))
+    bench.step(Work())
+    bench.step(Drain("x"))
+    assert told(bench.grant(job(1))) == [(Outcome.RELEASED, 1)]
+
+
+@pytest.mark.parametrize("how", ["time", "service"])
+def test_lease_over_is_one_way(how: str) -> None:
+    """S6: everything is killed at once, nothing more is reported, started or asked, whatever comes later."""
+    bench = Bench(LeaseKind.HEARTBEAT)
+    bench.grant(job(1), job(2), job(3))
+    bench.step(Started(1), Started(2))
+    out = bench.step(after=240) if how == "time" else bench.step(LeaseEnded("session_ended"))
+    assert [(s.job_id, s.kill) for s in all_of(Signal, out)] == [(1, True), (2, True)]
+    assert told(out) == []
+    assert bench.machine.queued == ()
+    out = bench.step(LeaseRenewed(bench.now + 5), Work(), CancelRequested((1,)), Fenced(((2, 1),)), after=1)
+    assert all_of(Signal, out) == all_of(Record, out) == all_of(Acquire, out) == all_of(Start, out) == []
+    assert told(bench.end(1, 0)) == []
+    assert told(bench.end(2, 137)) == []
+    assert bench.machine.exit is not None
+    assert bench.machine.exit.reason is ExitReason.LEASE_ENDED
+
+
+def test_renewed_lease_holds_from_the_time_it_was_sent() -> None:
+    bench = Bench(LeaseKind.HEARTBEAT)
+    bench.run(job(1))
+    bench.step(LeaseRenewed(1100.0), after=150)
+    assert all_of(Signal, bench.step(after=189.9)) == []
+    assert one(Signal, bench.step(after=0.2)).kill
+
+
+def test_allocation_lease_knows_no_time() -> None:
+    bench = Bench()
+    bench.run(job(1))
+    assert all_of(Signal, bench.step(after=1e6)) == []
+
+
+def test_started_after_the_lease_ended_is_killed_and_not_reported() -> None:
+    bench = Bench()
+    bench.grant(job(1))
+    bench.step(LeaseEnded("x"))
+    out = bench.step(Started(1))
+    assert told(out) == []
+    assert one(Signal, out).kill
+
+
+def test_idle_ends_after_the_ttl() -> None:
+    bench = Bench(idle_ttl_sec=60)
+    bench.grant()
+    bench.step(after=30)
+    bench.run(job(1))
+    bench.end(1)
+    for _ in range(59):
+        bench.step(after=1)
+    assert bench.machine.exit is None
+    bench.step(after=1)
+    assert bench.machine.exit is not None
+    assert bench.machine.exit.reason is ExitReason.IDLE
+
+
+def test_packing_takes_what_fits_and_others_pass_until_it_was_overtaken_for_long() -> None:
+    nodes = (NODE, Node("n1", (0, 1, 2, 3)))
+    bench = Bench(nodes=nodes)
+    both = Resources(num_nodes=2)
+    bench.run(job(1))
+    bench.step(Work())
+    out = bench.grant(job(2, both), job(3), job(4))
+    assert [start.job.id for start in all_of(Start, out)] == [3, 4]
+    bench.step(Started(3), Started(4))
+    bench.step(Work(), after=OVERTAKEN_SEC)
+    bench.end(3)
+    bench.machine._appetite.in_flight = None
+    bench.step(Work(), after=OVERTAKEN_SEC)
+    out = bench.grant(job(5))
+    assert all_of(Start, out) == [], "the large one has waited long enough"
+    bench.end(1)
+    assert [start.job.id for start in all_of(Start, bench.end(4))] == [2]
+
+
+def test_too_long_for_what_is_left_is_given_back() -> None:
+    bench = Bench(end=1000 + 600.0)
+    assert one(Acquire, bench.first).max_wall_time_min == 10
+    assert told(bench.grant(job(1, Resources(wall_time_min=11)))) == [(Outcome.RELEASED, 1)]
+    bench = Bench(end=1000 + 600.0)
+    bench.grant(job(1, Resources()), job(2, Resources(wall_time_min=5)))
+    assert told(bench.step(Started(1), after=299)) == [(Outcome.STARTED, 1)]
+    assert told(bench.step(after=62)) == [(Outcome.RELEASED, 2)]
+
+
+def test_what_no_node_has_is_given_back_and_asked_for_less_and_less_often() -> None:
+    bench = Bench(idle_ttl_sec=1e9)
+    out = bench.grant(job(1, Resources(gpus_per_rank=1)))
+    assert told(out) == [(Outcome.RELEASED, 1)]
+    assert "no node here has" in one(Note, out).text
+    delays = []
+    for _ in range(4):
+        start = bench.now
+        while not all_of(Acquire, bench.step(Work(), after=0.5)):
+            pass
+        delays.append(bench.now - start)
+        bench.grant(job(1, Resources(gpus_per_rank=1)))
+    assert delays == [5.0, 10.0, 20.0, 40.0]
+
+
+def test_without_packing_each_job_has_its_node() -> None:
+    bench = Bench(allows_packing=False)
+    assert len(all_of(Start, bench.grant(job(1), job(2)))) == 1
+
+
+def test_never_more_than_most_running() -> None:
+    bench = Bench(most_running=1)
+    assert len(all_of(Start, bench.grant(job(1), job(2)))) == 1
+
+
+def test_without_storage_nothing_starts() -> None:
+    """F10: results could not be kept."""
+    bench = Bench()
+    bench.step(Storage(False))
+    assert all_of(Start, bench.grant(job(1))) == []
+    assert all_of(Acquire, bench.step(Work())) == []
+    assert one(Start, bench.step(Storage(True))).job.id == 1
+
+
+def test_one_acquire_at_a_time_under_growing_numbers() -> None:
+    """S3."""
+    bench = Bench()
+    assert all_of(Acquire, bench.step(Work())) == []
+    bench.step(Granted(7, (job(8),)))
+    assert bench.machine.is_idle, "an answer to a question that was not asked"
+    assert one(Acquire, bench.grant()).acquire_seq == 2
+    out = bench.step(AcquireRefused(2, "forbidden"))
+    assert "forbidden" in one(Note, out).text
+    assert all_of(Acquire, bench.step(Work(), after=1)) == []
+    assert one(Acquire, bench.step(after=5)).acquire_seq == 3
+
+
+def test_an_empty_answer_is_not_asked_again_until_there_is_a_reason() -> None:
+    bench = Bench(idle_ttl_sec=1e9)
+    bench.step(Granted(1, ()))
+    assert all_of(Acquire, bench.step(after=1)) == []
+    assert bench.machine.wake_at() == 1000 + POLL_SEC
+    assert one(Acquire, bench.step(Work(), after=0.001)).acquire_seq == 2
+    bench.grant()
+    assert one(Acquire, bench.step(after=POLL_SEC)).acquire_seq == 3
+
+
+def test_a_hint_that_comes_while_the_question_is_under_way_is_not_lost() -> None:
+    bench = Bench()
+    bench.step(Work())
+    assert one(Acquire, bench.step(Granted(1, ()))).acquire_seq == 2
+
+
+def test_reserve_follows_the_pace_of_ends() -> None:
+    bench = Bench()
+    assert one(Acquire, bench.first).max_jobs == 4
+    number = 0
+    asked: list[Acquire] = [one(Acquire, bench.first)]
+    for _ in range(400):
+        if bench.machine._appetite.in_flight is not None:
+            count = min(asked[-1].max_jobs, int(asked[-1].max_aggregate_nodes / HALF.node_footprint))
+            jobs = [job(number + index + 1) for index in range(count)]
+            number += count
+            asked += all_of(Acquire, bench.grant(*jobs))
+        running = bench.machine.running
+        outputs = bench.step(*(Started(job_id) for job_id in running), after=0.001)
+        outputs += [output for job_id in running for output in bench.end(job_id)]
+        asked += all_of(Acquire, outputs)
+        assert len(bench.machine.queued) <= MOST_IN_RESERVE + 4
+    assert 50 <= max(request.max_jobs for request in asked) <= MOST_IN_RESERVE + 4
+    bench.now += 60
+    for job_id in bench.machine.running:
+        asked += all_of(Acquire, bench.end(job_id))
+    assert asked[-1].max_jobs <= MOST_IN_RESERVE + 4
+
+
+def test_wire_and_machine_agree_on_words_and_fields() -> None:
+    assert {outcome.value for outcome in Outcome} == {event.value for event in LaunchEvent}
+    assert set(Acquire.__slots__) | {"known_apps"} == set(AcquireRequest.model_fields)
+    wire = GrantedJob(
+        id=1, app_id=2, token=3, attempt=4, workdir="a", parameters={"x": 1}, num_nodes=1, ranks_per_node=2,
+        threads_per_rank=3, threads_per_core=1, gpus_per_rank=0.5, node_packing_count=2, wall_time_min=5,
+        launch_params={"k": "v"},
+    )  # fmt: skip
+    launched = LaunchJob.from_wire(wire.model_dump())
+    assert launched == LaunchJob(1, 2, 3, 4, "a", Resources(1, 2, 3, 1, 0.5, 2, 5), {"x": 1}, {"k": "v"})
+    assert {"seq", "job_id", "token", "event", "at", "return_code", "message", "data"} == set(ReportRecord.model_fields)
+
+
+# Everything at random
+
+
+@dataclass
+class World:
+    """What is true outside of the machine, and the checks on every output."""
+
+    machine: Machine
+    now: float = 0.0
+    tokens: dict[int, int] = field(default_factory=dict)
+    starting: set[int] = field(default_factory=set)
+    alive: set[int] = field(default_factory=set)
+    exited: set[int] = field(default_factory=set)
+    ends: dict[tuple[int, int], list[Outcome]] = field(default_factory=dict)
+    granted: set[tuple[int, int]] = field(default_factory=set)
+    asked: Acquire | None = None
+    lease_over: bool = False
+
+    def step(self, *inputs: Input) -> None:
+        for output in self.machine.step(self.now, list(inputs)):
+            self.check(output)
+        wake = self.machine.wake_at()
+        assert wake is None or wake > self.now, "it would be called again and again"
+
+    def check(self, output: Output) -> None:
+        match output:
+            case Start():
+                assert not self.lease_over
+                assert output.job.id not in self.starting | self.alive, "S6: two runs of one Job"
+                self.starting.add(output.job.id)
+            case Signal():
+                assert output.job_id in self.alive
+            case Record():
+                assert not self.lease_over, "S6: no report after the lease"
+                self.ends.setdefault((output.job_id, output.token), []).append(output.outcome)
+            case Acquire():
+                assert self.asked is None, "one at a time"
+                assert not self.lease_over
+                self.asked = output
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["grant", "start", "fail", "delay", "exit", "gone", "cancel", "fence", "tick", "work", "refuse", "renew"]
+            + ["storage"] * 1
+        ),
+        st.integers(0, 9),
+        st.integers(1, 4),
+    ),
+    min_size=5,
+    max_size=80,
+)
+ENDINGS = st.sampled_from(["drain", "lease", "idle"])
+SHAPES = [HALF, Resources(), Resources(num_nodes=2), Resources(ranks_per_node=3, node_packing_count=4), Resources(1, 9)]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ACTIONS, ENDINGS)
+def test_whatever_happens(actions: list[tuple[str, int, int]], ending: str) -> None:
+    """S6, S9, L3: one run of a Job, each grant told exactly once how it ended, nothing left at the end."""
+    nodes = (NODE, Node("n1", (0, 1, 2, 3)))
+    world = World(Machine(MachineSettings(nodes, idle_ttl_sec=1000)))
+    world.step(SessionOpened(HeldLease(LeaseKind.HEARTBEAT, 0.0, 1e6, 60)))
+    for action, which, number in actions:
+        act(world, action, which, number)
+    finish(world, ending)
+    assert world.machine.exit is not None
+    assert world.machine.is_idle
+    assert world.machine._pool.is_idle
+    if ending != "lease":
+        assert set(world.ends) == world.granted
+        for outcomes in world.ends.values():
+            assert len(outcomes) == 1 or (len(outcomes) == 2 and outcomes[0] is Outcome.STARTED), outcomes
+            assert outcomes[-1] is not Outcome.STARTED
+
+
+def act(world: World, action: str, which: int, number: int) -> None:
+    world.now += 0.5
+    pick = sorted(world.starting if action in ("start", "fail", "delay") else world.alive)
+    job_id = pick[which % len(pick)] if pick else None
+    match action:
+        case "grant" if world.asked is not None:
+            jobs = []
+            for index in range(number):
+                name = (which + index) % 10 + 1
+                if any(granted.id == name for granted in jobs):
+                    continue
+                world.tokens[name] = world.tokens.get(name, 0) + 1
+                jobs.append(job(name, SHAPES[(which + index) % len(SHAPES)], token=world.tokens[name]))
+                # A newer grant of a Job that waits here takes the place of the older one.
+                older = world.machine._queue.get(name)
+                if older is not None:
+                    world.granted.discard((name, older.token))
+                world.granted.add((name, world.tokens[name]))
+            seq, world.asked = world.asked.acquire_seq, None
+            world.step(Granted(seq, tuple(jobs)))
+        case "refuse" if world.asked is not None:
+            seq, world.asked = world.asked.acquire_seq, None
+            world.step(AcquireRefused(seq, "no"))
+        case "start" if job_id is not None:
+            world.starting.discard(job_id)
+            world.alive.add(job_id)
+            world.step(Started(job_id))
+        case "fail" if job_id is not None:
+            world.starting.discard(job_id)
+            world.step(StartFailed(job_id, 127, "no"))
+        case "delay" if job_id is not None:
+            world.starting.discard(job_id)
+            world.step(StartDelayed(job_id, "no"))
+        case "exit" if job_id is not None:
+            world.exited.add(job_id)
+            world.step(Exited(job_id, number - 1))
+        case "gone" if job_id is not None and job_id in world.exited:
+            world.exited.discard(job_id)
+            world.alive.discard(job_id)
+            world.step(Gone(job_id))
+        case "cancel":
+            world.step(CancelRequested((which + 1,)))
+        case "fence":
+            world.step(Fenced(((which + 1, world.tokens.get(which + 1, 1)),)))
+        case "tick":
+            world.now += number * 7
+            world.step()
+        case "work":
+            world.step(Work())
+        case "renew":
+            world.step(LeaseRenewed(world.now))
+        case "storage":
+            world.step(Storage(False))
+            world.step(Storage(True))
+
+
+def finish(world: World, ending: str) -> None:
+    """Let everything that runs end, then the machine."""
+    if ending == "lease":
+        world.lease_over = True
+        world.step(LeaseEnded("gone"))
+    elif ending == "drain":
+        world.step(Drain("the end"))
+    for _ in range(200):
+        if world.machine.exit is not None:
+            return
+        for name in sorted(world.starting):
+            world.starting.discard(name)
+            world.alive.add(name)
+            world.step(Started(name))
+        for name in sorted(world.alive):
+            world.step(Exited(name, 0))
+            world.exited.discard(name)
+            world.alive.discard(name)
+            world.step(Gone(name))
+        if world.asked is not None:
+            seq, world.asked = world.asked.acquire_seq, None
+            world.step(Granted(seq, ()))
+        world.now += 1001 if not world.starting and not world.machine.queued else 1
+        world.step()
