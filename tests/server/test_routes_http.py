@@ -107,7 +107,7 @@ def nested(depth: int) -> object:
         ("gpus_per_rank", 0, -1),
         ("wall_time_min", 0, -1),
         ("max_attempts", 1, 0),
-        ("data", {"a": nested(MAX_JSON_DEPTH - 2)}, {"a": nested(MAX_JSON_DEPTH)}),
+        ("data", {"a": nested(MAX_JSON_DEPTH)}, {"a": nested(MAX_JSON_DEPTH + 1)}),
         ("data", {"a": "x" * (MAX_PARAMETERS_BYTES - 100)}, {"a": "x" * MAX_PARAMETERS_BYTES}),
     ],
 )
