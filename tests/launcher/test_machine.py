@@ -11,7 +11,7 @@ from balsam.domain.job import Resources
 from balsam.domain.lease import HeldLease, LeaseKind
 from balsam.domain.packing import Node
 from balsam.launcher.appetite import MOST_IN_RESERVE, POLL_SEC
-from balsam.launcher.machine import KILL_AGAIN_SEC, OVERTAKEN_SEC, START_AGAIN_SEC, Machine, MachineSettings
+from balsam.launcher.machine import OVERTAKEN_SEC, START_AGAIN_SEC, Machine, MachineSettings
 from balsam.launcher.machine_messages import (
     Acquire,
     AcquireRefused,
@@ -39,6 +39,7 @@ from balsam.launcher.machine_messages import (
     Storage,
     Work,
 )
+from balsam.launcher.runs import KILL_AGAIN_SEC
 from balsam.wire.sessions import AcquireRequest, GrantedJob, LaunchEvent, ReportRecord
 
 HALF = Resources(node_packing_count=2)
@@ -490,7 +491,7 @@ def test_whatever_happens(actions: list[tuple[str, int, int]], ending: str) -> N
     finish(world, ending)
     assert world.machine.exit is not None
     assert world.machine.is_idle
-    assert world.machine._pool.is_idle
+    assert world.machine._runs.pool.is_idle
     if ending != "lease":
         assert set(world.ends) == world.granted
         for outcomes in world.ends.values():

@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from typing import Any
 
 from balsam.domain.job import Resources
 from balsam.domain.lease import HeldLease
-from balsam.domain.packing import Node, NodePool, Placement
+from balsam.domain.packing import Node
 from balsam.launcher.appetite import Appetite, Room
 from balsam.launcher.job_queue import JobQueue
 from balsam.launcher.machine_messages import (
@@ -39,16 +38,14 @@ from balsam.launcher.machine_messages import (
     Output,
     Record,
     SessionOpened,
-    Signal,
-    Start,
     StartDelayed,
     Started,
     StartFailed,
     Storage,
     Work,
 )
+from balsam.launcher.runs import Killing, Runs
 
-KILL_AGAIN_SEC = 5.0
 START_AGAIN_SEC = 1.0
 # A Job that others overtook for so long gets the next room alone.
 OVERTAKEN_SEC = 60.0
@@ -71,40 +68,14 @@ class MachineSettings:
     drain_at: float | None = None
 
 
-class Killing(IntEnum):
-    """Why a run is being killed; the higher one decides what is reported."""
-
-    DRAIN = 1
-    CANCEL = 2
-    FENCED = 3
-    LEASE = 4
-
-
-@dataclass(slots=True)
-class _Run:
-    """A Job that has a placement: being started, running, or ended and not yet seen gone."""
-
-    job: LaunchJob
-    placement: Placement
-    started: bool = False
-    exited: Exited | None = None
-    killing: Killing | None = None
-    why: str = ""
-    kill_at: float = math.inf
-
-
 class Machine:
     """One launcher partition. Call `step` with what happened, and again at `wake_at` with nothing."""
 
     def __init__(self, settings: MachineSettings) -> None:
         self._settings = settings
-        self._pool = NodePool.of(list(settings.nodes))
-        self._cores = sum(len(node.cpu_ids) for node in settings.nodes)
-        self._busy_cores = 0
         self._lease: HeldLease | None = None
         self._queue = JobQueue()
-        self._runs: dict[int, _Run] = {}
-        self._dying: set[int] = set()
+        self._runs = Runs(settings.nodes, settings.kill_grace_sec, settings.drain_grace_sec, self._say)
         self._appetite = Appetite()
         self._acquire_seq = 0
         self._draining = ""
@@ -145,7 +116,7 @@ class Machine:
             self._hear(now, happened)
         if not self._draining and self._settings.drain_at is not None and now >= self._settings.drain_at:
             self._drain(now, "the wall time is near")
-        self._kill_overdue(now)
+        self._runs.kill_overdue(now)
         self._start_queued(now)
         self._ask(now)
         self._end_when_done(now)
@@ -155,7 +126,7 @@ class Machine:
         """When to be called again if nothing happens; None: only when something does."""
         if self.exit is not None:
             return None
-        times = [self._runs[job_id].kill_at for job_id in self._dying]
+        times = self._runs.next_kills()
         if self._lease is not None and self._lease.until is not None and not self._lease_is_over:
             times.append(self._lease.until)
         if not self._draining:
@@ -163,7 +134,7 @@ class Machine:
                 times.append(self._settings.drain_at)
             if self._idle_since is not None:
                 times.append(self._idle_since + self._settings.idle_ttl_sec)
-            if self._lease is not None and self._appetite.in_flight is None and self._pool.free_nodes > 0:
+            if self._lease is not None and self._appetite.in_flight is None and self._runs.pool.free_nodes > 0:
                 times.append(self._appetite.wake_at())
             if self._queue:
                 times.append(self._start_not_before)
@@ -184,7 +155,8 @@ class Machine:
                 self._appetite.hint()
             case CancelRequested():
                 for job_id in happened.job_ids:
-                    self._end_job(now, job_id, Killing.CANCEL, "cancelled")
+                    self._give_back(job_id)
+                    self._runs.kill(now, job_id, Killing.CANCEL, "cancelled")
             case Fenced():
                 self._fenced(now, happened.jobs)
             case StartFailed():
@@ -219,12 +191,12 @@ class Machine:
         if self._lease is None or not self._lease.is_over(now):
             return
         if not self._draining:
-            self._out.append(Note(f"the lease is over: {reason}; killing {len(self._runs)} Jobs"))
+            self._say(Note(f"the lease is over: {reason}; killing {len(self._runs)} Jobs"))
         self._draining = self._draining or "lease ended"
         for job_id in self._queue:
             self._queue.take(job_id)
-        for job_id in list(self._runs):
-            self._kill(now, job_id, Killing.LEASE, "the lease ended", at_once=True)
+        for job_id in self._runs:
+            self._runs.kill(now, job_id, Killing.LEASE, "the lease ended")
 
     @property
     def _lease_is_over(self) -> bool:
@@ -234,13 +206,11 @@ class Machine:
         if self._draining:
             return
         self._draining = reason
-        self._out.append(
-            Note(f"draining: {reason}; {len(self._runs)} Jobs are told to end, {len(self._queue)} given back")
-        )
+        self._say(Note(f"draining: {reason}; {len(self._runs)} Jobs are told to end, {len(self._queue)} given back"))
         for job_id in self._queue:
             self._give_back(job_id)
-        for job_id in list(self._runs):
-            self._kill(now, job_id, Killing.DRAIN, reason)
+        for job_id in self._runs:
+            self._runs.kill(now, job_id, Killing.DRAIN, reason)
 
     # Getting Jobs
 
@@ -263,7 +233,7 @@ class Machine:
         self._queue.put(job)
         run = self._runs.get(job.id)
         if run is not None and run.job.token < job.token:  # S6: granted anew while an earlier run of it lives here
-            self._kill(self._now, job.id, Killing.FENCED, "it was granted again")
+            self._runs.kill(self._now, job.id, Killing.FENCED, "it was granted again")
 
     def _give_back(self, job_id: int) -> None:
         job = self._queue.take(job_id)
@@ -276,8 +246,8 @@ class Machine:
         return replace(job, resources=replace(job.resources, node_packing_count=1))
 
     def _can_never_run(self, now: float, job: LaunchJob) -> bool:
-        if not self._pool.could_ever_fit(job.resources):
-            self._out.append(Note(f"Job {job.id} is given back: no node here has what it asks for ({job.resources})"))
+        if not self._runs.pool.could_ever_fit(job.resources):
+            self._say(Note(f"Job {job.id} is given back: no node here has what it asks for ({job.resources})"))
             return True
         return self._is_too_long(now, job)
 
@@ -292,13 +262,13 @@ class Machine:
     def _acquire_refused(self, now: float, refused: AcquireRefused) -> None:
         if self._appetite.in_flight is not None and refused.acquire_seq == self._acquire_seq:
             self._appetite.refused(now)
-            self._out.append(Note(f"the service refuses to give Jobs: {refused.reason}"))
+            self._say(Note(f"the service refuses to give Jobs: {refused.reason}"))
 
     def _room(self) -> Room:
         return Room(
-            free_nodes=self._pool.free_nodes - self._queue.nodes,
+            free_nodes=self._runs.pool.free_nodes - self._queue.nodes,
             total_nodes=len(self._settings.nodes),
-            free_cores=max(0, self._cores - self._busy_cores),
+            free_cores=self._runs.free_cores,
             queued=len(self._queue),
         )
 
@@ -313,7 +283,7 @@ class Machine:
         self._acquire_seq += 1
         self._appetite.sent(portion)
         settings = self._settings
-        self._out.append(
+        self._say(
             Acquire(
                 acquire_seq=self._acquire_seq,
                 max_jobs=portion.max_jobs,
@@ -332,7 +302,7 @@ class Machine:
         if self._draining or not self._stores or not self._queue or now < self._start_not_before:
             return
         full: set[Resources] = set()
-        while self._busy_cores < self._cores and len(self._runs) < self._settings.most_running:
+        while self._runs.free_cores and len(self._runs) < self._settings.most_running:
             # A Job whose earlier run is not gone stays where it is (S6).
             waiting = self._queue.next(full, self._runs)
             if waiting is None:
@@ -341,21 +311,14 @@ class Machine:
             if self._is_too_long(now, job):
                 self._give_back(job.id)
                 continue
-            placement = self._pool.place(job.resources)
-            if placement is not None:
-                self._start(job, placement)
+            if self._runs.place(job):
+                self._queue.take(job.id)
+                self._idle_since = None
                 continue
             full.add(job.resources)
             waiting.overtaken_since = now if waiting.overtaken_since is None else waiting.overtaken_since
             if now - waiting.overtaken_since >= OVERTAKEN_SEC:
                 return
-
-    def _start(self, job: LaunchJob, placement: Placement) -> None:
-        self._queue.take(job.id)
-        self._busy_cores += _cores(placement)
-        self._runs[job.id] = _Run(job, placement)
-        self._idle_since = None
-        self._out.append(Start(job, placement))
 
     def _started(self, now: float, job_id: int) -> None:
         run = self._runs.get(job_id)
@@ -365,13 +328,13 @@ class Machine:
         if run.killing is not Killing.LEASE:
             self._record(Outcome.STARTED, run.job)
         if run.killing is not None:
-            self._send_signal(now, run, at_once=run.killing is Killing.LEASE)
+            self._runs.signal(now, run)
 
     def _start_failed(self, failed: StartFailed) -> None:
         run = self._runs.get(failed.job_id)
         if run is None:
             return
-        self._free(run)
+        self._runs.free(run)
         if run.killing in (Killing.CANCEL, Killing.FENCED):
             self._record(Outcome.RELEASED, run.job)
         elif run.killing is not Killing.LEASE:
@@ -382,10 +345,10 @@ class Machine:
         run = self._runs.get(delayed.job_id)
         if run is None:
             return
-        self._free(run)
+        self._runs.free(run)
         self._start_not_before = now + START_AGAIN_SEC
         if run.killing is None and not self._draining:
-            self._out.append(Note(f"Job {run.job.id} waits: {delayed.reason}"))
+            self._say(Note(f"Job {run.job.id} waits: {delayed.reason}"))
             self._queue.put_first(run.job)
         elif run.killing is not Killing.LEASE:
             self._record(Outcome.RELEASED, run.job)
@@ -402,7 +365,7 @@ class Machine:
         run = self._runs.get(job_id)
         if run is None or run.exited is None:
             return
-        self._free(run)
+        self._runs.free(run)
         self._appetite.ended(now, run.job.resources.node_footprint)
         exited = run.exited
         data: dict[str, Any] = {"return_code": exited.return_code}
@@ -423,12 +386,6 @@ class Machine:
             case Killing.LEASE:
                 pass
 
-    def _free(self, run: _Run) -> None:
-        del self._runs[run.job.id]
-        self._dying.discard(run.job.id)
-        self._busy_cores -= _cores(run.placement)
-        self._pool.release(run.placement)
-
     def _fenced(self, now: float, jobs: tuple[tuple[int, int], ...]) -> None:
         """S7. A newer grant of the same Job is not meant."""
         for job_id, token in jobs:
@@ -436,37 +393,10 @@ class Machine:
             if queued is not None and queued.token <= token:
                 self._give_back(job_id)
             if run is not None and run.job.token <= token:
-                self._kill(now, job_id, Killing.FENCED, "it is not ours any more")
+                self._runs.kill(now, job_id, Killing.FENCED, "it is not ours any more")
 
-    def _end_job(self, now: float, job_id: int, killing: Killing, why: str) -> None:
-        self._give_back(job_id)
-        if job_id in self._runs:
-            self._kill(now, job_id, killing, why)
-
-    def _kill(self, now: float, job_id: int, killing: Killing, why: str, at_once: bool = False) -> None:
-        run = self._runs[job_id]
-        if run.killing is not None and run.killing >= killing:
-            return
-        first = run.killing is None
-        run.killing, run.why = killing, why
-        if run.started and (first or at_once):
-            self._send_signal(now, run, at_once)
-
-    def _send_signal(self, now: float, run: _Run, at_once: bool) -> None:
-        settings = self._settings
-        grace = settings.drain_grace_sec if run.killing is Killing.DRAIN else settings.kill_grace_sec
-        run.kill_at = now if at_once else now + grace
-        self._dying.add(run.job.id)
-        self._out.append(Signal(run.job.id, at_once, run.kill_at))
-        if at_once:
-            run.kill_at = now + KILL_AGAIN_SEC
-
-    def _kill_overdue(self, now: float) -> None:
-        for job_id in self._dying:
-            run = self._runs[job_id]
-            if now >= run.kill_at:
-                self._out.append(Signal(job_id, True, now))
-                run.kill_at = now + KILL_AGAIN_SEC
+    def _say(self, output: Output) -> None:
+        self._out.append(output)
 
     def _record(
         self,
@@ -477,7 +407,7 @@ class Machine:
         data: Mapping[str, Any] | None = None,
     ) -> None:
         if not self._lease_is_over:
-            self._out.append(Record(outcome, job.id, job.token, return_code, message, data or {}))
+            self._say(Record(outcome, job.id, job.token, return_code, message, data or {}))
 
     def _end_when_done(self, now: float) -> None:
         if self._runs or self._queue:
@@ -494,8 +424,4 @@ class Machine:
 
     def _exit(self, reason: ExitReason, text: str) -> None:
         self.exit = Exit(reason, text)
-        self._out.append(self.exit)
-
-
-def _cores(placement: Placement) -> int:
-    return sum(len(share.cpu_ids) for share in placement.shares)
+        self._say(self.exit)

@@ -1,0 +1,122 @@
+"""Jobs that hold a placement: being started, running, being killed, or ended and not seen gone. Part of the machine.
+
+Slots are taken and given back here and nowhere else, through one NodePool (S9). Signals go out through `say`.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from balsam.domain.packing import Node, NodePool, Placement
+from balsam.launcher.machine_messages import Exited, LaunchJob, Output, Signal, Start
+
+KILL_AGAIN_SEC = 5.0
+
+
+class Killing(IntEnum):
+    """Why a run is being killed; the higher one decides what is reported."""
+
+    DRAIN = 1
+    CANCEL = 2
+    FENCED = 3
+    LEASE = 4
+
+
+@dataclass(slots=True)
+class Run:
+    """One attempt of a Job."""
+
+    job: LaunchJob
+    placement: Placement
+    started: bool = False
+    exited: Exited | None = None
+    killing: Killing | None = None
+    why: str = ""
+    kill_at: float = math.inf
+
+
+class Runs:
+    """The runs by Job id. Times are monotonic seconds."""
+
+    def __init__(
+        self, nodes: tuple[Node, ...], kill_grace_sec: float, drain_grace_sec: float, say: Callable[[Output], None]
+    ) -> None:
+        self.pool = NodePool.of(list(nodes))
+        self._cores = sum(len(node.cpu_ids) for node in nodes)
+        self._busy_cores = 0
+        self._kill_grace_sec = kill_grace_sec
+        self._drain_grace_sec = drain_grace_sec
+        self._say = say
+        self._runs: dict[int, Run] = {}
+        self._dying: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(tuple(self._runs))
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self._runs
+
+    def get(self, job_id: int) -> Run | None:
+        """The run of this Job."""
+        return self._runs.get(job_id)
+
+    @property
+    def free_cores(self) -> int:
+        """Cores that nobody was given."""
+        return max(0, self._cores - self._busy_cores)
+
+    def place(self, job: LaunchJob) -> bool:
+        """Take a placement and have the Job started; False when it does not fit now."""
+        placement = self.pool.place(job.resources)
+        if placement is None:
+            return False
+        self._busy_cores += _cores(placement)
+        self._runs[job.id] = Run(job, placement)
+        self._say(Start(job, placement))
+        return True
+
+    def free(self, run: Run) -> None:
+        """Give the placement back: nothing of the run lives (S9)."""
+        del self._runs[run.job.id]
+        self._dying.discard(run.job.id)
+        self._busy_cores -= _cores(run.placement)
+        self.pool.release(run.placement)
+
+    def kill(self, now: float, job_id: int, killing: Killing, why: str) -> None:
+        """Have a run ended: SIGTERM, SIGKILL after the grace, again until it is gone. A lost lease kills at once."""
+        run = self._runs.get(job_id)
+        if run is None or (run.killing is not None and run.killing >= killing):
+            return
+        told_before = run.killing is not None
+        run.killing, run.why = killing, why
+        if run.started and (not told_before or killing is Killing.LEASE):
+            self.signal(now, run)
+
+    def signal(self, now: float, run: Run) -> None:
+        """Send the first signal to a started run that is to be killed."""
+        at_once = run.killing is Killing.LEASE
+        grace = self._drain_grace_sec if run.killing is Killing.DRAIN else self._kill_grace_sec
+        kill_at = now if at_once else now + grace
+        self._dying.add(run.job.id)
+        self._say(Signal(run.job.id, at_once, kill_at))
+        run.kill_at = now + KILL_AGAIN_SEC if at_once else kill_at
+
+    def kill_overdue(self, now: float) -> None:
+        """SIGKILL those whose grace is over."""
+        for job_id in self._dying:
+            run = self._runs[job_id]
+            if now >= run.kill_at:
+                self._say(Signal(job_id, True, now))
+                run.kill_at = now + KILL_AGAIN_SEC
+
+    def next_kills(self) -> list[float]:
+        """When `kill_overdue` has something to do."""
+        return [self._runs[job_id].kill_at for job_id in self._dying]
+
+
+def _cores(placement: Placement) -> int:
+    return sum(len(share.cpu_ids) for share in placement.shares)
