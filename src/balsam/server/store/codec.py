@@ -6,7 +6,6 @@ not decide them.
 
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -14,7 +13,7 @@ from functools import cached_property, lru_cache
 from hashlib import blake2b
 from typing import Any, get_type_hints
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from balsam.domain.states import Actor, JobState
 from balsam.server.store.records import (
@@ -76,7 +75,10 @@ def dump(value: object) -> str:
 
 
 def load(text: str) -> Any:
-    return {} if text == "{}" else json.loads(text)
+    """What `dump` made; always a new object."""
+    if text == "{}":
+        return {}
+    return from_json(text) if text != "[]" else []
 
 
 @dataclass(frozen=True)
@@ -152,15 +154,15 @@ def job_row(values: Sequence[Any]) -> JobRow:
     row = list(values)
     row[4] = STATES[row[4]]
     row[21], row[22], row[25] = row[21] == 1, row[22] == 1, row[25] == 1
-    row[_JOB_JSON] = [{} if text == "{}" else json.loads(text) for text in row[_JOB_JSON]]
+    row[_JOB_JSON] = [load(text) for text in row[_JOB_JSON]]
     return JobRow(*row)
 
 
 def hot_job(values: Sequence[Any]) -> HotJob:
     """A row selected by SELECT_HOT."""
     row = list(values)
-    row[3] = STATES[row[3]]
-    row[7], row[11], row[17] = row[7] == 1, row[11] == 1, row[17] == 1
+    row[4] = STATES[row[4]]
+    row[8], row[12], row[18] = row[8] == 1, row[12] == 1, row[18] == 1
     return HotJob(*row)
 
 

@@ -81,7 +81,7 @@ class ReadTx(Protocol):
         ...
 
     def job_count(self, selection: JobSelection) -> int:
-        """Number of selected Jobs: from kept counters when selected by Site and state alone, else by an index scan."""
+        """Number of selected Jobs: a kept number when selected by Site, App and state alone, else counted by index."""
         ...
 
     def job_counts(self, selection: JobSelection) -> dict[JobState, int]:

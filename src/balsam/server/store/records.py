@@ -215,6 +215,7 @@ class HotJob:
     id: int
     owner_id: int
     site_id: int
+    app_id: int
     state: JobState
     token: int
     attempt: int

@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 MAX_GROUP = 100
 READERS = 3
 BUSY_TIMEOUT_SEC = 5.0
-_SAVE_COUNT = """INSERT INTO state_counts VALUES (?, ?, ?, ?)
-    ON CONFLICT (owner_id, site_id, state) DO UPDATE SET n = n + excluded.n"""
+_SAVE_COUNT = """INSERT INTO state_counts VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (owner_id, site_id, app_id, state) DO UPDATE SET n = n + excluded.n"""
 
 
 class StoreInUse(Exception):

@@ -96,11 +96,11 @@ class SqliteReadTx:
 
     def _page_ids(self, selection: JobSelection, window: PageWindow) -> list[int]:
         selection = self._narrowest_tag_first(selection)
-        driver = driver_of(selection)
+        driver = self._driver_of(selection)
         if window.order_by == "id" and driver == "states":
             return self._merged_ids(selection, window)
         if driver == "states":
-            driver = "owner"
+            driver = "owner" if selection.app_ids is None else "apps"
         if driver == "owner" and window.order_by == "last_update":
             driver = "updated"
         query = job_query(selection, driver)
@@ -109,9 +109,18 @@ class SqliteReadTx:
         sql = f"SELECT {query.key} FROM {query.source} WHERE {query.where} ORDER BY {order} LIMIT ? OFFSET ?"
         return [row[0] for row in self._db.execute(sql, (*query.params, window.limit, window.offset))]
 
+    def _driver_of(self, selection: JobSelection) -> str:
+        """Of App and state, the one that fewer Jobs have."""
+        driver = driver_of(selection)
+        if driver != "apps" or selection.states is None:
+            return driver
+        of_states = sum(self._counters(replace(selection, app_ids=None)).values())
+        of_apps = sum(self._counters(replace(selection, states=None)).values())
+        return "states" if of_states < of_apps else "apps"
+
     def _merged_ids(self, selection: JobSelection, window: PageWindow) -> list[int]:
         streams: list[list[int]] = []
-        for site_id, state, _ in self._counters(selection):
+        for site_id, state in self._counters(selection):
             query = stream_query(selection, site_id, state)
             _add_keyset(query, window)
             order = "DESC" if window.descending else "ASC"
@@ -134,11 +143,11 @@ class SqliteReadTx:
 
     def job_count(self, selection: JobSelection) -> int:
         if counts_suffice(selection):
-            return sum(n for _, _, n in self._counters(selection))
+            return sum(self._counters(selection).values())
         selection = self._narrowest_tag_first(selection)
-        driver = driver_of(selection)
+        driver = self._driver_of(selection)
         if driver == "states":
-            queries = [stream_query(selection, site_id, state) for site_id, state, _ in self._counters(selection)]
+            queries = [stream_query(selection, site_id, state) for site_id, state in self._counters(selection)]
         else:
             queries = [job_query(selection, driver)]
             if driver == "tags" and selection == JobSelection(selection.owner_id, tags=selection.tags[:1]):
@@ -153,7 +162,7 @@ class SqliteReadTx:
     def job_counts(self, selection: JobSelection) -> dict[JobState, int]:
         counts: dict[JobState, int] = {}
         if counts_suffice(selection):
-            for _, state, n in self._counters(selection):
+            for (_, state), n in self._counters(selection).items():
                 counts[STATES[state]] = counts.get(STATES[state], 0) + n
             return counts
         driver = driver_of(selection)
@@ -161,13 +170,21 @@ class SqliteReadTx:
         sql = f"SELECT jobs.state, count(*) FROM {query.source} WHERE {query.where} GROUP BY jobs.state"
         return {STATES[state]: n for state, n in self._db.execute(sql, query.params)}
 
-    def _counters(self, selection: JobSelection) -> list[tuple[int, int, int]]:
-        """(site, state, n) with n > 0 of a selection's owner, Sites and states."""
+    def _counters(self, selection: JobSelection) -> dict[tuple[int, int], int]:
+        """Numbers of Jobs by (site, state), where there are any, of a selection's owner, Sites, Apps and states."""
         sites = None if selection.site_ids is None else set(selection.site_ids)
+        apps = None if selection.app_ids is None else set(selection.app_ids)
         states = None if selection.states is None else {STATE_NUMBERS[state] for state in selection.states}
-        sql = "SELECT site_id, state, n FROM state_counts WHERE owner_id = ? AND state > 0 AND n > 0"
-        rows = self._db.execute(sql, (selection.owner_id,))
-        return [row for row in rows if (sites is None or row[0] in sites) and (states is None or row[1] in states)]
+        sql = "SELECT site_id, app_id, state, n FROM state_counts WHERE owner_id = ? AND state > 0 AND n > 0"
+        counts: dict[tuple[int, int], int] = {}
+        for site, app, state, n in self._db.execute(sql, (selection.owner_id,)):
+            if (
+                (sites is None or site in sites)
+                and (apps is None or app in apps)
+                and (states is None or state in states)
+            ):
+                counts[site, state] = counts.get((site, state), 0) + n
+        return counts
 
     def hot_jobs(self, job_ids: Iterable[int]) -> dict[int, HotJob]:
         return {row[0]: hot_job(row) for row in self._db.execute(f"{SELECT_HOT} WHERE {_BY_IDS}", (listed(job_ids),))}

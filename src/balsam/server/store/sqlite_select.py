@@ -9,7 +9,7 @@ and merged, because no single index gives them in order of id.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from balsam.server.store.codec import STATE_NUMBERS, tag_number
@@ -92,8 +92,13 @@ def stream_query(selection: JobSelection, site_id: int, state: int) -> Query:
 
 
 def counts_suffice(selection: JobSelection) -> bool:
-    """Whether the kept counters answer a count: nothing is asked but owner, Site and state."""
-    plain = JobSelection(selection.owner_id, site_ids=selection.site_ids, states=selection.states)
+    """Whether the kept counters answer a count: nothing is asked but owner, Site, App and state."""
+    plain = replace(
+        JobSelection(selection.owner_id),
+        site_ids=selection.site_ids,
+        app_ids=selection.app_ids,
+        states=selection.states,
+    )
     return selection == plain
 
 

@@ -79,7 +79,7 @@ _BY_IDS = "id IN (SELECT value FROM json_each(?))"
 class Pending:
     """What a commit does once, for all of its items."""
 
-    counts: Counter[tuple[int, int, int]] = field(default_factory=Counter)
+    counts: Counter[tuple[int, int, int, int]] = field(default_factory=Counter)
     wakes: list[Wake] = field(default_factory=list)
 
     def absorb(self, other: "Pending") -> None:
@@ -149,7 +149,7 @@ class SqliteTx(SqliteReadTx):
                 moves = templates[id(job.decision)] = _event_values(job.decision, None, {})
             base = event_id(job_id, 0)
             events.extend([(base + i, job.owner_id, at, *row) for i, row in enumerate(moves, 1)])
-            self._tally(job.owner_id, job.site_id, job.decision.after.state, 1, len(moves))
+            self._tally(job, job.decision.after.state, 1, len(moves))
         self._insert_many("events", _EVENT_VALUES, events)
         self._insert_links(list(zip(ids, jobs, strict=True)))
         return list(ids)
@@ -283,9 +283,9 @@ class SqliteTx(SqliteReadTx):
 
     def delete_jobs(self, job_ids: Sequence[int]) -> None:
         self._withdraw(job_ids)
-        sql = f"SELECT id, owner_id, site_id, state, event_seq, tags FROM jobs WHERE {_BY_IDS}"
+        sql = f"SELECT id, owner_id, site_id, app_id, state, event_seq, tags FROM jobs WHERE {_BY_IDS}"
         rows = self._db.execute(sql, (listed(job_ids),)).fetchall()
-        tags = [(tag_number(row[1], *item), row[0]) for row in rows for item in json.loads(row[5]).items()]
+        tags = [(tag_number(row[1], *item), row[0]) for row in rows for item in json.loads(row[6]).items()]
         self._db.executemany("DELETE FROM job_tags WHERE tag = ? AND job_id = ?", tags)
         spans = [(event_id(row[0], 0), event_id(row[0] + 1, 0)) for row in rows]
         self._db.executemany("DELETE FROM events WHERE id > ? AND id < ?", spans)
@@ -293,19 +293,20 @@ class SqliteTx(SqliteReadTx):
         self._db.executemany("DELETE FROM job_parents WHERE parent_id = ?", ids)
         self._db.executemany("DELETE FROM job_parents WHERE child_id = ?", ids)
         self._db.executemany("DELETE FROM jobs WHERE id = ?", ids)
-        for _, owner, site, state, event_seq, _ in rows:
-            self.pending.counts[owner, site, state] -= 1
-            self.pending.counts[owner, site, EVENTS_COUNTER] -= event_seq
+        for _, owner, site, app, state, event_seq, _ in rows:
+            self.pending.counts[owner, site, app, state] -= 1
+            self.pending.counts[owner, site, app, EVENTS_COUNTER] -= event_seq
 
-    def _tally(self, owner_id: int, site_id: int, state: JobState, jobs: int, events: int) -> None:
-        self.pending.counts[owner_id, site_id, STATE_NUMBERS[state]] += jobs
-        self.pending.counts[owner_id, site_id, EVENTS_COUNTER] += events
+    def _tally(self, job: HotJob | NewJob, state: JobState, jobs: int, events: int) -> None:
+        counts = self.pending.counts
+        counts[job.owner_id, job.site_id, job.app_id, STATE_NUMBERS[state]] += jobs
+        counts[job.owner_id, job.site_id, job.app_id, EVENTS_COUNTER] += events
 
     def _tally_move(self, update: JobUpdate, events: int) -> None:
         job, state = update.job, update.after.state
         moved = int(state is not job.state)
-        self._tally(job.owner_id, job.site_id, job.state, -moved, 0)
-        self._tally(job.owner_id, job.site_id, state, moved, events)
+        self._tally(job, job.state, -moved, 0)
+        self._tally(job, state, moved, events)
 
     def _withdraw(self, job_ids: Sequence[int]) -> None:
         """Take Jobs out of runnable_tags; called before they change."""

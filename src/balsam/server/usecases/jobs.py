@@ -10,7 +10,7 @@ from balsam.wire.jobs import JobCounts, JobFilter, JobQuery, JobsPage, JobView
 
 
 def list_jobs(tx: ReadTx, principal: Principal, message: JobQuery, with_count: bool = True) -> JobsPage:
-    """A page of the caller's Jobs, and how many there are: a kept number when only Site and state are asked for."""
+    """A page of the caller's Jobs, and how many there are: a kept number when only Site, App, state are asked for."""
     selection = job_selection(tx, principal, message)
     window = PageWindow(
         order_by=message.ordering.lstrip("-"),

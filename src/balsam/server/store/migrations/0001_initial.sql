@@ -206,10 +206,12 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_time ON events (owner_id, timestamp);
 
+-- Kept with each commit; state 0 counts the events of the Jobs.
 CREATE TABLE state_counts (
     owner_id INTEGER NOT NULL,
     site_id INTEGER NOT NULL,
+    app_id INTEGER NOT NULL,
     state INTEGER NOT NULL,
     n INTEGER NOT NULL,
-    PRIMARY KEY (owner_id, site_id, state)
+    PRIMARY KEY (owner_id, site_id, app_id, state)
 ) WITHOUT ROWID;
