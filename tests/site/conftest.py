@@ -26,6 +26,17 @@ SLEEPING_TEMPLATE = "#!/bin/bash\necho started >> {{ balsam_site_path }}/starts\
 QUICK_TEMPLATE = "#!/bin/bash\necho started >> {{ balsam_site_path }}/starts\n"
 
 
+def settings_text(sync_period_sec: float) -> str:
+    """settings.yml of the tests' own, so that they do not move with the shipped one."""
+    return f"""
+scheduler:
+  sync_period: {sync_period_sec}
+  allowed_queues:
+    local: {{max_nodes: 1, max_walltime: 1440, max_queued_jobs: 0}}
+  allowed_projects: [local]
+"""
+
+
 @pytest.fixture
 def service() -> Iterator[FakeService]:
     with serving(FakeService()) as running:
@@ -45,9 +56,7 @@ def site(tmp_path: Path, user: Transport) -> Iterator[SiteDirectory]:
     """A Site with short periods whose allocations only sleep."""
     made = init_site(tmp_path / "site", transport=user)
     directory = SiteDirectory(made.path)
-    text = directory.settings.read_text()
-    directory.settings.write_text(text.replace("sync_period: 10 ", "sync_period: 0.3 "))
-    assert "sync_period: 0.3" in directory.settings.read_text()
+    directory.settings.write_text(settings_text(sync_period_sec=0.3))
     (directory.root / "job-template.sh").write_text(SLEEPING_TEMPLATE)
     yield directory
     end_allocations(directory)

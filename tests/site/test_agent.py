@@ -16,7 +16,7 @@ from balsam.site.control import site_status, start_site, stop_site
 from balsam.site.directory import SiteDirectory, SiteError
 from balsam.site.lock import read_status
 from balsam.wire.sites import AgentLeaseRequest
-from tests.site.conftest import QUICK_TEMPLATE, end, running_agent, start_agent, starts
+from tests.site.conftest import QUICK_TEMPLATE, end, running_agent, settings_text, start_agent, starts
 from tests.site.fake_service import FakeService
 
 RUNNING, FINISHED = BatchJobState.RUNNING, BatchJobState.FINISHED
@@ -258,7 +258,7 @@ def test_a_deleted_batch_job_takes_its_allocation_with_it(site: SiteDirectory, s
 
 
 def test_an_idle_agent_costs_next_to_nothing(site: SiteDirectory, service: FakeService) -> None:
-    site.settings.write_text(site.settings.read_text().replace("sync_period: 0.3 ", "sync_period: 10 "))
+    site.settings.write_text(settings_text(sync_period_sec=10))
     with running_agent(site) as agent:
         service.wait_until(lambda: (status := read_status(site)) and status.state == "running", "it did not start")
         time.sleep(1.0)

@@ -15,7 +15,7 @@ from balsam.client.transport import Transport
 from balsam.site.control import init_site, start_site, stop_site
 from balsam.site.directory import SiteDirectory, SiteError
 from tests.services import RunningService, running_service
-from tests.site.conftest import SLEEPING_TEMPLATE, end_allocations, running_agent, starts
+from tests.site.conftest import SLEEPING_TEMPLATE, end_allocations, running_agent, settings_text, starts
 
 WAIT_SEC = 30.0
 
@@ -33,7 +33,7 @@ def place(tmp_path: Path, real: RunningService) -> Iterator[SiteDirectory]:
     made = init_site(tmp_path / "place", "a place", transport=transport)
     transport.close()
     directory = SiteDirectory(made.path)
-    directory.settings.write_text(directory.settings.read_text().replace("sync_period: 10 ", "sync_period: 1 "))
+    directory.settings.write_text(settings_text(sync_period_sec=1))
     (directory.root / "job-template.sh").write_text(SLEEPING_TEMPLATE)
     yield directory
     end_allocations(directory)
