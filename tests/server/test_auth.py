@@ -52,6 +52,22 @@ def test_multi_user_mode_logs_nobody_in_by_a_file(tmp_path: Path) -> None:
         assert not (service.home / "service.json").exists() and service.token == ""
         with service.client() as nobody:
             assert ok(nobody.get("/api/auth/methods")) == {"methods": ["password"]}
+        assert "add-user NAME --admin" in service.log
+
+
+def test_accounts_made_on_loopback_work_when_the_service_goes_public(tmp_path: Path) -> None:
+    admin = {"username": "root-of-it", "password": PASSWORD, "is_admin": True}
+    with running_service(tmp_path / "home") as private, private.client() as client:
+        ok(client.post("/api/users", json=admin))
+    with running_service(tmp_path / "home", options=["--multi-user"]) as public:
+        assert "add-user" not in public.log.rpartition("stopped")[2]
+        token = login(public, "root-of-it", PASSWORD).json()["token"]
+        with public.client(token) as client:
+            assert ok(client.get("/api/auth/me"))["is_admin"]
+        with public.client(private.token) as client:
+            assert client.get("/api/auth/me").status_code == 401
+    with running_service(tmp_path / "home") as again, again.client() as client:
+        assert again.token != private.token and ok(client.get("/api/auth/me"))["is_admin"]
 
 
 def test_login_logout_and_revocation_on_the_next_request(service: RunningService) -> None:

@@ -22,9 +22,10 @@ import uvicorn
 
 from balsam.domain.clock import Clock, SystemClock
 from balsam.server.app import ServiceApp, create_app, stop_streams
-from balsam.server.auth import local
+from balsam.server.auth import local, tokens
 from balsam.server.settings import ServerSettings, SettingsError
 from balsam.server.store.protocol import Store
+from balsam.server.store.records import UserRow
 from balsam.server.store.sqlite import SqliteStore, StoreInUse
 from balsam.server.usecases import accounts
 
@@ -176,6 +177,8 @@ def _published(
 ) -> Iterator[Callable[[], object]]:
     """In single-user mode: the local account, and service.json from when the service answers until it stops."""
     if not settings.is_single_user:
+        _end_local_login(settings, data_dir, app)
+        _warn_without_accounts(app.service.store)
         yield lambda: None
         return
     home = local.private_directory(settings.home)
@@ -189,6 +192,24 @@ def _published(
         yield lambda: local.publish(home, contents)
     finally:
         local.withdraw(home, ready.instance)
+
+
+def _end_local_login(settings: ServerSettings, data_dir: Path, app: ServiceApp) -> None:
+    """The token of an earlier start in single-user mode ends: from now on a file logs nobody in."""
+    kept = data_dir / local.TOKEN_FILE
+    if kept.exists():
+        store, now = app.service.store, app.service.clock.now()
+        store.write_sync(lambda tx: accounts.ensure_local_user(tx, settings.username, tokens.mint("user"), now))
+        kept.unlink()
+
+
+def _warn_without_accounts(store: Store) -> None:
+    users = store.read_sync(lambda tx: tx.find(UserRow))
+    if not any(user.password_hash and user.is_admin for user in users):
+        log.warning(
+            "nobody can log in as an administrator yet: start the service once on 127.0.0.1 with this --data-dir, run "
+            "`balsam server add-user NAME --admin` there, and start it again as now"
+        )
 
 
 def _raise_file_limit() -> None:
