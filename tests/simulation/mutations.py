@@ -1,0 +1,219 @@
+"""Protections of the shipping code, each switched off: a simulation that does not notice proves nothing.
+
+A mutation is a function that gives attributes to replace while a world lives. `within` is how many seeds it may take to
+be noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from balsam.client import outbox as outbox_module
+from balsam.client.outbox import Outbox
+from balsam.domain import lifecycle
+from balsam.domain.lease import CallOrder, HeldLease
+from balsam.domain.states import EDGES, Lease
+from balsam.launcher import guardian as guardian_module
+from balsam.launcher.machine import Machine
+from balsam.server.usecases import acquire as acquire_module
+from balsam.server.usecases import report as report_module
+from balsam.site.services import allocations as allocations_module
+from balsam.site.services.delivery import Delivery
+from balsam.wire.sessions import Report, ReportRecord
+from tests.simulation import guardian as sim_guardian
+from tests.simulation.cluster import Cluster
+from tests.simulation.guardian import SimGuardian
+from tests.simulation.kernel import Task
+from tests.simulation.launcher import SimCourier
+from tests.simulation.users import Users
+
+Changes = list[tuple[object, str, Any]]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`takes_away`: the protection; `changes`: how it is switched off."""
+
+    takes_away: str
+    within: int
+    changes: Callable[[], Changes]
+
+
+def _no_idempotency_key() -> Changes:
+    return [(Users, "sends_keys", False)]
+
+
+def _no_durable_outbox() -> Changes:
+    """Nobody delivers what a dead launcher wrote down."""
+
+    def forget(self: Delivery, entry: Any) -> bool:
+        for path in self._directory(entry).glob("session-*.outbox"):
+            path.unlink()
+        return True
+
+    def forget_predecessors(self: SimCourier) -> Task:
+        yield self.sleep(0.0)
+
+    return [(Delivery, "deliver", forget), (SimCourier, "_deliver_predecessors", forget_predecessors)]
+
+
+def _reports_not_repeated() -> Changes:
+    """Records are sent once, and forgotten when no answer comes."""
+
+    def tell(self: SimCourier, batch: list[dict[str, Any]]) -> Task:
+        try:
+            yield from self._request(self.world.service.report(self._session, _as_report(batch)), 0.0)
+        except Exception:
+            self.world.say("records are lost")
+        self._say(**{"is": "reported", "acked_seq": batch[-1]["seq"], "fenced": [], "cancel": []})
+
+    return [(SimCourier, "_tell", tell)]
+
+
+def _as_report(batch: list[dict[str, Any]]) -> Report:
+    return Report(records=[ReportRecord.model_validate(record) for record in batch])
+
+
+def _acquire_not_idempotent() -> Changes:
+    return [(acquire_module, "call_order", lambda last, number: CallOrder.NEW)]
+
+
+def _equal_instead_of_ordered() -> Changes:
+    def order(last: int, number: int) -> CallOrder:
+        return CallOrder.REPEAT if number == last else CallOrder.NEW
+
+    return [(acquire_module, "call_order", order)]
+
+
+def _no_guardian_for_dead_launchers() -> Changes:
+    """The guardian starts the launcher again and kills nothing."""
+
+    def leave_alive(self: SimGuardian, reason: str) -> Task:
+        if self.launcher is not None and self.launcher.alive:
+            self.launcher.die()
+        yield self.sleep(0.0)
+
+    return [(SimGuardian, "_kill_all", leave_alive)]
+
+
+def _no_deadline_in_guardian() -> Changes:
+    """The launcher alone watches its lease."""
+    return [(guardian_module.Guardian, "_take_line", lambda self, line: None)]
+
+
+def _no_fencing_token() -> Changes:
+    """A report is judged by the Job's state and Session alone."""
+
+    def judge(self: Any, record: Any) -> None:
+        job = self.steps.get(record.job_id)
+        if job is not None:
+            shipping_judge(self, record.model_copy(update={"token": job.token}))
+
+    shipping_judge = report_module._Work.judge
+    return [(report_module._Work, "judge", judge)]
+
+
+def _no_session_check_on_start() -> Changes:
+    edges = {key: replace(edge, lease=Lease.NONE) if edge.lease is Lease.RUN else edge for key, edge in EDGES.items()}
+    return [(lifecycle, "EDGES", edges)]
+
+
+def _lease_comes_back() -> Changes:
+    """A renewal that is answered late revives a lease that was over: at the holder and at its guardian."""
+
+    def is_over(self: HeldLease, now: float) -> bool:
+        return self._over or (self.until is not None and now >= self.until)
+
+    def renewed(self: HeldLease, sent_at: float) -> bool:
+        self.sent_at = max(self.sent_at, sent_at)
+        return True
+
+    def lease_is_over(self: Machine) -> bool:
+        return self._lease is not None and self._lease.is_over(self._now)
+
+    def watch(self: SimGuardian) -> Task:
+        """Ranks are killed at the deadline, the launcher is not."""
+        rules = self.rules
+        while self.launcher is not None and self.launcher.alive:
+            sim_guardian.TIME.clock = self.room.clock
+            for what, line in self._news.take():
+                if what == "line":
+                    rules._take_line(line)
+            reason = rules._reason_to_kill()
+            if reason == "its lease ended":
+                self.room.kill_all_ranks()
+                rules._lease_until = None
+            elif reason:
+                return reason
+            timeout = rules._timeout_ms()
+            yield self._news.wait(1.0 if timeout is None else timeout / 1000 + 0.01)
+        self._news.take()
+        return ""
+
+    return [
+        (HeldLease, "is_over", is_over),
+        (HeldLease, "renewed", renewed),
+        (Machine, "_lease_is_over", property(lease_is_over)),
+        (SimGuardian, "_watch", watch),
+    ]
+
+
+def _no_search_before_submit() -> Changes:
+    return [(Cluster, "find", lambda self, name: None)]
+
+
+def _slot_freed_at_exit() -> Changes:
+    """The cores of a Job are given away when its first process ends."""
+    shipping = Machine._exited
+
+    def exited(self: Machine, happened: Any) -> None:
+        shipping(self, happened)
+        self._gone(self._now, happened.job_id)
+
+    return [(Machine, "_exited", exited)]
+
+
+def _absence_is_an_end() -> Changes:
+    return [(allocations_module, "MISSES", 1), (allocations_module, "MISSING_SEC", 0.0)]
+
+
+def _finished_before_delivery() -> Changes:
+    """The agent says that an allocation ended before it handed in what was left."""
+    return [(Delivery, "deliver", lambda self, entry: True)]
+
+
+def _failed_append_left_behind() -> Changes:
+    """After ENOSPC the part that was written stays before the next try."""
+    return [(Outbox, "_write", _write_without_truncate)]
+
+
+def _write_without_truncate(self: Any, data: bytes) -> None:
+    written = 0
+    try:
+        while written < len(data):
+            written += outbox_module.os.pwrite(self._fd, data[written:], self._size + written)
+    except OSError as error:
+        raise outbox_module._trouble(self.path, error) from error
+    finally:
+        self._size += written
+
+
+MUTATIONS = [
+    Mutation("the idempotency key of submissions (S2)", 60, _no_idempotency_key),
+    Mutation("delivery of a dead launcher's outbox (L2)", 200, _no_durable_outbox),
+    Mutation("repeating a report until it is answered (S3)", 100, _reports_not_repeated),
+    Mutation("answering a repeated acquire from memory (S3)", 100, _acquire_not_idempotent),
+    Mutation("comparing acquires by order, not equality (S3)", 300, _equal_instead_of_ordered),
+    Mutation("killing what a dead launcher left (S6)", 60, _no_guardian_for_dead_launchers),
+    Mutation("the deadline at the guardian (S6)", 1000, _no_deadline_in_guardian),
+    Mutation("the fencing token (S7)", 1000, _no_fencing_token),
+    Mutation("that only the holder starts a Job (S6)", 1000, _no_session_check_on_start),
+    Mutation("that the end of a lease is one-way (S6)", 1000, _lease_comes_back),
+    Mutation("searching the name before submitting (S11)", 100, _no_search_before_submit),
+    Mutation("a slot is free only when its processes are gone (S9)", 60, _slot_freed_at_exit),
+    Mutation("absence is not an end (S12)", 300, _absence_is_an_end),
+    Mutation("finished is told after delivery (L3)", 300, _finished_before_delivery),
+    Mutation("cutting off a failed append (F10)", 1000, _failed_append_left_behind),
+]
