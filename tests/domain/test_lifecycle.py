@@ -1,0 +1,307 @@
+"""decide(): every (state, event, actor) triple, and what the rules promise beyond the table."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balsam.domain.lifecycle import (
+    MAX_LOST_ATTEMPTS,
+    Decision,
+    Effect,
+    Hook,
+    JobFacts,
+    Refusal,
+    Refused,
+    Request,
+    decide,
+    submit,
+)
+from balsam.domain.states import (
+    DONE_STATES,
+    EDGES,
+    RUNNABLE_STATES,
+    Actor,
+    JobEvent,
+    JobState,
+    Lease,
+)
+
+ALL_HOOKS = frozenset(Hook)
+TOKEN, SESSION = 4, 9
+S, E = JobState, JobEvent
+
+
+def facts(state: JobState, **changes: object) -> JobFacts:
+    """A Job on which nothing happens by itself: it has every hook and every stage."""
+    base = JobFacts(
+        state,
+        token=TOKEN,
+        attempt=2,
+        session_id=SESSION,
+        hooks=ALL_HOOKS,
+        has_stage_in=True,
+        has_stage_out=True,
+        was_preprocessed=True,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def ask(event: JobEvent, actor: Actor, token: int | None = TOKEN, session: int | None = SESSION) -> Request:
+    return Request(event, actor, token=token, session_id=session)
+
+
+def outcome(job: JobFacts, request: Request) -> Decision | Refusal:
+    try:
+        return decide(job, request)
+    except Refused as refused:
+        return refused.reason
+
+
+@pytest.mark.parametrize(("state", "event", "actor"), list(product(JobState, JobEvent, Actor)))
+def test_every_triple(state: JobState, event: JobEvent, actor: Actor) -> None:
+    """With the right token and session: what the table says, refused for the right reason otherwise."""
+    job = facts(state)
+    got = outcome(job, ask(event, actor))
+    edge = EDGES.get((state, event))
+    if event is E.CANCEL and state is S.RUNNING:
+        if actor is not Actor.USER:
+            assert got is Refusal.FORBIDDEN
+            return
+        assert isinstance(got, Decision)
+        assert got.transitions == ()
+        assert got.after == replace(job, cancel_requested=True)
+        assert got.effects == {Effect.KILL_RUN}
+    elif (event, state) == (E.CANCEL, S.CANCELLED) or (event, state) == (E.STARTED, S.RUNNING):
+        assert isinstance(got, Decision)
+        assert got == Decision(job, job, (), frozenset())
+    elif edge is None:
+        assert got is Refusal.ILLEGAL
+    elif actor not in edge.actors:
+        assert got is Refusal.FORBIDDEN
+    else:
+        assert isinstance(got, Decision)
+        first = got.transitions[0]
+        assert (first.source, first.target, first.event, first.actor) == (state, edge.target, event, actor)
+        assert first.attempt == job.attempt + (event is E.STARTED)
+
+
+@pytest.mark.parametrize("edge", EDGES.values(), ids=lambda edge: f"{edge.source}-{edge.event}")
+def test_s7_an_old_token_is_fenced(edge: object) -> None:
+    assert edge in EDGES.values()
+    edge = next(it for it in EDGES.values() if it is edge)
+    for actor in edge.actors & {Actor.LAUNCHER, Actor.SITE}:
+        assert outcome(facts(edge.source), ask(edge.event, actor, token=TOKEN - 1)) is Refusal.FENCED
+
+
+@pytest.mark.parametrize(
+    "edge", [e for e in EDGES.values() if e.lease is Lease.RUN], ids=lambda e: f"{e.source}-{e.event}"
+)
+def test_s6_a_run_is_reported_by_its_holder_only(edge: object) -> None:
+    edge = next(it for it in EDGES.values() if it is edge)
+    job = facts(edge.source)
+    assert outcome(job, ask(edge.event, Actor.LAUNCHER, session=SESSION + 1)) is Refusal.FENCED
+    assert outcome(job, ask(edge.event, Actor.LAUNCHER, token=None)) is Refusal.FENCED
+    assert outcome(replace(job, session_id=None), ask(edge.event, Actor.LAUNCHER)) is Refusal.FENCED
+
+
+def test_a_late_result_needs_the_token_and_not_the_session() -> None:
+    for state, event in product((S.RUN_TIMEOUT, S.RESTART_READY), (E.RUN_DONE, E.RUN_ERROR)):
+        job = facts(state, session_id=None)
+        assert isinstance(outcome(job, ask(event, Actor.SITE, session=None)), Decision)
+        assert outcome(job, ask(event, Actor.SITE, token=None)) is Refusal.FENCED
+        assert outcome(replace(job, token=TOKEN + 1), ask(event, Actor.SITE)) is Refusal.FENCED
+
+
+def plain(state: JobState, **changes: object) -> JobFacts:
+    """A Job without hooks or stages: empty steps take themselves."""
+    return facts(state, **{"hooks": frozenset(), "has_stage_in": False, "has_stage_out": False, **changes})
+
+
+def path(decision: Decision) -> list[JobState]:
+    return [step.target for step in decision.transitions]
+
+
+def test_empty_steps_cost_no_round_trip() -> None:
+    made = submit(JobFacts(S.CREATED), unfinished_parents=0)
+    assert path(made) == [S.READY, S.STAGED_IN, S.PREPROCESSED]
+    assert made.effects == {Effect.BECAME_RUNNABLE}
+    assert made.after.was_preprocessed
+    done = decide(plain(S.RUNNING), ask(E.RUN_DONE, Actor.LAUNCHER))
+    assert path(done) == [S.RUN_DONE, S.POSTPROCESSED, S.JOB_FINISHED]
+    assert done.effects == {Effect.RELEASE_LEASE, Effect.RELEASE_CHILDREN}
+    assert done.after.session_id is None
+    failed = decide(plain(S.RUNNING), ask(E.RUN_ERROR, Actor.LAUNCHER))
+    assert path(failed) == [S.RUN_ERROR, S.FAILED]
+    assert failed.effects == {Effect.RELEASE_LEASE, Effect.FAIL_CHILDREN}
+    again = decide(plain(S.RUNNING), ask(E.RUN_TIMEOUT, Actor.LAUNCHER))
+    assert path(again) == [S.RUN_TIMEOUT, S.RESTART_READY]
+    assert again.effects == {Effect.RELEASE_LEASE, Effect.BECAME_RUNNABLE}
+
+
+@pytest.mark.parametrize(
+    ("hook", "state", "event", "stops_in"),
+    [
+        (Hook.PREPROCESS, S.AWAITING_PARENTS, E.PARENTS_FINISHED, S.STAGED_IN),
+        (Hook.POSTPROCESS, S.RUNNING, E.RUN_DONE, S.RUN_DONE),
+        (Hook.HANDLE_ERROR, S.RUNNING, E.RUN_ERROR, S.RUN_ERROR),
+        (Hook.HANDLE_TIMEOUT, S.RUNNING, E.RUN_TIMEOUT, S.RUN_TIMEOUT),
+    ],
+)
+def test_a_hook_stops_the_job_before_its_step(hook: Hook, state: JobState, event: JobEvent, stops_in: JobState) -> None:
+    actor = Actor.LAUNCHER if state is S.RUNNING else Actor.SERVICE
+    assert path(decide(plain(state, hooks=frozenset({hook})), ask(event, actor)))[-1] is stops_in
+
+
+def test_stages_stop_the_job() -> None:
+    waiting = decide(plain(S.AWAITING_PARENTS, has_stage_in=True), ask(E.PARENTS_FINISHED, Actor.SERVICE))
+    assert path(waiting) == [S.READY]
+    leaving = decide(plain(S.RUNNING, has_stage_out=True), ask(E.RUN_DONE, Actor.LAUNCHER))
+    assert path(leaving) == [S.RUN_DONE, S.POSTPROCESSED]
+    arrived = decide(plain(S.POSTPROCESSED, has_stage_out=True), ask(E.STAGE_OUT_DONE, Actor.SITE))
+    assert path(arrived) == [S.STAGED_OUT, S.JOB_FINISHED]
+
+
+def test_parents_decide_where_a_new_job_begins() -> None:
+    assert path(submit(JobFacts(S.CREATED), unfinished_parents=2)) == [S.AWAITING_PARENTS]
+    failed = submit(JobFacts(S.CREATED), unfinished_parents=1, failed_parent="its parent Job 7 is FAILED")
+    assert path(failed) == [S.AWAITING_PARENTS, S.FAILED]
+    assert failed.transitions[-1].message == "its parent Job 7 is FAILED"
+    assert failed.before.state is S.CREATED
+
+
+def test_attempts_are_spent_by_timeouts_and_not_by_lost_launchers() -> None:
+    timeout = ask(E.RUN_TIMEOUT, Actor.LAUNCHER)
+    assert path(decide(plain(S.RUNNING, attempt=1, max_attempts=2), timeout))[-1] is S.RESTART_READY
+    spent = decide(plain(S.RUNNING, attempt=2, max_attempts=2), timeout)
+    assert path(spent) == [S.RUN_TIMEOUT, S.FAILED]
+    assert spent.transitions[-1].message == "all 2 attempts are spent"
+    lost = plain(S.RUNNING, attempt=2, max_attempts=2, lost_attempts=1)
+    assert path(decide(lost, timeout))[-1] is S.RESTART_READY
+    assert path(decide(plain(S.RUNNING, attempt=99), timeout))[-1] is S.RESTART_READY
+
+
+def test_l5_a_job_whose_launchers_die_is_given_up() -> None:
+    job = plain(S.PREPROCESSED, attempt=0, session_id=SESSION, lost_attempts=0)
+    for number in range(1, MAX_LOST_ATTEMPTS + 1):
+        running = decide(job, ask(E.STARTED, Actor.LAUNCHER)).after
+        assert running.lost_attempts == number - 1
+        ended = decide(running, Request(E.LEASE_ENDED, Actor.SWEEP, lost=True))
+        job = replace(ended.after, session_id=SESSION)
+    assert path(ended) == [S.RUN_TIMEOUT, S.FAILED]
+    assert "3 times" in ended.transitions[-1].message
+
+
+def test_a_close_in_order_is_no_lost_attempt() -> None:
+    ended = decide(plain(S.RUNNING), Request(E.LEASE_ENDED, Actor.SWEEP, lost=False))
+    assert ended.after.lost_attempts == 0
+    assert ended.after.state is S.RESTART_READY
+
+
+@pytest.mark.parametrize("event", [E.RUN_TIMEOUT, E.LEASE_ENDED])
+def test_a_run_that_was_to_be_cancelled_is_not_run_again(event: JobEvent) -> None:
+    job = plain(S.RUNNING, cancel_requested=True)
+    decision = decide(job, Request(event, Actor.LAUNCHER, token=TOKEN, session_id=SESSION))
+    assert path(decision) == [S.CANCELLED]
+    assert decision.transitions[0].event is E.KILLED
+    by_sweep = decide(job, Request(E.LEASE_ENDED, Actor.SWEEP, lost=True))
+    assert path(by_sweep) == [S.CANCELLED]
+
+
+def test_a_result_beats_a_cancel_that_came_too_late() -> None:
+    job = plain(S.RUNNING, cancel_requested=True)
+    assert path(decide(job, ask(E.RUN_DONE, Actor.LAUNCHER)))[-1] is S.JOB_FINISHED
+
+
+def test_s6_a_granted_job_that_is_cancelled_stays_held() -> None:
+    decision = decide(plain(S.PREPROCESSED), Request(E.CANCEL, Actor.USER))
+    assert decision.after.state is S.CANCELLED
+    assert decision.after.session_id == SESSION
+    assert decision.effects == {Effect.KILL_RUN, Effect.FAIL_CHILDREN}
+    free = decide(plain(S.PREPROCESSED, session_id=None), Request(E.CANCEL, Actor.USER))
+    assert free.effects == {Effect.FAIL_CHILDREN}
+
+
+def test_retry_goes_back_as_far_as_needed_and_begins_anew() -> None:
+    job = plain(S.FAILED, session_id=None, lost_attempts=2, cancel_requested=True)
+    again = decide(job, Request(E.RETRY, Actor.USER))
+    assert path(again) == [S.RESTART_READY]
+    assert (again.after.lost_attempts, again.after.cancel_requested) == (0, False)
+    assert again.effects == {Effect.BECAME_RUNNABLE}
+    first = decide(replace(job, was_preprocessed=False), Request(E.RETRY, Actor.USER))
+    assert path(first) == [S.READY, S.STAGED_IN, S.PREPROCESSED]
+
+
+def test_a_step_that_the_site_took_counts_as_preprocessed() -> None:
+    job = facts(S.STAGED_IN, was_preprocessed=False)
+    assert decide(job, ask(E.PREPROCESS_DONE, Actor.SITE)).after.was_preprocessed
+
+
+requests = st.builds(
+    Request,
+    event=st.sampled_from(JobEvent),
+    actor=st.sampled_from(Actor),
+    token=st.sampled_from([None, TOKEN, TOKEN - 1]),
+    session_id=st.sampled_from([None, SESSION, SESSION + 1]),
+    lost=st.booleans(),
+)
+jobs = st.builds(
+    JobFacts,
+    state=st.sampled_from(JobState),
+    token=st.just(TOKEN),
+    attempt=st.integers(0, 4),
+    session_id=st.sampled_from([None, SESSION]),
+    cancel_requested=st.booleans(),
+    lost_attempts=st.integers(0, 3),
+    max_attempts=st.sampled_from([None, 1, 3]),
+    hooks=st.frozensets(st.sampled_from(Hook)),
+    has_stage_in=st.booleans(),
+    has_stage_out=st.booleans(),
+    was_preprocessed=st.booleans(),
+)
+
+
+@given(jobs, requests)
+def test_s4_s5_a_decision_is_a_chain_of_legal_edges(job: JobFacts, request: Request) -> None:
+    got = outcome(job, request)
+    if isinstance(got, Refusal):
+        return
+    state = job.state
+    for step in got.transitions:
+        assert step.source is state
+        edge = EDGES[step.source, step.event]
+        assert edge.target is step.target
+        assert step.actor in edge.actors
+        state = step.target
+    assert got.after.state is state
+    assert got.before == job
+    assert got.after.token == job.token, "only a grant changes a token"
+    assert got.after.attempt - job.attempt == sum(step.event is E.STARTED for step in got.transitions)
+    if S.RUNNING is not state:
+        assert job.state is not S.RUNNING or got.after.session_id is None
+    if Effect.BECAME_RUNNABLE in got.effects:
+        assert state in RUNNABLE_STATES
+        assert got.after.session_id is None
+
+
+@given(jobs, requests)
+def test_nothing_that_could_go_on_by_itself_stands_still(job: JobFacts, request: Request) -> None:
+    """After a decision the Job waits for somebody: a second look finds no empty step left."""
+    got = outcome(job, request)
+    if isinstance(got, Refusal) or not got.transitions:
+        return
+    after = got.after
+    waits = {
+        S.READY: after.has_stage_in,
+        S.STAGED_IN: Hook.PREPROCESS in after.hooks,
+        S.RUN_DONE: Hook.POSTPROCESS in after.hooks,
+        S.RUN_ERROR: Hook.HANDLE_ERROR in after.hooks,
+        S.RUN_TIMEOUT: Hook.HANDLE_TIMEOUT in after.hooks and after.lost_attempts < MAX_LOST_ATTEMPTS,
+        S.POSTPROCESSED: after.has_stage_out,
+        S.STAGED_OUT: False,
+    }
+    assert waits.get(after.state, True)
+    assert after.state is not S.CREATED
+    assert after.state not in DONE_STATES or after.state is not S.JOB_FINISHED or job.state is not S.JOB_FINISHED
