@@ -98,7 +98,7 @@ class ReportRecord(Message):
     at: Timestamp
     return_code: int | None = None
     message: Annotated[str, Field(max_length=8192)] = ""
-    data: JsonDict = {}
+    data: JsonDict = Field(default_factory=dict)
 
 
 class Report(Message):
