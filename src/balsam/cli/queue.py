@@ -19,7 +19,7 @@ def queue() -> None:
 @click.option("-t", "--wall-time-min", required=True, type=click.IntRange(min=1), help="Minutes to request.")
 @click.option("-q", "--queue", "queue_name", default="local", show_default=True)
 @click.option("-A", "--project", default="local", show_default=True)
-@click.option("-j", "--job-mode", required=True, type=click.Choice(list(JobMode)))
+@click.option("-j", "--job-mode", required=True, type=click.Choice([mode.value for mode in JobMode]))
 @click.option(
     "-tag", "--tag", "tags", multiple=True, callback=parse_pairs("--tag"), help="Run only Jobs with KEY=VALUE."
 )

@@ -19,7 +19,13 @@ def job_selectors(command: Callable[..., Any]) -> Callable[..., Any]:
     """--id --state --tag --workdir --app --site on a verb that works on Jobs."""
     for option in (
         click.option("--id", "ids", type=int, multiple=True, help="A Job id; repeat for more."),
-        click.option("-s", "--state", "states", type=click.Choice(list(JobState), case_sensitive=False), multiple=True),
+        click.option(
+            "-s",
+            "--state",
+            "states",
+            type=click.Choice([state.value for state in JobState], case_sensitive=False),
+            multiple=True,
+        ),
         click.option("-t", "--tag", "tags", multiple=True, callback=parse_pairs("--tag"), help="KEY=VALUE; repeat."),
         click.option("-w", "--workdir", help="Part of the workdir."),
         click.option("-a", "--app", "app_name", help="Name of the App."),
