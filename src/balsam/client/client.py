@@ -34,7 +34,7 @@ class Client:
 
     >>> client = Client(ClientSettings(url="http://127.0.0.1:8000", token="blsm_user_x"))
     >>> client.Job.objects.filter(state="RUNNING")
-    <Job query: state=<JobState.RUNNING: 'RUNNING'>>
+    <Job query: state='RUNNING'>
     """
 
     def __init__(

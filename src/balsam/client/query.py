@@ -5,6 +5,7 @@ Iterating streams pages (by keyset where the service can, so that row 1,000,000 
 """
 
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 if TYPE_CHECKING:
@@ -268,5 +269,8 @@ def _rank(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = repr(value[0] if isinstance(value, list) and len(value) == 1 else value)
+    items = [
+        str(item) if isinstance(item, StrEnum) else item for item in (value if isinstance(value, list) else [value])
+    ]
+    text = repr(items[0] if len(items) == 1 else items)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -40,7 +40,7 @@ def _plain_slots(row: dict[str, TransferSlot]) -> dict[str, dict[str, Any]]:
 class App(Model):
     """A registered application. Read only: change the class and `sync` it.
 
-    >>> App.objects.get(name="Hello", site_name="laptop").command_template  # doctest: +SKIP
+    >>> App.objects.get(name="Hello", site_name="local").command_template  # doctest: +SKIP
     'echo Hello, {{ name }}'
     """
 

@@ -52,7 +52,7 @@ class ApplicationDefinition:
     `environment_variables`, `transfers`, `cleanup_files`: as in the guide.
 
     >>> class Hello(ApplicationDefinition):
-    ...     site = "laptop"
+    ...     site = "local"
     ...     command_template = "echo Hello, {{ name }}"
     >>> job = Hello.submit(workdir="hello/1", name="World")  # doctest: +SKIP
     >>> job.wait(timeout=60)  # doctest: +SKIP
@@ -163,7 +163,7 @@ class ApplicationDefinition:
     def load_by_site(cls, site: "str | int | Site") -> dict[str, type["ApplicationDefinition"]]:
         """The Apps of a Site as classes, by name.
 
-        >>> apps = ApplicationDefinition.load_by_site("laptop")  # doctest: +SKIP
+        >>> apps = ApplicationDefinition.load_by_site("local")  # doctest: +SKIP
         >>> apps["Hello"].submit(workdir="hello/2", name="again").state.value  # doctest: +SKIP
         'PREPROCESSED'
         """

@@ -46,7 +46,7 @@ class Job(JobFiles, Model):
     `workdir`: relative to the Site's data directory. Resources: nodes, ranks, threads, GPUs; `wall_time_min` is an
     estimate in minutes (0: unknown). `return_code`, `started_at`, `ended_at` are of the last attempt.
 
-    >>> job = Job(app_id="Hello", site_name="laptop", workdir="hello/3", parameters={"name": "you"})  # doctest: +SKIP
+    >>> job = Job(app_id="Hello", site_name="local", workdir="hello/3", parameters={"name": "you"})  # doctest: +SKIP
     >>> job.save()  # doctest: +SKIP
     >>> job.wait(timeout=60), job.return_code, job.read_text("job.out")  # doctest: +SKIP
     (True, 0, 'Hello, you\\n')

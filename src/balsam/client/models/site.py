@@ -38,8 +38,8 @@ def _limits(row: dict[str, QueueLimits]) -> dict[str, dict[str, int]]:
 class Site(Model):
     """A Site as the service knows it. `balsam site init` creates one; scripts mostly look them up.
 
-    >>> [site.name for site in Site.objects.filter(name="laptop")]  # doctest: +SKIP
-    ['laptop']
+    >>> [site.name for site in Site.objects.filter(name="local")]  # doctest: +SKIP
+    ['local']
     """
 
     name = Field[str]()
