@@ -106,12 +106,20 @@ class Checkers:
 
     def look_at_moved(self) -> None:
         moved, self._moved = self._moved, set()
-        self.world.service.store.read_sync(lambda tx: [self._replay(tx, job) for job in tx.jobs(moved)])
+        self.world.service.store.read_sync(lambda tx: self._replay_all(tx, tx.jobs(moved)))
 
-    def _replay(self, tx: ReadTx, job: JobRow) -> None:
+    def _replay_all(self, tx: ReadTx, jobs: list[JobRow]) -> None:
+        events: dict[int, list[EventRow]] = defaultdict(list)
+        ids = tuple(job.id for job in jobs)
+        for event in tx.events(EventSelection(owner_id=self.world.service.user.user_id, job_ids=ids), ALL):
+            events[event.job_id].append(event)
+        for job in jobs:
+            self._replay(job, sorted(events[job.id], key=lambda event: event.seq))
+
+    def _replay(self, job: JobRow, events: list[EventRow]) -> None:
         """S5: the log, replayed, is the state. S8: what is done stays done unless a user retries it."""
         seq, state = self._seen.get(job.id, (0, JobState.CREATED))
-        for event in _events(tx, job):
+        for event in events:
             if event.seq <= seq:
                 continue
             self._check_event(job, event, seq, state)
@@ -202,8 +210,7 @@ class Checkers:
 
     def _at_the_end(self, tx: ReadTx) -> None:
         jobs = _all_jobs(tx, self.world)
-        for job in jobs:
-            self._replay(tx, job)
+        self._replay_all(tx, jobs)
         self._check_submissions(jobs)
         self._check_counts(tx, jobs)
         self._check_allocations(tx)
@@ -268,8 +275,3 @@ def _excused(rank: Rank) -> bool:
 
 def _all_jobs(tx: ReadTx, world: World) -> list[JobRow]:
     return tx.job_page(JobSelection(owner_id=world.service.user.user_id), ALL)
-
-
-def _events(tx: ReadTx, job: JobRow) -> list[EventRow]:
-    rows = tx.events(EventSelection(owner_id=job.owner_id, job_ids=(job.id,)), ALL)
-    return sorted(rows, key=lambda event: event.seq)

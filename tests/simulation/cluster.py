@@ -133,20 +133,11 @@ class Cluster:
         serial = self.random.random() < 0.4
         partition = Partition(config, 0, serial, nodes, True, request.wall_time_min * 60.0, {})
         allocation.room = MachineRoom(self.world, f"{allocation.name}/{allocation.id}")
-        allocation.guardian = SimGuardian(self.world, allocation.room, partition)
+        allocation.guardian = SimGuardian(
+            self.world, allocation.room, partition, lambda: self.kernel.after(1.0, self._end, allocation)
+        )
         self.world.say(f"cluster starts {allocation.name} on {request.num_nodes} nodes, {request.wall_time_min} min")
         self.kernel.after(request.wall_time_min * 60.0 * 1.02, self._wall_time, allocation)
-        self._look(allocation)
-
-    def _look(self, allocation: Allocation) -> None:
-        """The batch script ends with its guardian; the epilog kills whatever it left."""
-        guardian = allocation.guardian
-        if allocation.state is not SchedulerState.RUNNING or guardian is None:
-            return
-        if guardian.alive:
-            self.kernel.after(1.0, self._look, allocation)
-        else:
-            self._end(allocation)
 
     def _wall_time(self, allocation: Allocation) -> None:
         if allocation.state is SchedulerState.RUNNING and allocation.guardian is not None and allocation.guardian.alive:
@@ -154,6 +145,7 @@ class Cluster:
             self.kernel.after(KILL_WAIT_SEC, self._end, allocation)
 
     def _end(self, allocation: Allocation) -> None:
+        """The batch script ended with its guardian, or its time is up; the epilog kills whatever it left."""
         if allocation.state is not SchedulerState.RUNNING or allocation.over_soon:
             return
         allocation.over_soon = True
@@ -183,6 +175,7 @@ class Cluster:
         """Its machines lose power; the scheduler notices some time later."""
         assert allocation.room is not None
         allocation.failed = True
+        self.kernel.after(self.random.uniform(1.0, 60.0), self._end, allocation)
         allocation.room.power_off()
 
 

@@ -11,7 +11,6 @@ import fnmatch
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from random import Random
 from typing import Any
 
@@ -58,39 +57,39 @@ class SimPath:
     disk: Disk
 
     def __init__(self, path: object) -> None:
-        self._pure = PurePosixPath(str(path))
+        self._text = str(path)
 
     def __str__(self) -> str:
-        return str(self._pure)
+        return self._text
 
     def __fspath__(self) -> str:
-        return str(self._pure)
+        return self._text
 
     def __hash__(self) -> int:
-        return hash(self._pure)
+        return hash(self._text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, SimPath) and self._pure == other._pure
+        return isinstance(other, SimPath) and self._text == other._text
 
     def __lt__(self, other: SimPath) -> bool:
-        return str(self) < str(other)
+        return self._text < other._text
 
     def __truediv__(self, name: str) -> SimPath:
-        return SimPath(self._pure / name)
+        return SimPath(f"{self._text}/{name}")
 
     @property
     def name(self) -> str:
-        return self._pure.name
+        return self._text.rpartition("/")[2]
 
     @property
     def parent(self) -> SimPath:
-        return SimPath(self._pure.parent)
+        return SimPath(self._text.rpartition("/")[0])
 
     def with_name(self, name: str) -> SimPath:
-        return SimPath(self._pure.with_name(name))
+        return self.parent / name
 
     def with_suffix(self, suffix: str) -> SimPath:
-        return SimPath(self._pure.with_suffix(suffix))
+        return SimPath(self._text.rpartition(".")[0] + suffix)
 
     def exists(self) -> bool:
         return str(self) in self.disk.files
@@ -102,10 +101,10 @@ class SimPath:
         pass
 
     def glob(self, pattern: str) -> list[SimPath]:
-        depth = len(self._pure.parts) + pattern.count("/") + 1
         wanted = f"{self}/{pattern}"
+        depth = wanted.count("/")
         found = [name for name in self.disk.files if name.startswith(f"{self}/") and fnmatch.fnmatchcase(name, wanted)]
-        return [SimPath(name) for name in found if len(PurePosixPath(name).parts) == depth]
+        return [SimPath(name) for name in found if name.count("/") == depth]
 
     def read_bytes(self) -> bytes:
         try:

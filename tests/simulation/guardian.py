@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from balsam.launcher import guardian as shipping
@@ -54,10 +55,13 @@ class _Rules(Guardian):
 class SimGuardian(Process):
     """The guardian's process, and the batch script around it."""
 
-    def __init__(self, world: World, room: MachineRoom, partition: Partition) -> None:
+    def __init__(
+        self, world: World, room: MachineRoom, partition: Partition, script_ends: Callable[[], None]
+    ) -> None:
         super().__init__(world.kernel, f"guardian of {room.name}")
         self.world, self.room, self.partition = world, room, partition
         self.launcher: SimLauncher | None = None
+        self._script_ends = script_ends
         self.status: int | None = None
         self._news = Mailbox(world.kernel)
         margin = partition.margin_sec
@@ -85,6 +89,8 @@ class SimGuardian(Process):
     def die(self) -> None:
         if self.alive:
             super().die()
+            if not self.room.lost_power:
+                self._script_ends()
             if self.launcher is not None and self.launcher.alive:
                 self.launcher.after(0.001, self.launcher.orphaned)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import select
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from balsam.client.errors import BalsamError, NotFound, ServiceUnavailable, SessionEnded, Unauthorized
@@ -56,6 +57,12 @@ if TYPE_CHECKING:
 OVER = (SessionEnded, NotFound, Unauthorized)
 EXIT_FAULT, EXIT_CONFIG = 1, 78
 _COURIER_FD = 7
+
+
+@lru_cache(maxsize=1000)
+def _token_in(credentials: bytes) -> str:
+    token: str = json.loads(credentials)["token"]
+    return token
 
 
 class _NoEpoll:
@@ -349,8 +356,8 @@ class SimCourier(Process):
                 self._say(**{"is": "ended", "reason": str(error)})
 
     def _token(self) -> str:
-        path = self.errand["credentials_path"]
-        return json.loads(SimPath(path).read_text())["token"] if SimPath(path).exists() else "no credentials"
+        file = self.world.disk.files.get(self.errand["credentials_path"])
+        return "no credentials" if file is None else _token_in(file.synced)
 
     def _request(self, use: Any, patience_sec: float = TRY_SEC) -> Task:
         return self.network.request(self, self._token(), use, repeatable=True, patience_sec=patience_sec)

@@ -86,7 +86,7 @@ class MachineRoom:
         self.line = Line()
         self.ranks: set[Rank] = set()
         self.processes: list[Process] = []
-        self.stopped = False
+        self.stopped = self.lost_power = False
         self.thawed_at = -1e9
 
     def start_rank(self, launcher: SimLauncher, job: LaunchJob, placement: Placement) -> Rank:
@@ -120,6 +120,7 @@ class MachineRoom:
     def power_off(self) -> None:
         """Everything is gone at once, and with it what was not synced."""
         self.cont()
+        self.lost_power = True
         for process in self.processes:
             process.die()
         for rank in list(self.ranks):
