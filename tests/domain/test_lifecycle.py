@@ -24,6 +24,7 @@ from balsam.domain.states import (
     EDGES,
     RUNNABLE_STATES,
     Actor,
+    Edge,
     JobEvent,
     JobState,
     Lease,
@@ -89,18 +90,16 @@ def test_every_triple(state: JobState, event: JobEvent, actor: Actor) -> None:
 
 
 @pytest.mark.parametrize("edge", EDGES.values(), ids=lambda edge: f"{edge.source}-{edge.event}")
-def test_s7_an_old_token_is_fenced(edge: object) -> None:
-    assert edge in EDGES.values()
-    edge = next(it for it in EDGES.values() if it is edge)
+def test_s7_an_old_token_is_fenced(edge: Edge) -> None:
     for actor in edge.actors & {Actor.LAUNCHER, Actor.SITE}:
         assert outcome(facts(edge.source), ask(edge.event, actor, token=TOKEN - 1)) is Refusal.FENCED
 
 
-@pytest.mark.parametrize(
-    "edge", [e for e in EDGES.values() if e.lease is Lease.RUN], ids=lambda e: f"{e.source}-{e.event}"
-)
-def test_s6_a_run_is_reported_by_its_holder_only(edge: object) -> None:
-    edge = next(it for it in EDGES.values() if it is edge)
+RUN_EDGES = [edge for edge in EDGES.values() if edge.lease is Lease.RUN]
+
+
+@pytest.mark.parametrize("edge", RUN_EDGES, ids=lambda edge: f"{edge.source}-{edge.event}")
+def test_s6_a_run_is_reported_by_its_holder_only(edge: Edge) -> None:
     job = facts(edge.source)
     assert outcome(job, ask(edge.event, Actor.LAUNCHER, session=SESSION + 1)) is Refusal.FENCED
     assert outcome(job, ask(edge.event, Actor.LAUNCHER, token=None)) is Refusal.FENCED

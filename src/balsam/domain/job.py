@@ -53,7 +53,7 @@ class Resources:
                 yield f"{name} is {getattr(self, name)}; it must be at least 1"
         if not math.isfinite(self.gpus_per_rank) or self.gpus_per_rank < 0:
             yield f"gpus_per_rank is {self.gpus_per_rank}; it must be 0 or more"
-        if self.gpus_per_rank > 1 and self.gpus_per_rank != int(self.gpus_per_rank):
+        elif self.gpus_per_rank > 1 and self.gpus_per_rank != int(self.gpus_per_rank):
             yield f"gpus_per_rank is {self.gpus_per_rank}; above 1 it must be a whole number"
         if not 0 <= self.wall_time_min <= MAX_WALL_TIME_MIN:
             yield f"wall_time_min is {self.wall_time_min}; it must be between 0 and {MAX_WALL_TIME_MIN} minutes"

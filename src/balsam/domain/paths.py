@@ -41,4 +41,7 @@ def contained(path: str, what: str = "workdir", max_length: int = MAX_PATH_LENGT
         raise BadPath(f"{what} {path!r} contains '..'; it must stay inside the Site's data directory")
     if not pure.parts:
         raise BadPath(f"{what} {path!r} names no directory")
-    return str(pure)
+    normal = str(pure)
+    if not normal.strip():
+        raise BadPath(f"{what} {path!r} is blank; give a relative path such as 'runs/a'")
+    return normal
