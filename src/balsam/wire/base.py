@@ -24,9 +24,9 @@ JsonDict = dict[str, Any]
 
 
 class Message(BaseModel):
-    """A REST message. Unknown fields are refused; instances do not change."""
+    """A REST message. Unknown fields are refused; instances do not change. Its validator is built at first use."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null")
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, ser_json_inf_nan="null")
 
 
 class ErrorDetail(Message):
