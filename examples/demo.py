@@ -52,6 +52,18 @@ def start_up(environment: dict[str, str]) -> tuple[subprocess.Popen, dict]:
         raise SystemExit(f"`balsam up` did not get ready; its log: {DEMO / 'balsam-up.log'}") from None
 
 
+def stop_ensemble(ensemble: subprocess.Popen) -> None:
+    """End libEnsemble's manager and its workers, which are a process group of their own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(ensemble.pid, number)
+        except ProcessLookupError:
+            break
+        deadline = time.monotonic() + 3
+        while ensemble.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
 def stop(process: subprocess.Popen) -> bool:
     """SIGTERM, then wait; True when it ended well."""
     if process.poll() is None:
@@ -85,7 +97,7 @@ def main() -> int:
         print("Interrupted; stopping what was started", flush=True)
     finally:
         if ensemble is not None:
-            stop(ensemble)
+            stop_ensemble(ensemble)
         stopped = stop(up)
     print(f"Log:           {DEMO / 'balsam-up.log'}")
     print(f"{'Done' if good else 'FAILED'} in {time.monotonic() - begin:.1f} s; service and site are stopped.")

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from balsam.api import ApplicationDefinition, Site
 from ensemble import choose_settings, fresh_progress, run_cluster
 from libensemble import Ensemble
 from libensemble.alloc_funcs.give_sim_work_first import give_sim_work_first
@@ -19,6 +18,8 @@ from libensemble.executors.balsam_executors import BalsamExecutor
 from libensemble.specs import AllocSpecs, ExitCriteria, GenSpecs, LibeSpecs, SimSpecs
 from picture import draw, table
 from program import build, command_template
+
+from balsam.api import ApplicationDefinition, Site
 
 LOWEST_KNOWN = {7: -16.505384, 13: -44.326801, 19: -72.659782, 26: -108.315616, 38: -173.928427}
 
@@ -59,7 +60,7 @@ def ensemble_of(args: argparse.Namespace, run: str, executor: BalsamExecutor) ->
     """Generator, simulator and how many of both."""
     sim_user = {
         "run": run, "out": str(args.out), "sims": args.sims, "atoms": args.atoms, "hops": args.hops, "seed": args.seed,
-        "tasks_per_node": args.workers, "timeout_sec": 600,
+        "tasks_per_node": args.workers, "timeout_sec": 300,
     }  # fmt: skip
     sim_out = [
         ("energy", float), ("mean_energy", float), ("best_hop", float), ("job_id", float), ("runtime_sec", float),

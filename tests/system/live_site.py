@@ -23,7 +23,13 @@ BALSAM = Path(sys.prefix) / "bin" / "balsam"
 READY_SEC = 60.0
 STOP_SEC = 60.0
 # Where the command lines of the parts differ; a part is a descendant of `balsam up` or runs for its home.
-PARTS = {"service": "balsam.server", "agent": "balsam.site", "launcher": "balsam.launcher", "guardian": "guardian"}
+PARTS = {
+    "service": "balsam.server",
+    "agent": "balsam.site",
+    "guardian": "launcher/guardian.py",
+    "launcher": "balsam.launcher.loop",
+    "courier": "balsam.launcher.courier",
+}
 
 
 @dataclass

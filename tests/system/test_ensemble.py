@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.system.live_site import LiveSite, eventually, finished, live_site
+from tests.system.live_site import PARTS, LiveSite, eventually, finished, live_site
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--sims", "8", "--atoms", "10", "--hops", "300"]
@@ -74,6 +74,9 @@ def main():
 if __name__ == "__main__":
     main()
 """
+
+
+pytestmark = pytest.mark.timeout(400)  # whole runs of a service and a site, on machines that are slow or busy
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +198,7 @@ def test_the_demo_ends_with_table_and_picture(demo_result: tuple[np.ndarray, str
     assert all(path.with_name("cluster.in").exists() for path in jobs)
 
 
-@pytest.mark.parametrize("part", ["service", "agent", "launcher"])
+@pytest.mark.parametrize("part", ["service", "agent", "launcher", "courier"])
 def test_a_part_that_is_killed_during_the_demo_changes_nothing(
     demo_result: tuple[np.ndarray, str, Path], tmp_path: Path, part: str
 ) -> None:
@@ -217,8 +220,6 @@ def test_interrupting_the_demo_leaves_nothing_behind(tmp_path: Path) -> None:
     assert "Interrupted" in said
     home = LiveSite(output / "home")
     deadline = time.monotonic() + 5
-    while (left := [pid for part in ("service", "agent", "launcher", "guardian") for pid in home.pids(part)]) and (
-        time.monotonic() < deadline
-    ):
+    while (left := [pid for part in PARTS for pid in home.pids(part)]) and (time.monotonic() < deadline):
         time.sleep(0.1)
     assert left == []

@@ -83,6 +83,9 @@ def page_queue(settings: dict[str, Any]) -> None:
     scheduler["optional_batch_job_params"] = {"shout": "no"}
 
 
+pytestmark = pytest.mark.timeout(240)  # a service and a site, on machines that are slow or busy
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSite]:
     with live_site(tmp_path_factory.mktemp("page") / "home", page_queue) as running:
