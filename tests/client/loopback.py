@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -137,12 +138,14 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(script: Script, port: int = 0) -> Iterator[Script]:
+def serving(script: Script, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Script]:
     handler = type("ScriptedHandler", (Handler,), {"script": script})
     server = Server(("127.0.0.1", port), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     server.open_connections = set()
     script.port = server.server_address[1]
-    script.url = f"http://127.0.0.1:{script.port}"
+    script.url = f"{'https' if tls else 'http'}://127.0.0.1:{script.port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

@@ -328,6 +328,29 @@ def test_a_class_without_source_works(client: Client, site: Any) -> None:
     assert made.submit("a").state is JobState.PREPROCESSED
 
 
+def test_a_class_rebuilt_without_source_does_not_replace_the_app(client: Client, hello: Any) -> None:
+    hello.sync()
+    before = client.App.objects.get(name="Hello", site_id=hello.resolve_site_id())
+    attributes = {"site": hello.site, "command_template": hello.command_template, "__doc__": hello.__doc__}
+    rebuilt = type("Hello", (client.ApplicationDefinition,), attributes)
+    job = rebuilt.submit("a", name="x")
+    after = client.App.objects.get(id=job.app_id)
+    assert (after.content_hash, after.source_code) == (before.content_hash, before.source_code)
+    rebuilt.command_template = "echo Bye, {{ name }}"
+    rebuilt.sync()
+    after.refresh_from_db()
+    assert after.command_template == "echo Bye, {{ name }}"
+
+
+def test_an_app_that_was_deleted_is_synced_again_after_one_clear_error(client: Client, hello: Any) -> None:
+    job = hello.submit("a", name="x")
+    job.delete()
+    client.App.objects.get(id=job.app_id).delete()
+    with pytest.raises(errors.BalsamError, match="App"):
+        hello.submit("b", name="x")
+    assert hello.submit("b", name="x").state is JobState.PREPROCESSED
+
+
 @pytest.mark.parametrize(
     ("attributes", "kind", "says"),
     [

@@ -121,6 +121,11 @@ class Client:
             self._sites[name] = site_id_of(self, name)
         return self._sites[name]
 
+    def forget_names(self) -> None:
+        """Look Sites and Apps up again when they are next needed."""
+        self._sites.clear()
+        self.apps.forget()
+
     def version(self) -> VersionReply:
         """Which service answers, and which wire versions it speaks."""
         return self.transport.request("GET", "/version", reply=VersionReply, deadline_sec=10.0)

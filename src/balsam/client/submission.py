@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from balsam.client.errors import BalsamError, NotFound, Problem, ValidationFailed
 from balsam.client.values import checked, json_copy
 from balsam.wire.base import MAX_BODY_BYTES, MAX_BULK
-from balsam.wire.jobs import JobCreate, JobsCreate, JobsCreated
+from balsam.wire.jobs import JobsCreate, JobsCreated
 
 if TYPE_CHECKING:
     from balsam.client.client import Client
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from balsam.client.models.job import Job
 
 BODY_BYTES = MAX_BODY_BYTES // 2
-DEFAULTS: dict[str, Any] = {
-    name: field.default for name, field in JobCreate.model_fields.items() if not field.is_required()
-} | {
+NEW: dict[str, Any] = {  # what a row says of a Job that was never looked at; Field has the defaults of the rest
     "return_code": None,
     "attempt": 0,
     "cancel_requested": False,
@@ -56,8 +54,12 @@ def submit(client: "Client", jobs: "Sequence[Job]") -> None:
             _check(rows[start:end], start)
     for start, end, content in chunks:
         epoch = client.watcher_epoch()  # before the call: what is pushed while it runs must not be missed
-        created = _create(client, jobs[start], content, start)
-        told = {**DEFAULTS, "created_at": created.created_at, "last_update": created.created_at}
+        try:
+            created = _create(client, jobs[start], content, start)
+        except NotFound:
+            apps.forget()  # an App may have been deleted and made again
+            raise
+        told = {**NEW, "created_at": created.created_at, "last_update": created.created_at}
         answers = zip(created.ids, created.states, created.site_ids, strict=True)
         for job, row, (row_id, state, site_id) in zip(jobs[start:end], rows[start:end], answers, strict=True):
             about = apps.told(row["app_id"])
@@ -85,6 +87,12 @@ class _Apps:
         if not required <= parameters.keys() <= required | optional or None in parameters.values():
             app.check_parameters(parameters)
         return app_id
+
+    def forget(self) -> None:
+        """The next submission asks and syncs anew."""
+        self._client.forget_names()
+        for app in self._classes:
+            app._synced = None
 
     def told(self, app_id: int) -> Row:
         """What a Job's row says of its App, as far as it is known without asking."""

@@ -75,6 +75,22 @@ class AppDirectory:
         self._by_id[view.id] = view
         return view
 
+    def same(self, definition: AppSync) -> AppView | None:
+        """The registered App that differs from this definition in its source at most."""
+        where = AppFilter(name=definition.name, site_id=[definition.site_id])
+        found = self._client.transport.request("GET", AppManager.path, query=where, reply=AppsPage)
+        for view in found.results:
+            known = view.model_dump(exclude={"id", "content_hash", "synced_at", "source_code"})
+            if known == definition.model_dump(exclude={"source_code"}):
+                self._by_id[view.id] = view
+                return view
+        return None
+
+    def forget(self) -> None:
+        """Look everything up again: something that was known is gone."""
+        self._by_id.clear()
+        self._ids.clear()
+
     def view(self, app_id: int) -> AppView:
         """The App with this id. Raises `App.DoesNotExist`."""
         found = self._by_id.get(app_id)

@@ -71,10 +71,11 @@ class ApplicationDefinition:
     _app_id: ClassVar[int | None] = None
     _synced: ClassVar[tuple[str, str] | None] = None  # (service, hash) of what was sent last
     _loaded: ClassVar[AppView | None] = None  # it came from the service
+    _checked: ClassVar[tuple[str, AppSpec] | None] = None  # the definition that was found sound last
 
     def __init_subclass__(cls, bound_to: "Client | None" = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._app_id = cls._synced = cls._loaded = None  # never those of a parent class
+        cls._app_id = cls._synced = cls._loaded = cls._checked = None  # never those of a parent class
         if bound_to is not None:
             cls._bound_client = bound_to
 
@@ -233,7 +234,11 @@ class ApplicationDefinition:
     @classmethod
     def _send(cls, definition: AppSync) -> int:
         client = cls._client()
-        view = client.apps.sync(definition)
+        view = None
+        if not definition.source_code:  # from a prompt, or rebuilt in a worker process: keep the source that is there
+            view = client.apps.same(definition)
+        if view is None:
+            view = client.apps.sync(definition)
         cls._app_id = view.id
         cls._synced = (client.url, _fingerprint(cls))
         return view.id
@@ -242,6 +247,15 @@ class ApplicationDefinition:
     def _spec(cls) -> AppSpec:
         """The definition in the domain's form, without source. Raises ValidationFailed or Unsupported."""
         name = cls.__name__
+        given = repr((name, cls.command_template, cls.parameters))
+        if cls._checked is not None and cls._checked[0] == given:
+            return cls._checked[1]
+        spec = cls._new_spec(name)
+        cls._checked = (given, spec)
+        return spec
+
+    @classmethod
+    def _new_spec(cls, name: str) -> AppSpec:
         defined = [hook for hook in ("run", *HOOKS) if callable(getattr(cls, hook, None))]
         if defined:
             raise Unsupported(NOT_YET.format(name=name, what=", ".join(f"{hook}()" for hook in defined)))
