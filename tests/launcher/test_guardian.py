@@ -193,6 +193,7 @@ def test_second_sigterm_kills_at_once(allocation: Allocation) -> None:
     os.kill(pid, signal.SIGTERM)
     assert allocation.wait(10) == 137
     assert allocation.tag.alive() == []
+    assert len(allocation.starts()) == 1
 
 
 def test_sigterm_between_two_launchers_ends_it(allocation: Allocation) -> None:

@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,8 +123,13 @@ def test_death_by_signal(way: str, tmp_path: Path) -> None:
 
 
 def test_terminate_reaches_a_stopped_group_and_kill_ends_it(way: str, tmp_path: Path) -> None:
-    for end, code in ((process.terminate, 143), (process.kill, 137)):
-        child = spawn(Command(("sleep", "60"), ENV, str(tmp_path), "job.out"))
+    """One that handles SIGTERM hears it only when it goes on."""
+    text = "trap 'exit 5' TERM; echo ready; while true; do sleep 0.05; done"
+    for end, code in ((process.terminate, 5), (process.kill, 137)):
+        output = tmp_path / f"{code}.out"
+        child = spawn(Command.shell(text, ENV, str(tmp_path), str(output)))
+        while "ready" not in output.read_text():
+            time.sleep(0.01)
         os.kill(child.pid, signal.SIGSTOP)
         end(child.group)
         assert wait(child).code == code

@@ -325,8 +325,7 @@ class Machine:
         if run is None:
             return
         run.started = True
-        if run.killing is not Killing.LEASE:
-            self._record(Outcome.STARTED, run.job)
+        self._record(Outcome.STARTED, run.job)
         if run.killing is not None:
             self._runs.signal(now, run)
 
@@ -337,7 +336,7 @@ class Machine:
         self._runs.free(run)
         if run.killing in (Killing.CANCEL, Killing.FENCED):
             self._record(Outcome.RELEASED, run.job)
-        elif run.killing is not Killing.LEASE:
+        else:
             self._record(Outcome.STARTED, run.job)
             self._record(Outcome.RUN_ERROR, run.job, failed.return_code, failed.message)
 
@@ -350,7 +349,7 @@ class Machine:
         if run.killing is None and not self._draining:
             self._say(Note(f"Job {run.job.id} waits: {delayed.reason}"))
             self._queue.put_first(run.job)
-        elif run.killing is not Killing.LEASE:
+        else:
             self._record(Outcome.RELEASED, run.job)
 
     # Ending
@@ -381,10 +380,8 @@ class Machine:
                 self._record(Outcome.RUN_TIMEOUT, run.job, code, run.why)
             case Killing.CANCEL:
                 self._record(Outcome.KILLED, run.job, code, run.why)
-            case Killing.FENCED:
+            case Killing.FENCED | Killing.LEASE:
                 self._record(Outcome.RELEASED, run.job)
-            case Killing.LEASE:
-                pass
 
     def _fenced(self, now: float, jobs: tuple[tuple[int, int], ...]) -> None:
         """S7. A newer grant of the same Job is not meant."""
@@ -406,7 +403,7 @@ class Machine:
         message: str = "",
         data: Mapping[str, Any] | None = None,
     ) -> None:
-        if not self._lease_is_over:
+        if not self._lease_is_over:  # S6: who lost the lease has nothing to say any more
             self._say(Record(outcome, job.id, job.token, return_code, message, data or {}))
 
     def _end_when_done(self, now: float) -> None:
