@@ -61,9 +61,14 @@ def outcome(job: JobFacts, request: Request) -> Decision | Refusal:
         return refused.reason
 
 
-@pytest.mark.parametrize(("state", "event", "actor"), list(product(JobState, JobEvent, Actor)))
-def test_every_triple(state: JobState, event: JobEvent, actor: Actor) -> None:
+@pytest.mark.parametrize("state", JobState)
+def test_every_triple(state: JobState) -> None:
     """With the right token and session: what the table says, refused for the right reason otherwise."""
+    for event, actor in product(JobEvent, Actor):
+        check_triple(state, event, actor)
+
+
+def check_triple(state: JobState, event: JobEvent, actor: Actor) -> None:
     job = facts(state)
     got = outcome(job, ask(event, actor))
     edge = EDGES.get((state, event))
