@@ -19,6 +19,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 DEMO = PROJECT / "demo-output"
 ENSEMBLE = PROJECT / "examples" / "cluster_energy" / "run_ensemble.py"
+# Settings of the user's that would lead the demo to another service or site.
+ELSEWHERE = ("BALSAM_URL", "BALSAM_TOKEN", "BALSAM_CLIENT_PATH", "BALSAM_SITE_PATH")
 READY_SEC = 90
 STOP_SEC = 60
 
@@ -82,7 +84,8 @@ def main() -> int:
         arguments.remove("--fresh")
         shutil.rmtree(DEMO, ignore_errors=True)
     DEMO.mkdir(exist_ok=True)
-    environment = {**os.environ, "BALSAM_HOME": str(DEMO / "home")}
+    environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    environment["BALSAM_HOME"] = str(DEMO / "home")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     begin = time.monotonic()
     up, said = start_up(environment)

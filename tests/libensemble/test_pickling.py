@@ -8,10 +8,11 @@ import threading
 from multiprocessing.connection import Connection
 
 import pytest
-from balsam.api import ApplicationDefinition
 from libensemble.executors.executor import Executor
 
-from balsam.libensemble import BalsamExecutor
+from balsam.api import ApplicationDefinition
+from balsam.libensemble import BalsamExecutor, executor
+from tests.libensemble.fake_job import FakeJob
 
 
 class Hello(ApplicationDefinition):
@@ -83,6 +84,17 @@ def test_a_worker_process_can_submit(exctr: BalsamExecutor, start: str) -> None:
         "comm": None,
         "worker": 2,
     }
+
+
+def test_tasks_travel_too(exctr: BalsamExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "Job", FakeJob)
+    task = exctr.submit(app_name="hidden", app_args={"my_name": "x"})
+    task.process.fields["app_id"] = None  # the SDK's own Job knows how to pickle this
+    task.process.__dict__.update(state="JOB_FINISHED", return_code=0)
+    copy = pickle.loads(pickle.dumps(exctr)).get_task(task.id)
+    assert (copy.name, copy.workdir, copy.app.pyobj.__name__) == (task.name, task.workdir, "Hidden")
+    assert copy.done()
+    assert (copy.state, copy.errcode) == ("FINISHED", 0)
 
 
 def test_handles_of_this_process_stay_here(exctr: BalsamExecutor) -> None:

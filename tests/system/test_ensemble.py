@@ -109,6 +109,43 @@ def test_comms_tcp(site: LiveSite) -> None:
     assert "workers [1, 2]" in said
 
 
+def test_a_task_goes_on_in_a_spawned_process(site: LiveSite) -> None:
+    site.run(
+        f"""
+        import multiprocessing
+        from libensemble.executors.balsam_executors import BalsamExecutor
+        from balsam.api import ApplicationDefinition
+
+        def app():
+            class Slow(ApplicationDefinition):
+                site = "{site.name}"
+                command_template = "sleep {{{{ seconds }}}}; echo slept"
+            return Slow
+
+        def finish(task, executor, answers):
+            task.wait(timeout=60)
+            again = executor.submit(app_name="slow", app_args={{"seconds": 0}})
+            again.wait(timeout=60)
+            answers.put([task.state, task.read_stdout(), again.state])
+
+        if __name__ == "__main__":
+            executor = BalsamExecutor()
+            executor.register_app(app(), app_name="slow")
+            batch = executor.submit_allocation(site_id={site.id}, num_nodes=1, wall_time_min=10)
+            task = executor.submit(app_name="slow", app_args={{"seconds": 2}})
+            context = multiprocessing.get_context("spawn")
+            answers = context.Queue()
+            child = context.Process(target=finish, args=(task, executor, answers))
+            child.start()
+            assert answers.get(timeout=80) == ["FINISHED", "slept\\n", "FINISHED"]
+            child.join()
+            assert task.done() or task.wait(timeout=5) is None
+            executor.revoke_allocation(batch)
+        """,
+        name="spawned.py",
+    )
+
+
 def test_the_manager_s_kill_reaches_the_site(site: LiveSite) -> None:
     """The documented loop: the worker polls, hears of the cancel and kills its task."""
     site.run(

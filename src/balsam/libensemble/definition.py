@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from libensemble.executors.executor import ExecutorException
+from libensemble.executors.executor import Application, ExecutorException
 
 from balsam.api import ApplicationDefinition
 from balsam.domain.app import AppParameter, with_template_parameters
@@ -114,6 +114,18 @@ def unpacked(form: Mapping[str, Any]) -> Any:
         for key, value in form["remembered"].items():
             setattr(app, key, value)
     return app
+
+
+def packed_application(application: Application) -> dict[str, Any]:
+    """libEnsemble's record of a registered App, its class packed."""
+    return {**vars(application), "pyobj": packed(application.pyobj)}
+
+
+def unpacked_application(form: Mapping[str, Any]) -> Application:
+    """libEnsemble's record again."""
+    application = Application.__new__(Application)
+    application.__dict__.update(form, pyobj=unpacked(form["pyobj"]))
+    return application
 
 
 def _found(module: str, qualname: str) -> Any:

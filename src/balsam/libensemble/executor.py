@@ -15,7 +15,13 @@ from libensemble.executors.executor import NOT_STARTED_STATES, Application, Exec
 
 from balsam.api import ApplicationDefinition, BatchJob, EventLog, Job, JobMode, NotFound
 from balsam.domain.paths import BadPath, contained
-from balsam.libensemble.definition import check_definition, checked_parameters, packed, run_line, unpacked
+from balsam.libensemble.definition import (
+    check_definition,
+    checked_parameters,
+    packed_application,
+    run_line,
+    unpacked_application,
+)
 from balsam.libensemble.placement import Placement, positive, resolve_placement
 from balsam.libensemble.revocation import Revocation
 from balsam.libensemble.task import BalsamTask
@@ -53,14 +59,14 @@ class BalsamExecutor(Executor):
         """What travels to a worker process: the registered Apps, without the comm of this process."""
         state = dict(self.__dict__)
         state["comm"] = None
-        state["apps"] = {name: _portable(app) for name, app in self.apps.items()}
+        state["apps"] = {name: packed_application(app) for name, app in self.apps.items()}
         defaults = self.default_apps.items()
         state["default_apps"] = {kind: None if app is None else app.name for kind, app in defaults}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.apps = {name: _restored(form) for name, form in state["apps"].items()}
+        self.apps = {name: unpacked_application(form) for name, form in state["apps"].items()}
         defaults = state["default_apps"].items()
         self.default_apps = {kind: None if name is None else self.apps[name] for kind, name in defaults}
 
@@ -282,13 +288,3 @@ class BalsamExecutor(Executor):
 
 def _sizes(placement: Placement) -> str:
     return f"{placement.num_procs} ranks: {placement.num_nodes} nodes x {placement.procs_per_node}"
-
-
-def _portable(app: Application) -> dict[str, Any]:
-    return {**vars(app), "pyobj": packed(app.pyobj)}
-
-
-def _restored(form: dict[str, Any]) -> Application:
-    app = Application.__new__(Application)
-    app.__dict__.update(form, pyobj=unpacked(form["pyobj"]))
-    return app

@@ -21,6 +21,7 @@ from libensemble.executors.executor import (
 )
 
 from balsam.api import SiteOffline
+from balsam.libensemble.definition import packed_application, unpacked_application
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,12 @@ class BalsamTask(Task):
         self._submitted_at: float | None = None
         self._running_since: float | None = None
         self._running_start: datetime | None = None  # of the attempt that _running_since is about
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "app": packed_application(self.app)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, app=unpacked_application(state["app"]))
 
     @property
     def runtime(self) -> float:
