@@ -49,6 +49,7 @@ class Profile:
 
     lease_kind: LeaseKind
     fault_sec: float
+    long: bool  # long Jobs and long faults: where leases matter
     rates: Rates
     faults: list[Fault] = field(default_factory=list)
 
@@ -94,17 +95,27 @@ def draw(random: Random) -> Profile:
     kinds = [kind for kind in KINDS if random.random() < 0.6] or ["kill launcher"]
     weights = [KINDS[kind][0] for kind in kinds]
     fault_sec = random.choice((200.0, 400.0, 800.0))
+    long = random.random() < 0.4
     faults = []
     for kind in random.choices(kinds, weights, k=random.randint(0, 12)):
         _, shortest, longest = KINDS[kind]
-        # Many short ones and a few long ones.
-        seconds = shortest + (longest - shortest) * random.random() ** (1 if shortest < 0 else 2)
+        part = random.random()
+        seconds = shortest + (longest - shortest) * (part if shortest < 0 else part**0.5 if long else part**3)
         faults.append(Fault(random.uniform(5.0, fault_sec), kind, seconds, random.random()))
     # Only so many lies in a row are told as the agent can know to be lies (S12).
     lies = [fault for fault in faults if fault.kind == "listing empty"]
     faults = sorted((fault for fault in faults if fault not in lies[1:]), key=lambda fault: fault.at)
     kind = random.choice((LeaseKind.ALLOCATION, LeaseKind.ALLOCATION, LeaseKind.HEARTBEAT))
-    return Profile(kind, fault_sec, rates, faults)
+    return Profile(kind, fault_sec, long, rates, faults)
+
+
+def directed(random: Random, kinds: tuple[str, ...]) -> Profile:
+    """A world in which leases run out: long Jobs, heartbeat leases, and long faults of these kinds."""
+    faults = []
+    for kind in random.choices(kinds, k=random.randint(3, 8)):
+        faults.append(Fault(random.uniform(60.0, 600.0), kind, random.uniform(200.0, 600.0), random.random()))
+    rates = Rates(slow=0.3, longest_delay_sec=20.0, lose_reply=0.05, duplicate=0.1)
+    return Profile(LeaseKind.HEARTBEAT, 1200.0, True, rates, sorted(faults, key=lambda fault: fault.at))
 
 
 class Inflictor:
@@ -138,9 +149,11 @@ class Inflictor:
             launcher.die()
 
     def _on_stop_launcher(self, fault: Fault) -> None:
+        """As on a machine that swaps: the courier, which would go on renewing, stands still too."""
         if launcher := self._launcher(fault):
-            launcher.stop()
-            self.kernel.after(fault.seconds, launcher.cont)
+            for process in [launcher, *([launcher.courier] if launcher.courier is not None else [])]:
+                process.stop()
+                self.kernel.after(fault.seconds, process.cont)
 
     def _on_kill_courier(self, fault: Fault) -> None:
         launcher = self._launcher(fault)

@@ -24,8 +24,9 @@ from balsam.site.services.delivery import Delivery
 from balsam.wire.sessions import Report, ReportRecord
 from tests.simulation import guardian as sim_guardian
 from tests.simulation.cluster import Cluster
+from tests.simulation.faults import Profile, directed
 from tests.simulation.guardian import SimGuardian
-from tests.simulation.kernel import Task
+from tests.simulation.kernel import Kernel, Task
 from tests.simulation.launcher import SimCourier
 from tests.simulation.users import Users
 
@@ -39,6 +40,11 @@ class Mutation:
     takes_away: str
     within: int
     changes: Callable[[], Changes]
+    kinds: tuple[str, ...] = ()
+
+    def profile(self, seed: int) -> Profile | None:
+        """The usual world of the seed, or one with faults of `kinds` alone, where rare protections matter."""
+        return directed(Kernel(seed).random("directed"), self.kinds) if self.kinds else None
 
 
 def _no_idempotency_key() -> Changes:
@@ -207,13 +213,13 @@ MUTATIONS = [
     Mutation("answering a repeated acquire from memory (S3)", 100, _acquire_not_idempotent),
     Mutation("comparing acquires by order, not equality (S3)", 300, _equal_instead_of_ordered),
     Mutation("killing what a dead launcher left (S6)", 60, _no_guardian_for_dead_launchers),
-    Mutation("the deadline at the guardian (S6)", 1000, _no_deadline_in_guardian),
-    Mutation("the fencing token (S7)", 1000, _no_fencing_token),
-    Mutation("that only the holder starts a Job (S6)", 1000, _no_session_check_on_start),
-    Mutation("that the end of a lease is one-way (S6)", 1000, _lease_comes_back),
+    Mutation("the deadline at the guardian (S6)", 100, _no_deadline_in_guardian, ("stop launcher",)),
+    Mutation("the fencing token (S7)", 1000, _no_fencing_token, ("cut machine", "kill launcher", "stop launcher")),
+    Mutation("that only the holder starts a Job (S6)", 1000, _no_session_check_on_start, ("cut machine", "kill launcher")),
+    Mutation("that the end of a lease is one-way (S6)", 1000, _lease_comes_back, ("freeze machine", "stop launcher", "cut machine")),
     Mutation("searching the name before submitting (S11)", 100, _no_search_before_submit),
     Mutation("a slot is free only when its processes are gone (S9)", 60, _slot_freed_at_exit),
     Mutation("absence is not an end (S12)", 300, _absence_is_an_end),
     Mutation("finished is told after delivery (L3)", 300, _finished_before_delivery),
-    Mutation("cutting off a failed append (F10)", 1000, _failed_append_left_behind),
+    Mutation("cutting off a failed append (F10)", 1000, _failed_append_left_behind, ("disk full", "kill launcher")),
 ]

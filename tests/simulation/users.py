@@ -43,6 +43,7 @@ class Users(Process):
         self.network = Network(world, "users", Line())
         self.plans: dict[str, Plan] = {}
         self.submitting = 0
+        self._wanted = self.random.choice((1, 2, 2))
         for number in range(self.random.randint(1, 3)):
             self.submitting += 1
             self.spawn(self._submit(number))
@@ -53,9 +54,10 @@ class Users(Process):
 
     def _job(self, workdir: str, parents: list[int]) -> JobCreate:
         random = self.random
-        duration = random.choice((0.05, 1.0, 5.0, 20.0, 60.0)) * random.uniform(0.5, 2.0)
+        usual = (1.0, 60.0, 200.0, 400.0) if self.world.profile.long else (0.05, 1.0, 5.0, 20.0, 60.0)
+        duration = random.choice(usual) * random.uniform(0.5, 2.0)
         self.plans[workdir] = Plan(duration, int(random.random() < 0.1), random.random() < 0.1)
-        nodes = 2 if random.random() < 0.15 else 1
+        nodes = 2 if random.random() < 0.2 else 1
         return JobCreate(
             app_id=self.world.service.app_id,
             workdir=workdir,
@@ -107,14 +109,14 @@ class Users(Process):
             if self.world.closing or not unfinished:
                 continue
             live = self._live()
-            wanted = 1 if self.world.calm or unfinished < 5 else 2
+            wanted = 1 if self.world.calm else self._wanted
             if len([row for row in live if row.state is not BatchJobState.PENDING_DELETION]) >= wanted:
                 continue
             calm = self.world.calm
             body = BatchJobCreate(
                 site_id=service.site_id,
                 num_nodes=2 if calm else self.random.choice((1, 2)),
-                wall_time_min=30 if calm else self.random.choice((3, 5, 10, 30)),
+                wall_time_min=30 if calm else self.random.choice((3, 5, 10, 30, 30)),
                 job_mode=JobMode.MPI,
                 queue="local",
                 project="local",

@@ -27,8 +27,8 @@ from tests.simulation.service import Line, Network, SimService
 from tests.simulation.site import AgentDies, SimAgent
 from tests.simulation.users import Plan, Users
 
-# Lease, grace, the longest allocation, and three attempts of the longest Job.
-CALM_SEC = 3 * 3600.0
+# Leases, graces and the longest allocation; the time that the Jobs themselves take is added.
+CALM_SEC = 2 * 3600.0
 CLOSING_SEC = 1800.0
 
 
@@ -124,9 +124,10 @@ class World:
         kernel = self.kernel
         kernel.run(self.profile.fault_sec)
         self.heal()
-        if not kernel.run(kernel.now + CALM_SEC, self._all_done):
+        calm_sec = CALM_SEC + 3 * sum(plan.duration_sec for plan in self.users.plans.values())
+        if not kernel.run(kernel.now + calm_sec, self._all_done):
             left = [f"Job {job.id} {job.state} (held by {job.session_id})" for job in self.checkers.unfinished()]
-            self.checkers.fail(f"L1: after {CALM_SEC:g} calm seconds: {', '.join(left) or 'submitting'}")
+            self.checkers.fail(f"L1: after {calm_sec:.0f} calm seconds: {', '.join(left) or 'submitting'}")
         self.say("CLOSING")
         self.closing = True
         self.users.end_all()
