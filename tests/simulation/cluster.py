@@ -196,5 +196,3 @@ def launcher_json(site_id: int, batch_job_id: int, directory: object, lease_kind
         "num_nodes": nodes,
     }
     return json.dumps(settings)
-
-

@@ -1,4 +1,4 @@
-"""The guardian in the simulation: the shipping class with its system calls replaced, so that its rules are the real ones.
+"""The guardian in the simulation: the shipping class with its system calls replaced: its rules are the real ones.
 
 `Guardian._reason_to_kill`, `_timeout_ms`, `_take_line`, `_is_late` run as they are on a simulated clock.
 """
@@ -55,9 +55,7 @@ class _Rules(Guardian):
 class SimGuardian(Process):
     """The guardian's process, and the batch script around it."""
 
-    def __init__(
-        self, world: World, room: MachineRoom, partition: Partition, script_ends: Callable[[], None]
-    ) -> None:
+    def __init__(self, world: World, room: MachineRoom, partition: Partition, script_ends: Callable[[], None]) -> None:
         super().__init__(world.kernel, f"guardian of {room.name}")
         self.world, self.room, self.partition = world, room, partition
         self.launcher: SimLauncher | None = None

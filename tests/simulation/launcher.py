@@ -6,6 +6,7 @@ Only what the kernel of a machine does is played: processes, pipes, sockets. `Si
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 from collections.abc import Callable, Mapping
@@ -80,7 +81,9 @@ class _NoEpoll:
 class SimLauncher(Process):
     """The loop's process."""
 
-    def __init__(self, world: World, room: MachineRoom, partition: Partition, guardian: SimGuardian, end: float) -> None:
+    def __init__(
+        self, world: World, room: MachineRoom, partition: Partition, guardian: SimGuardian, end: float
+    ) -> None:
         super().__init__(world.kernel, f"launcher of {room.name}")
         self.world, self.room, self.partition, self.guardian = world, room, partition, guardian
         self.clock = room.clock
@@ -452,10 +455,8 @@ class SimCourier(Process):
             if batch:
                 yield from self._tell(batch)
             if self._closing is not None and not waiting and not self._records.items:
-                try:
+                with contextlib.suppress(*OVER):
                     yield from self._close(self._session, False, self._closing)
-                except OVER:
-                    pass
                 self._say(**{"is": "closed"})
                 return
 

@@ -215,8 +215,15 @@ MUTATIONS = [
     Mutation("killing what a dead launcher left (S6)", 60, _no_guardian_for_dead_launchers),
     Mutation("the deadline at the guardian (S6)", 100, _no_deadline_in_guardian, ("stop launcher",)),
     Mutation("the fencing token (S7)", 1000, _no_fencing_token, ("cut machine", "kill launcher", "stop launcher")),
-    Mutation("that only the holder starts a Job (S6)", 1000, _no_session_check_on_start, ("cut machine", "kill launcher")),
-    Mutation("that the end of a lease is one-way (S6)", 1000, _lease_comes_back, ("freeze machine", "stop launcher", "cut machine")),
+    Mutation(
+        "that only the holder starts a Job (S6)", 1000, _no_session_check_on_start, ("cut machine", "kill launcher")
+    ),
+    Mutation(
+        "that the end of a lease is one-way (S6)",
+        1000,
+        _lease_comes_back,
+        ("freeze machine", "stop launcher", "cut machine"),
+    ),
     Mutation("searching the name before submitting (S11)", 100, _no_search_before_submit),
     Mutation("a slot is free only when its processes are gone (S9)", 60, _slot_freed_at_exit),
     Mutation("absence is not an end (S12)", 300, _absence_is_an_end),

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from balsam.client.errors import BalsamError, ServiceUnavailable
 from balsam.domain.states import BATCH_JOB_ENDED, BatchJobState, JobMode
+from balsam.server.store.records import BatchJobRow
 from balsam.server.usecases import batch_jobs as batch_job_cases
 from balsam.server.usecases import selection
 from balsam.server.usecases.submit import submit_jobs
 from balsam.wire.batch_jobs import BatchJobCreate, BatchJobPatch, BatchJobView
 from balsam.wire.jobs import JobCreate, JobFilter, JobsCreate, JobsCreated, JobsSelect
-from balsam.server.store.records import BatchJobRow
 from tests.simulation.kernel import Process, Task
 from tests.simulation.service import USER_TOKEN, Line, Network
 

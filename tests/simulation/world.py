@@ -219,4 +219,3 @@ def shrink(failed: Outcome, **how: Any) -> Outcome:
         else:
             index += 1
     return best
-
