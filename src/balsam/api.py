@@ -52,3 +52,11 @@ __all__ = [
     "ValidationFailed",
     "default_client",
 ]
+
+_LATER = frozenset({"TransferItem", "JobTransferItem", "TransferDirection", "TransferSlot"})
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATER:
+        raise ImportError(f"balsam.api.{name} comes with file transfers, which are not part of this release")
+    raise AttributeError(f"module 'balsam.api' has no attribute {name!r}")

@@ -30,8 +30,9 @@ def test_the_first_steps_of_the_guide(api: Any) -> None:
     assert job.get_parameters() == {"first_name": "World"}
     assert job.app is not None and job.app.command_template == Hello.command_template
     assert api.Job.objects.get(id=job.id) == job
-    assert api.App.objects.get(name="Hello").description == "Says hello."
-    assert "class Hello" in api.App.objects.get(name="Hello").source_code
+    app = api.App.objects.get(name="Hello", site_name="guide")
+    assert app.description == "Says hello."
+    assert "class Hello" in app.source_code
     assert Hello.resolve_site_id() == site.id
 
 

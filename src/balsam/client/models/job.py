@@ -3,6 +3,7 @@
 Waiting is by push: `wait`, `poll_state` and `as_completed` share one stream per process (see `client.watcher`).
 """
 
+import sys
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -32,6 +33,10 @@ def _app(value: Any) -> Any:
     if isinstance(value, Model):
         return value._saved_id()
     raise TypeError(f"app_id is {value!r}; give an ApplicationDefinition, the name of an App, or its id")
+
+
+def _found_by_name(app: type[ApplicationDefinition]) -> bool:
+    return getattr(sys.modules.get(app.__module__), app.__qualname__, None) is app
 
 
 def _ids(value: Any) -> set[int]:
@@ -227,6 +232,6 @@ class Job(JobFiles, Model):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         app = self._values.get("app_id")
-        if is_definition(app):  # a class defined in a function can't be pickled; its id can
+        if is_definition(app) and not _found_by_name(app):  # such a class can't be pickled; its id can
             state["_values"] = {**self._values, "app_id": app._ensure_synced()}
         return {**state, "_site_name": self._site_name, "_stale": self._stale}

@@ -4,6 +4,8 @@ import logging
 import os
 import threading
 
+from balsam.client.transport.retry import Failure
+
 logger = logging.getLogger("balsam.client")
 
 
@@ -15,9 +17,10 @@ class Outage:
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
-    def began(self, url: str, reason: str) -> None:
+    def began(self, url: str, failure: Failure) -> None:
         if self._turn(True):
-            logger.warning("service at %s can't be reached: %s; retrying", url, reason)
+            what = "can't be reached" if failure.retry_after_sec is None else "can't answer now"
+            logger.warning("service at %s %s: %s; retrying", url, what, failure.reason)
 
     def ended(self, url: str) -> None:
         if self._away and self._turn(False):

@@ -183,10 +183,10 @@ class Transport:
         repeatable = method in IDEMPOTENT_METHODS or key is not None or safe_to_repeat
         attempts = Attempts(repeatable, started + patience, self._random)
         target, where, headers = target_of(path, query), f"{method} {API_PREFIX}{path}", key_header(key)
-        hard_deadline = attempts.give_up_at if deadline_sec is not None else None
         reloaded = False
         while True:
-            outcome = self._try(method, target, content, headers, hard_deadline)
+            deadline = attempts.give_up_at if deadline_sec is not None else self._patient_deadline(attempts)
+            outcome = self._try(method, target, content, headers, deadline)
             if isinstance(outcome, RawReply):
                 if outcome.status < 400:
                     return outcome
@@ -199,21 +199,27 @@ class Transport:
             pause = attempts.failed(outcome, self._clock.monotonic())
             if pause is None:
                 raise self._unavailable(outcome, where, attempts, deadline_sec)
-            self._outage.began(self.url, outcome.reason)
+            self._outage.began(self.url, outcome)
             self._pause(pause)
             if self._closed.is_set():
                 raise ServiceUnavailable(f"{where}: the client was closed while it waited for {self.url}")
 
+    def _patient_deadline(self, attempts: Attempts) -> float:
+        """Of one try of a call without a deadline: a large body over a slow line may take its time."""
+        settings = self.settings
+        shortest = settings.connect_timeout_sec + settings.read_timeout_sec
+        return max(attempts.give_up_at, self._clock.monotonic() + shortest)
+
     def _try(
-        self, method: str, target: str, content: bytes, headers: dict[str, str], hard_deadline: float | None
+        self, method: str, target: str, content: bytes, headers: dict[str, str], deadline: float
     ) -> RawReply | Failure:
         """One try: an answer to give to the caller, or the reason why there is none."""
         try:
-            raw = self._link.send(self._raw(method, target, content, headers, hard_deadline))
+            raw = self._link.send(self._raw(method, target, content, headers, deadline))
             for _ in range(MAX_REDIRECTS):
                 if raw.status not in REDIRECTS:
                     break
-                raw = self._link.send(self._raw(method, self._same_origin(raw), content, headers, hard_deadline))
+                raw = self._link.send(self._raw(method, self._same_origin(raw), content, headers, deadline))
         except LinkError as error:
             return Failure(str(error), error.maybe_done, final=error.final)
         if raw.status in REFUSED_UNTOUCHED or (raw.status in MAYBE_DONE and not is_final(raw)):
@@ -222,9 +228,7 @@ class Transport:
         self._outage.ended(self.url)
         return raw
 
-    def _raw(
-        self, method: str, target: str, content: bytes, headers: dict[str, str], hard_deadline: float | None
-    ) -> RawRequest:
+    def _raw(self, method: str, target: str, content: bytes, headers: dict[str, str], deadline: float) -> RawRequest:
         settings = self.settings
         url = settings.url + target
         every = {
@@ -237,13 +241,12 @@ class Transport:
             every["Authorization"] = f"Bearer {settings.token}"
         if content:
             every["Content-Type"] = "application/json"
-        soft = self._clock.monotonic() + settings.connect_timeout_sec + settings.read_timeout_sec
         return RawRequest(
             method=method,
             url=url,
             headers=every | headers,
             content=content,
-            deadline=soft if hard_deadline is None else min(soft, hard_deadline),
+            deadline=deadline,
             connect_timeout_sec=settings.connect_timeout_sec,
             read_timeout_sec=settings.read_timeout_sec,
         )
