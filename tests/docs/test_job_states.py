@@ -9,6 +9,7 @@ from pathlib import Path
 from balsam.domain.states import BATCH_JOB_MOVES, EDGES, BatchJobState, JobState, Lease
 
 PAGE = Path(__file__).parents[2] / "docs" / "job-states.md"
+WRITE = "run: python tests/docs/test_job_states.py --write"
 JOBS = ("<!-- job edges: begin -->", "<!-- job edges: end -->")
 BATCH_JOBS = ("<!-- batch job moves: begin -->", "<!-- batch job moves: end -->")
 _LEASES = {Lease.NONE: "-", Lease.PROCESSING: "processing", Lease.RUN: "session + token", Lease.TOKEN: "token"}
@@ -16,8 +17,8 @@ _LEASES = {Lease.NONE: "-", Lease.PROCESSING: "processing", Lease.RUN: "session 
 
 def job_table() -> str:
     rows = ["| from | event | to | who | must hold |", "|---|---|---|---|---|"]
-    order = list(JobState)
-    for edge in sorted(EDGES.values(), key=lambda edge: (order.index(edge.source), order.index(edge.target), edge.event)):
+    places = {state: place for place, state in enumerate(JobState)}
+    for edge in sorted(EDGES.values(), key=lambda edge: (places[edge.source], places[edge.target], edge.event)):
         who = ", ".join(sorted(edge.actors))
         rows.append(f"| {edge.source} | {edge.event} | {edge.target} | {who} | {_LEASES[edge.lease]} |")
     return "\n".join(rows)
@@ -37,11 +38,11 @@ def between(text: str, marks: tuple[str, str]) -> str:
 
 
 def test_job_table_is_the_edge_table() -> None:
-    assert between(PAGE.read_text(), JOBS) == job_table(), "run: python tests/docs/test_job_states.py --write"
+    assert between(PAGE.read_text(), JOBS) == job_table(), WRITE
 
 
 def test_batch_job_table_is_the_move_table() -> None:
-    assert between(PAGE.read_text(), BATCH_JOBS) == batch_job_table(), "run: python tests/docs/test_job_states.py --write"
+    assert between(PAGE.read_text(), BATCH_JOBS) == batch_job_table(), WRITE
 
 
 def test_every_state_is_explained() -> None:

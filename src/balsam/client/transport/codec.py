@@ -33,7 +33,8 @@ def target_of(path: str, query: Message | None) -> str:
 def _query_value(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return value
+    # Present and empty is the empty list, which selects nothing; left out it would select everything.
+    return "" if value == [] else value
 
 
 def key_header(key: str | None) -> dict[str, str]:
