@@ -100,6 +100,25 @@ def over(scheduler: LocalScheduler, scheduler_id: str) -> SchedulerJob:
     return scheduler.history([scheduler_id])[scheduler_id]
 
 
+def test_the_same_name_in_another_directory_is_another_allocation_s9(bed: LocalHarness, tmp_path: Path) -> None:
+    """Two Sites of one user, of two services, number their BatchJobs alike: neither may touch the other's."""
+    (tmp_path / "other").mkdir()
+    other = LocalHarness(tmp_path / "other")
+    try:
+        theirs, ours = other.make(), bed.make(kill_grace_sec=0.2)
+        their_id = theirs.submit(other.script("sleep 60 & sleep 60"), "same-name", other.request())
+        until(lambda: len(list(processes.marked("BALSAM_BATCH_NAME", "same-name"))) >= 3)
+        our_id = ours.submit(bed.script("true"), "same-name", bed.request())
+        assert over(ours, our_id).exit_code == 0
+        ours.cancel(our_id)
+        again = bed.make()
+        assert again.find("same-name") == our_id
+        assert not theirs.history([their_id])[their_id].state.is_over
+        assert len(list(processes.marked("BALSAM_BATCH_NAME", "same-name"))) >= 3
+    finally:
+        other.close()
+
+
 def test_script_gets_its_names_and_its_output_goes_to_the_log(bed: LocalHarness) -> None:
     scheduler = bed.make()
     body = "echo $BALSAM_BATCH_NAME $BALSAM_NUM_NODES $BALSAM_SCHEDULER_ID; echo oops >&2; read x || echo no-input"

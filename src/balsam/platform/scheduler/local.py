@@ -3,13 +3,14 @@
 Used by the agent of a Site without a batch system. It starts what it is given at once and promises what a real
 scheduler does: a name runs at most once whatever dies when (S11), the wall time is enforced, and an allocation is over
 only when none of its processes is left (S9), also those that left the session. Allocations outlive the agent; the next
-agent finds them by their files, and by the environment variable BALSAM_BATCH_NAME.
+agent finds them by their files, and by the environment variable BALSAM_LOCAL_ALLOCATION.
 """
 
 import logging
 import re
 import shutil
 import threading
+import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -163,6 +164,7 @@ class LocalScheduler:
         earlier = self._runs.get(name)
         record = Record(
             scheduler_id=earlier.record.scheduler_id if earlier else self._new_id(),
+            mark=earlier.record.mark if earlier else uuid.uuid4().hex,
             name=name,
             script=str(script_path.resolve()),
             host=self._machine.host,

@@ -38,7 +38,11 @@ exit "$code"
 
 @dataclass(slots=True)
 class Record:
-    """One allocation. Times with `_mono` are seconds of the monotonic clock within boot `boot_id`."""
+    """One allocation. Times with `_mono` are seconds of the monotonic clock within boot `boot_id`.
+
+    `mark` is in the environment of all its processes and of no other's: names are unique within a Site only, and two
+    Sites of one user, of two services, may share a machine.
+    """
 
     scheduler_id: str
     name: str
@@ -57,6 +61,7 @@ class Record:
     end_reason: str = ""
     end_time: str = ""
     exit_code: int | None = None
+    mark: str = ""
 
     @property
     def is_over(self) -> bool:

@@ -21,7 +21,7 @@ from balsam.platform.scheduler.local_files import Record, RecordDir
 
 log = logging.getLogger(__name__)
 
-MARKER = "BALSAM_BATCH_NAME"
+MARKER = "BALSAM_LOCAL_ALLOCATION"
 WALL_TIME_GRACE_SEC = 30.0
 _RESCAN_SEC = 0.02
 
@@ -55,7 +55,8 @@ class LocalRun:
         """Start the shell as leader of a new session; OSError when the system can't."""
         environment = {
             **os.environ,
-            MARKER: self.record.name,
+            MARKER: self.record.mark,
+            "BALSAM_BATCH_NAME": self.record.name,
             "BALSAM_SCHEDULER_ID": self.record.scheduler_id,
             "BALSAM_NUM_NODES": str(self.record.num_nodes),
         }
@@ -76,7 +77,7 @@ class LocalRun:
             self.record.is_over
             or self._child is not None
             or self._claimed_by() is not None
-            or (self._is_visible and any(processes.marked(MARKER, self.record.name)))
+            or (self._is_visible and any(processes.marked(MARKER, self.record.mark)))
         )
 
     def step(self) -> SchedulerJob | None:
@@ -178,7 +179,7 @@ class LocalRun:
         for attempt in range(2):
             if attempt:
                 time.sleep(_RESCAN_SEC)
-            found = {info.id: info for info in processes.marked(MARKER, self.record.name)}
+            found = {info.id: info for info in processes.marked(MARKER, self.record.mark)}
             # A session id is sure to be ours only if this object saw its leader alive: later it may be used again.
             if leader:
                 found.update({info.id: info for info in processes.in_session(leader.pid)})
