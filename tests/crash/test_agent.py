@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from balsam.domain.states import BatchJobState
@@ -28,13 +30,11 @@ def test_killed_at(point: str, site: SiteDirectory, service: FakeService) -> Non
     with running_agent(site, BALSAM_CRASH_POINT=point) as agent:
         number = service.add_batch_job()
         if point in AT_DELETION | AT_END:
-            service.wait_for(number, RUNNING)
-            service.set_state(number, BatchJobState.PENDING_DELETION)
+            _end_when_started(site, service, number)
         assert agent.wait(20) == -signal.SIGKILL, f"the agent never came through {point}"
     with running_agent(site):
         if point not in AT_DELETION | AT_END:
-            service.wait_for(number, RUNNING)
-            service.set_state(number, BatchJobState.PENDING_DELETION)
+            _end_when_started(site, service, number)
         service.wait_for(number, FINISHED)
         record = site.qsubmit / "balsam-1-1" / "batch_job.closed.json"
         service.wait_until(record.exists, "the record was not closed")
@@ -54,6 +54,8 @@ def test_killed_again_and_again_at_random_instants(site: SiteDirectory, service:
     with running_agent(site):
         for number in numbers:
             service.wait_for(number, RUNNING)
+        service.wait_until(lambda: starts(site) >= len(numbers), "not every script was started")
+        for number in numbers:
             service.set_state(number, BatchJobState.PENDING_DELETION)
         for number in numbers:
             service.wait_for(number, FINISHED)
@@ -67,7 +69,7 @@ def test_a_lost_reply_is_as_good_as_a_heard_one_s3(site: SiteDirectory, service:
         number = service.add_batch_job()
         service.wait_for(number, RUNNING)
         service.lose_replies = 2
-        service.set_state(number, BatchJobState.PENDING_DELETION)
+        _end_when_started(site, service, number)
         service.wait_for(number, FINISHED)
     assert starts(site) == 1
 
@@ -78,14 +80,17 @@ def test_every_crash_point_stands_in_the_code_and_is_listed() -> None:
     assert used == set(CRASH_POINTS)
 
 
+def _end_when_started(site: SiteDirectory, service: FakeService, number: int) -> None:  # noqa: F811
+    """A script that is told to end may not have come to its first line yet."""
+    service.wait_for(number, RUNNING)
+    service.wait_until(lambda: starts(site), "the script was not started")
+    service.set_state(number, BatchJobState.PENDING_DELETION)
+
+
 def _points(directory: Path) -> Iterator[str]:
     for path in directory.rglob("*.py"):
         yield from re.findall(r"crash_point\(\"([a-z-]+)\"\)", path.read_text())
 
 
 def _older_than(pid: int, milliseconds: int) -> bool:
-    import time
-
-    import psutil
-
     return time.time() - psutil.Process(pid).create_time() > milliseconds / 1000

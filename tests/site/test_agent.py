@@ -43,6 +43,7 @@ def test_pending_deletion_ends_a_running_allocation(site: SiteDirectory, service
     with running_agent(site):
         number = service.add_batch_job()
         service.wait_for(number, RUNNING)
+        service.wait_until(lambda: starts(site), "the script was not started")
         service.set_state(number, BatchJobState.PENDING_DELETION)
         service.wait_for(number, FINISHED)
     assert starts(site) == 1
@@ -84,6 +85,7 @@ def test_an_agent_killed_in_mid_allocation_is_followed_by_one_that_takes_over_l4
     with running_agent(site) as first:
         number = service.add_batch_job()
         service.wait_for(number, RUNNING)
+        service.wait_until(lambda: starts(site), "the script was not started")
         first.kill()
         first.wait()
     with running_agent(site):
@@ -118,6 +120,7 @@ def test_service_away_and_back_l2(site: SiteDirectory, service: FakeService) -> 
     with running_agent(site) as agent:
         number = service.add_batch_job()
         view = service.wait_for(number, RUNNING)
+        service.wait_until(lambda: starts(site), "the script was not started")
         service.away = True
         scheduler = json.loads((site.qsubmit / "balsam-1-1" / "batch_job.json").read_text())["scheduler_id"]
         assert scheduler == view.scheduler_id
