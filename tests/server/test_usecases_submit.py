@@ -1,4 +1,4 @@
-"""Submitting: every fault named by its row, nothing created; parents; whose Apps and Jobs one may name (S2, S14, S16)."""
+"""Submitting: every fault named by its row, nothing created; parents; whose Apps and Jobs one may name."""
 
 import pytest
 

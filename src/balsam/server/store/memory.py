@@ -4,7 +4,8 @@ Calls run at once in the caller's thread, one after another, so a run with a see
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from balsam.server.errors import Unavailable
@@ -22,6 +23,7 @@ class MemoryStore:
         self._tables = Tables()
         self._subscribers: list[Subscriber] = []
         self._lock = threading.Lock()
+        self._inside = 0  # the thread that is in a transaction
         self._closed = False
 
     async def write(self, fn: Callable[[Tx], T]) -> T:
@@ -31,8 +33,7 @@ class MemoryStore:
         return self.read_sync(fn)
 
     def write_sync(self, fn: Callable[[Tx], T]) -> T:
-        self._check_open()
-        with self._lock:
+        with self._alone():
             tx = MemoryTx(self._tables)
             try:
                 result = fn(tx)
@@ -45,8 +46,7 @@ class MemoryStore:
         return result
 
     def read_sync(self, fn: Callable[[ReadTx], T]) -> T:
-        self._check_open()
-        with self._lock:
+        with self._alone():
             return fn(MemoryTx(self._tables))
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
@@ -61,6 +61,15 @@ class MemoryStore:
     def close(self) -> None:
         self._closed = True
 
-    def _check_open(self) -> None:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
         if self._closed:
             raise Unavailable("the service is stopping; try again")
+        if self._inside == threading.get_ident():
+            raise RuntimeError("a transaction inside a transaction would wait for itself")
+        with self._lock:
+            self._inside = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._inside = 0
