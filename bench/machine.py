@@ -22,7 +22,7 @@ def busy_cores(seconds: float) -> float:
     return (busy() - begin) / (time.monotonic() - started)
 
 
-def wait_for_quiet(limit: float = 0.15, patience_sec: float = 60.0) -> float:
+def wait_for_quiet(limit: float = 0.15, patience_sec: float = 20.0) -> float:
     """Wait until nobody else uses the machine; returns the load that was left, so that a report can say it."""
     deadline = time.monotonic() + patience_sec
     while (load := busy_cores(0.5)) > limit and time.monotonic() < deadline:

@@ -2,6 +2,8 @@
 
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,21 @@ from bench.result import Goal
 def measure(product: Product, root: Path, jobs: int) -> list[Goal]:
     """All goals of this module on one idle allocation."""
     no_op, clock = apps.no_op(product.site["name"]), apps.clock(product.site["name"])
+    machine.wait_for_quiet()
+    with _allocation(product, no_op):
+        goals = [*_latency(no_op, clock, root), *_idle(product)]
+    machine.wait_for_quiet()
+    with _allocation(product, no_op):
+        return [*goals, _rate(no_op, root, jobs), _executor(no_op)]
+
+
+@contextmanager
+def _allocation(product: Product, no_op: Any) -> Iterator[None]:
+    """A warm allocation. One for each part: a launcher with nothing to do ends itself after a minute."""
     allocation = product.allocation()
     _warm_up(no_op)
-    goals = [*_latency(no_op, clock, root), *_idle(product), _rate(no_op, root, jobs), _executor(no_op)]
+    yield
     allocation.cancel()
-    return goals
 
 
 def _warm_up(no_op: Any) -> None:
@@ -61,7 +73,6 @@ def _latency_goal(name: str, what: str, values: list[float], floor: float, must:
 def _rate(no_op: Any, root: Path, count: int) -> Goal:
     from balsam.api import Job
 
-    machine.wait_for_quiet()
     before = floors.pilot_rate(root)
     jobs = [no_op.submit(workdir=f"rate/{time.time_ns()}-{n}", save=False, node_packing_count=2) for n in range(count)]
     begin = time.perf_counter()
