@@ -247,8 +247,11 @@ def test_renewed_lease_holds(allocation: Allocation) -> None:
 
 
 def test_guardian_killed_the_launcher_kills_its_ranks_and_ends(allocation: Allocation) -> None:
-    """F6: the launcher sees the end of its pipe; nobody restarts anything."""
-    os.kill(allocation.start(), signal.SIGKILL)
+    """F6: the launcher sees the end of its pipe; nobody restarts anything.
+
+    Without its guardian, a launcher finds adopted processes by their mark: one that dropped it as well is not found.
+    """
+    os.kill(allocation.start({"commands": allocation.resisting_ranks()[:2]}), signal.SIGKILL)
     wait_until(lambda: allocation.tag.alive() == [], 5.0)
     assert (allocation.directory / "orphaned").exists()
     allocation.wait()

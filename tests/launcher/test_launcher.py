@@ -251,7 +251,9 @@ def test_wall_time_drains_before_the_end(pilot: Pilot, service: FakeService) -> 
     started = time.monotonic()
     pilot.start("mpi", 0.2, kill_grace_sec=10.0)
     assert pilot.wait() == 0, pilot.said()
-    assert 10 < time.monotonic() - started < 12.5
+    assert time.monotonic() - started > 10
+    assert "draining: the wall time is near" in pilot.said()
+    assert "the wall time is over" not in pilot.said(), "the guardian did not have to end it"
     assert service.events(1) == ["started", "run_timeout"]
     assert pilot.tag.alive() == []
 
@@ -293,11 +295,16 @@ def test_launcher_killed_its_jobs_die_and_run_again(pilot: Pilot, service: FakeS
 
 
 def test_courier_killed_nothing_is_lost(pilot: Pilot, service: FakeService) -> None:
+    """What it had been given and could not deliver is given to the next one, under the same Session."""
     service.add_app("sleep {{ seconds }}")
-    service.add_jobs(1, parameters={"seconds": "1.5"}, node_packing_count=4)
+    service.add_jobs(1, parameters={"seconds": "1"}, node_packing_count=4)
     pilot.start()
     wait_until(lambda: service.events(1) == ["started"], 20)
+    service.stop()
+    (path,) = pilot.directory.glob("*.outbox")
+    wait_until(lambda: len(read_outbox(path).records) == 2, 20)
     pilot.couriers()[0].kill()
+    service.start()
     pilot.until_all("run_done")
     service.add_jobs(1, parameters={"seconds": "0"})
     pilot.until_all("run_done")
