@@ -1,4 +1,7 @@
-"""`python -m tests.simulation --seeds 5000 [--first 1]`, or `--seed 17` for the story of one world."""
+"""`python -m tests.simulation --seeds 5000 [--first 1]`, or `--seed 17` for the story of one world.
+
+`--without WORDS` switches a protection of the shipping code off (see `mutations.py`) and looks for a world that breaks.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
+from tests.simulation.mutations import DOUBLED, MUTATIONS
 from tests.simulation.world import Outcome, run_world, shrink
 
 SEEDS_FILE = Path(__file__).with_name("seeds.txt")
@@ -40,13 +44,31 @@ def explain(failed: Outcome) -> str:
     )
 
 
+def look_without(words: str, seeds: Iterable[int]) -> int:
+    """0 when some world misses the protection."""
+    found = [mutation for mutation in [*MUTATIONS, *DOUBLED] if words in mutation.takes_away]
+    for mutation in found:
+        for seed in seeds:
+            outcome = run_world(seed, mutation.profile(seed), mutation=mutation.changes)
+            if outcome.problem:
+                print(f"without {mutation.takes_away}: seed {seed}: {outcome.problem}")
+                break
+        else:
+            print(f"without {mutation.takes_away}: not missed")
+            return 1
+    return not found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.simulation")
     parser.add_argument("--seeds", type=int, default=1000, help="how many worlds")
     parser.add_argument("--first", type=int, default=1, help="the first of them")
     parser.add_argument("--seed", type=int, help="one world, with its story")
     parser.add_argument("--processes", type=int)
+    parser.add_argument("--without", metavar="WORDS", help="switch a protection off, and look for a world that breaks")
     given = parser.parse_args()
+    if given.without is not None:
+        return look_without(given.without, range(given.first, given.first + given.seeds))
     if given.seed is not None:
         outcome = run_world(given.seed, story=print)
         print(explain(outcome) if outcome.problem else f"seed {given.seed}: everything held")

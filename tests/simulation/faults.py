@@ -109,13 +109,13 @@ def draw(random: Random) -> Profile:
     return Profile(kind, fault_sec, long, rates, faults)
 
 
-def directed(random: Random, kinds: tuple[str, ...]) -> Profile:
-    """A world in which leases run out: long Jobs, heartbeat leases, and long faults of these kinds."""
+def directed(random: Random, kinds: tuple[str, ...], lease_kind: LeaseKind) -> Profile:
+    """A world in which leases run out: long Jobs, and long faults of these kinds."""
     faults = []
     for kind in random.choices(kinds, k=random.randint(6, 14)):
         faults.append(Fault(random.uniform(60.0, 600.0), kind, random.uniform(200.0, 600.0), random.random()))
     rates = Rates(slow=0.3, longest_delay_sec=20.0, lose_reply=0.05, duplicate=0.1)
-    return Profile(LeaseKind.HEARTBEAT, 1200.0, True, rates, sorted(faults, key=lambda fault: fault.at))
+    return Profile(lease_kind, 1200.0, True, rates, sorted(faults, key=lambda fault: fault.at))
 
 
 class Inflictor:

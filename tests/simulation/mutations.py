@@ -13,7 +13,7 @@ from typing import Any
 from balsam.client import outbox as outbox_module
 from balsam.client.outbox import Outbox
 from balsam.domain import lifecycle
-from balsam.domain.lease import CallOrder, HeldLease
+from balsam.domain.lease import CallOrder, HeldLease, LeaseKind
 from balsam.domain.states import EDGES, Lease
 from balsam.launcher import guardian as guardian_module
 from balsam.launcher.machine import Machine
@@ -41,10 +41,11 @@ class Mutation:
     within: int
     changes: Callable[[], Changes]
     kinds: tuple[str, ...] = ()
+    lease_kind: LeaseKind = LeaseKind.HEARTBEAT
 
     def profile(self, seed: int) -> Profile | None:
         """The usual world of the seed, or one with faults of `kinds` alone, where rare protections matter."""
-        return directed(Kernel(seed).random("directed"), self.kinds) if self.kinds else None
+        return directed(Kernel(seed).random("directed"), self.kinds, self.lease_kind) if self.kinds else None
 
 
 def _no_idempotency_key() -> Changes:
@@ -214,19 +215,31 @@ MUTATIONS = [
     Mutation("comparing acquires by order, not equality (S3)", 300, _equal_instead_of_ordered),
     Mutation("killing what a dead launcher left (S6)", 60, _no_guardian_for_dead_launchers),
     Mutation("the deadline at the guardian (S6)", 100, _no_deadline_in_guardian, ("stop launcher",)),
-    Mutation("the fencing token (S7)", 1000, _no_fencing_token, ("cut machine", "kill launcher", "stop launcher")),
     Mutation(
-        "that only the holder starts a Job (S6)", 1000, _no_session_check_on_start, ("cut machine", "kill launcher")
+        "that only the holder starts a Job (S6)", 300, _no_session_check_on_start, ("cut machine", "kill launcher")
     ),
+    Mutation("searching the name before submitting (S11)", 100, _no_search_before_submit),
+    Mutation("a slot is free only when its processes are gone (S9)", 60, _slot_freed_at_exit),
+    Mutation("absence is not an end (S12)", 300, _absence_is_an_end),
+    Mutation("finished is told after delivery (L3)", 300, _finished_before_delivery),
+    Mutation(
+        "cutting off a failed append (F10)",
+        300,
+        _failed_append_left_behind,
+        ("disk full", "cut machine", "kill launcher"),
+        LeaseKind.ALLOCATION,
+    ),
+]
+
+# Not missed in the worlds tried so far, as another protection stands behind each: a report is also judged by its
+# Session; a guardian whose deadline passed kills launcher and ranks, and the machine drains at the end of its lease.
+# `python -m tests.simulation --without "fencing token"` looks for a world that does miss one.
+DOUBLED = [
+    Mutation("the fencing token (S7)", 1000, _no_fencing_token, ("cut machine", "kill launcher", "stop launcher")),
     Mutation(
         "that the end of a lease is one-way (S6)",
         1000,
         _lease_comes_back,
         ("freeze machine", "stop launcher", "cut machine"),
     ),
-    Mutation("searching the name before submitting (S11)", 100, _no_search_before_submit),
-    Mutation("a slot is free only when its processes are gone (S9)", 60, _slot_freed_at_exit),
-    Mutation("absence is not an end (S12)", 300, _absence_is_an_end),
-    Mutation("finished is told after delivery (L3)", 300, _finished_before_delivery),
-    Mutation("cutting off a failed append (F10)", 1000, _failed_append_left_behind, ("disk full", "kill launcher")),
 ]
