@@ -4,6 +4,7 @@ Floor and product run back to back in one run, because this kind of machine chan
 """
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -27,6 +28,7 @@ def main() -> int:
     goals: list[Goal] = []
     with tempfile.TemporaryDirectory(prefix="balsam-bench-", ignore_cleanup_errors=True) as directory:
         root = Path(directory)
+        os.chdir(root)  # libEnsemble's own executor leaves its tasks' output where it stands
         if "starting" in parts:
             goals += starting.measure()
         if "running" in parts:

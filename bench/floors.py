@@ -67,7 +67,10 @@ class BareService:
 
     def __enter__(self) -> "BareService":
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.bare_service", self._directory], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "bench.bare_service", self._directory],
+            cwd=Path(__file__).parent.parent,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdout is not None
         self.url = json.loads(self._process.stdout.readline())["url"]
