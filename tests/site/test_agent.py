@@ -19,6 +19,8 @@ from balsam.wire.sites import AgentLeaseRequest
 from tests.site.conftest import QUICK_TEMPLATE, end, running_agent, settings_text, start_agent, starts
 from tests.site.fake_service import FakeService
 
+pytestmark = pytest.mark.slow
+
 RUNNING, FINISHED = BatchJobState.RUNNING, BatchJobState.FINISHED
 
 

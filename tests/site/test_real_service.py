@@ -17,6 +17,8 @@ from balsam.site.directory import SiteDirectory, SiteError
 from tests.services import RunningService, running_service
 from tests.site.conftest import SLEEPING_TEMPLATE, end_allocations, running_agent, settings_text, starts
 
+pytestmark = pytest.mark.slow
+
 WAIT_SEC = 30.0
 
 
