@@ -9,4 +9,4 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("ready", flush=True)
 for _ in range(8):
     os.fork()
-time.sleep(float(sys.argv[1]))
+time.sleep(min(40.0, float(sys.argv[1])))
