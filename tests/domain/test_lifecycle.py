@@ -1,6 +1,5 @@
 """decide(): every (state, event, actor) triple, and what the rules promise beyond the table."""
 
-from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -47,7 +46,7 @@ def facts(state: JobState, **changes: object) -> JobFacts:
         has_stage_out=True,
         was_preprocessed=True,
     )
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return base._replace(**changes)
 
 
 def ask(event: JobEvent, actor: Actor, token: int | None = TOKEN, session: int | None = SESSION) -> Request:
@@ -78,7 +77,7 @@ def check_triple(state: JobState, event: JobEvent, actor: Actor) -> None:
             return
         assert isinstance(got, Decision)
         assert got.transitions == ()
-        assert got.after == replace(job, cancel_requested=True)
+        assert got.after == job._replace(cancel_requested=True)
         assert got.effects == {Effect.KILL_RUN}
     elif (event, state) == (E.CANCEL, S.CANCELLED) or (event, state) == (E.STARTED, S.RUNNING):
         assert isinstance(got, Decision)
@@ -108,7 +107,7 @@ def test_s6_a_run_is_reported_by_its_holder_only(edge: Edge) -> None:
     job = facts(edge.source)
     assert outcome(job, ask(edge.event, Actor.LAUNCHER, session=SESSION + 1)) is Refusal.FENCED
     assert outcome(job, ask(edge.event, Actor.LAUNCHER, token=None)) is Refusal.FENCED
-    assert outcome(replace(job, session_id=None), ask(edge.event, Actor.LAUNCHER)) is Refusal.FENCED
+    assert outcome(job._replace(session_id=None), ask(edge.event, Actor.LAUNCHER)) is Refusal.FENCED
 
 
 def test_a_late_result_needs_the_token_and_not_the_session() -> None:
@@ -116,7 +115,7 @@ def test_a_late_result_needs_the_token_and_not_the_session() -> None:
         job = facts(state, session_id=None)
         assert isinstance(outcome(job, ask(event, Actor.SITE, session=None)), Decision)
         assert outcome(job, ask(event, Actor.SITE, token=None)) is Refusal.FENCED
-        assert outcome(replace(job, token=TOKEN + 1), ask(event, Actor.SITE)) is Refusal.FENCED
+        assert outcome(job._replace(token=TOKEN + 1), ask(event, Actor.SITE)) is Refusal.FENCED
 
 
 def plain(state: JobState, **changes: object) -> JobFacts:
@@ -193,7 +192,7 @@ def test_l5_a_job_whose_launchers_die_is_given_up() -> None:
         running = decide(job, ask(E.STARTED, Actor.LAUNCHER)).after
         assert running.lost_attempts == number - 1
         ended = decide(running, Request(E.LEASE_ENDED, Actor.SWEEP, lost=True))
-        job = replace(ended.after, session_id=SESSION)
+        job = ended.after._replace(session_id=SESSION)
     assert path(ended) == [S.RUN_TIMEOUT, S.FAILED]
     assert "3 times" in ended.transitions[-1].message
 
@@ -234,7 +233,7 @@ def test_retry_goes_back_as_far_as_needed_and_begins_anew() -> None:
     assert path(again) == [S.RESTART_READY]
     assert (again.after.lost_attempts, again.after.cancel_requested) == (0, False)
     assert again.effects == {Effect.BECAME_RUNNABLE}
-    first = decide(replace(job, was_preprocessed=False), Request(E.RETRY, Actor.USER))
+    first = decide(job._replace(was_preprocessed=False), Request(E.RETRY, Actor.USER))
     assert path(first) == [S.READY, S.STAGED_IN, S.PREPROCESSED]
 
 

@@ -1,5 +1,6 @@
 """Sites, agents, BatchJobs, accounts, changes and explanations."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from balsam.domain.states import BatchJobState, JobMode, JobState
 from balsam.server.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 from balsam.server.principal import Principal
 from balsam.server.store.memory import MemoryStore
-from balsam.server.store.records import IdempotencyRow, JobSelection, SiteRow, TokenRow
+from balsam.server.store.records import BatchJobRow, IdempotencyRow, JobSelection, SiteRow, TokenRow
 from balsam.server.sweeps import prune
 from balsam.server.usecases import accounts, batch_jobs, change, events, explain, selection, sites
 from balsam.server.usecases.idempotent import once
@@ -495,3 +496,17 @@ def test_events_are_found_by_what_they_say(world: StoreWorld) -> None:
     assert found(id=[world.events(job_id)[0].id]) == 1
     newest = world.read(lambda tx: events.list_events(tx, world.ada, EventQuery(limit=1))).results[0]
     assert newest.to_state is S.JOB_FINISHED
+
+
+def test_a_launchers_token_needs_its_batch_job_even_if_nobody_revoked_it(world: StoreWorld) -> None:
+    """The second of two locks: the token is looked at together with what it speaks for."""
+    batch_job = world.submit_batch_job()
+    world.write(lambda tx: batch_jobs.issue_launcher_token(tx, world.agent(), batch_job.id, "launch", world.now))
+    row = world.read(lambda tx: tx.get(BatchJobRow, batch_job.id))
+    assert row is not None
+    world.write(lambda tx: tx.put(replace(row, state=B.FINISHED)))
+    with pytest.raises(Unauthenticated):
+        authenticate(world, "launch")
+    world.write(lambda tx: tx.remove(BatchJobRow, batch_job.id))
+    with pytest.raises(Unauthenticated):
+        authenticate(world, "launch")

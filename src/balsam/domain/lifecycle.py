@@ -5,8 +5,8 @@ else. An illegal or fenced request raises `Refused` and changes nothing. Empty s
 wait for) are taken at once in the same Decision, so they cost no round trip.
 """
 
-from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from balsam.domain.states import (
     BATCH_JOB_MOVES,
@@ -21,6 +21,7 @@ from balsam.domain.states import (
 )
 
 MAX_LOST_ATTEMPTS = 3
+_WAITS_FOR_OTHERS = DONE_STATES | RUNNABLE_STATES | {JobState.RUNNING, JobState.AWAITING_PARENTS}
 _RETRIES = (JobEvent.RETRY, JobEvent.RETRY_FROM_START)
 
 
@@ -59,8 +60,7 @@ class Effect(StrEnum):
     FAIL_CHILDREN = "fail_children"
 
 
-@dataclass(frozen=True, slots=True)
-class JobFacts:
+class JobFacts(NamedTuple):
     """What `decide` must know of a Job. `session_id` is the Session that holds it, if any."""
 
     state: JobState
@@ -76,8 +76,7 @@ class JobFacts:
     was_preprocessed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One event asked for by an actor. `token` and `session_id` prove a lease where the edge needs one."""
 
     event: JobEvent
@@ -88,8 +87,7 @@ class Request:
     lost: bool = False  # LEASE_ENDED because the launcher died, not because it closed in order
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """One EventLog row to be."""
 
     source: JobState
@@ -100,8 +98,7 @@ class Transition:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """New facts, the log rows that lead there in order, and what else must be done."""
 
     before: JobFacts
@@ -121,12 +118,12 @@ def decide(job: JobFacts, request: Request) -> Decision:
     if request.event is JobEvent.CANCEL and job.state is JobState.CANCELLED:
         return Decision(job, job, (), frozenset())
     if request.event is JobEvent.RETRY and not job.was_preprocessed:
-        request = replace(request, event=JobEvent.RETRY_FROM_START)
+        request = request._replace(event=JobEvent.RETRY_FROM_START)
     if _is_repeated_start(job, request):
         return Decision(job, job, (), frozenset())
     if job.cancel_requested and request.event in (JobEvent.RUN_TIMEOUT, JobEvent.LEASE_ENDED):
         # The user's wish was to end it: an attempt that was ended for another reason is not run again.
-        request = replace(request, event=JobEvent.KILLED, token=job.token)
+        request = request._replace(event=JobEvent.KILLED, token=job.token)
     lost_attempts = _lost_attempts(job, request)
     steps = _with_empty_steps(job, _take(job, request), lost_attempts)
     facts = _settle_facts(job, steps, lost_attempts)
@@ -164,7 +161,7 @@ def _request_cancel(job: JobFacts, request: Request) -> Decision:
     if request.actor is not Actor.USER:
         raise Refused(Refusal.FORBIDDEN, f"{request.actor} may not cancel a Job")
     # The edge to CANCELLED is taken only when the kill was observed; until then the Job is truly RUNNING.
-    return Decision(job, replace(job, cancel_requested=True), (), frozenset({Effect.KILL_RUN}))
+    return Decision(job, job._replace(cancel_requested=True), (), frozenset({Effect.KILL_RUN}))
 
 
 def _is_repeated_start(job: JobFacts, request: Request) -> bool:
@@ -231,9 +228,9 @@ def _with_empty_steps(job: JobFacts, first: Transition, lost_attempts: int) -> l
 
 
 def _empty_step(job: JobFacts, state: JobState, attempt: int, lost_attempts: int) -> JobEvent | None:
+    if state in _WAITS_FOR_OTHERS:
+        return None
     match state:
-        case JobState.RUNNING | JobState.PREPROCESSED | JobState.RESTART_READY:
-            return None
         case JobState.READY if not job.has_stage_in:
             return JobEvent.STAGE_IN_DONE
         case JobState.STAGED_IN if Hook.PREPROCESS not in job.hooks:

@@ -142,12 +142,12 @@ def check_parameters(
     required: frozenset[str], optional: frozenset[str], given: Mapping[str, object], app_name: str
 ) -> None:
     """Raises ParameterError that names every missing and every unknown parameter of a submission."""
-    missing = tuple(sorted(required - given.keys()))
-    extra = tuple(sorted(given.keys() - required - optional))
-    if not missing and not extra:
+    if required <= given.keys() <= (required | optional):
         for name, value in given.items():
             value_text(name, value)
         return
+    missing = tuple(sorted(required - given.keys()))
+    extra = tuple(sorted(given.keys() - required - optional))
     known = ", ".join(sorted(required | optional)) or "none"
     said = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"unknown: {', '.join(extra)}"] * bool(extra)
     raise ParameterError(f"parameters of App {app_name!r}: {'; '.join(said)} (it takes: {known})", missing, extra)

@@ -21,6 +21,7 @@ from balsam.server.store.codec import (
     JOB_COLUMNS,
     SELECT_JOB,
     STATE_NUMBERS,
+    STATES,
     TABLE_NAMES,
     dump,
     job_row,
@@ -72,6 +73,8 @@ _UNLOCK = """UPDATE jobs SET session_id = NULL
     WHERE id IN (SELECT value FROM json_each(?)) AND session_id = ? AND state <> 6"""
 _JSON_COLUMNS = frozenset({"parameters", "tags", "data", "launch_params"})
 _NO_LIMIT = 1 << 40
+_Home = tuple[int, int, int]  # owner, Site, App
+_Move = tuple[int, int, int, JobState | None, JobState | None]
 _BY_IDS = "id IN (SELECT value FROM json_each(?))"
 
 
@@ -142,6 +145,8 @@ class SqliteTx(SqliteReadTx):
         self._insert_many("jobs", _JOB_VALUES, rows)
         templates: dict[int, list[tuple[Any, ...]]] = {}
         events: list[tuple[Any, ...]] = []
+        arrived: Counter[_Move] = Counter()
+        logged: Counter[_Home] = Counter()
         for job_id, job in zip(ids, jobs, strict=True):
             # Decisions are shared by Jobs with equal facts, and so are the rows that come of them.
             moves = templates.get(id(job.decision))
@@ -149,8 +154,11 @@ class SqliteTx(SqliteReadTx):
                 moves = templates[id(job.decision)] = _event_values(job.decision, None, {})
             base = event_id(job_id, 0)
             events.extend([(base + i, job.owner_id, at, *row) for i, row in enumerate(moves, 1)])
-            self._tally(job, job.decision.after.state, 1, len(moves))
+            home = (job.owner_id, job.site_id, job.app_id)
+            arrived[*home, None, job.decision.after.state] += 1
+            logged[home] += len(moves)
         self._insert_many("events", _EVENT_VALUES, events)
+        self._tally(arrived, logged)
         self._insert_links(list(zip(ids, jobs, strict=True)))
         return list(ids)
 
@@ -180,19 +188,25 @@ class SqliteTx(SqliteReadTx):
     def apply(self, updates: Sequence[JobUpdate], at: int) -> None:
         rows: list[tuple[Any, ...]] = []
         events: list[tuple[Any, ...]] = []
+        moved: Counter[_Move] = Counter()
+        logged: Counter[_Home] = Counter()
         for update in updates:
             update.check()
             before = len(events)
             _append_events(events, update, at)
             taken = len(events) - before
             rows.append(_update_values(update, taken, at))
-            self._tally_move(update, taken)
+            job = update.job
+            home = (job.owner_id, job.site_id, job.app_id)
+            moved[*home, job.state, update.after.state] += 1
+            logged[home] += taken
         offered = [update.job.id for update in updates if update.job.tagged and _is_available(update.job)]
         self._withdraw(offered)
         changed = self._db.executemany(_UPDATE_JOB, rows).rowcount if rows else 0
         if changed != len(rows):
             raise GuardFailed(f"S4: {len(rows) - changed} of {len(rows)} Jobs were not as they were read")
         self._insert_many("events", _EVENT_VALUES, events)
+        self._tally(moved, logged)
         self._offer([update.job.id for update in updates if update.job.tagged])
 
     def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
@@ -294,19 +308,20 @@ class SqliteTx(SqliteReadTx):
         self._db.executemany("DELETE FROM job_parents WHERE child_id = ?", ids)
         self._db.executemany("DELETE FROM jobs WHERE id = ?", ids)
         for _, owner, site, app, state, event_seq, _ in rows:
-            self.pending.counts[owner, site, app, state] -= 1
-            self.pending.counts[owner, site, app, EVENTS_COUNTER] -= event_seq
+            self._tally({(owner, site, app, STATES[state], None): 1}, {(owner, site, app): -event_seq})
 
-    def _tally(self, job: HotJob | NewJob, state: JobState, jobs: int, events: int) -> None:
+    def _tally(self, moves: Mapping[_Move, int], events: Mapping[_Home, int]) -> None:
+        """Count Jobs that went from state to state (None: from or to nowhere), and events that came."""
         counts = self.pending.counts
-        counts[job.owner_id, job.site_id, job.app_id, STATE_NUMBERS[state]] += jobs
-        counts[job.owner_id, job.site_id, job.app_id, EVENTS_COUNTER] += events
-
-    def _tally_move(self, update: JobUpdate, events: int) -> None:
-        job, state = update.job, update.after.state
-        moved = int(state is not job.state)
-        self._tally(job, job.state, -moved, 0)
-        self._tally(job, state, moved, events)
+        for (*home, source, target), n in moves.items():
+            owner, site, app = home
+            if source is not target:
+                if source is not None:
+                    counts[owner, site, app, STATE_NUMBERS[source]] -= n
+                if target is not None:
+                    counts[owner, site, app, STATE_NUMBERS[target]] += n
+        for (owner, site, app), n in events.items():
+            counts[owner, site, app, EVENTS_COUNTER] += n
 
     def _withdraw(self, job_ids: Sequence[int]) -> None:
         """Take Jobs out of runnable_tags; called before they change."""
