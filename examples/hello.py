@@ -6,8 +6,9 @@ Start `balsam up` in another terminal, then:  python examples/hello.py  [name of
 import logging
 import sys
 
-from balsam.api import ApplicationDefinition, Site
 from libensemble.executors.balsam_executors import BalsamExecutor
+
+from balsam.api import ApplicationDefinition, Site
 
 
 def pick_site(name: str | None) -> Site:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from tests.platform.fake_commands import program_of
 
 from balsam.domain.job import Resources
 from balsam.domain.packing import Node, NodePool
@@ -24,6 +23,7 @@ from balsam.platform.mpirun.mpich import IntelMpi, Mpich
 from balsam.platform.mpirun.openmpi import OpenMpi
 from balsam.platform.mpirun.plain import Plain
 from balsam.platform.registry import MPIRUNS
+from tests.platform.fake_commands import program_of
 
 ONE_NODE = RankPlacement((NodeRanks("n1", 4, (0, 1, 2, 3)),))
 TWO_NODES = RankPlacement((NodeRanks("n1", 2), NodeRanks("n2", 2)), is_local=False)

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.platform.fake_commands import program_of, write_program
 
 from balsam.platform.mpirun.detect import MpiRunMissing, detect
 from balsam.platform.registry import UnknownBackEnd
+from tests.platform.fake_commands import program_of, write_program
 
 HYDRA = "echo 'HYDRA build details:'; echo '    Version:   4.0.2'"
 OPENMPI4 = "echo 'mpiexec (OpenRTE) 4.1.4'"

@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.platform.fake_commands import write_program
 
 from balsam.domain.packing import Node
 from balsam.platform.node import gpus
 from balsam.platform.node.base import NodeInfo, NodeOptions
 from balsam.platform.node.gpus import GpuVendor
 from balsam.platform.node.local import LocalNodes
+from tests.platform.fake_commands import write_program
 
 USABLE = tuple(sorted(os.sched_getaffinity(0)))
 

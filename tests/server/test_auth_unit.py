@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from balsam.server.usecases.accounts import Authenticated
 
 from balsam.server.auth import local, needs, tokens
 from balsam.server.auth.cache import TokenCache
@@ -17,6 +16,7 @@ from balsam.server.auth.passwords import Passwords
 from balsam.server.errors import Forbidden, Unauthenticated
 from balsam.server.principal import Principal
 from balsam.server.settings import ServerSettings, SettingsError, is_loopback
+from balsam.server.usecases.accounts import Authenticated
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
