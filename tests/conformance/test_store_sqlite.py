@@ -19,8 +19,9 @@ from balsam.server.errors import Unavailable
 from balsam.server.store import sqlite as module
 from balsam.server.store.codec import ACTOR_NUMBERS, STATE_NUMBERS
 from balsam.server.store.filesystem import network_filesystem
-from balsam.server.store.records import JobSelection, UserRow
+from balsam.server.store.records import UserRow
 from balsam.server.store.schema import SchemaTooNew
+from balsam.server.store.selections import JobSelection
 from balsam.server.store.sqlite import SqliteStore, StoreInUse
 from balsam.testing.store_world import StoreWorld, run
 from balsam.wire.sessions import LaunchEvent

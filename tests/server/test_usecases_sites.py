@@ -10,7 +10,8 @@ from balsam.domain.states import BatchJobState, JobMode, JobState
 from balsam.server.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 from balsam.server.principal import Principal
 from balsam.server.store.memory import MemoryStore
-from balsam.server.store.records import BatchJobRow, IdempotencyRow, JobSelection, SiteRow, TokenRow
+from balsam.server.store.records import BatchJobRow, IdempotencyRow, SiteRow, TokenRow
+from balsam.server.store.selections import JobSelection
 from balsam.server.sweeps import prune
 from balsam.server.usecases import accounts, batch_jobs, change, events, explain, selection, sites
 from balsam.server.usecases.idempotent import once

@@ -12,16 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from balsam.domain.states import BATCH_JOB_ENDED, DONE_STATES, LEGAL_MOVES, RUNNABLE_STATES, JobState
 from balsam.server.store.protocol import ReadTx
-from balsam.server.store.records import (
-    BatchJobRow,
-    EventRow,
-    EventSelection,
-    HotJob,
-    JobRow,
-    JobSelection,
-    PageWindow,
-    SessionRow,
-)
+from balsam.server.store.records import BatchJobRow, EventRow, HotJob, JobRow, SessionRow
+from balsam.server.store.selections import EventSelection, JobSelection, PageWindow
 from balsam.wire.sessions import LaunchEvent, Report
 from tests.simulation.machine_room import MachineRoom, Rank
 

@@ -16,8 +16,8 @@ from balsam.domain.states import DONE_STATES, RUNNABLE_STATES, BatchJobState, Jo
 from balsam.server.errors import ServiceError
 from balsam.server.store.memory import MemoryStore
 from balsam.server.store.protocol import GuardFailed, ReadTx, Store
-from balsam.server.store.records import EventSelection, JobSelection, PageWindow
-from balsam.testing.store_conformance import replayed
+from balsam.server.store.selections import EventSelection, JobSelection, PageWindow
+from balsam.testing.store_conformance_jobs import replayed
 from balsam.testing.store_world import StoreWorld
 from balsam.wire.sessions import GrantedJob, LaunchEvent
 

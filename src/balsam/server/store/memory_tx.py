@@ -15,25 +15,21 @@ from balsam.domain.states import RUNNABLE_STATES, JobState
 from balsam.server.store.protocol import Duplicate, GuardFailed, R, Value, Wake
 from balsam.server.store.records import (
     CHANGEABLE_COLUMNS,
-    AcquireCriteria,
     AppRow,
     EventRow,
-    EventSelection,
     HotJob,
     IdempotencyRow,
     JobRow,
-    JobSelection,
     JobUpdate,
     NewJob,
-    PageWindow,
     Row,
     SiteRow,
     Step,
     TokenRow,
     UserRow,
     event_id,
-    fitting,
 )
+from balsam.server.store.selections import AcquireCriteria, EventSelection, JobSelection, PageWindow, fitting
 
 _UNIQUE: dict[type[Any], tuple[str, ...]] = {
     UserRow: ("username",),

@@ -10,18 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from balsam.domain.states import JobState
-from balsam.server.store.records import (
-    AcquireCriteria,
-    EventRow,
-    EventSelection,
-    HotJob,
-    JobRow,
-    JobSelection,
-    JobUpdate,
-    NewJob,
-    PageWindow,
-    Row,
-)
+from balsam.server.store.records import EventRow, HotJob, JobRow, JobUpdate, NewJob, Row
+from balsam.server.store.selections import AcquireCriteria, EventSelection, JobSelection, PageWindow
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)

@@ -26,15 +26,8 @@ from balsam.server.store.codec import (
     tag_number,
 )
 from balsam.server.store.protocol import R, Value
-from balsam.server.store.records import (
-    EVENT_SEQ_BITS,
-    EventRow,
-    EventSelection,
-    HotJob,
-    JobRow,
-    JobSelection,
-    PageWindow,
-)
+from balsam.server.store.records import EVENT_SEQ_BITS, EventRow, HotJob, JobRow
+from balsam.server.store.selections import EventSelection, JobSelection, PageWindow
 from balsam.server.store.sqlite_select import (
     Query,
     counts_suffice,

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from balsam.server.store.codec import STATE_NUMBERS, tag_number
-from balsam.server.store.records import EVENT_SEQ_BITS, EventSelection, JobSelection
+from balsam.server.store.records import EVENT_SEQ_BITS
+from balsam.server.store.selections import EventSelection, JobSelection
 
 _ANY = "IN (SELECT value FROM json_each(?))"
 

@@ -14,11 +14,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from balsam.domain.lifecycle import Decision
 from balsam.domain.states import RUNNABLE_STATES, JobState
 from balsam.server.store.codec import (
-    ACTOR_NUMBERS,
-    JOB_COLUMNS,
     SELECT_JOB,
     STATE_NUMBERS,
     STATES,
@@ -29,36 +26,19 @@ from balsam.server.store.codec import (
     tag_number,
 )
 from balsam.server.store.protocol import Duplicate, GuardFailed, Wake
-from balsam.server.store.records import (
-    CHANGEABLE_COLUMNS,
-    AcquireCriteria,
-    HotJob,
-    JobRow,
-    JobUpdate,
-    NewJob,
-    Row,
-    event_id,
-    fitting,
-)
+from balsam.server.store.records import CHANGEABLE_COLUMNS, HotJob, JobRow, JobUpdate, NewJob, Row, event_id
+from balsam.server.store.selections import AcquireCriteria, fitting
 from balsam.server.store.sqlite_read import EVENTS_COUNTER, SqliteReadTx
+from balsam.server.store.sqlite_rows import (
+    EVENT_VALUES,
+    JOB_VALUES,
+    append_events,
+    event_values,
+    new_row,
+    update_values,
+)
 from balsam.server.store.sqlite_select import listed
 
-# Columns of a Job that are the same for every new one, in order; the others are parameters.
-_NEW_JOB = {
-    "token": "0",
-    "attempt": "0",
-    "lost_attempts": "0",
-    "session_id": "NULL",
-    "grant_seq": "0",
-    "batch_job_id": "NULL",
-    "cancel_requested": "0",
-    "return_code": "NULL",
-    "pending_file_cleanup": "0",
-    "started_at": "NULL",
-    "ended_at": "NULL",
-}
-_JOB_VALUES = f"({', '.join(_NEW_JOB.get(column, '?') for column in JOB_COLUMNS)})"
-_EVENT_VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ROWS_AT_ONCE = 100
 _INSERT_TAG = "INSERT INTO job_tags VALUES (?, ?)"
 _INSERT_RUNNABLE_TAG = "INSERT INTO runnable_tags VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -141,26 +121,27 @@ class SqliteTx(SqliteReadTx):
     def insert_jobs(self, jobs: Sequence[NewJob], at: int) -> list[int]:
         first = self._sequences.take("jobs", len(jobs))
         ids = range(first, first + len(jobs))
-        rows = [_new_row(job, job_id, at) for job_id, job in zip(ids, jobs, strict=True)]
-        self._insert_many("jobs", _JOB_VALUES, rows)
-        templates: dict[int, list[tuple[Any, ...]]] = {}
-        events: list[tuple[Any, ...]] = []
-        arrived: Counter[_Move] = Counter()
-        logged: Counter[_Home] = Counter()
-        for job_id, job in zip(ids, jobs, strict=True):
-            # Decisions are shared by Jobs with equal facts, and so are the rows that come of them.
-            moves = templates.get(id(job.decision))
-            if moves is None:
-                moves = templates[id(job.decision)] = _event_values(job.decision, None, {})
-            base = event_id(job_id, 0)
-            events.extend([(base + i, job.owner_id, at, *row) for i, row in enumerate(moves, 1)])
-            home = (job.owner_id, job.site_id, job.app_id)
-            arrived[*home, None, job.decision.after.state] += 1
-            logged[home] += len(moves)
-        self._insert_many("events", _EVENT_VALUES, events)
-        self._tally(arrived, logged)
+        rows = [new_row(job, job_id, at) for job_id, job in zip(ids, jobs, strict=True)]
+        self._insert_many("jobs", JOB_VALUES, rows)
+        self._insert_first_events(list(zip(ids, jobs, strict=True)), at)
         self._insert_links(list(zip(ids, jobs, strict=True)))
         return list(ids)
+
+    def _insert_first_events(self, jobs: list[tuple[int, NewJob]], at: int) -> None:
+        """The events of new Jobs. Jobs with equal facts share their Decision, and so what comes of it."""
+        decisions = {id(job.decision): job.decision for _, job in jobs}
+        templates = {key: list(enumerate(event_values(it, None, {}), 1)) for key, it in decisions.items()}
+        groups: Counter[tuple[int, int, int, int]] = Counter()
+        events: list[tuple[Any, ...]] = []
+        for job_id, job in jobs:
+            key, owner, base = id(job.decision), job.owner_id, event_id(job_id, 0)
+            events += [(base + number, owner, at, *values) for number, values in templates[key]]
+            groups[owner, job.site_id, job.app_id, key] += 1
+        self._insert_many("events", EVENT_VALUES, events)
+        for (*home, key), n in groups.items():
+            owner, site, app = home
+            state = decisions[key].after.state
+            self._tally({(owner, site, app, None, state): n}, {(owner, site, app): n * len(templates[key])})
 
     def _insert_many(self, name: str, marks: str, rows: list[tuple[Any, ...]]) -> None:
         """Insert rows a hundred to the statement: half the cost of one each, and a hundredth of the thread switches."""
@@ -193,9 +174,9 @@ class SqliteTx(SqliteReadTx):
         for update in updates:
             update.check()
             before = len(events)
-            _append_events(events, update, at)
+            append_events(events, update, at)
             taken = len(events) - before
-            rows.append(_update_values(update, taken, at))
+            rows.append(update_values(update, taken, at))
             job = update.job
             home = (job.owner_id, job.site_id, job.app_id)
             moved[*home, job.state, update.after.state] += 1
@@ -205,7 +186,7 @@ class SqliteTx(SqliteReadTx):
         changed = self._db.executemany(_UPDATE_JOB, rows).rowcount if rows else 0
         if changed != len(rows):
             raise GuardFailed(f"S4: {len(rows) - changed} of {len(rows)} Jobs were not as they were read")
-        self._insert_many("events", _EVENT_VALUES, events)
+        self._insert_many("events", EVENT_VALUES, events)
         self._tally(moved, logged)
         self._offer([update.job.id for update in updates if update.job.tagged])
 
@@ -363,78 +344,3 @@ def _index_walk(criteria: AcquireCriteria) -> tuple[str, tuple[int, ...]]:
 
 def _is_available(job: HotJob) -> bool:
     return job.session_id is None and job.state in RUNNABLE_STATES
-
-
-def _new_row(job: NewJob, job_id: int, at: int) -> tuple[Any, ...]:
-    facts = job.decision.after
-    return (
-        job_id,
-        job.owner_id,
-        job.site_id,
-        job.app_id,
-        STATE_NUMBERS[facts.state],
-        job.priority,
-        job.num_nodes,
-        job.ranks_per_node,
-        job.threads_per_rank,
-        job.threads_per_core,
-        job.gpus_per_rank,
-        job.node_packing_count,
-        job.wall_time_min,
-        job.max_attempts,
-        job.steps,
-        int(facts.was_preprocessed),
-        len(job.decision.transitions),
-        at,
-        at,
-        job.workdir,
-        job.parameters,
-        dump(job.tags),
-        job.data,
-        job.launch_params,
-        job.transfers,
-        dump(job.parent_ids),
-    )
-
-
-def _update_values(update: JobUpdate, events: int, at: int) -> tuple[Any, ...]:
-    job, facts = update.job, update.after
-    return (
-        STATE_NUMBERS[facts.state],
-        facts.attempt,
-        facts.session_id,
-        int(facts.cancel_requested),
-        facts.lost_attempts,
-        int(facts.was_preprocessed),
-        job.event_seq + events,
-        update.batch_job_id,
-        update.return_code,
-        update.started_at,
-        update.ended_at,
-        at,
-        job.id,
-        STATE_NUMBERS[job.state],
-        job.token,
-        job.event_seq,
-        job.session_id,
-    )
-
-
-def _append_events(events: list[tuple[Any, ...]], update: JobUpdate, at: int) -> None:
-    """S5: one row per transition, numbered on from the Job's last."""
-    number = event_id(update.job.id, update.job.event_seq)
-    for step in update.steps:
-        for row in _event_values(step.decision, step.reported_at, step.data):
-            number += 1
-            events.append((number, update.job.owner_id, at, *row))
-
-
-def _event_values(decision: Decision, reported_at: int | None, data: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Columns of a Decision's events from `reported_at` on. What was reported belongs to the first transition."""
-    rows: list[tuple[Any, ...]] = []
-    for index, step in enumerate(decision.transitions):
-        said = {"message": step.message} if step.message else {}
-        text = dump({**said, **data} if index == 0 else said)
-        moves = (STATE_NUMBERS[step.source], STATE_NUMBERS[step.target], ACTOR_NUMBERS[step.actor])
-        rows.append((reported_at if index == 0 else None, step.attempt, *moves, text))
-    return rows

@@ -10,7 +10,8 @@ from datetime import datetime
 from balsam.domain.lease import CallOrder, call_order
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Tx
-from balsam.server.store.records import AcquireCriteria, AppRow, JobRow
+from balsam.server.store.records import AppRow, JobRow
+from balsam.server.store.selections import AcquireCriteria
 from balsam.server.usecases.sessions import is_closing, open_session_of
 from balsam.server.usecases.views import app_view
 from balsam.wire.apps import AppView

@@ -8,7 +8,8 @@ from balsam.domain.template import TemplateError
 from balsam.server.errors import Conflict, Invalid
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Tx
-from balsam.server.store.records import AppRow, JobSelection, micros
+from balsam.server.store.records import AppRow, micros
+from balsam.server.store.selections import JobSelection
 from balsam.server.usecases.limits import BadJson, json_text
 from balsam.server.usecases.scope import own_app, own_site, own_sites
 from balsam.server.usecases.views import app_view

@@ -2,7 +2,8 @@
 
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx
-from balsam.server.store.records import BatchJobRow, EventSelection, PageWindow, micros
+from balsam.server.store.records import BatchJobRow, micros
+from balsam.server.store.selections import EventSelection, PageWindow
 from balsam.server.usecases.filters import visible_sites
 from balsam.server.usecases.limits import pairs
 from balsam.server.usecases.views import event_view

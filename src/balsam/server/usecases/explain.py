@@ -10,16 +10,8 @@ from datetime import datetime
 from balsam.domain.states import DONE_STATES, RUNNABLE_STATES, BatchJobState, JobMode, JobState
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx
-from balsam.server.store.records import (
-    BatchJobRow,
-    EventRow,
-    EventSelection,
-    JobRow,
-    PageWindow,
-    SessionRow,
-    SiteRow,
-    moment_or_none,
-)
+from balsam.server.store.records import BatchJobRow, EventRow, JobRow, SessionRow, SiteRow, moment_or_none
+from balsam.server.store.selections import EventSelection, PageWindow
 from balsam.server.usecases.scope import own_job, own_site
 from balsam.server.usecases.sites import is_online
 from balsam.wire.jobs import JobExplanation

@@ -3,7 +3,8 @@
 from balsam.domain.states import JobState
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx
-from balsam.server.store.records import AppRow, JobSelection, micros
+from balsam.server.store.records import AppRow, micros
+from balsam.server.store.selections import JobSelection
 from balsam.server.usecases.limits import pairs
 from balsam.wire.jobs import JobFilter
 

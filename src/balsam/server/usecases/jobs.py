@@ -2,7 +2,7 @@
 
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx
-from balsam.server.store.records import PageWindow
+from balsam.server.store.selections import PageWindow
 from balsam.server.usecases.filters import job_selection
 from balsam.server.usecases.scope import own_job
 from balsam.server.usecases.views import job_views

@@ -12,7 +12,7 @@ from balsam.domain.states import DONE_STATES, JobState
 from balsam.server.errors import Invalid
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import Store, Tx
-from balsam.server.store.records import JobSelection
+from balsam.server.store.selections import JobSelection
 from balsam.server.usecases.cancel import cancel_jobs
 from balsam.server.usecases.change import change_slice
 from balsam.server.usecases.delete import delete_jobs

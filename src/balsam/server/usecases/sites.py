@@ -11,7 +11,6 @@ from balsam.server.store.protocol import ReadTx, Store, Tx, Wake
 from balsam.server.store.records import (
     AppRow,
     BatchJobRow,
-    JobSelection,
     SessionRow,
     SiteRow,
     TokenRow,
@@ -20,6 +19,7 @@ from balsam.server.store.records import (
     moment,
     moment_or_none,
 )
+from balsam.server.store.selections import JobSelection
 from balsam.server.usecases.accounts import add_token, revoke
 from balsam.server.usecases.limits import BadJson, json_text
 from balsam.server.usecases.scope import own_job, own_site, own_sites

@@ -1,0 +1,89 @@
+"""What a list, a page of events or an acquire asks for, in a form that every store can carry out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from balsam.domain.states import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class JobSelection:
+    """Selects Jobs of one owner; None means no condition, an empty tuple selects nothing."""
+
+    owner_id: int
+    ids: tuple[int, ...] | None = None
+    parent_ids: tuple[int, ...] | None = None
+    app_ids: tuple[int, ...] | None = None
+    site_ids: tuple[int, ...] | None = None
+    batch_job_ids: tuple[int, ...] | None = None
+    states: tuple[JobState, ...] | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    workdir_contains: str | None = None
+    updated_before: int | None = None
+    updated_after: int | None = None
+    pending_file_cleanup: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PageWindow:
+    """Which part of an ordered result: `after` is the id of the last row of the page before, for orderings by id."""
+
+    order_by: str = "id"  # id, last_update, state, workdir (Jobs); timestamp (events)
+    descending: bool = False
+    limit: int = 1000
+    offset: int = 0
+    after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventSelection:
+    """Selects events of one owner's Jobs."""
+
+    owner_id: int
+    ids: tuple[int, ...] | None = None
+    job_ids: tuple[int, ...] | None = None
+    site_ids: tuple[int, ...] | None = None
+    batch_job_ids: tuple[int, ...] | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    data: tuple[tuple[str, str], ...] = ()
+    before: int | None = None
+    after: int | None = None
+    from_state: JobState | None = None
+    to_state: JobState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireCriteria:
+    """What a Session can run. Jobs come by priority, then oldest first; or longest and largest first."""
+
+    site_id: int
+    max_jobs: int
+    max_wall_time_min: int | None = None
+    max_nodes_per_job: int | None = None
+    max_aggregate_nodes: float | None = None
+    serial_only: bool = False
+    filter_tags: tuple[tuple[str, str], ...] = ()
+    long_large_first: bool = False
+
+    @property
+    def candidates(self) -> int:
+        """How many Jobs to look at: more than are granted where some may not fit the aggregate."""
+        return self.max_jobs if self.max_aggregate_nodes is None else 4 * self.max_jobs + 100
+
+
+def fitting(candidates: Iterable[tuple[int, int, int]], criteria: AcquireCriteria) -> list[int]:
+    """Ids, in order, of (id, num_nodes, node_packing_count) whose footprints add up to at most `max_aggregate_nodes`.
+
+    What is too large for the room that is left is passed over.
+    """
+    chosen: list[int] = []
+    room = criteria.max_aggregate_nodes
+    for job_id, num_nodes, packing in candidates:
+        if len(chosen) == criteria.max_jobs:
+            break
+        if room is not None:
+            if num_nodes / packing > room + 1e-9:
+                continue
+            room -= num_nodes / packing
+        chosen.append(job_id)
+    return chosen

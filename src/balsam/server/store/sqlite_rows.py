@@ -1,0 +1,99 @@
+"""Rows of Jobs and events as SQLite takes them: the order of the columns is written here and in the schema only."""
+
+from typing import Any
+
+from balsam.domain.lifecycle import Decision
+from balsam.server.store.codec import ACTOR_NUMBERS, JOB_COLUMNS, STATE_NUMBERS, dump
+from balsam.server.store.records import JobUpdate, NewJob, event_id
+
+# Columns of a Job that are the same for every new one, in order; the others are parameters.
+_NEW_JOB = {
+    "token": "0",
+    "attempt": "0",
+    "lost_attempts": "0",
+    "session_id": "NULL",
+    "grant_seq": "0",
+    "batch_job_id": "NULL",
+    "cancel_requested": "0",
+    "return_code": "NULL",
+    "pending_file_cleanup": "0",
+    "started_at": "NULL",
+    "ended_at": "NULL",
+}
+JOB_VALUES = f"({', '.join(_NEW_JOB.get(column, '?') for column in JOB_COLUMNS)})"
+EVENT_VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+def new_row(job: NewJob, job_id: int, at: int) -> tuple[Any, ...]:
+    facts = job.decision.after
+    return (
+        job_id,
+        job.owner_id,
+        job.site_id,
+        job.app_id,
+        STATE_NUMBERS[facts.state],
+        job.priority,
+        job.num_nodes,
+        job.ranks_per_node,
+        job.threads_per_rank,
+        job.threads_per_core,
+        job.gpus_per_rank,
+        job.node_packing_count,
+        job.wall_time_min,
+        job.max_attempts,
+        job.steps,
+        int(facts.was_preprocessed),
+        len(job.decision.transitions),
+        at,
+        at,
+        job.workdir,
+        job.parameters,
+        dump(job.tags) if job.tags else "{}",
+        job.data,
+        job.launch_params,
+        job.transfers,
+        dump(job.parent_ids) if job.parent_ids else "[]",
+    )
+
+
+def update_values(update: JobUpdate, events: int, at: int) -> tuple[Any, ...]:
+    job, facts = update.job, update.after
+    return (
+        STATE_NUMBERS[facts.state],
+        facts.attempt,
+        facts.session_id,
+        int(facts.cancel_requested),
+        facts.lost_attempts,
+        int(facts.was_preprocessed),
+        job.event_seq + events,
+        update.batch_job_id,
+        update.return_code,
+        update.started_at,
+        update.ended_at,
+        at,
+        job.id,
+        STATE_NUMBERS[job.state],
+        job.token,
+        job.event_seq,
+        job.session_id,
+    )
+
+
+def append_events(events: list[tuple[Any, ...]], update: JobUpdate, at: int) -> None:
+    """S5: one row per transition, numbered on from the Job's last."""
+    number = event_id(update.job.id, update.job.event_seq)
+    for step in update.steps:
+        for row in event_values(step.decision, step.reported_at, step.data):
+            number += 1
+            events.append((number, update.job.owner_id, at, *row))
+
+
+def event_values(decision: Decision, reported_at: int | None, data: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Columns of a Decision's events from `reported_at` on. What was reported belongs to the first transition."""
+    rows: list[tuple[Any, ...]] = []
+    for index, step in enumerate(decision.transitions):
+        said = {"message": step.message} if step.message else {}
+        text = dump({**said, **data} if index == 0 else said)
+        moves = (STATE_NUMBERS[step.source], STATE_NUMBERS[step.target], ACTOR_NUMBERS[step.actor])
+        rows.append((reported_at if index == 0 else None, step.attempt, *moves, text))
+    return rows

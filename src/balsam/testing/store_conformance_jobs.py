@@ -1,0 +1,234 @@
+"""The part of the store conformance suite that is about Jobs: decisions, grants, lists. See store_conformance."""
+# ruff: noqa: S101 -- tests that are shipped
+
+import threading
+from collections import Counter
+from functools import partial
+from typing import Any, TypeVar
+
+import pytest
+
+from balsam.domain.lifecycle import Request, decide
+from balsam.domain.states import Actor, JobEvent, JobState
+from balsam.server.errors import ServiceError, SessionEnded
+from balsam.server.store.protocol import GuardFailed, ReadTx
+from balsam.server.store.records import HotJob, JobRow, JobUpdate, Step
+from balsam.server.store.selections import AcquireCriteria, EventSelection, JobSelection, PageWindow
+from balsam.testing.store_world import StoreWorld
+from balsam.wire.sessions import LaunchEvent
+
+T = TypeVar("T")
+
+
+def replayed(world: StoreWorld, job_id: int) -> JobState:
+    """The state that a Job's events lead to; checks on the way that they are one unbroken history (S5)."""
+    state = JobState.CREATED
+    for number, event in enumerate(world.events(job_id), 1):
+        assert event.seq == number, f"Job {job_id}: event {number} is numbered {event.seq}"
+        assert event.from_state is state, f"Job {job_id}: event {number} leaves {event.from_state}, not {state}"
+        state = event.to_state
+    return state
+
+
+class JobRules:
+    """States, grants and lists."""
+
+    # S4, S5
+
+    def test_s4_a_decision_on_an_old_state_is_not_written(self, world: StoreWorld) -> None:
+        (job_id,) = world.submit()
+        old = world.read(lambda tx: tx.hot_jobs([job_id]))[job_id]
+        session = world.open_session()
+        world.acquire(session.id)
+        before = (world.get(job_id), world.events(job_id), world.counts())
+        with pytest.raises(GuardFailed):
+            world.write(lambda tx: tx.apply([_cancelled(old)], 9))
+        assert (world.get(job_id), world.events(job_id), world.counts()) == before
+
+    def test_s4_decisions_must_go_on_from_each_other(self, world: StoreWorld) -> None:
+        (job_id,) = world.submit()
+        job = world.read(lambda tx: tx.hot_jobs([job_id]))[job_id]
+        update = _cancelled(job)
+        update.steps.append(update.steps[0])
+        with pytest.raises(AssertionError, match="S4"):
+            world.write(lambda tx: tx.apply([update], 9))
+        assert world.state(job_id) is JobState.PREPROCESSED
+
+    @pytest.mark.parametrize("column", ["state", "token", "session_id", "attempt", "owner_id", "event_seq"])
+    def test_s4_the_state_machine_is_not_changed_like_other_columns(self, world: StoreWorld, column: str) -> None:
+        (job_id,) = world.submit()
+        with pytest.raises(ValueError, match="S4"):
+            world.write(lambda tx: tx.change_jobs({job_id: {column: 1}}, 9))
+
+    def test_s5_the_log_replays_to_the_state(self, world: StoreWorld) -> None:
+        parent = world.submit()
+        children = world.submit(3, parent_ids=parent)
+        session = world.open_session()
+        (job,) = world.acquire(session.id)
+        world.tell(session.id, job, LaunchEvent.STARTED, LaunchEvent.RUN_TIMEOUT)
+        (job,) = world.acquire(session.id)
+        assert (job.token, job.attempt) == (2, 2)
+        world.tell(session.id, job, LaunchEvent.STARTED, LaunchEvent.RUN_DONE, return_code=0)
+        world.cancel([children[0]])
+        assert [world.state(job_id) for job_id in (*parent, *children)] == [
+            JobState.JOB_FINISHED,
+            JobState.CANCELLED,
+            JobState.PREPROCESSED,
+            JobState.PREPROCESSED,
+        ]
+        for job_id in (*parent, *children):
+            assert replayed(world, job_id) is world.state(job_id)
+        attempts = [event.attempt for event in world.events(parent[0])]
+        assert attempts == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
+
+    # Acquire
+
+    def test_acquire_takes_by_priority_then_age(self, world: StoreWorld) -> None:
+        low = world.submit(2, priority=-5)
+        middle = world.submit(2)
+        high = world.submit(2, priority=7)
+        session = world.open_session()
+        assert [job.id for job in world.acquire(session.id, 5)] == [*high, *middle, low[0]]
+        assert [job.id for job in world.acquire(session.id, 5)] == [low[1]]
+        assert world.acquire(session.id, 5) == []
+
+    def test_acquire_takes_only_what_fits(self, world: StoreWorld) -> None:
+        long = world.submit(wall_time_min=50)
+        wide = world.submit(num_nodes=3)
+        ranks = world.submit(ranks_per_node=4)
+        tagged = world.submit(tags={"a": "1", "b": "2"})
+        half = world.submit(2, node_packing_count=2, tags={"a": "1"})
+        session = world.open_session()
+
+        def taken(**criteria: Any) -> list[int]:
+            jobs = world.acquire(session.id, **criteria)
+            for job in jobs:
+                world.tell(session.id, job, LaunchEvent.RELEASED)
+            return [job.id for job in jobs]
+
+        everything = [*long, *wide, *ranks, *tagged, *half]
+        assert taken(max_wall_time_min=49) == [*wide, *ranks, *tagged, *half]
+        assert taken(max_wall_time_min=50) == everything
+        assert taken(max_nodes_per_job=2) == [*long, *ranks, *tagged, *half]
+        assert taken(serial_only=True) == [*long, *tagged, *half]
+        assert taken(filter_tags={"a": "1"}) == [*tagged, *half]
+        assert taken(filter_tags={"a": "1", "b": "2"}) == tagged
+        assert taken(filter_tags={"a": "2"}) == []
+        assert taken(max_aggregate_nodes=2.5) == [*long, *ranks, half[0]]
+        assert taken(max_aggregate_nodes=0.5) == half[:1]
+        assert taken(sort_by="long_large_first", max_jobs=3) == [*long, *wide, *ranks]
+        assert taken() == everything
+
+    def test_s6_no_job_is_granted_twice(self, world: StoreWorld) -> None:
+        ids = world.submit(300, tags={"a": "b"})
+        sessions = [world.open_session() for _ in range(6)]
+        granted: list[int] = []
+
+        def take(session_id: int, tagged: bool) -> None:
+            while jobs := world.acquire(session_id, 7, filter_tags={"a": "b"} if tagged else {}):
+                granted.extend(job.id for job in jobs)
+
+        threads = [threading.Thread(target=take, args=(s.id, n % 2 == 0)) for n, s in enumerate(sessions)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert Counter(granted) == Counter(ids)
+        assert {job.token for job in world.read(lambda tx: tx.jobs(ids))} == {1}
+
+    def test_s6_an_unlock_of_what_is_not_held_is_refused(self, world: StoreWorld) -> None:
+        (job_id,) = world.submit()
+        session, other = world.open_session(), world.open_session()
+        world.acquire(session.id)
+        held = world.read(lambda tx: tx.held_jobs(session.id))
+        assert [job.id for job in held] == [job_id]
+        with pytest.raises(GuardFailed):
+            world.write(lambda tx: tx.unlock(other.id, held))
+        world.write(lambda tx: tx.unlock(session.id, held))
+        assert world.read(lambda tx: tx.held_jobs(session.id)) == []
+        with pytest.raises(GuardFailed):
+            world.write(lambda tx: tx.unlock(session.id, held))
+
+    def test_grants_are_seen_by_the_raw_protocol(self, world: StoreWorld) -> None:
+        world.submit(3)
+        session = world.open_session()
+        criteria = AcquireCriteria(world.site.id, 2)
+        rows = world.write(lambda tx: tx.acquire(criteria, session.id, 5))
+        assert [(row.token, row.session_id, row.grant_seq) for row in rows] == [(1, session.id, 5)] * 2
+        assert world.read(lambda tx: tx.granted_jobs(session.id, 5)) == rows
+        assert world.read(lambda tx: tx.granted_jobs(session.id, 4)) == []
+
+    def test_a_session_that_ended_acquires_nothing_ever(self, world: StoreWorld) -> None:
+        world.submit()
+        session = world.open_session()
+        world.close(session.id)
+        with pytest.raises(SessionEnded):
+            world.acquire(session.id)
+        with pytest.raises(SessionEnded):
+            world.renew(session.id)
+
+    # Lists
+
+    def test_pages_cover_a_list_once_in_every_order(self, world: StoreWorld) -> None:
+        for number in range(25):
+            world.submit(workdir=f"w{number % 7}", tags={"k": str(number % 2)})
+            world.clock.advance(1)
+        world.cancel([3, 9, 11])
+        for ordering in ("id", "-id", "last_update", "-last_update", "state", "-state", "workdir", "-workdir"):
+            whole = [job.id for job in world.page(ordering=ordering)]
+            paged = [job.id for at in range(0, 30, 4) for job in world.page(ordering=ordering, limit=4, offset=at)]
+            assert paged == whole, ordering
+            assert sorted(whole) == list(range(1, 26)), ordering
+        for query in ({}, {"tags": ["k:1"]}, {"state": ["PREPROCESSED", "CANCELLED"]}, {"state__ne": "CANCELLED"}):
+            whole = [job.id for job in world.page(**query)]
+            assert whole == sorted(whole)
+            assert world.count(**query) == len(whole)
+            after, seen = 0, []
+            while page := world.page(after=after, limit=4, **query):
+                seen += [job.id for job in page]
+                after = page[-1].id
+            assert seen == whole, query
+
+    def test_deleting_leaves_no_trace(self, world: StoreWorld) -> None:
+        parent = world.submit(tags={"a": "b"})
+        world.submit(2, tags={"a": "b"}, parent_ids=parent)
+        assert world.delete().deleted == 3
+        assert world.count() == 0
+        assert world.counts() == {}
+        assert world.count(tags=["a:b"]) == 0
+        assert world.read(lambda tx: tx.children(parent)) == []
+        assert world.read(lambda tx: tx.event_count(EventSelection(world.ada.user_id))) == 0
+        assert world.read(lambda tx: tx.events(EventSelection(world.ada.user_id), PageWindow("timestamp"))) == []
+        assert world.submit()[0] > 3, "the id of a deleted Job was given out again"
+
+    def test_s14_selections_never_cross_owners(self, world: StoreWorld) -> None:
+        eve = world.add_user("eve")
+        site = world.add_site(eve)
+        app = world.add_app(eve, site)
+        mine = world.submit(2, tags={"a": "b"})
+        world.submit_all([world.job(app_id=app.id, tags={"a": "b"})], eve)
+        for selection in (
+            JobSelection(eve.user_id, ids=tuple(mine)),
+            JobSelection(eve.user_id, site_ids=(world.site.id,)),
+            JobSelection(eve.user_id, app_ids=(world.app.id,)),
+            JobSelection(eve.user_id, parent_ids=tuple(mine)),
+            JobSelection(eve.user_id, batch_job_ids=(1,)),
+        ):
+            assert world.read(partial(_page_and_count, selection=selection)) == ([], 0)
+        assert world.count(eve) == 1
+        assert world.count(eve, tags=["a:b"]) == 1
+        assert world.read(lambda tx: tx.event_count(EventSelection(eve.user_id))) == 3
+        assert world.read(lambda tx: tx.event_count(EventSelection(eve.user_id, job_ids=tuple(mine)))) == 0
+
+    def test_refusals_are_typed(self, world: StoreWorld) -> None:
+        with pytest.raises(ServiceError):
+            world.submit(workdir="../up")
+
+
+def _page_and_count(tx: ReadTx, selection: JobSelection) -> tuple[list[JobRow], int]:
+    return tx.job_page(selection, PageWindow()), tx.job_count(selection)
+
+
+def _cancelled(job: HotJob) -> JobUpdate:
+    step = Step(decide(job.facts, Request(JobEvent.CANCEL, Actor.USER)))
+    return JobUpdate(job, [step], None, None, None, None)
