@@ -34,6 +34,9 @@ with (cwd / "starts").open("a") as file:
 if int(os.environ["BALSAM_LAUNCHER_RESTART"]) < plan.get("crash_until_restart", 0):
     os._exit(7)
 if "exit" in plan:
+    # A rank that is killed before it has set itself up to resist proves nothing.
+    while not all("ready" in (cwd / f"rank{number}.out").read_text() for number in range(len(children))):
+        time.sleep(0.01)
     sys.exit(plan["exit"])
 while not draining:
     lease_sec = plan.get("lease_sec")
