@@ -207,6 +207,7 @@ def test_sigterm_between_two_launchers_ends_it(allocation: Allocation) -> None:
 def test_frozen_launcher_is_killed_with_its_ranks_when_the_lease_ends(allocation: Allocation) -> None:
     """F6, S6: a launcher that was stopped past its lease never goes on; a new one starts after all ranks are gone."""
     allocation.start({"lease_sec": 1.0})
+    time.sleep(0.3)  # a daemon's first process says "ready" and then ends by itself
     old, launcher = {process.pid for process in allocation.ranks()}, allocation.launcher()
     frozen_at = time.monotonic()
     os.kill(launcher, signal.SIGSTOP)
