@@ -15,6 +15,7 @@ from balsam.testing.faulty_transport import Faults, FaultyTransport
 from tests.client.conftest import hello_app, new_site
 from tests.services import RunningService
 
+pytestmark = pytest.mark.slow
 FAULTS = Faults(lose_request=0.15, lose_reply=0.25, duplicate=0.25, delay=0.1, max_delay_sec=0.01)
 
 

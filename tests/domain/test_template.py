@@ -159,6 +159,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_ten_thousand_values_arrive_as_one_argument_each_through_bash_and_directly(program: str) -> None:
     names = [f"p{number}" for number in range(PER_RUN)]

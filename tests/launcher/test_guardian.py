@@ -21,6 +21,7 @@ from balsam.launcher.guardian import ConfigError, parse_config
 from balsam.launcher.guardian_link import LINK_ENV, GuardianLink
 from tests.launcher.conftest import ZOO, Tag, wait_until
 
+pytestmark = pytest.mark.slow
 GUARDIAN = (sys.executable, "-S", "-E", guardian.__file__)
 
 

@@ -18,6 +18,7 @@ from balsam.launcher.config import LauncherConfig
 from tests.launcher.conftest import ZOO, Tag, wait_until
 from tests.launcher.fake_service import FakeService
 
+pytestmark = pytest.mark.slow
 PYTHON = f"{sys.executable} -S -E"
 
 

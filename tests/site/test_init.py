@@ -173,6 +173,7 @@ def test_a_failure_leaves_nothing_half_done(
     assert list(tmp_path.rglob("*")) == ([tmp_path / "new", path] if there_before else [])
 
 
+@pytest.mark.slow
 def test_without_a_service_nothing_is_made(tmp_path: Path) -> None:
     transport = Transport(ClientSettings(url="http://127.0.0.1:9", token=USER_TOKEN, retry_for_sec=0.1))
     with pytest.raises(BalsamError, match="can't be reached"):
