@@ -1,6 +1,10 @@
-"""Goals that need an allocation: no-op rate (G1), latencies (G4, G5), the executor (G13), and what idling costs."""
+"""Goals that run Jobs: rates (G1, and G2 of the launcher alone), latencies (G4, G5), the executor (G13), idling."""
 
+import json
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +24,8 @@ def measure(product: Product, root: Path, jobs: int) -> list[Goal]:
         goals = [*_latency(no_op, clock, root), *_idle(product)]
     machine.wait_for_quiet()
     with _allocation(product, no_op):
-        return [*goals, _rate(no_op, root, jobs), _executor(no_op)]
+        goals += [_rate(no_op, root, jobs), _executor(no_op)]
+    return [*goals, _pilot(root)]
 
 
 @contextmanager
@@ -84,6 +89,18 @@ def _rate(no_op: Any, root: Path, count: int) -> Goal:
         raise RuntimeError(f"{len(not_done)} of {count} no-op Jobs did not end")
     floor, rate = (before + after) / 2, count / elapsed
     return Goal("G1", "no-op Jobs, end to end", rate / floor, "F", 0.5, 0.75, False, f"{rate:,.0f}/s; F {floor:,.0f}/s")
+
+
+def _pilot(root: Path, count: int = 2000) -> Goal:
+    before = floors.pilot_rate(root)
+    with tempfile.TemporaryDirectory(dir=root) as directory:
+        command = [sys.executable, "-m", "bench.pilot", directory, str(count)]
+        said = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+    floor = (before + floors.pilot_rate(root)) / 2
+    rate = json.loads(said.stdout)["rate"]
+    return Goal(
+        "G2", "launcher alone, no-op Jobs", rate / floor, "F", 0.7, 0.8, False, f"{rate:,.0f}/s; F {floor:,.0f}/s"
+    )
 
 
 def _executor(no_op: Any, times: int = 100) -> Goal:

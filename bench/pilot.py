@@ -1,0 +1,112 @@
+"""G2: the launcher alone, with a queue in its own process instead of a courier: `python -m bench.pilot DIR JOBS`.
+
+The shipping loop, machine, outbox and process layer run no-op Jobs, each with a workdir and an output file; what is
+left out is the network and the service. Prints {"rate": Jobs per second}.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from balsam.domain.clock import SystemClock
+from balsam.domain.lease import LeaseKind
+from balsam.launcher.config import LauncherConfig
+from balsam.launcher.loop import Loop
+from balsam.launcher.partition import Partition, PartitionNode
+from balsam.launcher.wiring import build_parts
+from balsam.wire.apps import AppSync
+
+APP_ID = 1
+
+
+class LocalQueue:
+    """Answers as a courier would, at once: grants from a list, acknowledges every record."""
+
+    def __init__(self, jobs: int) -> None:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._messages: deque[dict[str, Any]] = deque()
+        self._next, self._jobs, self._ended = 1, jobs, 0
+        self.began = self.finished = 0.0
+        session = {"id": 1, "kind": LeaseKind.ALLOCATION.value, "ttl_sec": 300.0, "margin_sec": 60.0}
+        self._say({"is": "opened", "session": session, "sent_at": time.monotonic()})
+
+    def fileno(self) -> int:
+        return self._read
+
+    @property
+    def wants_to_send(self) -> bool:
+        return False
+
+    def send(self, order: Mapping[str, Any]) -> None:
+        if order["do"] == "acquire":
+            self._grant(order["request"])
+        elif order["do"] == "close":
+            self._say({"is": "closed"})
+
+    def send_records(self, records: list[bytes]) -> None:
+        read = [json.loads(record) for record in records]
+        self._ended += sum(record["event"] == "run_done" for record in read)
+        self._say({"is": "reported", "acked_seq": read[-1]["seq"], "fenced": [], "cancel": []})
+        if self._ended == self._jobs and not self.finished:
+            self.finished = time.perf_counter()
+            self._say({"is": "closing"})
+
+    def flush(self) -> None:
+        return
+
+    def receive(self) -> list[dict[str, Any]]:
+        os.read(self._read, 65_536)
+        messages, self._messages = list(self._messages), deque()
+        return messages
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+    def _grant(self, request: dict[str, Any]) -> None:
+        self.began = self.began or time.perf_counter()
+        numbers = range(self._next, min(self._jobs + 1, self._next + request["max_jobs"]))
+        self._next = numbers.stop
+        apps = [] if request["known_apps"] else [_app()]
+        reply = {"acquire_seq": request["acquire_seq"], "jobs": [_job(number) for number in numbers], "apps": apps}
+        self._say({"is": "granted", "reply": reply})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self._messages.append(message)
+        os.write(self._write, b"x")
+
+
+def _app() -> dict[str, Any]:
+    sync = AppSync(site_id=1, name="NoOp", command_template="/bin/true")
+    view = {"id": APP_ID, "content_hash": sync.spec().content_hash, "synced_at": "2026-01-01T00:00:00Z"}
+    return {**sync.model_dump(mode="json"), **view}
+
+
+def _job(number: int) -> dict[str, Any]:
+    return {
+        "id": number, "app_id": APP_ID, "token": 1, "attempt": 1, "workdir": f"pilot/{number}", "parameters": {},
+        "num_nodes": 1, "ranks_per_node": 1, "threads_per_rank": 1, "threads_per_core": 1, "gpus_per_rank": 0.0,
+        "node_packing_count": 2, "wall_time_min": 0, "launch_params": {},
+    }  # fmt: skip
+
+
+def main() -> None:
+    directory, jobs = Path(sys.argv[1]), int(sys.argv[2])
+    (directory / "data").mkdir()
+    paths = {"site_path": str(directory), "data_path": str(directory / "data"), "directory": str(directory)}
+    config = LauncherConfig(site_id=1, credentials_path=str(directory / "none"), mpirun="plain", **paths)
+    node = PartitionNode("here", tuple(sorted(os.sched_getaffinity(0)))[:2])
+    partition = Partition(config, 0, False, (node,), True, 3600.0, {})
+    queue = LocalQueue(jobs)
+    parts = build_parts(partition, os.environ, "bench")
+    Loop(partition, parts, lambda _errand: queue, None, "bench", time.monotonic() + 3600, SystemClock()).run()
+    print(json.dumps({"rate": jobs / (queue.finished - queue.began)}))
+
+
+if __name__ == "__main__":
+    main()
