@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def plan_of(path: Path, statement: str) -> list[str]:
 
 HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "submit": lambda w, s: w.submit(3, tags={"a": "b"}, parent_ids=[1, 2]),
-    "acquire": lambda w, s: w.acquire(s, 5, max_wall_time_min=9, max_nodes_per_job=4, max_aggregate_nodes=9.0),
+    "acquire": lambda w, s: w.acquire(s, 5, max_wall_time_min=9, max_gpus_per_node=2, max_aggregate_nodes=9.0),
     "acquire by tags": lambda w, s: w.acquire(s, 5, filter_tags={"a": "1", "b": "2"}),
     "acquire by size": lambda w, s: w.acquire(s, 5, sort_by="long_large_first", max_wall_time_min=9),
     "report": lambda w, s: [w.tell(s, job, E.STARTED, E.RUN_DONE, return_code=0) for job in w.acquire(s, 3)],
@@ -324,14 +325,33 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "balsam.sqlite"
     SqliteStore(path).close()
     with sqlite3.connect(path) as db:
+        newest = db.execute("PRAGMA user_version").fetchone()[0]
         db.execute("PRAGMA user_version = 999")
     db.close()
     with pytest.raises(SchemaTooNew, match="upgrade the service"):
         SqliteStore(path)
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 1")
+        db.execute(f"PRAGMA user_version = {newest}")
     db.close()
     SqliteStore(path).close()
+
+
+def test_a_database_of_the_first_schema_is_brought_up_with_its_jobs(tmp_path: Path) -> None:
+    first = files("balsam.server.store").joinpath("migrations", "0001_initial.sql").read_text()
+    path = tmp_path / "balsam.sqlite"
+    with sqlite3.connect(path) as db:
+        db.executescript(f"{first}; PRAGMA user_version = 1;")
+        job = {"id": 7, "owner_id": 1, "site_id": 1, "app_id": 1, "state": 5, "gpus_per_rank": 0.5}
+        columns = [row[1:3] for row in db.execute("PRAGMA table_info(jobs)")]
+        values = [job.get(name, "{}" if kind == "TEXT" else 1) for name, kind in columns]
+        db.execute(f"INSERT INTO jobs VALUES ({', '.join('?' * len(columns))})", values)
+        db.execute("INSERT INTO runnable_tags VALUES (3, 1, -1, 7, 1, 1, 1, 1)")
+    db.close()
+    SqliteStore(path).close()
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT job_id, gpus_per_rank FROM runnable_tags").fetchall() == [(7, 0.5)]
+        assert db.execute("SELECT max_gpus_per_node FROM sessions").fetchall() == []
+    db.close()
 
 
 def test_network_filesystems_are_recognised(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
@@ -354,6 +374,7 @@ def test_network_filesystems_are_recognised(tmp_path: Path, caplog: pytest.LogCa
 
 WRITER = """
 import sys
+from importlib.resources import files
 from pathlib import Path
 from balsam.server.store.sqlite import SqliteStore
 from balsam.testing.store_world import StoreWorld

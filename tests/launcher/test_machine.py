@@ -338,6 +338,12 @@ def test_what_no_node_has_is_given_back_and_asked_for_less_and_less_often() -> N
     assert delays == [5.0, 10.0, 20.0, 40.0]
 
 
+def test_l1_the_service_is_told_the_most_gpus_on_a_node() -> None:
+    nodes = (NODE, Node("n2", (0,), ("0", "1")), Node("n3", (0,), ("0",)))
+    assert one(Acquire, Bench(nodes=nodes).first).max_gpus_per_node == 2
+    assert one(Acquire, Bench().first).max_gpus_per_node == len(NODE.gpu_ids) == 0
+
+
 def test_without_packing_each_job_has_its_node() -> None:
     bench = Bench(allows_packing=False)
     assert len(all_of(Start, bench.grant(job(1), job(2)))) == 1

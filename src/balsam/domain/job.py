@@ -9,6 +9,22 @@ from dataclasses import dataclass
 
 MAX_WALL_TIME_MIN = 525_600
 MAX_RANKS = 10_000_000
+# By how much the shares of one GPU may add up to more than all of it: thirds are no exact numbers.
+GPU_EPSILON = 1e-9
+
+
+def gpus_needed(ranks_per_node: int, gpus_per_rank: float) -> int:
+    """GPUs that a Job needs on each of its nodes: no rank's share of a GPU is spread over two.
+
+    >>> gpus_needed(4, 0.5), gpus_needed(4, 0.6), gpus_needed(2, 2), gpus_needed(8, 0)
+    (2, 4, 4, 0)
+    """
+    if gpus_per_rank == 0:
+        return 0
+    if gpus_per_rank >= 1:
+        return ranks_per_node * int(gpus_per_rank)
+    sharing = min((1 + GPU_EPSILON) / gpus_per_rank, float(MAX_RANKS))
+    return math.ceil(ranks_per_node / int(sharing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +54,9 @@ class Resources:
         return max(1, math.ceil(self.ranks_per_node * self.threads_per_rank / self.threads_per_core))
 
     @property
-    def gpus_per_node(self) -> float:
-        return self.ranks_per_node * self.gpus_per_rank
+    def gpus_per_node(self) -> int:
+        """GPUs that the Job needs on each of its nodes."""
+        return gpus_needed(self.ranks_per_node, self.gpus_per_rank)
 
     @property
     def node_footprint(self) -> float:

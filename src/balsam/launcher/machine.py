@@ -290,6 +290,7 @@ class Machine:
                 max_wall_time_min=self._minutes_left(now),
                 max_nodes_per_job=1 if settings.serial else len(settings.nodes),
                 max_aggregate_nodes=portion.max_aggregate_nodes,
+                max_gpus_per_node=max((len(node.gpu_ids) for node in settings.nodes), default=0),
                 serial_only=settings.serial,
                 filter_tags=settings.filter_tags,
                 sort_by=settings.sort_by,

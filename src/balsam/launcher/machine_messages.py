@@ -188,6 +188,7 @@ class Acquire:
     max_wall_time_min: int | None
     max_nodes_per_job: int
     max_aggregate_nodes: float
+    max_gpus_per_node: int
     serial_only: bool
     filter_tags: Mapping[str, str]
     sort_by: str

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import pytest
 
+from balsam.domain.job import Resources
 from balsam.domain.lifecycle import Request, decide
+from balsam.domain.packing import Node, NodePool
 from balsam.domain.states import Actor, JobEvent, JobState
 from balsam.server.errors import ServiceError, SessionEnded
 from balsam.server.store.protocol import GuardFailed, ReadTx
@@ -18,6 +20,8 @@ from balsam.testing.store_world import StoreWorld
 from balsam.wire.sessions import LaunchEvent
 
 T = TypeVar("T")
+# Ranks on a node, GPUs of each rank, GPUs that they need together.
+GPU_SHAPES = [(1, 0, 0), (4, 0.5, 2), (4, 0.6, 4), (3, 1 / 3, 1), (7, 0.3, 3), (2, 2, 4), (5, 1, 5), (9, 1e-12, 1)]
 
 
 def replayed(world: StoreWorld, job_id: int) -> JobState:
@@ -117,7 +121,38 @@ class JobRules:
         assert taken(max_aggregate_nodes=2.5) == [*long, *ranks, half[0]]
         assert taken(max_aggregate_nodes=0.5) == half[:1]
         assert taken(sort_by="long_large_first", max_jobs=3) == [*long, *wide, *ranks]
+        assert taken(max_gpus_per_node=0) == everything
         assert taken() == everything
+
+    @pytest.mark.parametrize("tags", [{}, {"a": "b"}])
+    @pytest.mark.parametrize("sort_by", ["fifo", "long_large_first"])
+    def test_l1_unfit_ones_at_the_head_do_not_starve_others(
+        self, world: StoreWorld, tags: dict[str, str], sort_by: str
+    ) -> None:
+        world.submit(120, tags=tags, priority=1, wall_time_min=9, gpus_per_rank=2, ranks_per_node=2)
+        fit = world.submit(3, tags=tags, gpus_per_rank=0.5, ranks_per_node=4)
+        session = world.open_session()
+        limits: dict[str, Any] = {"filter_tags": tags, "sort_by": sort_by, "max_aggregate_nodes": 2.0}
+        assert [job.id for job in world.acquire(session.id, 2, max_gpus_per_node=2, **limits)] == fit[:2]
+        assert [job.id for job in world.acquire(session.id, 2, max_gpus_per_node=2, **limits)] == fit[2:]
+        assert world.acquire(session.id, 2, max_gpus_per_node=2, **limits) == []
+        assert len(world.acquire(session.id, 2, max_gpus_per_node=4, **limits)) == 2
+
+    @pytest.mark.parametrize(("ranks", "gpus", "needed"), GPU_SHAPES)
+    def test_gpus_are_counted_as_a_launcher_gives_them_out(
+        self, world: StoreWorld, ranks: int, gpus: float, needed: int
+    ) -> None:
+        """L1: what is granted fits, or the launcher would hand it back and be granted it again."""
+        ids = world.submit(ranks_per_node=ranks, gpus_per_rank=gpus)
+        wanted = Resources(ranks_per_node=ranks, gpus_per_rank=gpus)
+        session = world.open_session()
+        for held in range(needed + 2):
+            pool = NodePool.of([Node("n", (0,), tuple(map(str, range(held))))])
+            jobs = world.acquire(session.id, max_gpus_per_node=held)
+            for job in jobs:
+                world.tell(session.id, job, LaunchEvent.RELEASED)
+            assert [job.id for job in jobs] == (ids if held >= needed else [])
+            assert pool.could_ever_fit(wanted) == (held >= needed)
 
     def test_s6_no_job_is_granted_twice(self, world: StoreWorld) -> None:
         ids = world.submit(300, tags={"a": "b"})

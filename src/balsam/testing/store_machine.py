@@ -28,6 +28,7 @@ SHAPES = st.fixed_dictionaries(
         "priority": st.integers(-1, 1),
         "wall_time_min": st.sampled_from([0, 5, 10]),
         "num_nodes": st.integers(1, 2),
+        "gpus_per_rank": st.sampled_from([0, 0.5, 1]),
         "max_attempts": st.sampled_from([None, 1, 2]),
     }
 )
@@ -84,6 +85,7 @@ class StoreMachine(RuleBasedStateMachine):
         wall=st.sampled_from([None, 5]),
         nodes=st.sampled_from([None, 1]),
         room=st.sampled_from([None, 1.0, 3.0]),
+        gpus=st.sampled_from([None, 0, 1]),
         tags=TAGS,
         sort=st.sampled_from(["fifo", "long_large_first"]),
     )
@@ -93,6 +95,7 @@ class StoreMachine(RuleBasedStateMachine):
             "max_wall_time_min": limits["wall"],
             "max_nodes_per_job": limits["nodes"],
             "max_aggregate_nodes": limits["room"],
+            "max_gpus_per_node": limits["gpus"],
             "filter_tags": tags,
             "sort_by": sort,
         }

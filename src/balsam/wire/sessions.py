@@ -44,6 +44,7 @@ class AcquireRequest(Message):
     max_wall_time_min: Annotated[int, Field(ge=0)] | None = None
     max_nodes_per_job: Annotated[int, Field(ge=1)] | None = None
     max_aggregate_nodes: Annotated[float, Field(gt=0)] | None = None
+    max_gpus_per_node: Annotated[int, Field(ge=0)] | None = None  # the most on any of the launcher's nodes
     serial_only: bool = False
     filter_tags: Tags = {}
     sort_by: Literal["fifo", "long_large_first"] = "fifo"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from balsam.domain.job import gpus_needed
 from balsam.domain.lifecycle import JobFacts
 from balsam.domain.states import RUNNABLE_STATES, JobState
 from balsam.server.store.protocol import Duplicate, GuardFailed, R, Value, Wake
@@ -342,6 +343,10 @@ def _fits(job: JobRow, criteria: AcquireCriteria) -> bool:
         and job.state in RUNNABLE_STATES
         and (criteria.max_wall_time_min is None or job.wall_time_min <= criteria.max_wall_time_min)
         and (criteria.max_nodes_per_job is None or job.num_nodes <= criteria.max_nodes_per_job)
+        and (
+            criteria.max_gpus_per_node is None
+            or gpus_needed(job.ranks_per_node, job.gpus_per_rank) <= criteria.max_gpus_per_node
+        )
         and (not criteria.serial_only or (job.num_nodes == 1 and job.ranks_per_node == 1))
         and all(job.tags.get(key) == value for key, value in criteria.filter_tags)
         and (

@@ -134,7 +134,10 @@ class BatchJobRow:
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
-    """A lease. Rows stay after `ended_at`, so that late results can be judged."""
+    """A lease. Rows stay after `ended_at`, so that late results can be judged.
+
+    `max_gpus_per_node` is what the last acquire said of the launcher's nodes; None: nothing was said.
+    """
 
     id: int
     site_id: int
@@ -147,6 +150,7 @@ class SessionRow:
     ended_at: int | None
     acquire_seq: int
     report_seq: int
+    max_gpus_per_node: int | None
 
 
 @dataclass(frozen=True, slots=True)

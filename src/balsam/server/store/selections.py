@@ -61,6 +61,7 @@ class AcquireCriteria:
     max_wall_time_min: int | None = None
     max_nodes_per_job: int | None = None
     max_aggregate_nodes: float | None = None
+    max_gpus_per_node: int | None = None
     serial_only: bool = False
     filter_tags: tuple[tuple[str, str], ...] = ()
     long_large_first: bool = False

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from balsam.domain.job import GPU_EPSILON, MAX_RANKS
 from balsam.domain.states import RUNNABLE_STATES, JobState
 from balsam.server.store.codec import (
     SELECT_JOB,
@@ -41,7 +42,7 @@ from balsam.server.store.sqlite_select import listed
 
 _ROWS_AT_ONCE = 100
 _INSERT_TAG = "INSERT INTO job_tags VALUES (?, ?)"
-_INSERT_RUNNABLE_TAG = "INSERT INTO runnable_tags VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_RUNNABLE_TAG = "INSERT INTO runnable_tags VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE_RUNNABLE_TAG = "DELETE FROM runnable_tags WHERE tag = ? AND site_id = ? AND rank = ? AND job_id = ?"
 # S4: the guard of the Decision is repeated here, so that a fault in Python can't write past it.
 _UPDATE_JOB = """UPDATE jobs SET state = ?, attempt = ?, session_id = ?, cancel_requested = ?, lost_attempts = ?,
@@ -223,6 +224,7 @@ class SqliteTx(SqliteReadTx):
             _NO_LIMIT if criteria.max_wall_time_min is None else criteria.max_wall_time_min,
             nodes,
             1 if criteria.serial_only else _NO_LIMIT,
+            _NO_LIMIT if criteria.max_gpus_per_node is None else criteria.max_gpus_per_node,
             float(_NO_LIMIT) if criteria.max_aggregate_nodes is None else criteria.max_aggregate_nodes,
             criteria.candidates,
         )
@@ -317,7 +319,7 @@ class SqliteTx(SqliteReadTx):
     def _runnable_tags(self, job_ids: Sequence[int]) -> list[tuple[int, ...]]:
         sql = (
             "SELECT id, owner_id, tags, site_id, -priority,"
-            " wall_time_min, num_nodes, ranks_per_node, node_packing_count"
+            " wall_time_min, num_nodes, ranks_per_node, node_packing_count, gpus_per_rank"
             " FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND session_id IS NULL AND state IN (5, 10)"
             " AND tags <> '{}'"
         )
@@ -328,7 +330,17 @@ class SqliteTx(SqliteReadTx):
         ]
 
 
-_FITS = "#wall_time_min <= ? AND #num_nodes <= ? AND #ranks_per_node <= ? AND #num_nodes <= #node_packing_count * ?"
+# domain.job.gpus_needed as SQL; a division of integers gives the integer below.
+_SHARING = f"CAST(MIN({1 + GPU_EPSILON!r} / #gpus_per_rank, {MAX_RANKS}) AS INTEGER)"
+_GPUS_NEEDED = (
+    "CASE WHEN #gpus_per_rank = 0 THEN 0"
+    " WHEN #gpus_per_rank >= 1 THEN #ranks_per_node * CAST(#gpus_per_rank AS INTEGER)"
+    f" ELSE (#ranks_per_node + {_SHARING} - 1) / {_SHARING} END"
+)
+_FITS = (
+    f"#wall_time_min <= ? AND #num_nodes <= ? AND #ranks_per_node <= ? AND {_GPUS_NEEDED} <= ?"
+    " AND #num_nodes <= #node_packing_count * ?"
+)
 
 
 def _index_walk(criteria: AcquireCriteria) -> tuple[str, tuple[int, ...]]:

@@ -24,7 +24,7 @@ def acquire_jobs(tx: Tx, principal: Principal, session_id: int, message: Acquire
     jobs: list[JobRow] = []
     match call_order(session.acquire_seq, message.acquire_seq):
         case CallOrder.NEW:
-            tx.put(replace(session, acquire_seq=message.acquire_seq))
+            tx.put(replace(session, acquire_seq=message.acquire_seq, max_gpus_per_node=message.max_gpus_per_node))
             if not is_closing(tx, session):
                 jobs = tx.acquire(_criteria(session.site_id, message), session.id, message.acquire_seq)
         case CallOrder.REPEAT:
@@ -44,6 +44,7 @@ def _criteria(site_id: int, message: AcquireRequest) -> AcquireCriteria:
         max_wall_time_min=message.max_wall_time_min,
         max_nodes_per_job=message.max_nodes_per_job,
         max_aggregate_nodes=message.max_aggregate_nodes,
+        max_gpus_per_node=message.max_gpus_per_node,
         serial_only=message.serial_only,
         filter_tags=tuple(message.filter_tags.items()),
         long_large_first=message.sort_by == "long_large_first",

@@ -76,6 +76,7 @@ def open_session(tx: Tx, principal: Principal, message: SessionCreate, now: date
         ended_at=None,
         acquire_seq=0,
         report_seq=0,
+        max_gpus_per_node=None,
     )
     tx.put(row)
     return session_view(row)
