@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,15 +94,21 @@ class LiveSite:
         change(settings)
         path.write_text(yaml.safe_dump(settings))
 
-    def begin(self, code: str, name: str = "script.py", arguments: Sequence[str] = ()) -> subprocess.Popen[str]:
-        """Start a Python script of a user."""
+    def begin(
+        self,
+        code: str,
+        name: str = "script.py",
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[str]:
+        """Start a Python script of a user; `environment` is added to its own."""
         directory = self.home / "scripts"
         directory.mkdir(exist_ok=True)
         path = directory / name
         path.write_text(textwrap.dedent(code))
         return subprocess.Popen(
             [sys.executable, "-X", "faulthandler", str(path), *arguments],
-            env=self.environment,
+            env={**self.environment, **(environment or {})},
             cwd=directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -131,7 +137,7 @@ class LiveSite:
 
     def kill(self, part: str) -> int:
         """SIGKILL one process of a part; its pid."""
-        pid = eventually(lambda: self.pids(part), f"no {part} is running")[0]
+        pid: int = eventually(lambda: self.pids(part), f"no {part} is running")[0]
         os.kill(pid, signal.SIGKILL)
         return pid
 
