@@ -430,7 +430,7 @@ def test_every_state_is_explained(world: StoreWorld) -> None:
     tagged = world.submit_batch_job(filter_tags={"a": "c"})
     assert f"BatchJob {tagged.id} takes only Jobs tagged a=c." in why(world, job_id).reasons
     good = world.submit_batch_job()
-    world.report_batch_job(good.id, B.QUEUED, status_info={"reason": "Priority"})
+    world.report_batch_job(good.id, B.QUEUED, status_info={"scheduler": "Priority"})
     assert why(world, job_id).summary == "It waits for an allocation to start."
     assert why(world, job_id).reasons == [f"BatchJob {good.id} is queued in queue 'local': Priority."]
     world.report_batch_job(good.id, B.RUNNING)

@@ -128,5 +128,6 @@ def _partition(text: str) -> dict[str, Any]:
 
 
 def _reason(batch_job: Any) -> str:
-    info = batch_job.status_info or {}
-    return plain(str(info.get("error") or info.get("reason") or ""))
+    from balsam.wire.batch_jobs import status_reason
+
+    return plain(status_reason(batch_job.status_info or {}))

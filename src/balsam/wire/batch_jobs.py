@@ -52,6 +52,16 @@ class BatchJobView(Message):
     end_time: Timestamp | None
 
 
+def status_reason(status_info: JsonDict) -> str:
+    """What people are told of a BatchJob: what went wrong, and the scheduler's own words, as the Site's agent put them.
+
+    >>> status_reason({"error": "NODE_FAIL", "scheduler": "NODE_FAIL", "exit_code": 1})
+    'NODE_FAIL'
+    """
+    said = (status_info.get(key) for key in ("error", "scheduler"))
+    return "; ".join(dict.fromkeys(str(text).strip() for text in said if text))
+
+
 class BatchJobFilter(Message):
     """Selects BatchJobs."""
 

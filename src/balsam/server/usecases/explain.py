@@ -4,16 +4,19 @@ Reads only. For a runnable Job every allocation of its Site is looked at, becaus
 to run it.
 """
 
+import math
 from collections.abc import Iterator
 from datetime import datetime
 
-from balsam.domain.states import DONE_STATES, RUNNABLE_STATES, BatchJobState, JobMode, JobState
+from balsam.domain.job import gpus_needed
+from balsam.domain.states import BATCH_JOB_ENDED, DONE_STATES, RUNNABLE_STATES, BatchJobState, JobMode, JobState
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx
-from balsam.server.store.records import BatchJobRow, EventRow, JobRow, SessionRow, SiteRow, moment_or_none
+from balsam.server.store.records import BatchJobRow, EventRow, JobRow, SessionRow, SiteRow, micros, moment_or_none
 from balsam.server.store.selections import EventSelection, PageWindow
 from balsam.server.usecases.scope import own_job, own_site
 from balsam.server.usecases.sites import is_online
+from balsam.wire.batch_jobs import status_reason
 from balsam.wire.jobs import JobExplanation
 
 _ALIVE = (BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED, BatchJobState.RUNNING)
@@ -80,23 +83,62 @@ def _runnable(tx: ReadTx, site: SiteRow, job: JobRow, now: datetime) -> tuple[st
     allocations = tx.find(BatchJobRow, site_id=site.id, state=_ALIVE)
     if not allocations:
         ask = f"Ask for one with `balsam queue submit --site {site.name} ...`."
-        return f"Site {site.name!r} has no allocation, running or queued.", [ask]
-    unfit = {row.id: list(_misfits(row, job)) for row in allocations}
+        return f"Site {site.name!r} has no allocation, running or queued.", [*_last_failure(tx, site), ask]
+    unfit = {row.id: list(_misfits(row, job, now)) for row in allocations}
     fitting = [row for row in allocations if not unfit[row.id]]
     if not fitting:
         return "None of the Site's allocations can run it.", [why for reasons in unfit.values() for why in reasons]
-    if not any(row.state is BatchJobState.RUNNING for row in fitting):
-        return "It waits for an allocation to start.", [_pending(row) for row in fitting]
-    if not any(_has_session(tx, row) for row in fitting if row.state is BatchJobState.RUNNING):
+    running = tuple(row.id for row in fitting if row.state is BatchJobState.RUNNING)
+    pending = [_pending(row) for row in fitting if row.id not in running]
+    if not running:
+        return "It waits for an allocation to start.", pending
+    launchers = tx.find(SessionRow, batch_job_id=running, ended_at=None)
+    if not launchers:
         return "Its allocation runs, and no launcher has reported from it yet.", ["See the Site's log of the launcher."]
-    return "It will be granted as soon as a launcher of its Site has room.", []
+    return _acquirable(job, launchers, pending)
 
 
-def _misfits(allocation: BatchJobRow, job: JobRow) -> Iterator[str]:
+def _acquirable(job: JobRow, launchers: list[SessionRow], pending: list[str]) -> tuple[str, list[str]]:
+    """Launchers of fitting allocations ask for Jobs: only GPUs can be in the way, or that there is no room."""
+    summary = "It will be granted as soon as a launcher of its Site has room."
+    wanted = gpus_needed(job.ranks_per_node, job.gpus_per_rank)
+    known = [(row.batch_job_id, row.max_gpus_per_node) for row in launchers if row.max_gpus_per_node is not None]
+    if any(has >= wanted for _, has in known) or not wanted:
+        return summary, []
+    asks = f"It asks for {wanted} GPUs on each node"
+    if len(known) < len(launchers):
+        return summary, [f"{asks}; see that the nodes of the allocation have as many."]
+    few = [f"{asks}; the launcher of BatchJob {number} has at most {has}." for number, has in known]
+    return "No active launcher has as many GPUs on a node as it asks for.", [*dict.fromkeys(few), *pending]
+
+
+def _last_failure(tx: ReadTx, site: SiteRow) -> Iterator[str]:
+    """What went wrong with the newest BatchJob of a Site that has none left."""
+    ended = tx.find(BatchJobRow, site_id=site.id, state=tuple(BATCH_JOB_ENDED))
+    if not ended:
+        return
+    last = ended[-1]
+    if last.state is BatchJobState.SUBMIT_FAILED:
+        yield f"BatchJob {last.id} could not be submitted: {status_reason(last.status_info) or 'no reason was told'}."
+    elif last.status_info.get("error"):
+        yield f"BatchJob {last.id} has ended: {status_reason(last.status_info)}."
+
+
+def _minutes_left(allocation: BatchJobRow, now: datetime) -> int:
+    """Begun minutes count, as they do for the launcher."""
+    if allocation.state is not BatchJobState.RUNNING or allocation.start_time is None:
+        return allocation.wall_time_min
+    gone_min = (micros(now) - allocation.start_time) / 60e6
+    return min(allocation.wall_time_min, max(0, math.ceil(allocation.wall_time_min - gone_min)))
+
+
+def _misfits(allocation: BatchJobRow, job: JobRow, now: datetime) -> Iterator[str]:
     """Why an allocation, or none of its partitions, can run the Job."""
     name = f"BatchJob {allocation.id}"
-    if job.wall_time_min > allocation.wall_time_min:
-        yield f"{name} has {allocation.wall_time_min} minutes, the Job's wall_time_min is {job.wall_time_min}."
+    left = _minutes_left(allocation, now)
+    if job.wall_time_min > left:
+        time = f"{left} minutes" if left == allocation.wall_time_min else f"{left} minutes left"
+        yield f"{name} has {time}, the Job's wall_time_min is {job.wall_time_min}."
     whole = {
         "job_mode": allocation.job_mode,
         "num_nodes": allocation.num_nodes,
@@ -123,13 +165,9 @@ def _part_misfit(name: str, part: dict[str, object], allocation: BatchJobRow, jo
 
 
 def _pending(row: BatchJobRow) -> str:
-    told = row.status_info.get("reason") or row.status_info.get("message")
+    told = status_reason(row.status_info)
     said = f": {told}" if told else ""
     return f"BatchJob {row.id} is {row.state} in queue {row.queue!r}{said}."
-
-
-def _has_session(tx: ReadTx, row: BatchJobRow) -> bool:
-    return bool(tx.find(SessionRow, batch_job_id=row.id, ended_at=None))
 
 
 def _offline(site: SiteRow) -> str:
