@@ -263,6 +263,23 @@ def test_wait_with_a_timeout_ends_in_time_while_the_service_is_down(own: Any, ca
     assert job.poll_state() is JobState.PREPROCESSED
 
 
+def test_cancel_with_a_deadline_ends_in_time_while_the_service_is_down(own: Any) -> None:
+    service, client, site = own
+    job = hello_app(client, site).submit("a", name="x")
+    service.kill()
+    for cancel in (lambda: job.cancel(deadline_sec=1), lambda: client.Job.objects.cancel([job], deadline_sec=1)):
+        start = time.monotonic()
+        with pytest.raises(errors.DeadlineExceeded):
+            cancel()
+        assert 0.5 < time.monotonic() - start < 2.5
+    again = service.restart()
+    try:
+        job.cancel(deadline_sec=20)
+        assert job.state is JobState.CANCELLED
+    finally:
+        again.stop()
+
+
 def test_l_wait_survives_a_service_that_is_killed_and_started_again(own: Any) -> None:
     service, client, site = own
     job = hello_app(client, site).submit("a", name="x")

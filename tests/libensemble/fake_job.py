@@ -9,6 +9,8 @@ import time
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from balsam.api import DeadlineExceeded
+
 SERVICE_TIME = datetime(2031, 5, 6, 12, 0, 0, tzinfo=UTC)
 
 
@@ -29,6 +31,7 @@ class FakeJob:
         self.polls = 0
         self.cancels = 0
         self.killed_to: str | None = "CANCELLED"
+        self.reached_after = 0.0
         self.moves: list[tuple[float, dict[str, Any]]] = []
         self._born = time.monotonic()
 
@@ -54,7 +57,13 @@ class FakeJob:
             time.sleep(0.002)
         return True
 
-    def cancel(self) -> None:
+    def cancel(self, *, deadline_sec: float | None = None) -> None:
+        """`reached_after`: seconds until the service is there again."""
+        due = self._born + self.reached_after
+        if deadline_sec is not None and time.monotonic() + deadline_sec < due:
+            time.sleep(deadline_sec)
+            raise DeadlineExceeded("the service can't be reached")
+        time.sleep(max(0.0, due - time.monotonic()))
         self.cancels += 1
         if self.killed_to is not None:
             self.will(time.monotonic() - self._born + 0.02, state=self.killed_to)

@@ -129,6 +129,22 @@ def test_cancel_does_not_wait(submitted: Submit) -> None:
     assert task.cancelled()
 
 
+@pytest.mark.parametrize("wait_time", [None, 1.5])
+def test_a_kill_that_does_not_reach_the_service_returns_in_time_and_arrives_later(
+    submitted: Submit, caplog: pytest.LogCaptureFixture, wait_time: float | None
+) -> None:
+    task = submitted()
+    task.process.__dict__.update(state="RUNNING", reached_after=3.0)
+    begin = time.monotonic()
+    task.kill(wait_time=wait_time)
+    assert time.monotonic() - begin < (wait_time or 1.0) + 0.5
+    assert (task.state, task.finished, task.process.cancels) == ("USER_KILLED", True, 0)
+    assert "did not reach the service" in caplog.text and "recorded" not in caplog.text
+    while not task.process.cancels and time.monotonic() - begin < 10:
+        time.sleep(0.02)
+    assert task.process.cancels == 1
+
+
 def test_a_second_kill_changes_nothing(submitted: Submit, caplog: pytest.LogCaptureFixture) -> None:
     task = submitted()
     task.kill()

@@ -6,6 +6,7 @@ time. A task is finished when its Job is (JOB_FINISHED, FAILED, CANCELLED): a si
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,12 +21,13 @@ from libensemble.executors.executor import (
     jassert,
 )
 
-from balsam.api import SiteOffline
+from balsam.api import BalsamError, ServiceUnavailable, SiteOffline
 from balsam.libensemble.definition import packed_application, unpacked_application
 
 logger = logging.getLogger(__name__)
 
 SITE_PATIENCE_SEC = 60.0
+CANCEL_PATIENCE_SEC = 1.0
 JOB_OUTPUT = "job.out"  # stdout and stderr of a Job, as they came
 
 LIBE_STATE = {
@@ -92,9 +94,10 @@ class BalsamTask(Task):
 
     @property
     def runtime(self) -> float:
-        """Seconds in the last attempt: until now while it runs, from start to end (the service's clock) afterwards.
+        """Seconds in the last attempt: until now while it runs, from start to end afterwards.
 
-        Looked up when it is asked for, so that nobody waits for it who does not want it.
+        Start and end are by the clock of the machine that ran it, as its launcher reported them. Looked up when it is
+        asked for, so that nobody waits for it who does not want it.
         """
         if self._runtime is None:
             runtime = self._known_runtime()
@@ -135,8 +138,9 @@ class BalsamTask(Task):
     def kill(self, wait_time: float | None = 60) -> None:
         """Cancels the task, running or not, and waits until its processes are seen gone.
 
-        ``wait_time`` bounds that wait, in seconds; None does not wait. The site sends SIGTERM, then SIGKILL. A task
-        that ended by itself before the kill reached it keeps its own end state.
+        ``wait_time`` bounds the whole call, in seconds; None does not wait. The site sends SIGTERM, then SIGKILL. A
+        task that ended by itself before the kill reached it keeps its own end state. When the service can't be reached
+        in that time (one second at least), a thread goes on asking it while this process lives.
         """
         if self.dry_run:
             return
@@ -145,13 +149,14 @@ class BalsamTask(Task):
             logger.warning(f"Trying to kill task that is no longer running. Task {self.name}: Status is {self.state}")
             return
         logger.info(f"Killing task {self.name}")
-        self.process.cancel()
-        if wait_time is not None:
-            self.process.wait(timeout=wait_time)
+        begin = time.monotonic()
+        recorded = self._ask_for_end(max(CANCEL_PATIENCE_SEC, wait_time or 0.0))
+        if recorded and wait_time is not None:
+            self.process.wait(timeout=max(0.0, begin + wait_time - time.monotonic()))
         if str(self.process.state) in FINAL:
             self._set_complete()
             return
-        if wait_time is not None:
+        if recorded and wait_time is not None:
             logger.warning(
                 f"Task {self.name}: its kill is recorded, but was not confirmed within {wait_time} seconds; "
                 "the site obeys as soon as it can be reached"
@@ -159,7 +164,7 @@ class BalsamTask(Task):
         self._end_as("USER_KILLED")
 
     def cancel(self) -> None:
-        """Asks for a kill and returns at once, without waiting for the processes to be gone."""
+        """Asks for a kill without waiting for the processes to be gone; takes a second at most, see ``kill``."""
         self.kill(wait_time=None)
 
     def workdir_exists(self) -> bool:
@@ -196,6 +201,20 @@ class BalsamTask(Task):
         self.timer.start()
         self.submit_time = self.timer.tstart
         self._submitted_at = time.monotonic()
+
+    def _ask_for_end(self, patience_sec: float) -> bool:
+        """Whether the service recorded the wish to end the Job. If not, a thread goes on bringing it there."""
+        try:
+            self.process.cancel(deadline_sec=patience_sec)
+        except ServiceUnavailable as error:
+            logger.warning(
+                f"Task {self.name}: its kill did not reach the service within {patience_sec:g} seconds ({error}); "
+                "this goes on trying in the background while the process lives"
+            )
+            name = f"balsam-kill-{self.name}"
+            threading.Thread(target=_cancel_late, args=(self.process, self.name), name=name, daemon=True).start()
+            return False
+        return True
 
     def _is_settled(self) -> bool:
         if self.dry_run:
@@ -273,6 +292,16 @@ class BalsamTask(Task):
                     logger.warning(f"Task {self.name}: {error}; trying again for {SITE_PATIENCE_SEC:.0f} seconds")
                 told = True
                 time.sleep(0.5)
+
+
+def _cancel_late(job: Any, task_name: str) -> None:
+    """Bring a kill to the service once that is back; in a thread of its own."""
+    try:
+        job.cancel()
+    except BalsamError as error:
+        logger.error(f"Task {task_name}: its kill never reached the service, it may run on: {error}")
+    else:
+        logger.info(f"Task {task_name}: its kill has reached the service")
 
 
 def _aware(moment: object) -> datetime | None:

@@ -4,6 +4,7 @@ Waiting is by push: `wait`, `poll_state` and `as_completed` share one stream per
 """
 
 import sys
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -149,14 +150,17 @@ class Job(JobFiles, Model):
             return True
         return self._known_done()
 
-    def cancel(self, reason: str = "") -> None:
+    def cancel(self, reason: str = "", *, deadline_sec: float | None = None) -> None:
         """Ask for the end of the Job: waiting ones are CANCELLED at once, running ones when their processes are gone.
 
-        A Job that is done keeps its state. Raises `Job.DoesNotExist` when it was deleted.
+        A Job that is done keeps its state. Raises `Job.DoesNotExist` when it was deleted, and DeadlineExceeded when the
+        service can't be reached for `deadline_sec` seconds (default: the client's patience); the Job may have been
+        cancelled then, and to ask again does no harm.
         """
-        manager = self._jobs()
-        refused = manager.cancel([self], reason).refused
-        self.refresh_from_db()
+        begin = time.monotonic()
+        refused = self._jobs().cancel([self], reason, deadline_sec=deadline_sec).refused
+        left_sec = None if deadline_sec is None else max(0.0, begin + deadline_sec - time.monotonic())
+        self._take_row(self._manager()._row_dict(self._view(left_sec)))
         if refused and self.state not in DONE_STATES:
             raise Conflict(f"Job {self.id} can't be cancelled: {refused.get(self.id, 'refused')}")
 
@@ -219,15 +223,19 @@ class Job(JobFiles, Model):
 
     def _freshen(self) -> None:
         """Read what a push does not carry; while the service can't be reached, the old stays in sight."""
-        path = f"/jobs/{self._saved_id()}"
         try:
-            view = self._client().transport.request("GET", path, reply=JobView, deadline_sec=FRESHEN_SEC)
+            view = self._view(FRESHEN_SEC)
         except ServiceUnavailable:
             return
-        except NotFound as error:
-            raise self.DoesNotExist(f"Job {self.id} does not exist (any more)", code=error.code) from None
         self._row = self._manager()._row_dict(view)
         self._stale = False
+
+    def _view(self, deadline_sec: float | None) -> JobView:
+        path = f"/jobs/{self._saved_id()}"
+        try:
+            return self._client().transport.request("GET", path, reply=JobView, deadline_sec=deadline_sec)
+        except NotFound as error:
+            raise self.DoesNotExist(f"Job {self.id} does not exist (any more)", code=error.code) from None
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

@@ -135,12 +135,16 @@ class JobManager(Manager["Job"]):
         if found < len(given):
             raise TimeoutError(f"{len(given) - found} of {len(given)} Jobs are not done after {timeout} s")
 
-    def cancel(self, jobs: "Query[Job] | Iterable[Job | int]", reason: str = "") -> Changed:
+    def cancel(
+        self, jobs: "Query[Job] | Iterable[Job | int]", reason: str = "", *, deadline_sec: float | None = None
+    ) -> Changed:
         """Cancel Jobs, given as a query, as Jobs or as ids. Running ones end as soon as their processes are gone.
 
-        Returns how many were cancelled; `.refused` names the others, for instance those that are done.
+        Returns how many were cancelled; `.refused` names the others, for instance those that are done. While the
+        service can't be reached the call is repeated for `deadline_sec` seconds (default: the client's patience), then
+        it raises DeadlineExceeded; whether the service heard it is unknown then, and to ask again does no harm.
         """
-        return self._verb("cancel", jobs, reason=reason)
+        return self._verb("cancel", jobs, reason, deadline_sec)
 
     def retry(self, jobs: "Query[Job] | Iterable[Job | int]") -> Changed:
         """Run FAILED and CANCELLED Jobs again."""
@@ -162,13 +166,20 @@ class JobManager(Manager["Job"]):
         """Every Job, ordered."""
         return JobQuerySet(self).order_by(*fields)
 
-    def _verb(self, verb: str, jobs: "Query[Job] | Iterable[Job | int]", reason: str = "") -> Changed:
+    def _verb(
+        self,
+        verb: str,
+        jobs: "Query[Job] | Iterable[Job | int]",
+        reason: str = "",
+        deadline_sec: float | None = None,
+    ) -> Changed:
         selected = self._selected(jobs)
         if selected is None:
             return Changed(0)
         body = JobsSelect(filter=selected, reason=reason) if reason else JobsSelect(filter=selected)
-        transport = self.client.transport
-        reply = transport.request("POST", f"/jobs/{verb}", body=body, reply=JobsChanged, safe_to_repeat=True)
+        reply = self.client.transport.request(
+            "POST", f"/jobs/{verb}", body=body, reply=JobsChanged, safe_to_repeat=True, deadline_sec=deadline_sec
+        )
         return Changed(reply.changed, reply.refused)
 
     def _selected(self, jobs: "Query[Job] | Iterable[Job | int]") -> JobFilter | None:
