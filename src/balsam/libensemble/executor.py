@@ -228,18 +228,7 @@ class BalsamExecutor(Executor):
         task = self._new_task(app, parameters, workdir)
         if dry_run:
             return self._finish_dry_run(task, placement)
-        job = Job(
-            app_id=app.pyobj,
-            workdir=task.workdir,
-            parameters=parameters,
-            tags={str(key): str(value) for key, value in (tags or {}).items()},
-            num_nodes=placement.num_nodes,
-            ranks_per_node=placement.procs_per_node,
-            gpus_per_rank=gpus_per_rank,
-            node_packing_count=share,
-            launch_params={str(key): str(value) for key, value in (extra_args or {}).items()},
-            transfers=dict(transfers or {}),
-        )
+        job = self._new_job(task, placement, share, gpus_per_rank, transfers, extra_args, tags)
         job.save()
         task.mark_submitted(job)
         self.list_of_tasks.append(task)
@@ -265,6 +254,29 @@ class BalsamExecutor(Executor):
             raise ExecutorException(str(error)) from error
         task.runline = run_line(app.pyobj, parameters)
         return task
+
+    @staticmethod
+    def _new_job(
+        task: BalsamTask,
+        placement: Placement,
+        share: int,
+        gpus_per_rank: float,
+        transfers: Mapping[str, Any],
+        extra_args: Mapping[str, Any],
+        tags: Mapping[str, str],
+    ) -> Any:
+        return Job(
+            app_id=task.app.pyobj,
+            workdir=task.workdir,
+            parameters=task.app_args,
+            tags={str(key): str(value) for key, value in (tags or {}).items()},
+            num_nodes=placement.num_nodes,
+            ranks_per_node=placement.procs_per_node,
+            gpus_per_rank=gpus_per_rank,
+            node_packing_count=share,
+            launch_params={str(key): str(value) for key, value in (extra_args or {}).items()},
+            transfers=dict(transfers or {}),
+        )
 
     def _finish_dry_run(self, task: BalsamTask, placement: Placement) -> BalsamTask:
         task.dry_run = True
