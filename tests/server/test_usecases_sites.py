@@ -283,6 +283,9 @@ def test_users_ask_and_agents_report(world: StoreWorld) -> None:
     assert (told.state, told.scheduler_id, told.status_info) == (B.QUEUED, "77", {"reason": "Priority"})
     with pytest.raises(Conflict, match="can't become submit_failed"):
         patch(world.agent(), state=B.SUBMIT_FAILED)
+    with pytest.raises(Conflict, match="ask for another BatchJob"):
+        patch(world.ada, filter_tags={"a": "c"})
+    assert patch(world.ada, filter_tags={"a": "b"}) == told
     started = world.now
     ran = patch(world.agent(), state=B.RUNNING, start_time=started)
     assert ran.start_time == started

@@ -165,6 +165,7 @@ def patch_batch_job(
     row = own_batch_job(tx, principal, batch_job_id)
     given = message.model_dump(exclude_unset=True, exclude_none=True)
     _check_given(principal, given)
+    _check_changeable(row, given)
     target: BatchJobState | None = given.pop("state", None)
     changes: dict[str, Any] = {
         name: micros(value) if isinstance(value, datetime) else value for name, value in given.items()
@@ -195,6 +196,17 @@ def _check_given(principal: Principal, given: dict[str, Any]) -> None:
         json_text(given.get("status_info", {}), "status_info")
     except BadJson as error:
         raise Invalid([ErrorDetail(where="status_info", message=str(error))]) from None
+
+
+def _check_changeable(row: BatchJobRow, given: dict[str, Any]) -> None:
+    """The launcher is given its tags at submission: a later change would do nothing."""
+    changes = given.get("filter_tags", row.filter_tags) != row.filter_tags
+    if changes and row.state is not BatchJobState.PENDING_SUBMISSION:
+        raise Conflict(
+            "already_submitted",
+            f"BatchJob {row.id} is {row.state}: its filter_tags went to the scheduler with it and can't be changed;"
+            " ask for another BatchJob with the tags you want",
+        )
 
 
 def _moves(row: BatchJobRow, target: BatchJobState) -> bool:
