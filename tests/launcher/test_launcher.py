@@ -407,7 +407,7 @@ def test_partitions_have_launchers_of_their_own(pilot: Pilot, service: FakeServi
 
 
 def test_bad_command_lines(pilot: Pilot) -> None:
-    for words in (["-p", "mpi:5"], ["-p", "gpu:1"], ["--tag", "nothing"], ["--unknown"]):
+    for words in (["-p", "mpi:5"], ["-p", "gpu:1"], ["--tag", "nothing"], ["--tag=a=b", "--tag=a=c"], ["--unknown"]):
         pilot.start("mpi", 60, *words)
         assert pilot.wait() == 78
     pilot.start("mpi", 0)

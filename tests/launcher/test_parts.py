@@ -89,6 +89,27 @@ def test_partitions_take_nodes_in_order() -> None:
     assert len(set(names)) == 3
 
 
+def test_a_partition_takes_the_tags_of_its_batch_job_and_its_own_value_stands() -> None:
+    words = [
+        "--config",
+        "/c",
+        "-j",
+        "mpi",
+        "-t",
+        "30",
+        "--tag=set=a",
+        "--tag=x=1:2",
+        "-p",
+        "mpi:1",
+        "-p",
+        "serial:1:x=3:y=4",
+    ]
+    assert [dict(part.filter_tags) for part in parse_arguments(words).slices] == [
+        {"set": "a", "x": "1:2"},
+        {"set": "a", "x": "3", "y": "4"},
+    ]
+
+
 def test_tags_of_the_only_partition() -> None:
     line = parse_arguments(["--config", "/c", "-j", "serial", "-t", "5", "--tag", "a=1", "--tag", "b=x=y"])
     assert (line.wall_time_sec, line.slices[0].filter_tags) == (300.0, {"a": "1", "b": "x=y"})

@@ -66,7 +66,7 @@ def test_tags_arrive_as_one_word_each_s15(tmp_path: Path) -> None:
     script.write_text(render("local", filter_tags=tags, launcher_cmd="/usr/bin/printf '%s\\n'"))
     done = subprocess.run(["bash", str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
     words = done.stdout.splitlines()
-    assert words == ["-j", "mpi", "-t", "30", *(w for k, v in tags.items() for w in ("--tag", f"{k}={v}"))]
+    assert words == ["-j", "mpi", "-t", "30", *(f"--tag={k}={v}" for k, v in tags.items())]
     assert [path.name for path in tmp_path.iterdir()] == ["script.sh"]
 
 

@@ -222,6 +222,13 @@ def test_s2_a_key_must_be_sound(world: StoreWorld) -> None:
         ({"wall_time_min": 61}, "wall_time_min", "at most 60 minutes, 61 are asked for"),
         ({"optional_params": {"cpu": "1"}}, "optional_params.cpu", "it takes: none"),
         ({"filter_tags": {"a:b": "c"}}, "filter_tags", "':'"),
+        ({"filter_tags": {"a=b": "c"}}, "filter_tags", "'='"),
+        ({"filter_tags": {"-a": "c"}}, "filter_tags", "begins with '-'"),
+        (
+            {"partitions": [BatchJobPartition(job_mode="mpi", num_nodes=1, filter_tags={"a": "b:c"})]},
+            "partitions[0].filter_tags",
+            "give the tag to the whole BatchJob",
+        ),
         (
             {"num_nodes": 3, "partitions": [BatchJobPartition(job_mode=JobMode.MPI, num_nodes=2)]},
             "partitions",

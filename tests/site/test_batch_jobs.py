@@ -108,7 +108,7 @@ def test_what_the_launcher_is_given(bench: Bench) -> None:
     assert (config.site_id, config.batch_job_id, config.data_path) == (1, 1, str(bench.site.data))
     script = (directory / "script.sh").read_text()
     assert f"-m balsam.launcher --config {directory}/launcher.json -j serial -t 10" in script
-    assert "--tag 'kind=a' -p mpi:1:x=y" in script
+    assert "--tag='kind=a' -p mpi:1:x=y" in script
     credentials = directory / "credentials.json"
     assert json.loads(credentials.read_text()) == {"url": bench.service.url, "token": "blsm_launcher_1"}
     for path in directory.iterdir():

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balsam.domain.states import BatchJobState, JobMode
+from balsam.launcher.main import parse_arguments
 from balsam.platform.machines import job_template_text, machine_names
 from balsam.site.services.limits import refusal
 from balsam.site.services.script import JobTemplate, ScriptError, script_values
 from balsam.site.settings import SchedulerSettings, Settings
-from balsam.wire.batch_jobs import BatchJobView
+from balsam.wire.batch_jobs import BatchJobPartition, BatchJobView
 
 # Balsam 0.7's own way to pass tags: unquoted.
 OLD_STYLE = (
@@ -63,8 +64,45 @@ def test_a_tag_that_passes_the_limits_is_one_word_in_any_template_s15(key: str, 
     for text in (OLD_STYLE, OLD_STYLE.replace("{{ k }}={{ v }}", "'{{ k }}={{ v }}'"), job_template_text("local")):
         rendered = JobTemplate(Path("t"), text).render(script_values(job, Path("/site"), "launch"))
         line = next(line for line in rendered.splitlines() if "launch" in line and not line.startswith("#"))
-        assert f"{key}={value}" in shlex.split(line.partition("{")[0])
+        assert {f"{key}={value}", f"--tag={key}={value}"} & set(shlex.split(line.partition("{")[0]))
         assert not set('$`"\\;&|<>()') & set(line.partition("{")[0])
+
+
+@given(key=st.text("a=:-b", max_size=4), value=st.text("a=:-b", max_size=4), own=st.text("a=:-b", max_size=4))
+def test_what_the_limits_let_pass_reaches_the_launcher_as_it_was(key: str, value: str, own: str) -> None:
+    parts = [
+        BatchJobPartition(job_mode="mpi", num_nodes=1, filter_tags={key: own}),
+        BatchJobPartition(job_mode="serial", num_nodes=2),
+    ]
+    job = batch_job(filter_tags={key: value}, partitions=parts, num_nodes=3)
+    if refusal(job, Settings(scheduler=SchedulerSettings(allowed_queues={"local": {"max_nodes": 3}})), 0) is not None:
+        return
+    for text in (job_template_text("local"), OLD_STYLE.replace("optional_params", "partitions") + " -j mpi -t 1"):
+        rendered = JobTemplate(Path("t"), text).render(script_values(job, Path("/site"), "launch --config /c"))
+        line = next(line for line in rendered.splitlines() if "launch" in line and not line.startswith("#"))
+        slices = parse_arguments(shlex.split(line.partition("launch ")[2])).slices
+        assert [(part.serial, part.num_nodes, part.filter_tags) for part in slices] == [
+            (False, 1, {key: own}),
+            (True, 2, {key: value}),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("tags", "own", "words"),
+    [
+        ({"set": "a"}, {"set": "b"}, "set=a only"),  # a partition must not get around the Site's rule (S15)
+        ({"set": "a"}, {"x": "b:c"}, "give the tag to the whole BatchJob"),
+        ({"set": "a", "x=y": "c"}, {}, "'=' in its name"),
+        ({"set": "a", "-x": "c"}, {}, "begins with '-'"),
+        ({}, {"set": "a"}, "set=a only"),
+        ({"set": "a"}, {"set": "a"}, ""),
+        ({"set": "a", "x": "b:c"}, {"y": "d"}, ""),
+    ],
+)
+def test_tags_that_the_site_refuses_s15(tags: dict[str, str], own: dict[str, str], words: str) -> None:
+    job = batch_job(filter_tags=tags, partitions=[BatchJobPartition(job_mode="mpi", num_nodes=1, filter_tags=own)])
+    why = refusal(job, Settings(filter_tags={"set": "a"}), 0)
+    assert words in (why or "") and bool(why) == bool(words)
 
 
 @pytest.mark.parametrize(

@@ -287,14 +287,24 @@ def test_partitions_run_both_modes(site: LiveSite) -> None:
         script(
             site,
             """
-            app("Split", "echo {{ word }}")
+            app("Split", "echo {{ word }} $BALSAM_JOB_MODE")
+            def split(**tags):
+                return exctr.submit(app_name="Split", app_args={"word": tags["part"]}, tags=tags)
+            foreign = [split(part="a"), split(part="b", run="two"), split(part="c", run="one")]
             parts = [{"job_mode": "mpi", "num_nodes": 1, "filter_tags": {"part": "a"}},
                      {"job_mode": "serial", "num_nodes": 1, "filter_tags": {"part": "b"}}]
-            batch = allocation(num_nodes=2, queue="debug-queue", project="my-project", partitions=parts)
-            tasks = [exctr.submit(app_name="Split", app_args={"word": part}, tags={"part": part}) for part in "ab"]
+            batch = allocation(num_nodes=2, queue="debug-queue", project="my-project", partitions=parts,
+                               filter_tags={"run": "one"})
+            tasks = [split(part=part, run="one") for part in "abab"]
             for task in tasks:
                 task.wait(timeout=60)
-            assert [task.state for task in tasks] == ["FINISHED", "FINISHED"]
+            assert [task.read_stdout() for task in tasks] == ["a mpi\\n", "b serial\\n"] * 2
+            time.sleep(1)
+            for task in foreign:
+                task.poll()
+            assert [task.state for task in foreign] == ["WAITING"] * 3
+            for task in foreign:
+                task.kill()
             exctr.revoke_allocation(batch)
             """,
         )

@@ -1,11 +1,13 @@
 """`balsam queue`: request, list and end allocations."""
 
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from balsam.cli.output import age, json_option, parse_pairs, plain, print_json, print_table
 from balsam.cli.selectors import one_site, site_ids, site_option
+from balsam.domain.partitions import parse_partition
 from balsam.domain.states import BATCH_JOB_ENDED, BatchJobState, JobMode
 
 
@@ -120,11 +122,10 @@ def remove(batch_job_ids: tuple[int, ...], as_json: bool) -> None:
 
 
 def _partition(text: str) -> dict[str, Any]:
-    mode, _, rest = text.partition(":")
-    nodes, *tags = rest.split(":")
-    if mode not in list(JobMode) or not nodes.isdigit() or not all("=" in tag for tag in tags):
-        raise click.BadParameter(f"{text!r} is not MODE:NODES[:KEY=VALUE], as in mpi:3:kind=big", param_hint="--part")
-    return {"job_mode": mode, "num_nodes": int(nodes), "filter_tags": dict(tag.split("=", 1) for tag in tags)}
+    try:
+        return asdict(parse_partition(text))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--part") from None
 
 
 def _reason(batch_job: Any) -> str:

@@ -1,8 +1,9 @@
 """The launcher's command line, as the batch script calls it: finds the nodes, cuts partitions, becomes the guardian.
 
-`python -m balsam.launcher --config launcher.json -j mpi|serial -t MINUTES [--tag K=V]... [-p MODE:NODES[:K=V]...]...`
-With one partition this process turns into its guardian (exec); with several it starts a guardian for each, passes
-signals on and waits for all of them.
+`python -m balsam.launcher --config launcher.json -j mpi|serial -t MINUTES [--tag=K=V]... [-p MODE:NODES[:K=V]...]...`
+Each partition takes the Jobs that have the tags of `--tag` and its own; its own value of a tag stands. With one
+partition this process turns into its guardian (exec); with several it starts a guardian for each, passes signals on
+and waits for all of them.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from balsam.domain.partitions import parse_partition, parse_tags
+from balsam.domain.states import JobMode
 from balsam.launcher import guardian
 from balsam.launcher.config import LauncherConfig, LauncherConfigError
 from balsam.launcher.partition import Partition, PartitionNode
@@ -28,12 +31,11 @@ from balsam.platform.registry import NODES
 log = logging.getLogger("balsam.launcher")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-MODES = ("mpi", "serial")
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A partition as it is asked for. `num_nodes` None: all."""
+    """A partition with all its tags. `num_nodes` None: all."""
 
     serial: bool
     num_nodes: int | None
@@ -53,16 +55,17 @@ def parse_arguments(argv: Sequence[str]) -> CommandLine:
     """Raises LauncherConfigError."""
     parser = _Parser(prog="balsam.launcher", allow_abbrev=False)
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("-j", "--job-mode", choices=MODES, required=True)
+    parser.add_argument("-j", "--job-mode", choices=[mode.value for mode in JobMode], required=True)
     parser.add_argument("-t", "--wall-time-min", type=float, required=True)
     parser.add_argument("--tag", action="append", default=[])
     parser.add_argument("-p", "--part", action="append", default=[])
     given = parser.parse_args(argv)
     if not 0 < given.wall_time_min < float("inf"):
         raise LauncherConfigError(f"-t {given.wall_time_min:g}: the wall time must be more than 0 minutes")
-    slices = tuple(_slice(text) for text in given.part)
-    if not slices:
-        slices = (Slice(given.job_mode == "serial", None, _tags(given.tag)),)
+    try:
+        slices = _slices(JobMode(given.job_mode), parse_tags(given.tag), given.part)
+    except ValueError as error:
+        raise LauncherConfigError(str(error)) from None
     return CommandLine(given.config, given.wall_time_min * 60, slices)
 
 
@@ -71,24 +74,11 @@ class _Parser(argparse.ArgumentParser):
         raise LauncherConfigError(f"{message}; it is called as: {self.format_usage().strip()}")
 
 
-def _slice(text: str) -> Slice:
-    mode, _, rest = text.partition(":")
-    nodes, *tags = rest.split(":")
-    if mode not in MODES or not nodes.isdigit() or int(nodes) < 1:
-        raise LauncherConfigError(
-            f"-p {text}: a partition is written as MODE:NODES[:KEY=VALUE...], such as mpi:2:set=a"
-        )
-    return Slice(mode == "serial", int(nodes), _tags(tags))
-
-
-def _tags(words: Sequence[str]) -> dict[str, str]:
-    tags = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not key or not equals:
-            raise LauncherConfigError(f"tag {word!r} must be KEY=VALUE")
-        tags[key] = value
-    return tags
+def _slices(job_mode: JobMode, tags: Mapping[str, str], parts: Sequence[str]) -> tuple[Slice, ...]:
+    if not parts:
+        return (Slice(job_mode is JobMode.SERIAL, None, tags),)
+    asked = [parse_partition(text) for text in parts]
+    return tuple(Slice(part.job_mode is JobMode.SERIAL, part.num_nodes, {**tags, **part.filter_tags}) for part in asked)
 
 
 def make_partitions(line: CommandLine, config: LauncherConfig, environ: Mapping[str, str]) -> list[Partition]:

@@ -1,5 +1,6 @@
 """BatchJob: an allocation that a Site's agent asks from its scheduler."""
 
+import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -11,6 +12,7 @@ from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
 from balsam.client.query import Changed, Query
 from balsam.client.values import checked, json_copy
+from balsam.domain.partitions import PartitionRequest, filter_tag_problems, partition_tag_problems, write_partition
 from balsam.domain.states import BATCH_JOB_ENDED, BatchJobState, JobMode
 from balsam.wire.base import Deleted
 from balsam.wire.batch_jobs import (
@@ -153,12 +155,18 @@ class BatchJob(Model):
             raise ValueError("; ".join(problems))
 
     def partitions_to_cli_args(self) -> str:
-        """The partitions as the launcher's command line takes them: ` --part mpi:2:tag=x ...`."""
-        parts = []
-        for part in self.partitions or []:
-            tags = "".join(f":{key}={value}" for key, value in (part.get("filter_tags") or {}).items())
-            parts.append(f" --part {part['job_mode']}:{part['num_nodes']}{tags}")
-        return "".join(parts)
+        """The partitions as the launcher's command line takes them: ` --part mpi:2:tag=x ...`, quoted for a shell.
+
+        Raises ValueError for tags that it can't carry.
+        """
+        return "".join(f" --part {shlex.quote(write_partition(part))}" for part in _requests(self))
+
+
+def _requests(batch_job: BatchJob) -> list[PartitionRequest]:
+    return [
+        PartitionRequest(JobMode(part["job_mode"]), part["num_nodes"], part.get("filter_tags") or {})
+        for part in batch_job.partitions or []
+    ]
 
 
 def _problems(
@@ -176,6 +184,9 @@ def _problems(
         yield f"project {batch_job.project!r} is not allowed; allowed are: {', '.join(projects) or 'none'}"
     if extra := sorted(set(batch_job.optional_params) - set(params)):
         yield f"optional_params {', '.join(extra)} are not known; known are: {', '.join(params) or 'none'}"
+    yield from filter_tag_problems(batch_job.filter_tags)
+    for part in _requests(batch_job):
+        yield from partition_tag_problems(part.filter_tags)
     nodes = sum(part["num_nodes"] for part in batch_job.partitions or [])
     if batch_job.partitions and nodes != batch_job.num_nodes:
         yield f"the partitions have {nodes} nodes, the BatchJob {batch_job.num_nodes}"

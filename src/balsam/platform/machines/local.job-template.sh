@@ -7,4 +7,4 @@
 
 # `exec`: the guardian takes the script's place, gets its SIGTERM, and lets the Jobs end in time before the wall time.
 exec {{ launcher_cmd }} -j {{ job_mode }} -t {{ wall_time_min }}
-{%- for key, value in filter_tags.items() %} --tag {{ word(key ~ "=" ~ value) }}{% endfor %} {{ partitions }}
+{%- for key, value in filter_tags.items() %} --tag={{ word(key ~ "=" ~ value) }}{% endfor %} {{ partitions }}

@@ -10,13 +10,14 @@ from datetime import datetime
 from typing import Any
 
 from balsam.domain.lifecycle import Refused, decide_batch_job
+from balsam.domain.partitions import filter_tag_problems, partition_tag_problems
 from balsam.domain.states import BATCH_JOB_ENDED, BatchJobState
 from balsam.server.errors import Conflict, Forbidden, Invalid, NotFound, ServiceError
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Tx, Wake
 from balsam.server.store.records import BatchJobRow, SessionRow, SiteRow, TokenRow, micros
 from balsam.server.usecases.accounts import add_token, revoke
-from balsam.server.usecases.limits import BadJson, json_text, pairs, tag_problems
+from balsam.server.usecases.limits import BadJson, json_text, pairs
 from balsam.server.usecases.scope import own_batch_job, own_site, own_sites
 from balsam.server.usecases.views import batch_job_view
 from balsam.wire.base import Deleted, ErrorDetail
@@ -125,7 +126,7 @@ def _problems(tx: ReadTx, site: SiteRow, message: BatchJobCreate) -> Iterator[tu
         if name not in site.optional_batch_job_params:
             known = ", ".join(site.optional_batch_job_params) or "none"
             yield f"optional_params.{name}", f"Site {site.name!r} does not take it; it takes: {known}"
-    for why in tag_problems(message.filter_tags):
+    for why in filter_tag_problems(message.filter_tags):
         yield "filter_tags", why
     if message.partitions is None:
         return
@@ -133,7 +134,7 @@ def _problems(tx: ReadTx, site: SiteRow, message: BatchJobCreate) -> Iterator[tu
     if total != message.num_nodes:
         yield "partitions", f"they have {total} nodes together, the BatchJob has {message.num_nodes}; make them equal"
     for index, part in enumerate(message.partitions):
-        for why in tag_problems(part.filter_tags):
+        for why in partition_tag_problems(part.filter_tags):
             yield f"partitions[{index}].filter_tags", why
 
 
@@ -190,7 +191,7 @@ def _check_given(principal: Principal, given: dict[str, Any]) -> None:
             )
         if foreign := sorted(given.keys() - {"state", "filter_tags"}):
             raise Forbidden(f"only the Site's agent reports {', '.join(foreign)}")
-    for why in tag_problems(given.get("filter_tags", {})):
+    for why in filter_tag_problems(given.get("filter_tags", {})):
         raise Invalid([ErrorDetail(where="filter_tags", message=why)])
     try:
         json_text(given.get("status_info", {}), "status_info")

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Collection
 
+from balsam.domain.partitions import filter_tag_problems, partition_tag_problems
 from balsam.site.settings import Settings
 from balsam.wire.batch_jobs import BatchJobView
 
@@ -30,7 +31,9 @@ def refusal(job: BatchJobView, settings: Settings, active_in_queue: int) -> str 
             f"queue {job.queue!r} allows {queue.max_queued_jobs} BatchJobs at a time, {active_in_queue} wait or run; "
             "submit again when one has ended"
         )
-    return _parameter_refusal(job, settings) or _partition_refusal(job) or _unsafe_word(job)
+    return (
+        _parameter_refusal(job, settings) or _partition_refusal(job, settings) or _tag_refusal(job) or _unsafe_word(job)
+    )
 
 
 def _parameter_refusal(job: BatchJobView, settings: Settings) -> str | None:
@@ -44,13 +47,27 @@ def _parameter_refusal(job: BatchJobView, settings: Settings) -> str | None:
     return None
 
 
-def _partition_refusal(job: BatchJobView) -> str | None:
+def _partition_refusal(job: BatchJobView, settings: Settings) -> str | None:
     if job.partitions is None:
         return None
+    for part in job.partitions:
+        for key, value in settings.filter_tags.items():
+            if part.filter_tags.get(key, value) != value:
+                return (
+                    f"a partition asks for Jobs with the tag {key}={part.filter_tags[key]}, and this Site takes those "
+                    f"with {key}={value} only (filter_tags in its settings.yml)"
+                )
     total = sum(part.num_nodes for part in job.partitions)
     return (
         None if total == job.num_nodes else f"the partitions have {total} nodes together, the BatchJob {job.num_nodes}"
     )
+
+
+def _tag_refusal(job: BatchJobView) -> str | None:
+    problems = list(filter_tag_problems(job.filter_tags))
+    for part in job.partitions or ():
+        problems += partition_tag_problems(part.filter_tags)
+    return problems[0] if problems else None
 
 
 def _unsafe_word(job: BatchJobView) -> str | None:

@@ -4,6 +4,7 @@ The template is the Site's own file; the values come from the service and are no
 or other control character never reaches a script, in which it could become a directive or command of its own (S15).
 """
 
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from balsam.domain.partitions import PartitionRequest, write_partition
 from balsam.wire.batch_jobs import BatchJobView
 
 MAX_SIZE_BYTES = 256 * 1024
@@ -81,12 +83,12 @@ def script_values(job: BatchJobView, site_path: Path, launcher_cmd: str) -> dict
 
 
 def partition_words(job: BatchJobView) -> str:
-    """The partitions as the launcher's command line takes them: `-p mpi:2:KEY=VALUE -p serial:1`."""
-    words = []
-    for part in job.partitions or ():
-        tags = "".join(f":{key}={value}" for key, value in part.filter_tags.items())
-        words.append(f"-p {part.job_mode.value}:{part.num_nodes}{tags}")
-    return " ".join(words)
+    """The partitions as the launcher takes them: `-p mpi:2:KEY=VALUE -p serial:1`. Raises ScriptError."""
+    asked = [PartitionRequest(part.job_mode, part.num_nodes, part.filter_tags) for part in job.partitions or ()]
+    try:
+        return " ".join(f"-p {shlex.quote(write_partition(part))}" for part in asked)
+    except ValueError as error:
+        raise ScriptError(str(error)) from error
 
 
 def _refuse_control_characters(value: object, where: str = "") -> None:
