@@ -22,7 +22,7 @@ ENSEMBLE = PROJECT / "examples" / "cluster_energy" / "run_ensemble.py"
 # Settings of the user's that would lead the demo to another service or site.
 ELSEWHERE = ("BALSAM_URL", "BALSAM_TOKEN", "BALSAM_CLIENT_PATH", "BALSAM_SITE_PATH")
 READY_SEC = 90
-STOP_SEC = 60
+STOP_SEC = 150  # longer than `balsam up` takes for its last resort: killed earlier, it would leave processes behind
 
 
 def balsam_command() -> str:

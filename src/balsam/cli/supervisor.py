@@ -1,9 +1,10 @@
 """Child processes of `balsam up`: start, restart when they die, stop in order.
 
 One thread: it sleeps in select on the children's pidfds and on a signal pipe, and never polls but while something
-starts. A child gets SIGTERM from the kernel when the supervisor itself dies, so nothing outlives it.
+starts or ends. A child gets SIGTERM from the kernel when the supervisor itself dies, so nothing outlives it.
 """
 
+import contextlib
 import ctypes
 import os
 import selectors
@@ -20,6 +21,10 @@ import click
 
 START_TIMEOUT_SEC = 60.0
 STOP_TIMEOUT_SEC = 20.0
+HURRIED_STOP_SEC = 2.0
+# `timeout` and some shells signal a process and then its group: that is one wish, not a second and impatient one.
+SAME_SIGNAL_SEC = 0.5
+LOOK_AGAIN_SEC = 0.1
 MAX_BACKOFF_SEC = 5.0
 _STABLE_SEC = 10.0
 _PR_SET_PDEATHSIG = 1
@@ -50,14 +55,19 @@ class Child:
 
 @dataclass
 class Supervisor:
-    """Runs children until told to stop. `on_event` is told, in words, what it had to do."""
+    """Runs children until told to stop. `on_event` is told, in words, what it had to do.
+
+    The first SIGINT or SIGTERM ends `run_until_signal` (or raises click.Abort out of `wait_until`); a second one sets
+    `is_hurried`, which ends `run_until` and shortens `stop`.
+    """
 
     on_event: Callable[[str], None]
     _children: list[Child] = field(default_factory=list)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _signal_pipe: tuple[int, int] = (-1, -1)
     _old_handlers: dict[int, Any] = field(default_factory=dict)
-    _stop_wanted: bool = False
+    _signalled_at: float | None = None
+    is_hurried: bool = False
 
     def __enter__(self) -> "Supervisor":
         self._signal_pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -97,45 +107,68 @@ class Supervisor:
     def wait_until(self, child: Child, ready: Callable[[], T | None]) -> T:
         """What `ready` returns once that is true. Raises ClickException when the child dies or takes too long."""
         deadline = time.monotonic() + START_TIMEOUT_SEC
-        while time.monotonic() < deadline and not self._stop_wanted:
+        while time.monotonic() < deadline and self._signalled_at is None:
             if not child.is_running:
                 break
             if answer := ready():
                 return answer
             time.sleep(0.02)
-        if self._stop_wanted:
+        if self._signalled_at is not None:
             raise click.Abort
         what = f"did not get ready within {START_TIMEOUT_SEC:.0f} s" if child.is_running else "ended while starting"
         raise click.ClickException(f"the {child.name} {what}; its log ({child.log}) ends with:\n{_tail(child.log)}")
 
     def run_until_signal(self) -> None:
         """Sleep until SIGINT or SIGTERM; restart children that die meanwhile."""
-        while not self._stop_wanted:
-            for key, _ in self._selector.select(self._next_restart()):
-                if key.data is not None:
-                    self._note_death(key.data)
-            for child in self._children:
-                if not child.is_running and child.pidfd == -1 and self._restart_due(child) <= 0:
-                    self.start(child)
+        while self._signalled_at is None:
+            self._turn(None)
+
+    def run_until(self, done: Callable[[], bool], timeout_sec: float) -> bool:
+        """Go on restarting children until `done`, asked ten times a second; False: time is over, or a second signal."""
+        deadline = time.monotonic() + timeout_sec
+        while not done():
+            if self.is_hurried or time.monotonic() >= deadline:
+                return False
+            self._turn(LOOK_AGAIN_SEC)
+        return True
 
     def stop(self, child: Child) -> None:
-        """SIGTERM, then SIGKILL after a time; returns when the process is gone."""
+        """SIGTERM, then SIGKILL after a time, a short one when hurried; returns when the process is gone."""
         if child in self._children:
             self._children.remove(child)
         self._forget_pidfd(child)
         if child.process is None or child.process.poll() is not None:
             return
         child.process.terminate()
-        try:
-            child.process.wait(STOP_TIMEOUT_SEC)
-        except subprocess.TimeoutExpired:
-            self.on_event(f"the {child.name} did not stop within {STOP_TIMEOUT_SEC:.0f} s; killing it")
-            child.process.kill()
-            child.process.wait()
+        begin = time.monotonic()
+        while child.process.poll() is None:
+            patience_sec = HURRIED_STOP_SEC if self.is_hurried else STOP_TIMEOUT_SEC
+            if time.monotonic() - begin >= patience_sec:
+                self.on_event(f"the {child.name} did not stop within {patience_sec:.0f} s; killing it")
+                child.process.kill()
+                child.process.wait()
+            time.sleep(0.02)
+
+    def _turn(self, timeout_sec: float | None) -> None:
+        """Sleep until something happened or is due, and do it."""
+        waits = [wait for wait in (timeout_sec, self._next_restart()) if wait is not None]
+        for key, _ in self._selector.select(min(waits, default=None)):
+            if key.data is not None:
+                self._note_death(key.data)
+            else:
+                os.read(self._signal_pipe[0], 4096)
+        for child in self._children:
+            if not child.is_running and child.pidfd == -1 and self._restart_due(child) <= 0:
+                self.start(child)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
-        self._stop_wanted = True
-        os.write(self._signal_pipe[1], b"x")
+        now = time.monotonic()
+        if self._signalled_at is None:
+            self._signalled_at = now
+        elif now - self._signalled_at >= SAME_SIGNAL_SEC:
+            self.is_hurried = True
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes as well
+            os.write(self._signal_pipe[1], b"x")
 
     def _note_death(self, child: Child) -> None:
         self._forget_pidfd(child)

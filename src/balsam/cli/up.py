@@ -1,15 +1,17 @@
 """`balsam up`: a service and a local Site under one supervisor, for a person with a laptop.
 
 Starts both as child processes on loopback, restarts either when it dies, and on SIGINT or SIGTERM ends the local
-allocations, then the agent, then the service, so that no process is left. State lives under BALSAM_HOME; the port is
-remembered there, so that a client finds the service again after a restart.
+allocations, then the agent, then the service, so that no process is left. It goes on restarting them until the
+allocations ended; when that takes too long, or at a second signal, the scheduler ends them without service and agent.
+State lives under BALSAM_HOME; the port is remembered there, so that a client finds the service again after a restart.
 """
 
 import fcntl
 import json
 import os
 import sys
-import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -19,10 +21,16 @@ from balsam.cli.output import json_option, print_json
 from balsam.domain.states import BATCH_JOB_ENDED, BatchJobState
 
 if TYPE_CHECKING:
+    from balsam.cli.supervisor import Child, Supervisor
     from balsam.client.client import Client
+    from balsam.client.settings import ClientSettings
     from balsam.site.control import InitializedSite
 
+# Longer than a launcher takes for Jobs that ignore SIGTERM and for the delivery of what they did.
 END_ALLOCATIONS_SEC = 60.0
+START_PATIENCE_SEC = 10.0
+# While it ends: a call that hangs keeps the supervisor from starting again what the call waits for.
+END_PATIENCE_SEC = {"retry_for_sec": 0.5, "connect_timeout_sec": 1.0, "read_timeout_sec": 4.0}
 
 
 @click.command()
@@ -43,14 +51,13 @@ def up(port: int | None, site_path: Path | None, name: str, as_json: bool) -> No
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     site_dir = (site_path or home / "site").resolve()
     with _only_one(home):
-        ready = _run(home, port, site_dir, name, as_json)
-    sys.exit(ready)
+        status = _run(home, port, site_dir, name, as_json)
+    sys.exit(status)
 
 
 def _run(home: Path, port: int | None, site_dir: Path, name: str, as_json: bool) -> int:
     from balsam.cli.supervisor import Child, Supervisor
     from balsam.client.credentials import SERVICE_FILE, read_mapping
-    from balsam.site.control import site_status
 
     remembered = home / "up.json"
     log_dir = home / "log"
@@ -63,26 +70,64 @@ def _run(home: Path, port: int | None, site_dir: Path, name: str, as_json: bool)
         # A restarted service must be found where the clients know it.
         service.command = _service_command(home, _port_of(running["url"]))
         remembered.write_text(json.dumps({"port": _port_of(running["url"])}))
-        client = _client(home)
+        client = _client(_service_settings(home), {"retry_for_sec": START_PATIENCE_SEC})
         site = _make_site(client, site_dir, name)
         agent = Child("agent", [sys.executable, "-m", "balsam.site", "--site", str(site.path)], log_dir / "agent.log")
         supervisor.start(agent)
-        supervisor.wait_until(agent, lambda: (status := site_status(site.path)) and status.pid == agent.pid)
-        _say_ready({"url": running["url"], "site": {"id": site.id, "name": site.name, "path": str(site.path)}}, as_json)
-        supervisor.run_until_signal()
-        _end_allocations(client, site.id)
-        supervisor.stop(agent)
-        supervisor.stop(service)
+        status = _stay_up(supervisor, agent, {"url": running["url"], "site": _facts(site)}, as_json)
+        _shut_down(supervisor, client, site, agent, service)
+    return status
+
+
+def _stay_up(supervisor: "Supervisor", agent: "Child", ready: dict[str, Any], as_json: bool) -> int:
+    """Until a signal; 130 when that came before all was ready."""
+    from balsam.site.control import site_status
+
+    site = Path(ready["site"]["path"])
+    try:
+        supervisor.wait_until(agent, lambda: (status := site_status(site)) and status.pid == agent.pid)
+    except click.Abort:  # the agent may already look after allocations of an earlier start: they are ended as well
+        return 130
+    _say_ready(ready, as_json)
+    supervisor.run_until_signal()
     return 0
 
 
-def _client(home: Path) -> "Client":
-    """A client of our own service, whatever other login this user has."""
-    from balsam.client.client import Client
+def _facts(site: "InitializedSite") -> dict[str, Any]:
+    return {"id": site.id, "name": site.name, "path": str(site.path)}
+
+
+def _shut_down(
+    supervisor: "Supervisor", client: "Client", site: "InitializedSite", agent: "Child", service: "Child"
+) -> None:
+    """End allocations, agent and service, in this order; no process is left behind (S9).
+
+    Launchers drain, report and end while service and agent hear them. What is left then the scheduler ends by itself.
+    """
+    from balsam.site.leftovers import end_leftovers
+
+    hasty = _client(client.settings, END_PATIENCE_SEC)
+    if not supervisor.run_until(lambda: _allocations_ended(hasty, site.id), END_ALLOCATIONS_SEC):
+        why = "a second signal" if supervisor.is_hurried else f"they did not end within {END_ALLOCATIONS_SEC:.0f} s"
+        supervisor.on_event(f"not waiting for the allocations any longer: {why}")
+    hasty.close()
+    supervisor.stop(agent)
+    end_leftovers(site.path, lambda count: supervisor.on_event(f"the scheduler ends {count} allocation(s) by force"))
+    supervisor.stop(service)
+
+
+def _service_settings(home: Path) -> "ClientSettings":
+    """Those of our own service, whatever other login this user has."""
     from balsam.client.credentials import SERVICE_FILE
     from balsam.client.settings import ClientSettings
 
-    return Client(ClientSettings.load_from_file(home / SERVICE_FILE))
+    return ClientSettings.load_from_file(home / SERVICE_FILE)
+
+
+def _client(settings: "ClientSettings", patience: Mapping[str, Any]) -> "Client":
+    from balsam.client.client import Client
+
+    return Client(replace(settings, **patience))
 
 
 def _make_site(client: "Client", site_dir: Path, name: str) -> "InitializedSite":
@@ -94,18 +139,19 @@ def _make_site(client: "Client", site_dir: Path, name: str) -> "InitializedSite"
     return init_site(site_dir, None if exists else name, transport=client.transport)
 
 
-def _end_allocations(client: "Client", site_id: int) -> None:
-    """No process is left behind: launchers drain, report and end while service and agent still hear them."""
+def _allocations_ended(client: "Client", site_id: int) -> bool:
+    """Whether the Site has no live allocation; asks for the end of those it has. False while nobody answers."""
+    from balsam.client.errors import BalsamError
+
     live = [state for state in BatchJobState if state not in BATCH_JOB_ENDED]
-    for batch_job in client.BatchJob.objects.filter(site_id=site_id, state=live):
-        batch_job.cancel()
-    deadline = time.monotonic() + END_ALLOCATIONS_SEC
-    while client.BatchJob.objects.filter(site_id=site_id, state=live).count():
-        if time.monotonic() > deadline:
-            raise click.ClickException(
-                f"allocations did not end within {END_ALLOCATIONS_SEC:.0f} s; see: balsam queue ls"
-            )
-        time.sleep(0.1)
+    try:
+        found = list(client.BatchJob.objects.filter(site_id=site_id, state=live))
+        for batch_job in found:
+            if batch_job.state is not BatchJobState.PENDING_DELETION:
+                batch_job.cancel()
+    except BalsamError:  # the service is on its way back, or will not come back: the caller has the time
+        return False
+    return not found
 
 
 def _service_command(home: Path, port: int) -> list[str]:
