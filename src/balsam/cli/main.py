@@ -70,11 +70,15 @@ def main() -> None:
 
 
 def _is_expected(error: Exception) -> bool:
-    """Errors that carry their own explanation: ours, and those of the operating system with a file name."""
-    from balsam.client.errors import BalsamError
+    """Errors that carry their own explanation: classes of ours, and what the operating system or the network said.
 
-    expected = isinstance(error, (BalsamError, OSError, ValueError, TimeoutError))
-    return expected and os.environ.get("BALSAM_CLI_TRACEBACK") != "1"
+    Anything else is a fault in the program, whose traceback is the only explanation there is.
+    """
+    if os.environ.get("BALSAM_CLI_TRACEBACK") == "1":
+        return False
+    is_ours = any(kind.__module__.partition(".")[0] == "balsam" for kind in type(error).__mro__)
+    # A bare OSError says nothing; its subclasses (no such file in a workdir, time is over) are raised to be read.
+    return is_ours or (isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError))
 
 
 def _fail(message: str, code: int, error: Exception) -> None:
