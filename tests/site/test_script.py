@@ -38,9 +38,18 @@ def batch_job(**fields: object) -> BatchJobView:
 @pytest.mark.parametrize("machine", machine_names())
 def test_shipped_templates_render(machine: str) -> None:
     template = JobTemplate(Path("t"), job_template_text(machine))
-    text = template.render(script_values(batch_job(filter_tags={"a": "b"}), Path("/site"), "launch"))
+    text = template.render(script_values(batch_job(filter_tags={"a": "b"}), Path("/site"), "launch", {}))
     assert "launch -j mpi -t 10" in text
     subprocess.run(["bash", "-n"], input=text.encode(), check=True)
+
+
+@pytest.mark.parametrize(("given", "rendered"), [({}, "no 3"), ({"shout": "yes"}, "yes 3"), ({"shout": ""}, " 3")])
+def test_optional_params_have_the_site_s_defaults(given: dict[str, str], rendered: str) -> None:
+    template = JobTemplate(Path("t"), "{{ optional_params.shout }} {{ optional_params.count }}")
+    defaults = {"shout": "no", "count": "3"}
+    job = batch_job(optional_params=given)
+    assert template.render(script_values(job, Path("/site"), "launch", defaults)) == rendered
+    assert refusal(job, Settings(scheduler=SchedulerSettings(optional_batch_job_params=defaults)), 0) is None
 
 
 @pytest.mark.parametrize("bad", ["a\nb", "a\rb", "a\0b", "a\x1bb", "a\x7f", "a\u2028b", "a\x85b", "x\n#SBATCH --uid=0"])
@@ -48,11 +57,11 @@ def test_shipped_templates_render(machine: str) -> None:
 def test_control_characters_never_reach_a_script_t11(bad: str, field: str) -> None:
     template = JobTemplate(Path("t"), "{{ queue }}{{ project }}")
     with pytest.raises(ScriptError, match="no line breaks or control characters"):
-        template.render(script_values(batch_job(**{field: bad}), Path("/site"), "launch"))
+        template.render(script_values(batch_job(**{field: bad}), Path("/site"), "launch", {}))
     with pytest.raises(ScriptError):
-        template.render(script_values(batch_job(filter_tags={"k": bad}), Path("/site"), "launch"))
+        template.render(script_values(batch_job(filter_tags={"k": bad}), Path("/site"), "launch", {}))
     with pytest.raises(ScriptError):
-        template.render(script_values(batch_job(optional_params={bad: "v"}), Path("/site"), "launch"))
+        template.render(script_values(batch_job(optional_params={bad: "v"}), Path("/site"), "launch", {}))
 
 
 @given(key=st.text(max_size=8), value=st.text(max_size=12))
@@ -62,7 +71,7 @@ def test_a_tag_that_passes_the_limits_is_one_word_in_any_template_s15(key: str, 
     if refusal(job, settings, 0) is not None:
         return
     for text in (OLD_STYLE, OLD_STYLE.replace("{{ k }}={{ v }}", "'{{ k }}={{ v }}'"), job_template_text("local")):
-        rendered = JobTemplate(Path("t"), text).render(script_values(job, Path("/site"), "launch"))
+        rendered = JobTemplate(Path("t"), text).render(script_values(job, Path("/site"), "launch", {}))
         line = next(line for line in rendered.splitlines() if "launch" in line and not line.startswith("#"))
         assert {f"{key}={value}", f"--tag={key}={value}"} & set(shlex.split(line.partition("{")[0]))
         assert not set('$`"\\;&|<>()') & set(line.partition("{")[0])
@@ -78,7 +87,7 @@ def test_what_the_limits_let_pass_reaches_the_launcher_as_it_was(key: str, value
     if refusal(job, Settings(scheduler=SchedulerSettings(allowed_queues={"local": {"max_nodes": 3}})), 0) is not None:
         return
     for text in (job_template_text("local"), OLD_STYLE.replace("optional_params", "partitions") + " -j mpi -t 1"):
-        rendered = JobTemplate(Path("t"), text).render(script_values(job, Path("/site"), "launch --config /c"))
+        rendered = JobTemplate(Path("t"), text).render(script_values(job, Path("/site"), "launch --config /c", {}))
         line = next(line for line in rendered.splitlines() if "launch" in line and not line.startswith("#"))
         slices = parse_arguments(shlex.split(line.partition("launch ")[2])).slices
         assert [(part.serial, part.num_nodes, part.filter_tags) for part in slices] == [
@@ -118,6 +127,6 @@ def test_tags_that_the_site_refuses_s15(tags: dict[str, str], own: dict[str, str
 )
 def test_a_fault_in_the_template_is_named(text: str, words: str) -> None:
     with pytest.raises(ScriptError) as caught:
-        JobTemplate(Path("/site/job-template.sh"), text).render(script_values(batch_job(), Path("/site"), "launch"))
+        JobTemplate(Path("/site/job-template.sh"), text).render(script_values(batch_job(), Path("/site"), "launch", {}))
     assert words in str(caught.value)
     assert "/site/job-template.sh" in str(caught.value)

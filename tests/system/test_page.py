@@ -311,6 +311,31 @@ def test_partitions_run_both_modes(site: LiveSite) -> None:
     )
 
 
+def test_optional_params_reach_the_batch_script_with_the_site_s_defaults(site: LiveSite) -> None:
+    template = site.path / "job-template.sh"
+    before = template.read_text()
+    template.write_text(before.replace("\nexec ", "\nexport SHOUT='{{ optional_params.shout }}'\nexec ", 1))
+    site.kill("agent")  # the next one reads the template anew
+    try:
+        said = site.run(
+            script(
+                site,
+                """
+                app("Shout", "echo $SHOUT {{ word }}")
+                for params in ({}, {"shout": "yes"}):
+                    batch = allocation(optional_params=params)
+                    task = exctr.submit(app_name="Shout", app_args={"word": "heard"})
+                    task.wait(timeout=60)
+                    print(task.read_stdout(), end="")
+                    assert exctr.revoke_allocation(batch)
+                """,
+            )
+        )
+    finally:
+        template.write_text(before)
+    assert said.splitlines() == ["no heard", "yes heard"]
+
+
 def test_max_tasks_per_node_lets_tasks_share_a_node(site: LiveSite) -> None:
     said = site.run(
         script(

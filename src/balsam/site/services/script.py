@@ -64,8 +64,10 @@ class JobTemplate:
             raise ScriptError(f"{self.path} can't be rendered: {error}") from error
 
 
-def script_values(job: BatchJobView, site_path: Path, launcher_cmd: str) -> dict[str, Any]:
-    """What a template may use; Balsam's names."""
+def script_values(
+    job: BatchJobView, site_path: Path, launcher_cmd: str, default_params: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a template may use; Balsam's names. `default_params`: optional_batch_job_params of settings.yml."""
     return {
         "project": job.project,
         "queue": job.queue,
@@ -74,7 +76,7 @@ def script_values(job: BatchJobView, site_path: Path, launcher_cmd: str) -> dict
         "job_mode": job.job_mode.value,
         "filter_tags": dict(job.filter_tags),
         "partitions": partition_words(job),
-        "optional_params": dict(job.optional_params),
+        "optional_params": {**default_params, **job.optional_params},
         "balsam_site_path": str(site_path),
         "balsam_bin": str(Path(sys.executable).parent),
         "pg_bin": "",

@@ -118,7 +118,7 @@ class Submission:
             wall_time_min=job.wall_time_min,
             queue=job.queue,
             project=job.project,
-            optional_params=job.optional_params,
+            optional_params={**self._settings.scheduler.optional_batch_job_params, **job.optional_params},
         )
         try:
             return self._scheduler.submit(script, entry.name, request)
@@ -127,8 +127,9 @@ class Submission:
 
     def _write_script(self, job: BatchJobView, directory: Path) -> Path:
         command = shlex.join([sys.executable, "-m", "balsam.launcher", "--config", str(directory / LAUNCHER_CONFIG)])
+        default_params = self._settings.scheduler.optional_batch_job_params
         try:
-            text = self._template.render(script_values(job, self._site.root, command))
+            text = self._template.render(script_values(job, self._site.root, command, default_params))
         except ScriptError as error:
             raise GiveUp(str(error)) from error
         path = directory / SCRIPT
