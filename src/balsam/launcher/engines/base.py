@@ -1,5 +1,6 @@
 """What an engine is asked: the words that start a Job's ranks, and what to set for them besides."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,6 +9,7 @@ from balsam.domain.packing import Placement
 from balsam.domain.template import RenderedCommand
 from balsam.launcher.machine_messages import LaunchJob
 
+log = logging.getLogger("balsam.launcher")
 SHELL = ("bash", "-c")
 
 
@@ -22,6 +24,19 @@ class Words:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     spreads: bool = False
+
+
+class IgnoredParams:
+    """Tells the log, once for each App, that the launch_params of its Jobs go to no mpirun."""
+
+    def __init__(self) -> None:
+        self._told: set[int] = set()
+
+    def tell(self, job: LaunchJob, why: str) -> None:
+        if job.launch_params and job.app_id not in self._told:
+            self._told.add(job.app_id)
+            names = ", ".join(map(repr, sorted(job.launch_params)))
+            log.info("App %d: launch_params %s are ignored, as of Job %d: %s", job.app_id, names, job.id, why)
 
 
 class Engine(Protocol):

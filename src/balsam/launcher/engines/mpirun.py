@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from balsam.domain.packing import Node, Placement
 from balsam.domain.template import RenderedCommand
-from balsam.launcher.engines.base import NotLaunchable, Words, argv_of
+from balsam.launcher.engines.base import IgnoredParams, NotLaunchable, Words, argv_of
 from balsam.launcher.machine_messages import LaunchJob
 from balsam.platform.mpirun.base import LaunchParamRefused, MpiRun, RankPlacement
 
@@ -16,6 +16,7 @@ class MpirunEngine:
         self._mpirun = mpirun
         self._nodes = nodes
         self._is_local = is_local
+        self._ignored = IgnoredParams()
 
     def words(
         self, command: RenderedCommand, job: LaunchJob, placement: Placement, env: Mapping[str, str], direct: bool
@@ -26,4 +27,7 @@ class MpirunEngine:
             made = self._mpirun.command(ranks, argv, env)
         except LaunchParamRefused as error:
             raise NotLaunchable(str(error)) from error
-        return Words(tuple(made.argv), made.env, spreads=tuple(made.argv) != argv)
+        spreads = tuple(made.argv) != argv
+        if not spreads:
+            self._ignored.tell(job, f"{self._mpirun.name} starts Jobs of one rank on this machine directly")
+        return Words(tuple(made.argv), made.env, spreads)

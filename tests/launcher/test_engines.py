@@ -1,0 +1,56 @@
+"""Engines: what becomes of launch_params where no mpirun starts the Job."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from balsam.domain.job import Resources
+from balsam.domain.packing import Node, NodePool
+from balsam.domain.template import CommandTemplate
+from balsam.launcher.engines.base import Engine, NotLaunchable, Words
+from balsam.launcher.engines.local import LocalEngine
+from balsam.launcher.engines.mpirun import MpirunEngine
+from balsam.launcher.machine_messages import LaunchJob
+from balsam.platform.mpirun.mpich import Mpich
+from balsam.platform.mpirun.openmpi import OpenMpi
+
+NODE = Node("n", (0, 1))
+ENGINES: list[Callable[[], Engine]] = [
+    LocalEngine,
+    lambda: MpirunEngine(Mpich(), [NODE], is_local=True),
+    lambda: MpirunEngine(OpenMpi(), [NODE], is_local=True),
+]
+
+
+def words(engine: Engine, number: int, app_id: int, params: dict[str, str], ranks: int = 1) -> Words:
+    wanted = Resources(ranks_per_node=ranks)
+    job = LaunchJob(number, app_id, 1, 1, f"job{number}", wanted, launch_params=params)
+    placement = NodePool.of([NODE]).place(wanted)
+    assert placement is not None
+    return engine.words(CommandTemplate.parse("/bin/true").render({}), job, placement, {}, True)
+
+
+@pytest.mark.parametrize("make", ENGINES)
+def test_params_that_go_to_no_mpirun_are_ignored_and_logged_once_for_each_app(
+    make: Callable[[], Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "balsam.launcher")
+    engine = make()
+    for number, app_id, params in ((1, 8, dict[str, str]()), (2, 8, {"bind-to": "core"}), (3, 8, {"bind-to": "core"})):
+        assert words(engine, number, app_id, params).argv == ("/bin/true",)
+    (line,) = caplog.messages
+    assert line.startswith("App 8: launch_params 'bind-to' are ignored, as of Job 2: ")
+    words(engine, 4, 9, {"bind-to": "core"})
+    assert caplog.messages[1].startswith("App 9: ")
+
+
+@pytest.mark.parametrize("make", ENGINES[1:])
+def test_params_that_an_mpirun_takes_are_given_to_it_in_silence(
+    make: Callable[[], Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "balsam.launcher")
+    assert "core" in words(make(), 1, 8, {"bind-to": "core"}, ranks=2).argv
+    assert caplog.messages == []
+    with pytest.raises(NotLaunchable, match="it takes: bind-to"):
+        words(make(), 1, 8, {"launcher": "/bin/evil"})
