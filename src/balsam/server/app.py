@@ -52,6 +52,12 @@ class ServiceApp(FastAPI):
         else:
             await super().__call__(scope, receive, send)
 
+    def openapi(self) -> dict[str, Any]:
+        """The document of the API, made when somebody looks: it takes longer than the rest of the start."""
+        if not self.openapi_schema:
+            self.openapi_schema = openapi.document(routes.ALL)
+        return self.openapi_schema
+
     async def pages(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is not a call of the API: FastAPI's own way, with its middleware and its routes."""
         await super().__call__(scope, receive, send)
@@ -135,19 +141,11 @@ def _sweeps(service: Service) -> list[Sweep]:
 
 
 def _add_docs(app: ServiceApp) -> None:
-    document: dict[str, Any] = {}
-
-    def described() -> dict[str, Any]:
-        if not document:  # made when somebody looks: it takes longer than the rest of the start
-            document.update(openapi.document(routes.ALL))
-        return document
-
     async def openapi_json(request: Request) -> JSONResponse:
-        return JSONResponse(described())
+        return JSONResponse(app.openapi())
 
     async def docs(request: Request) -> HTMLResponse:
-        return HTMLResponse(docs_page.page(described()), headers={"Content-Security-Policy": docs_page.POLICY})
+        return HTMLResponse(docs_page.page(app.openapi()), headers={"Content-Security-Policy": docs_page.POLICY})
 
     app.router.add_route("/openapi.json", openapi_json)
     app.router.add_route("/docs", docs)
-    app.openapi = described  # type: ignore[method-assign]

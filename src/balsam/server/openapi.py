@@ -4,7 +4,7 @@ It names every error an endpoint may answer, with the one error body, and which 
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from types import NoneType
 from typing import Annotated, Any
 
@@ -92,17 +92,22 @@ def _errors(endpoint: Endpoint) -> dict[int, str]:
     return {status: text for status, text in ERRORS.items() if status not in without}
 
 
-def _described(endpoint: Endpoint) -> Callable[..., Awaitable[Any]]:
-    """A function that FastAPI reads the parameters from; it is never called: the dispatcher serves."""
+class _Described:
+    """What FastAPI reads the parameters of an endpoint from; it is never called: the dispatcher serves."""
 
-    async def described() -> None:
-        raise NotImplementedError(f"{endpoint.path} is served by routes.dispatch")
+    def __init__(self, path: str, signature: inspect.Signature) -> None:
+        self._path = path
+        self.__signature__ = signature
 
+    async def __call__(self) -> None:
+        raise NotImplementedError(f"{self._path} is served by routes.dispatch")
+
+
+def _described(endpoint: Endpoint) -> _Described:
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter(name, kind, annotation=hint) for name, hint in endpoint.path_types.items()]
     if endpoint.query is not None:
         parameters.append(inspect.Parameter("query", kind, annotation=Annotated[endpoint.query, Query()]))
     if endpoint.body is not None:
         parameters.append(inspect.Parameter("body", kind, annotation=endpoint.body))
-    described.__signature__ = inspect.Signature(parameters, return_annotation=NoneType)  # type: ignore[attr-defined]
-    return described
+    return _Described(endpoint.path, inspect.Signature(parameters, return_annotation=NoneType))
