@@ -186,6 +186,14 @@ def test_password_account_logs_in_and_sees_only_its_own(tmp_path: Path) -> None:
         service.stop()
 
 
+def test_both_ways_to_start_a_service_take_the_same_options() -> None:
+    helps = []
+    for words in ([str(BALSAM), "server", "up"], [sys.executable, "-m", "balsam.server"]):
+        done = subprocess.run([*words, "--help"], capture_output=True, text=True, timeout=60, check=True)
+        helps.append({word.rstrip(",") for word in done.stdout.split() if word.startswith("--")})
+    assert helps[0] == helps[1] >= {"--multi-user", "--synchronous", "--tls-key", "--behind-proxy", "--data-dir"}
+
+
 def test_site_start_in_the_background_and_stop(tmp_path: Path) -> None:
     service = start_service(tmp_path / "service")
     environment = {**os.environ, "BALSAM_HOME": str(service.home)}

@@ -1,0 +1,65 @@
+"""The one command line of the service: `balsam server up` and `python -m balsam.server` are both this.
+
+Its options are those of ServerSettings that a person may want to set; the settings check them.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from balsam.server.settings import DEFAULT_PORT, ServerSettings, SettingsError
+
+if TYPE_CHECKING:
+    from balsam.server.run import Ready
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free port."
+)
+@click.option("--data-dir", type=_PATH, help="Where state lives. [default: BALSAM_HOME/service]")
+@click.option("--tls-cert", type=_PATH, help="Certificate chain, for https.")
+@click.option("--tls-key", type=_PATH, help="Private key of --tls-cert.")
+@click.option("--behind-proxy", is_flag=True, help="A reverse proxy on this machine terminates https.")
+@click.option("--multi-user", is_flag=True, help="Log nobody in by a file, not even on a loopback address.")
+@click.option(
+    "--synchronous",
+    type=click.Choice(["FULL", "NORMAL"]),
+    default="FULL",
+    show_default=True,
+    help="NORMAL is quicker and may lose the last writes when the power fails.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line when the service is ready.")
+def up(as_json: bool, multi_user: bool, **settings: Any) -> None:
+    """Run a service in this terminal until Ctrl-C.
+
+    On a loopback address your own Unix user is logged in without a password, and nobody else is.
+    """
+    made = ServerSettings(single_user=False if multi_user else None, **settings)
+    sys.exit(_run_here(made, as_json=as_json))
+
+
+def _run_here(settings: ServerSettings, *, as_json: bool) -> int:
+    """0 after a clean stop, 2 when the service refuses to start. Its log goes to stderr."""
+    from balsam.server.run import serve  # here: `--help` must not wait for the web framework
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+    def ready(state: "Ready") -> None:
+        line = json.dumps(state.as_dict()) if as_json else f"Balsam service at {state.url}"
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    try:
+        serve(settings, ready)
+    except (SettingsError, OSError) as error:
+        sys.stderr.write(f"balsam service: {error}\n")
+        return 2
+    return 0
