@@ -170,10 +170,13 @@ def test_password_account_logs_in_and_sees_only_its_own(tmp_path: Path) -> None:
     mine = {**os.environ, "BALSAM_HOME": str(service.home)}
     hers = {**os.environ, "BALSAM_HOME": str(tmp_path / "alice")}
     try:
-        as_json(mine, "server", "add-user", "alice", "--password", "correct horse")
-        refused = as_json(hers, "login", service.url, "-u", "alice", "--password", "wrong", code=1)
+        as_json({**mine, "BALSAM_PASSWORD": "correct horse"}, "server", "add-user", "alice")
+        login = ("login", service.url, "-u", "alice", "--password-stdin", "--json")
+        refused = json.loads(balsam({**hers, "BALSAM_PASSWORD": "correct horse"}, *login, put="wrong\n", code=1))
         assert "password" in refused["error"]["message"]
-        assert as_json(hers, "login", service.url, "-u", "alice", "--password", "correct horse")["username"] == "alice"
+        assert "standard input" in balsam(hers, *login, put="", code=2)
+        assert json.loads(balsam(hers, *login, put="correct horse\n"))["username"] == "alice"
+        assert as_json({**hers, "BALSAM_PASSWORD": "correct horse"}, *login[:4])["username"] == "alice"
         kept = tmp_path / "alice" / "client.yml"
         assert kept.stat().st_mode & 0o777 == 0o600
         made = as_json(hers, "site", "init", str(tmp_path / "hers"), "--name", "hers")
@@ -184,6 +187,12 @@ def test_password_account_logs_in_and_sees_only_its_own(tmp_path: Path) -> None:
         assert not kept.exists()
     finally:
         service.stop()
+
+
+def test_no_password_on_a_command_line() -> None:
+    """Every user of the machine can read the arguments of a process."""
+    for words in (("login", "http://127.0.0.1:1", "-u", "ann"), ("server", "add-user", "ann")):
+        assert "No such option" in balsam(dict(os.environ), *words, "--password", "secret", code=2)
 
 
 def test_both_ways_to_start_a_service_take_the_same_options() -> None:

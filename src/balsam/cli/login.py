@@ -3,15 +3,19 @@
 import click
 
 from balsam.cli.output import json_option, print_json
+from balsam.cli.password import password_options
 
 
 @click.command()
 @click.argument("url")
 @click.option("-u", "--username", prompt=True, help="Account at the service.")
-@click.option("--password", prompt=True, hide_input=True, help="Asked for when not given.")
+@password_options
 @json_option
 def login(url: str, username: str, password: str, as_json: bool) -> None:
-    """Log in to the service at URL, for example https://balsam.example.org."""
+    """Log in to the service at URL, for example https://balsam.example.org.
+
+    The password is asked for, or taken from the environment variable BALSAM_PASSWORD or from --password-stdin.
+    """
     from balsam.client.login import log_in
 
     done = log_in(url, username, password)

@@ -3,6 +3,7 @@
 import click
 
 from balsam.cli.output import json_option, print_json
+from balsam.cli.password import new_password_options
 from balsam.server.command import up
 
 
@@ -17,11 +18,12 @@ server.add_command(up)
 @server.command("add-user")
 @click.argument("username")
 @click.option("--admin", is_flag=True, help="May create accounts too.")
-@click.password_option(help="Asked for when not given; prefer that, arguments are visible to others.")
+@new_password_options
 @json_option
 def add_user(username: str, admin: bool, password: str, as_json: bool) -> None:
     """Create a password account; log in as an administrator first.
 
+    The password is asked for, or taken from the environment variable BALSAM_PASSWORD or from --password-stdin.
     """
     from balsam.api import default_client
 
