@@ -170,6 +170,17 @@ def test_ranks_die_with_the_guardian_and_run_in_the_next_allocation(site: LiveSi
         assert_ran_twice(found)
 
 
+def test_ranks_of_a_dead_guardian_and_launcher_are_ended_by_the_scheduler(site: LiveSite) -> None:
+    """With both of them gone at once, what is left is ended as any scheduler does: with the batch script."""
+    with ensemble(site, "both") as found:
+        ranks, (guardian,), (launcher,) = found.running(), site.pids("guardian"), site.pids("launcher")
+        os.kill(launcher, signal.SIGSTOP)  # so that it can't end them while its guardian dies
+        os.kill(guardian, signal.SIGKILL)
+        os.kill(launcher, signal.SIGKILL)
+        eventually(lambda: not any(map(lives, ranks)), "ranks outlive guardian, launcher and batch script", 20)
+        assert_ran_twice(found)
+
+
 def test_a_launcher_that_stood_still_loses_nothing(site: LiveSite) -> None:
     """The ranks end while nobody looks; they are reported as what became of them, and not run again."""
     with ensemble(site, "stopped", seconds=1.5) as found:
