@@ -18,7 +18,7 @@ _COMMANDS = {
     "login": ("balsam.cli.login:login", "Log in to a service."),
     "logout": ("balsam.cli.login:logout", "Forget the login, here and at the service."),
     "site": ("balsam.cli.site:site", "Create, start and stop Sites."),
-    "app": ("balsam.cli.app:app", "List Apps."),
+    "app": ("balsam.cli.app:app", "List, show and approve Apps."),
     "job": ("balsam.cli.job:job", "List, watch, explain and cancel Jobs."),
     "queue": ("balsam.cli.queue:queue", "Request, list and end allocations (BatchJobs)."),
     "doctor": ("balsam.cli.doctor:doctor", "Check this machine, the login, the service and the Site."),

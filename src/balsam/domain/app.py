@@ -6,8 +6,9 @@ anything (S15: a service that lies can't swap an approved App).
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from balsam.domain.lifecycle import Hook
 from balsam.domain.template import CommandTemplate, TemplateError
@@ -47,6 +48,21 @@ class AppSpec:
     cleanup_files: tuple[str, ...] = ()
     hooks: frozenset[Hook] = frozenset()
     source_code: str = ""
+
+    @classmethod
+    def from_view(cls, view: Mapping[str, Any]) -> "AppSpec":
+        """Out of an App as the service tells it: JSON, whose other fields decide nothing. The service's own hash is
+        not looked at."""
+        return cls(
+            name=view["name"],
+            command_template=view["command_template"],
+            parameters={name: AppParameter(**given) for name, given in view["parameters"].items()},
+            environment_variables=dict(view["environment_variables"]),
+            transfers={name: TransferSlot(**given) for name, given in view["transfers"].items()},
+            cleanup_files=tuple(view["cleanup_files"]),
+            hooks=frozenset(Hook(name) for name in view["hooks"]),
+            source_code=view["source_code"],
+        )
 
     @property
     def content_hash(self) -> str:

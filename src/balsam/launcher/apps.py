@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from balsam.domain.app import AppParameter, AppSpec, TransferSlot
-from balsam.domain.lifecycle import Hook
+from balsam.domain.app import AppSpec
 from balsam.domain.template import CommandTemplate, RenderedCommand, TemplateError
 
 
@@ -56,13 +55,13 @@ class AppShelf:
         return app
 
     def _checked(self, view: Mapping[str, Any]) -> RunnableApp:
-        spec = _spec(view)
+        spec = AppSpec.from_view(view)
         if spec.content_hash != view["content_hash"]:
             raise AppRefused(f"App {spec.name} is not what its hash says: the service sent another definition")
         if self._pinned is not None and spec.content_hash not in self._pinned:
             raise AppRefused(
-                f"App {spec.name} is not approved at this Site (apps.accept is pinned); its owner there can allow it: "
-                f"balsam app approve {spec.name} {spec.content_hash[:12]}"
+                f"this definition of App {spec.name} is not approved at this Site (apps.accept is pinned); its owner "
+                f"can allow it for later allocations, there: balsam app approve {spec.name}"
             )
         if spec.command_template is None:
             raise AppRefused(f"App {spec.name} has no command_template; Python Apps do not run in this version")
@@ -71,16 +70,3 @@ class AppShelf:
         except TemplateError as error:
             raise AppRefused(f"App {spec.name}: {error}") from error
         return RunnableApp(template, spec.defaults, spec.environment_variables)
-
-
-def _spec(view: Mapping[str, Any]) -> AppSpec:
-    return AppSpec(
-        name=view["name"],
-        command_template=view["command_template"],
-        parameters={name: AppParameter(**given) for name, given in view["parameters"].items()},
-        environment_variables=dict(view["environment_variables"]),
-        transfers={name: TransferSlot(**given) for name, given in view["transfers"].items()},
-        cleanup_files=tuple(view["cleanup_files"]),
-        hooks=frozenset(Hook(name) for name in view["hooks"]),
-        source_code=view["source_code"],
-    )
