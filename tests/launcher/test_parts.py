@@ -89,6 +89,14 @@ def test_partitions_take_nodes_in_order() -> None:
     assert len(set(names)) == 3
 
 
+def test_max_concurrent_mpiruns_is_no_limit_of_serial_jobs() -> None:
+    config = LauncherConfig(1, "/s", "/s/d", "/s/q", "/s/c", num_nodes=2, node_cpus=8, max_concurrent_mpiruns=2)
+    line = parse_arguments(["--config", "/c", "-j", "mpi", "-t", "5", "-p", "mpi:1", "-p", "serial:1"])
+    mpi, serial = (part.machine_settings(1000.0) for part in make_partitions(line, config, {"PATH": ""}))
+    assert mpi.most_running == 2
+    assert serial.most_running > 1_000_000
+
+
 def test_a_partition_takes_the_tags_of_its_batch_job_and_its_own_value_stands() -> None:
     words = [
         "--config",

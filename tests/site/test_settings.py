@@ -72,6 +72,11 @@ elastic_queue: null
         ("launcher: {idle_ttl_sec: 0}\n", 1, "greater than 0"),
         ("launcher: 3\n", 1, "launcher is 3"),
         ("launcher: {delay_sec: 1}\n", 1, "launcher.delay_sec is no setting any more (this launcher does not poll)"),
+        (
+            "launcher: {serial_mode_prefetch_per_rank: 64}\n",
+            1,
+            "launcher.serial_mode_prefetch_per_rank is no setting any more",
+        ),
         ("logging:\n  level: LOUD\n", 2, "logging.level is 'LOUD'"),
         ("logging:\n  format: '%(nothing'\n", 2, "is no format for a log line"),
         ("scheduler:\n  scheduler_class: slurmm\n", 2, "has no 'slurmm'"),

@@ -6,6 +6,7 @@ Nodes and wall time are known by then; the launcher's settings are those of laun
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -61,7 +62,8 @@ class Partition:
             filter_tags=self.filter_tags,
             sort_by=self.config.sort_by,
             allows_packing=self.config.mpirun_allows_node_packing,
-            most_running=self.config.max_concurrent_mpiruns,
+            # Serial Jobs need no mpirun: their cores are the limit.
+            most_running=sys.maxsize if self.serial else self.config.max_concurrent_mpiruns,
             kill_grace_sec=self.config.kill_grace_sec,
             drain_grace_sec=self.drain_grace_sec,
             idle_ttl_sec=self.config.idle_ttl_sec,

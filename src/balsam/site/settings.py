@@ -56,7 +56,6 @@ class LauncherSettings(Section):
     error_tail_num_lines: Annotated[int, Field(ge=0, le=1000)] = 10
     max_concurrent_mpiruns: Positive = 1000
     mpirun_allows_node_packing: bool = True
-    serial_mode_prefetch_per_rank: Positive = 64
     sort_by: Literal["fifo", "long_large_first"] | None = None
     compute_node: Short = "local"
     mpi_app_launcher: Short | None = None  # Balsam's name of the top-level key `mpirun`
@@ -144,6 +143,7 @@ class Settings(Section):
 GONE = {
     "launcher.delay_sec": "this launcher does not poll",
     "launcher.local_app_launcher": "serial Jobs are always started directly",
+    "launcher.serial_mode_prefetch_per_rank": "the launcher holds as many Jobs in reserve as its pace asks for",
     "launcher.serial_mode_startup_params": "serial mode starts its workers by itself",
     "logging.buffer_num_records": "log lines are written at once",
     "logging.flush_period": "log lines are written at once",
