@@ -203,6 +203,26 @@ def test_both_ways_to_start_a_service_take_the_same_options() -> None:
     assert helps[0] == helps[1] >= {"--multi-user", "--synchronous", "--tls-key", "--behind-proxy", "--data-dir"}
 
 
+def test_site_start_says_when_its_agent_waits_for_the_service(tmp_path: Path) -> None:
+    service = start_service(tmp_path / "service")
+    environment = {**os.environ, "BALSAM_HOME": str(service.home)}
+    path = str(tmp_path / "site")
+    try:
+        balsam(environment, "site", "init", path, "--name", "mine")
+    finally:
+        service.stop()
+    try:
+        started = as_json(environment, "site", "start", path)
+        assert started["state"] == "waiting" and service.url in started["detail"]
+        balsam(environment, "site", "stop", path)
+        done = subprocess.run(
+            [str(BALSAM), "site", "start", path], env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0 and "It waits for the service" in done.stderr
+    finally:
+        balsam(environment, "site", "stop", path)
+
+
 def test_site_start_in_the_background_and_stop(tmp_path: Path) -> None:
     service = start_service(tmp_path / "service")
     environment = {**os.environ, "BALSAM_HOME": str(service.home)}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from balsam.cli.output import age, json_option, print_json, print_table
+from balsam.cli.output import age, json_option, plain, print_json, print_table
 
 
 @click.group()
@@ -37,9 +37,13 @@ def start(path: Path | None, foreground: bool, as_json: bool) -> None:
 
     status = start_site(path, foreground=foreground)
     if as_json:
-        print_json({"pid": status.pid, "hostname": status.hostname})
+        print_json(
+            {"pid": status.pid, "hostname": status.hostname, "state": status.state, "detail": plain(status.detail)}
+        )
     elif not foreground:
         click.echo(f"Agent runs as process {status.pid} on {status.hostname}.")
+        if status.state == "waiting":
+            click.echo(f"It waits for the service: {plain(status.detail)}", err=True)
 
 
 @site.command()
