@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from balsam.client.credentials import write_secret_file
+from balsam.client.errors import CredentialsError
 from balsam.domain.partitions import parse_partition, parse_tags
 from balsam.domain.states import JobMode
 from balsam.launcher import guardian
@@ -114,7 +116,7 @@ def write_guardian_files(partition: Partition) -> list[str]:
     """The files of one partition's guardian and launcher; returns the words that start the guardian."""
     directory = Path(partition.config.directory)
     partition_path = directory / f"partition-{partition.index}.json"
-    _write_private(partition_path, partition.to_json())
+    write_secret_file(partition_path, partition.to_json())
     margin = partition.margin_sec
     guardian_config = {
         "argv": [sys.executable, "-m", "balsam.launcher.loop", str(partition_path)],
@@ -127,15 +129,8 @@ def write_guardian_files(partition: Partition) -> list[str]:
         "kill_grace_sec": partition.config.kill_grace_sec + 25.0,
     }
     guardian_path = directory / f"guardian-{partition.index}.json"
-    _write_private(guardian_path, json.dumps(guardian_config))
+    write_secret_file(guardian_path, json.dumps(guardian_config))
     return [sys.executable, "-S", "-E", guardian.__file__, str(guardian_path)]
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 def watch_guardians(commands: list[list[str]]) -> int:
@@ -172,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = LauncherConfig.read(line.config_path)
         partitions = make_partitions(line, config, os.environ)
         commands = [write_guardian_files(partition) for partition in partitions]
-    except (LauncherConfigError, LookupError, ImportError, OSError, ValueError) as error:
+    except (LauncherConfigError, CredentialsError, LookupError, ImportError, OSError, ValueError) as error:
         log.error("%s", error)
         return guardian.EXIT_CONFIG
     if len(commands) == 1:
