@@ -1,0 +1,46 @@
+"""The supervisor of `balsam up` while it ends: it goes on restarting, for a bounded time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from balsam.cli.supervisor import Child, Supervisor
+
+
+def test_children_are_restarted_until_done_or_the_time_is_over(tmp_path: Path) -> None:
+    child = Child("sleeper", ["sleep", "60"], tmp_path / "log")
+    events: list[str] = []
+    with Supervisor(events.append) as supervisor:
+        supervisor.start(child)
+        first = child.pid
+        os.kill(os.getpid(), signal.SIGTERM)
+        supervisor.run_until_signal()
+        os.kill(first, signal.SIGKILL)
+        assert supervisor.run_until(lambda: child.is_running and child.pid != first, 10)
+        begin = time.monotonic()
+        assert not supervisor.run_until(lambda: False, 0.3)
+        assert 0.3 <= time.monotonic() - begin < 2
+        assert not supervisor.is_hurried
+    assert not child.is_running
+    assert ["ended with status -9" in event for event in events] == [True]
+
+
+def test_a_hurried_stop_does_not_wait_for_a_deaf_child(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    child = Child("deaf", ["sh", "-c", f"trap '' TERM; : > {ready}; while :; do sleep 0.1; done"], tmp_path / "log")
+    events: list[str] = []
+    with Supervisor(events.append) as supervisor:
+        supervisor.start(child)
+        supervisor.wait_until(child, ready.exists)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.7)
+        os.kill(os.getpid(), signal.SIGINT)
+        begin = time.monotonic()
+        assert not supervisor.run_until(lambda: False, 30)
+        supervisor.stop(child)
+        assert time.monotonic() - begin < 5
+    assert not child.is_running
+    assert "killing it" in events[-1]
