@@ -7,6 +7,7 @@ no process that a test started is still there, and in CI no test was skipped unl
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ _skipped: list[pytest.TestReport | pytest.CollectReport] = []
 
 def pytest_configure(config: pytest.Config) -> None:
     """Mark this session's processes: children inherit the environment, so a leaked one can be found and named."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: Ctrl-C is what tests are about
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):  # a worker of pytest-xdist has inherited the marker already
         return
     for name in [name for name in os.environ if name.startswith("BALSAM_")]:
