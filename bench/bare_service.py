@@ -10,24 +10,40 @@ from typing import Any
 import uvicorn
 
 
-def make_app(directory: Path) -> Any:
-    database = sqlite3.connect(directory / "bare.db", isolation_level=None)
+SCHEMA = """
+CREATE TABLE job (
+    id INTEGER PRIMARY KEY, site INTEGER, app INTEGER, state INTEGER, workdir TEXT, tags TEXT, parameters TEXT,
+    nodes INTEGER, ranks INTEGER, packing INTEGER, wall_time INTEGER, session INTEGER, updated INTEGER
+);
+CREATE INDEX by_state ON job (site, state, id);
+CREATE INDEX by_app ON job (app, id);
+CREATE INDEX by_update ON job (updated);
+CREATE TABLE event (id INTEGER PRIMARY KEY, job INTEGER, source INTEGER, target INTEGER, at INTEGER);
+CREATE INDEX by_job ON event (job);
+"""
+INSERT_JOB = "INSERT INTO job VALUES (?, 1, 1, 4, ?, '{}', ?, 1, 1, 1, 0, NULL, 0)"
+INSERT_EVENT = "INSERT INTO event (job, source, target, at) VALUES (?, ?, ?, 0)"
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """A durable SQLite file with a job row of thirteen columns, three indexes on it, and an event table."""
+    database = sqlite3.connect(path, isolation_level=None)
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=FULL")
-    database.execute(
-        "CREATE TABLE job (id INTEGER PRIMARY KEY, site INTEGER, state INTEGER, workdir TEXT, parameters TEXT)"
-    )
-    database.execute("CREATE INDEX by_state ON job (site, state, id)")
-    database.execute("CREATE TABLE event (id INTEGER PRIMARY KEY, job INTEGER, source INTEGER, target INTEGER)")
+    database.executescript(SCHEMA)
+    return database
+
+
+def make_app(directory: Path) -> Any:
+    database = open_database(directory / "bare.db")
 
     def insert(rows: list[dict[str, Any]]) -> list[int]:
         database.execute("BEGIN IMMEDIATE")
         last = database.execute("SELECT coalesce(max(id), 0) FROM job").fetchone()[0]
         ids = list(range(last + 1, last + 1 + len(rows)))
-        jobs = [(i, 1, 4, row["workdir"], json.dumps(row["parameters"])) for i, row in zip(ids, rows, strict=True)]
-        database.executemany("INSERT INTO job VALUES (?, ?, ?, ?, ?)", jobs)
-        events = [(i, source, source + 1) for i in ids for source in (1, 2, 3)]
-        database.executemany("INSERT INTO event (job, source, target) VALUES (?, ?, ?)", events)
+        jobs = [(i, row["workdir"], json.dumps(row["parameters"])) for i, row in zip(ids, rows, strict=True)]
+        database.executemany(INSERT_JOB, jobs)
+        database.executemany(INSERT_EVENT, [(i, source, source + 1) for i in ids for source in (1, 2, 3)])
         database.execute("COMMIT")
         return ids
 

@@ -3,13 +3,13 @@
 import asyncio
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from bench import bare_service
 from bench.machine import timed_ms
 
 
@@ -40,18 +40,16 @@ def pilot_rate(root: Path, jobs: int = 1500) -> float:
 
 
 def commit_rate(root: Path, seconds: float = 2.0) -> float:
-    """Single-row durable commits per second of SQLite (WAL, synchronous=FULL)."""
+    """Durable commits per second of SQLite (WAL, synchronous=FULL), each of one job row with its first three events."""
     with tempfile.TemporaryDirectory(dir=root) as directory:
-        database = sqlite3.connect(Path(directory) / "floor.db", isolation_level=None)
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA synchronous=FULL")
-        database.execute("CREATE TABLE job (id INTEGER PRIMARY KEY, state INTEGER, body TEXT)")
+        database = bare_service.open_database(Path(directory) / "floor.db")
         count, begin = 0, time.perf_counter()
         while time.perf_counter() - begin < seconds:
-            database.execute("BEGIN IMMEDIATE")
-            database.execute("INSERT INTO job (state, body) VALUES (1, 'x')")
-            database.execute("COMMIT")
             count += 1
+            database.execute("BEGIN IMMEDIATE")
+            database.execute(bare_service.INSERT_JOB, (count, "x", "{}"))
+            database.executemany(bare_service.INSERT_EVENT, [(count, source, source + 1) for source in (1, 2, 3)])
+            database.execute("COMMIT")
         elapsed = time.perf_counter() - begin
         database.close()
     return count / elapsed

@@ -72,17 +72,19 @@ def _reads(rows: int) -> list[Goal]:
 
 
 def _page_after(job_id: int) -> list[Any]:
-    from balsam.api import Job
+    """A page by keyset, as iteration over a long list reads them."""
+    from balsam.api import default_client
+    from balsam.wire.jobs import JobQuery, JobsPage
 
-    return list(Job.objects.filter(id__gt=job_id)[:100])
+    query = JobQuery(after=job_id, limit=100)
+    return list(default_client().transport.request("GET", "/jobs", query=query, reply=JobsPage).results)
 
 
 def _posts(product: Product, no_op: Any, root: Path, connections: int = 16, seconds: float = 4.0) -> Goal:
-    from balsam.api import default_client
+    from balsam.api import App, default_client
 
-    body = json.dumps(
-        {"jobs": [{"app_id": no_op.submit(workdir="x", save=False).app_id, "workdir": "post/x"}]}
-    ).encode()
+    app = App.objects.get(name=no_op.__name__)
+    body = json.dumps({"jobs": [{"app_id": app.id, "workdir": "post/x"}]}).encode()
     token = default_client().settings.token
     floor = floors.commit_rate(root)
     rate = asyncio.run(_post_loop(product.url, token, body, connections, seconds))
