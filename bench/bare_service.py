@@ -9,7 +9,6 @@ from typing import Any
 
 import uvicorn
 
-
 SCHEMA = """
 CREATE TABLE job (
     id INTEGER PRIMARY KEY, site INTEGER, app INTEGER, state INTEGER, workdir TEXT, tags TEXT, parameters TEXT,
