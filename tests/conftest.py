@@ -18,6 +18,16 @@ from tests.testbed import mpi, session_rules
 
 TESTS = Path(__file__).parent
 SLOW_DIRECTORIES = {"system", "crash", "simulation"}
+# These start a service or processes for nearly every case and wait for them.
+SLOW_FILES = {
+    "test_auth.py",
+    "test_leftovers.py",
+    "test_mpirun.py",
+    "test_plain_ranks.py",
+    "test_routes_http.py",
+    "test_routes_tenancy.py",
+    "test_waiting.py",
+}
 LOOPBACK = "127.0.0.1,localhost"
 
 _skipped: list[pytest.TestReport | pytest.CollectReport] = []
@@ -37,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(TESTS / name in item.path.parents for name in SLOW_DIRECTORIES):
+        if item.path.name in SLOW_FILES or any(TESTS / name in item.path.parents for name in SLOW_DIRECTORIES):
             item.add_marker(pytest.mark.slow)
 
 
