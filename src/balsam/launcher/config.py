@@ -24,8 +24,8 @@ class LauncherConfigError(ValueError):
 class LauncherConfig:
     """All settings of a launcher. Paths are absolute; `directory` is the BatchJob's own, where outboxes are kept.
 
-    `num_nodes` is what was asked for; a machine without a batch system pretends to have that many nodes, each with all
-    its cores. `node_cpus`, `node_gpus` override detection. `pinned_apps`: hashes of the only Apps that may run (S15);
+    `num_nodes` is what was asked for; a machine without a batch system deals its cores out to so many.
+    `node_cpus`, `node_gpus` override detection. `pinned_apps`: hashes of the only Apps that may run (S15);
     None runs what the Site's owner synced.
     """
 
