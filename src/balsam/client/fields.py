@@ -78,6 +78,10 @@ class Field(Generic[T]):
             raise AttributeError(f"{type(instance).__name__}.{self.name} can't be changed once it is saved")
         instance._values[self.name] = self.accept(value) if self.accept is not None else value
 
+    def is_default(self, value: Any) -> bool:
+        """Whether a value needs no mention. Types first: numpy's == answers with an array."""
+        return type(value) is type(self.default) and bool(value == self.default)
+
     def of_row(self, row: dict[str, Any] | None) -> Any:
         """The value in a row, or the default; never a list or dict that others hold too."""
         value = self.default if row is None or self.name not in row else row[self.name]

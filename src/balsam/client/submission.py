@@ -107,13 +107,14 @@ class _Apps:
 
 
 def _row(apps: _Apps, job: "Job", index: int) -> Row:
-    """What is sent of a Job: a copy that later changes do not reach."""
+    """What is sent of a Job: a copy that later changes do not reach. What is as the service would set it stays out."""
     if job._row is not None:
         raise ValueError(f"jobs[{index}] is saved already, as Job {job.id}; save() sends its changes")
-    values = job._values
+    values = dict(job._values)
+    app, fields = values.pop("app_id"), job._fields
     try:
-        row = {name: json_copy(value, name) for name, value in values.items() if name != "app_id"}
-        row["app_id"] = apps.id_of(job, values["app_id"], row.get("parameters", {}))
+        row = {name: json_copy(value, name) for name, value in values.items() if not fields[name].is_default(value)}
+        row["app_id"] = apps.id_of(job, app, row.get("parameters", {}))
     except ValidationFailed as error:
         details = [Problem(f"jobs[{index}].{problem.where}", problem.message) for problem in error.details]
         raise ValidationFailed(f"jobs[{index}]: {error}", code=error.code, details=details) from None

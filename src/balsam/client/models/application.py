@@ -104,11 +104,11 @@ class ApplicationDefinition:
         ranks_per_node: int = 1,
         threads_per_rank: int = 1,
         threads_per_core: int = 1,
-        gpus_per_rank: float = 0,
+        gpus_per_rank: float = 0.0,
         node_packing_count: int = 1,
         wall_time_min: int = 0,
         launch_params: Mapping[str, str] | None = None,
-        parent_ids: Iterable[Any] = (),
+        parent_ids: Iterable[Any] | None = None,
         transfers: Mapping[str, Any] | None = None,
         priority: int = 0,
         max_attempts: int | None = None,
@@ -124,26 +124,23 @@ class ApplicationDefinition:
         given: dict[str, Any] = {
             "tags": tags,
             "data": data,
+            "num_nodes": num_nodes,
+            "ranks_per_node": ranks_per_node,
+            "threads_per_rank": threads_per_rank,
+            "threads_per_core": threads_per_core,
+            "gpus_per_rank": gpus_per_rank,
+            "node_packing_count": node_packing_count,
+            "wall_time_min": wall_time_min,
             "launch_params": launch_params,
+            "parent_ids": parent_ids,
             "transfers": transfers,
+            "priority": priority,
             "max_attempts": max_attempts,
         }
         kind = Job if cls._bound_client is None else cls._bound_client.Job
-        job = kind(
-            app_id=cls,
-            workdir=workdir,
-            parameters=app_params,
-            num_nodes=num_nodes,
-            ranks_per_node=ranks_per_node,
-            threads_per_rank=threads_per_rank,
-            threads_per_core=threads_per_core,
-            gpus_per_rank=gpus_per_rank,
-            node_packing_count=node_packing_count,
-            wall_time_min=wall_time_min,
-            parent_ids=parent_ids,
-            priority=priority,
-            **{name: value for name, value in given.items() if value is not None},
-        )
+        fields = kind._fields
+        told = {name: it for name, it in given.items() if it is not None and not fields[name].is_default(it)}
+        job = kind(app_id=cls, workdir=workdir, parameters=app_params, **told)
         cls.check_parameters(app_params)
         if save:
             job.save()

@@ -218,7 +218,7 @@ class MemoryTx:
             job_id = self._take("jobs")
             ids.append(job_id)
             self._set(self._tables.jobs, job_id, _new_row(job, job_id, at))
-            self._log(job_id, 0, [Step(job.decision)], at)
+            self._log(job_id, 0, [Step(job.shape.decision)], at)
             for parent in dict.fromkeys(job.parent_ids):
                 self._set(self._tables.children, parent, (*self._tables.children.get(parent, ()), job_id))
         return ids
@@ -368,23 +368,24 @@ def _text(value: object) -> str:
 
 
 def _new_row(job: NewJob, job_id: int, at: int) -> JobRow:
-    facts: JobFacts = job.decision.after
+    shape = job.shape
+    facts: JobFacts = shape.decision.after
     return JobRow(
         id=job_id,
-        owner_id=job.owner_id,
-        site_id=job.site_id,
-        app_id=job.app_id,
+        owner_id=shape.owner_id,
+        site_id=shape.site_id,
+        app_id=shape.app_id,
         state=facts.state,
-        priority=job.priority,
-        num_nodes=job.num_nodes,
-        ranks_per_node=job.ranks_per_node,
-        threads_per_rank=job.threads_per_rank,
-        threads_per_core=job.threads_per_core,
-        gpus_per_rank=job.gpus_per_rank,
-        node_packing_count=job.node_packing_count,
-        wall_time_min=job.wall_time_min,
-        max_attempts=job.max_attempts,
-        steps=job.steps,
+        priority=shape.priority,
+        num_nodes=shape.num_nodes,
+        ranks_per_node=shape.ranks_per_node,
+        threads_per_rank=shape.threads_per_rank,
+        threads_per_core=shape.threads_per_core,
+        gpus_per_rank=shape.gpus_per_rank,
+        node_packing_count=shape.node_packing_count,
+        wall_time_min=shape.wall_time_min,
+        max_attempts=shape.max_attempts,
+        steps=shape.steps,
         token=0,
         attempt=0,
         lost_attempts=0,
@@ -393,7 +394,7 @@ def _new_row(job: NewJob, job_id: int, at: int) -> JobRow:
         batch_job_id=None,
         cancel_requested=False,
         was_preprocessed=facts.was_preprocessed,
-        event_seq=len(job.decision.transitions),
+        event_seq=len(shape.decision.transitions),
         return_code=None,
         pending_file_cleanup=False,
         created_at=at,

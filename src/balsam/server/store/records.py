@@ -265,9 +265,10 @@ def steps_mask(hooks: frozenset[Hook], *, has_stage_in: bool = False, has_stage_
     return mask | (STAGE_IN_BIT if has_stage_in else 0) | (STAGE_OUT_BIT if has_stage_out else 0)
 
 
-@dataclass(slots=True)
-class NewJob:
-    """A Job to insert. Its state, and its events, are those of `decision` (S4)."""
+@dataclass(frozen=True, slots=True, eq=False)
+class JobShape:
+    """What most Jobs of a bulk have in common: whose they are, what runs, on what, and the Decision of their first
+    state and events (S4)."""
 
     owner_id: int
     site_id: int
@@ -283,6 +284,13 @@ class NewJob:
     wall_time_min: int
     max_attempts: int | None
     steps: int
+
+
+@dataclass(slots=True)
+class NewJob:
+    """A Job to insert. Jobs that are alike have the same `shape`, one object."""
+
+    shape: JobShape
     workdir: str
     parameters: str  # JSON text from here on: it was serialised to be measured, and is not parsed again
     tags: dict[str, str]

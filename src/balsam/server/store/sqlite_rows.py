@@ -4,7 +4,7 @@ from typing import Any
 
 from balsam.domain.lifecycle import Decision
 from balsam.server.store.codec import ACTOR_NUMBERS, JOB_COLUMNS, STATE_NUMBERS, dump
-from balsam.server.store.records import JobUpdate, NewJob, event_id
+from balsam.server.store.records import JobShape, JobUpdate, NewJob, event_id
 
 # Columns of a Job that are the same for every new one, in order; the others are parameters.
 _NEW_JOB = {
@@ -24,26 +24,34 @@ JOB_VALUES = f"({', '.join(_NEW_JOB.get(column, '?') for column in JOB_COLUMNS)}
 EVENT_VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
-def new_row(job: NewJob, job_id: int, at: int) -> tuple[Any, ...]:
-    facts = job.decision.after
+def shape_values(shape: JobShape) -> tuple[Any, ...]:
+    """The columns of a new Job from `owner_id` to `event_seq`."""
+    facts = shape.decision.after
+    return (
+        shape.owner_id,
+        shape.site_id,
+        shape.app_id,
+        STATE_NUMBERS[facts.state],
+        shape.priority,
+        shape.num_nodes,
+        shape.ranks_per_node,
+        shape.threads_per_rank,
+        shape.threads_per_core,
+        shape.gpus_per_rank,
+        shape.node_packing_count,
+        shape.wall_time_min,
+        shape.max_attempts,
+        shape.steps,
+        int(facts.was_preprocessed),
+        len(shape.decision.transitions),
+    )
+
+
+def new_row(job: NewJob, shared: tuple[Any, ...], job_id: int, at: int) -> tuple[Any, ...]:
+    """All columns of a new Job; `shared` are the `shape_values` of its shape."""
     return (
         job_id,
-        job.owner_id,
-        job.site_id,
-        job.app_id,
-        STATE_NUMBERS[facts.state],
-        job.priority,
-        job.num_nodes,
-        job.ranks_per_node,
-        job.threads_per_rank,
-        job.threads_per_core,
-        job.gpus_per_rank,
-        job.node_packing_count,
-        job.wall_time_min,
-        job.max_attempts,
-        job.steps,
-        int(facts.was_preprocessed),
-        len(job.decision.transitions),
+        *shared,
         at,
         at,
         job.workdir,

@@ -11,7 +11,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 from balsam.domain.job import GPU_EPSILON, MAX_RANKS
@@ -27,7 +27,17 @@ from balsam.server.store.codec import (
     tag_number,
 )
 from balsam.server.store.protocol import Duplicate, GuardFailed, Wake
-from balsam.server.store.records import CHANGEABLE_COLUMNS, HotJob, JobRow, JobUpdate, NewJob, Row, event_id
+from balsam.server.store.records import (
+    CHANGEABLE_COLUMNS,
+    EVENT_SEQ_BITS,
+    HotJob,
+    JobRow,
+    JobShape,
+    JobUpdate,
+    NewJob,
+    Row,
+    event_id,
+)
 from balsam.server.store.selections import AcquireCriteria, fitting
 from balsam.server.store.sqlite_read import EVENTS_COUNTER, SqliteReadTx
 from balsam.server.store.sqlite_rows import (
@@ -36,6 +46,7 @@ from balsam.server.store.sqlite_rows import (
     append_events,
     event_values,
     new_row,
+    shape_values,
     update_values,
 )
 from balsam.server.store.sqlite_select import listed
@@ -53,6 +64,10 @@ _GRANT = """UPDATE jobs SET token = token + 1, session_id = ?, grant_seq = ?
 _UNLOCK = """UPDATE jobs SET session_id = NULL
     WHERE id IN (SELECT value FROM json_each(?)) AND session_id = ? AND state <> 6"""
 _JSON_COLUMNS = frozenset({"parameters", "tags", "data", "launch_params"})
+_FIRST_EVENTS = f"""WITH RECURSIVE new(id) AS (SELECT ? UNION ALL SELECT id + 1 FROM new WHERE id < ?),
+    step(number, reported_at, attempt, source, target, actor, data) AS (VALUES {{}})
+    INSERT INTO events SELECT (new.id << {EVENT_SEQ_BITS}) | step.number, ?, ?, step.reported_at, step.attempt,
+    step.source, step.target, step.actor, step.data FROM new CROSS JOIN step"""
 _NO_LIMIT = 1 << 40
 _Home = tuple[int, int, int]  # owner, Site, App
 _Move = tuple[int, int, int, JobState | None, JobState | None]
@@ -121,28 +136,25 @@ class SqliteTx(SqliteReadTx):
 
     def insert_jobs(self, jobs: Sequence[NewJob], at: int) -> list[int]:
         first = self._sequences.take("jobs", len(jobs))
-        ids = range(first, first + len(jobs))
-        rows = [new_row(job, job_id, at) for job_id, job in zip(ids, jobs, strict=True)]
+        rows: list[tuple[Any, ...]] = []
+        for shape, alike in groupby(jobs, key=lambda job: job.shape):
+            shared, start = shape_values(shape), first + len(rows)
+            rows += [new_row(job, shared, job_id, at) for job_id, job in enumerate(alike, start)]
+            self._insert_first_events(shape, range(start, first + len(rows)), at)
         self._insert_many("jobs", JOB_VALUES, rows)
-        self._insert_first_events(list(zip(ids, jobs, strict=True)), at)
+        ids = list(range(first, first + len(jobs)))
         self._insert_links(list(zip(ids, jobs, strict=True)))
-        return list(ids)
+        return ids
 
-    def _insert_first_events(self, jobs: list[tuple[int, NewJob]], at: int) -> None:
-        """The events of new Jobs. Jobs with equal facts share their Decision, and so what comes of it."""
-        decisions = {id(job.decision): job.decision for _, job in jobs}
-        templates = {key: list(enumerate(event_values(it, None, {}), 1)) for key, it in decisions.items()}
-        groups: Counter[tuple[int, int, int, int]] = Counter()
-        events: list[tuple[Any, ...]] = []
-        for job_id, job in jobs:
-            key, owner, base = id(job.decision), job.owner_id, event_id(job_id, 0)
-            events += [(base + number, owner, at, *values) for number, values in templates[key]]
-            groups[owner, job.site_id, job.app_id, key] += 1
-        self._insert_many("events", EVENT_VALUES, events)
-        for (*home, key), n in groups.items():
-            owner, site, app = home
-            state = decisions[key].after.state
-            self._tally({(owner, site, app, None, state): n}, {(owner, site, app): n * len(templates[key])})
+    def _insert_first_events(self, shape: JobShape, ids: range, at: int) -> None:
+        """The events of new Jobs that are alike: written once, multiplied by SQLite."""
+        events = event_values(shape.decision, None, {})
+        sql = _FIRST_EVENTS.format(", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(events)))
+        numbered = chain.from_iterable((number, *values) for number, values in enumerate(events, 1))
+        self._db.execute(sql, (ids[0], ids[-1], *numbered, shape.owner_id, at))
+        home = (shape.owner_id, shape.site_id, shape.app_id)
+        state = shape.decision.after.state
+        self._tally({(*home, None, state): len(ids)}, {home: len(ids) * len(events)})
 
     def _insert_many(self, name: str, marks: str, rows: list[tuple[Any, ...]]) -> None:
         """Insert rows a hundred to the statement: half the cost of one each, and a hundredth of the thread switches."""
@@ -159,7 +171,7 @@ class SqliteTx(SqliteReadTx):
         tagged = [job_id for job_id, job in jobs if job.tags]
         if tagged:
             tags = [
-                (tag_number(job.owner_id, *item), job_id)
+                (tag_number(job.shape.owner_id, *item), job_id)
                 for job_id, job in jobs
                 if job.tags
                 for item in job.tags.items()

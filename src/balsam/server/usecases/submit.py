@@ -3,25 +3,26 @@
 Parents must exist when a Job is submitted, and a Job's parents never change: that is why there can be no cycles.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from balsam.domain.app import AppSpec
 from balsam.domain.job import Resources
-from balsam.domain.lifecycle import Decision, JobFacts, submit
+from balsam.domain.lifecycle import JobFacts, submit
 from balsam.domain.paths import BadPath, contained
 from balsam.domain.states import RUNNABLE_STATES, JobState
 from balsam.domain.template import ParameterError, check_parameters
 from balsam.server.errors import Invalid, NotFound
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import Tx, Wake
-from balsam.server.store.records import AppRow, HotJob, NewJob, micros, steps_mask
+from balsam.server.store.records import AppRow, HotJob, JobShape, NewJob, micros, steps_mask
 from balsam.server.usecases.limits import BadJson, json_text, tag_problems
 from balsam.wire.apps import AppSync
 from balsam.wire.base import ErrorDetail
 from balsam.wire.jobs import JobCreate, JobsCreate, JobsCreated
 
+_Wanted = tuple[int, int, int, int, float, int, int]
 _FAILED = frozenset({JobState.FAILED, JobState.CANCELLED})
 NO_TRANSFERS = (
     "this release has no transfer back end, so a Job can't have transfers; put the files where the Site can read them"
@@ -42,15 +43,25 @@ class _App:
 
 @dataclass(slots=True)
 class _Submission:
-    """One request while it is checked."""
+    """One request while it is checked. Jobs that are alike share a shape, whose resources are checked once."""
 
     owner_id: int
     apps: dict[int, _App]
     parents: dict[int, HotJob]
     invalid: list[ErrorDetail] = field(default_factory=list)
     missing: list[ErrorDetail] = field(default_factory=list)
-    decisions: dict[tuple[object, ...], Decision] = field(default_factory=dict)
-    shapes: dict[tuple[object, ...], tuple[str, ...]] = field(default_factory=dict)
+    shapes: dict[tuple[object, ...], JobShape] = field(default_factory=dict)
+    misfits: dict[_Wanted, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> int:
+        return len(self.invalid) + len(self.missing)
+
+    def refuse(self, index: int, where: str, why: object) -> None:
+        self.invalid.append(ErrorDetail(where=f"jobs[{index}].{where}", message=str(why)))
+
+    def miss(self, index: int, where: str, why: str) -> None:
+        self.missing.append(ErrorDetail(where=f"jobs[{index}].{where}", message=why))
 
 
 def submit_jobs(tx: Tx, principal: Principal, message: JobsCreate, now: datetime) -> JobsCreated:
@@ -63,10 +74,10 @@ def submit_jobs(tx: Tx, principal: Principal, message: JobsCreate, now: datetime
     if work.missing:
         raise NotFound(work.missing)
     ids = tx.insert_jobs(new, micros(now))
-    for site_id in {job.site_id for job in new if job.decision.after.state in RUNNABLE_STATES}:
+    for site_id in {it.site_id for it in work.shapes.values() if it.decision.after.state in RUNNABLE_STATES}:
         tx.wake(Wake("work", site_id, "work", {}))
-    states = [job.decision.after.state for job in new]
-    return JobsCreated(ids=ids, states=states, site_ids=[job.site_id for job in new], created_at=now)
+    states = [job.shape.decision.after.state for job in new]
+    return JobsCreated(ids=ids, states=states, site_ids=[job.shape.site_id for job in new], created_at=now)
 
 
 def _load_apps(tx: Tx, principal: Principal, message: JobsCreate) -> dict[int, _App]:
@@ -90,74 +101,68 @@ def _load_parents(tx: Tx, principal: Principal, message: JobsCreate) -> dict[int
 def _checked(work: _Submission, index: int, job: JobCreate) -> NewJob | None:
     """The row to insert, or None after its faults were noted."""
     app = work.apps.get(job.app_id)
+    before = work.faults
+    if job.parent_ids:
+        _check_parents(work, index, job)
+    resources = _resources(job)
+    for why in _misfit(work, resources):
+        work.refuse(index, "resources", why)
+    for why in tag_problems(job.tags) if job.tags else ():
+        work.refuse(index, "tags", why)
+    workdir = _workdir(work, index, job.workdir)
+    parameters = _text(work, index, "parameters", job.parameters)
+    data = _text(work, index, "data", job.data)
+    launch_params = _text(work, index, "launch_params", job.launch_params)
+    if job.transfers:
+        work.refuse(index, "transfers", NO_TRANSFERS)
     if app is None:
-        why = f"there is no App {job.app_id}, or it is not yours"
-        work.missing.append(ErrorDetail(where=f"jobs[{index}].app_id", message=why))
+        work.miss(index, "app_id", f"there is no App {job.app_id}, or it is not yours")
+        return None
+    _check_app(work, index, app, job)
+    if work.faults > before or work.missing:
+        return None
+    shape = _shape(work, app, job, resources)
+    return NewJob(shape, workdir, parameters, job.tags, data, launch_params, "{}", job.parent_ids)
+
+
+def _check_parents(work: _Submission, index: int, job: JobCreate) -> None:
     for number, parent in enumerate(job.parent_ids):
         if parent not in work.parents:
             why = f"there is no Job {parent}, or it is not yours; parents are submitted before their children"
-            work.missing.append(ErrorDetail(where=f"jobs[{index}].parent_ids[{number}]", message=why))
-    faults = len(work.invalid) + len(work.missing)
-    texts: dict[str, str] = {}
-    for where, why in _problems(work, app, job, texts):
-        work.invalid.append(ErrorDetail(where=f"jobs[{index}].{where}", message=why))
-    if app is None or len(work.invalid) + len(work.missing) > faults or work.missing:
-        return None
-    return NewJob(
-        owner_id=work.owner_id,
-        site_id=app.row.site_id,
-        app_id=job.app_id,
-        decision=_decision(work, app, job),
-        priority=job.priority,
-        num_nodes=job.num_nodes,
-        ranks_per_node=job.ranks_per_node,
-        threads_per_rank=job.threads_per_rank,
-        threads_per_core=job.threads_per_core,
-        gpus_per_rank=job.gpus_per_rank,
-        node_packing_count=job.node_packing_count,
-        wall_time_min=job.wall_time_min,
-        max_attempts=job.max_attempts,
-        steps=app.steps,
-        workdir=texts["workdir"],
-        parameters=texts["parameters"],
-        tags=job.tags,
-        data=texts["data"],
-        launch_params=texts["launch_params"],
-        transfers="{}",
-        parent_ids=job.parent_ids,
-    )
+            work.miss(index, f"parent_ids[{number}]", why)
 
 
-def _problems(work: _Submission, app: _App | None, job: JobCreate, texts: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """(where, what is wrong) of one Job; fills `texts` with the checked forms."""
-    try:
-        texts["workdir"] = contained(job.workdir)
-    except BadPath as error:
-        yield "workdir", str(error)
-    for name, value in (("parameters", job.parameters), ("data", job.data), ("launch_params", job.launch_params)):
-        try:
-            texts[name] = json_text(value, name)
-        except BadJson as error:
-            yield name, str(error)
-    for why in _shape_problems(work, job):
-        yield "resources", why
-    if job.tags:
-        for why in tag_problems(job.tags):
-            yield "tags", why
-    if job.transfers:
-        yield "transfers", NO_TRANSFERS
-    if app is None:
-        return
+def _check_app(work: _Submission, index: int, app: _App, job: JobCreate) -> None:
+    """What the App asks of its Jobs."""
     try:
         check_parameters(app.required, app.optional, job.parameters, app.row.name)
     except ParameterError as error:
-        yield "parameters", str(error)
+        work.refuse(index, "parameters", error)
     if app.required_slots:
-        yield "transfers", f"App {app.row.name!r} needs {', '.join(app.required_slots)}; {NO_TRANSFERS}"
+        why = f"App {app.row.name!r} needs {', '.join(app.required_slots)}; {NO_TRANSFERS}"
+        work.refuse(index, "transfers", why)
 
 
-def _shape_problems(work: _Submission, job: JobCreate) -> tuple[str, ...]:
-    shape = (
+def _workdir(work: _Submission, index: int, given: str) -> str:
+    try:
+        return contained(given)
+    except BadPath as error:
+        work.refuse(index, "workdir", error)
+        return ""
+
+
+def _text(work: _Submission, index: int, name: str, value: Mapping[str, object]) -> str:
+    if not value:
+        return "{}"
+    try:
+        return json_text(value, name)
+    except BadJson as error:
+        work.refuse(index, name, error)
+        return ""
+
+
+def _resources(job: JobCreate) -> _Wanted:
+    return (
         job.num_nodes,
         job.ranks_per_node,
         job.threads_per_rank,
@@ -166,24 +171,37 @@ def _shape_problems(work: _Submission, job: JobCreate) -> tuple[str, ...]:
         job.node_packing_count,
         job.wall_time_min,
     )
-    problems = work.shapes.get(shape)
+
+
+def _misfit(work: _Submission, resources: _Wanted) -> tuple[str, ...]:
+    """What is wrong with the resources asked for."""
+    problems = work.misfits.get(resources)
     if problems is None:
-        problems = work.shapes[shape] = tuple(Resources(*shape).problems())
+        problems = work.misfits[resources] = tuple(Resources(*resources).problems())
     return problems
 
 
-def _decision(work: _Submission, app: _App, job: JobCreate) -> Decision:
-    """Equal facts give equal decisions, so most of a bulk shares one."""
+def _shape(work: _Submission, app: _App, job: JobCreate, resources: _Wanted) -> JobShape:
+    """Equal facts give an equal Decision, so most of a bulk shares one shape."""
     unfinished, failed = 0, ""
     for parent in job.parent_ids:
         state = work.parents[parent].state
         unfinished += state is not JobState.JOB_FINISHED
         if state in _FAILED:
             failed = failed or f"its parent Job {parent} is {state}"
-    key = (app.steps, job.max_attempts, unfinished > 0, failed)
-    decision = work.decisions.get(key)
-    if decision is None:
+    key = (job.app_id, job.priority, *resources, job.max_attempts, unfinished > 0, failed)
+    shape = work.shapes.get(key)
+    if shape is None:
         facts = JobFacts(JobState.CREATED, max_attempts=job.max_attempts, hooks=app.spec.hooks)
         decision = submit(facts, unfinished_parents=unfinished, failed_parent=failed)
-        work.decisions[key] = decision
-    return decision
+        shape = work.shapes[key] = JobShape(
+            work.owner_id,
+            app.row.site_id,
+            job.app_id,
+            decision,
+            job.priority,
+            *resources,
+            max_attempts=job.max_attempts,
+            steps=app.steps,
+        )
+    return shape
