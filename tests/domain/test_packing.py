@@ -129,6 +129,7 @@ class PackingMachine(RuleBasedStateMachine):
         nodes = [Node("n0", (0, 1, 2, 3), ("a", "b")), Node("n1", (4, 5)), Node("n2", (0, 1, 2, 3, 4, 5), ("c",))]
         self.pool = NodePool.of(nodes)
         self.running: list[Placement] = []
+        self.unusable: set[int] = set()
 
     @rule(wanted=resources)
     def place(self, wanted: Resources) -> None:
@@ -154,6 +155,7 @@ class PackingMachine(RuleBasedStateMachine):
     @rule(node=st.integers(0, 2), usable=st.booleans())
     def set_usable(self, node: int, usable: bool) -> None:
         self.pool.set_usable(node, usable)
+        self.unusable = (self.unusable | {node}) - ({node} if usable else set())
 
     @invariant()
     def s9_nothing_is_used_twice(self) -> None:
@@ -168,6 +170,16 @@ class PackingMachine(RuleBasedStateMachine):
                     gpus[share.node, gpu] += min(1.0, place.resources.gpus_per_rank)  # type: ignore[assignment]
         assert max(occupancy.values(), default=0) <= 1 + 1e-6
         assert max(gpus.values(), default=0) <= 1 + 1e-6
+
+    @invariant()
+    def free_nodes_are_what_is_not_taken(self) -> None:
+        used = sum(
+            1.0 / place.resources.node_packing_count
+            for place in self.running
+            for share in place.shares
+            if share.node not in self.unusable
+        )
+        assert self.pool.free_nodes == pytest.approx(3 - len(self.unusable) - used, abs=1e-6)
 
     @invariant()
     def everything_comes_back(self) -> None:

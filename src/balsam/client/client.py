@@ -18,12 +18,12 @@ from balsam.client.models.job import Job
 from balsam.client.models.session import Session
 from balsam.client.models.site import Site
 from balsam.client.settings import ClientSettings
-from balsam.client.transport import Transport
 from balsam.domain.clock import Clock
 from balsam.wire.auth import UserCreate, UserView, WhoAmI
 from balsam.wire.base import VersionReply
 
 if TYPE_CHECKING:
+    from balsam.client.transport import Transport
     from balsam.client.watcher import Watcher
 
 M = TypeVar("M", bound=Model)
@@ -43,10 +43,10 @@ class Client:
         clock: Clock | None = None,
         random: Random | None = None,
         *,
-        transport: Transport | None = None,
+        transport: "Transport | None" = None,
     ) -> None:
         """Settings default to this user's, see ClientSettings.load; raises NotConfigured when there are none."""
-        self.transport = transport or Transport(settings or ClientSettings.load(), clock, random)
+        self.transport: Transport = transport or _transport(settings or ClientSettings.load(), clock, random)
         self.apps = AppDirectory(self)
         self._bound: dict[type[Any], type[Any]] = {}
         self._sites: dict[str, int] = {}
@@ -163,6 +163,13 @@ class Client:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return client_for, (self.settings,)
+
+
+def _transport(settings: ClientSettings, clock: Clock | None, random: Random | None) -> "Transport":
+    # Only now: a program that imports balsam.api and never calls the service needs no HTTP and no TLS.
+    from balsam.client.transport import Transport
+
+    return Transport(settings, clock, random)
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get
 
 from balsam.client.errors import NotFound
 from balsam.client.query import FIRST_PAGE, NEXT_PAGES, Changed, Query
-from balsam.client.transport.codec import dump_body
 from balsam.client.values import checked, nearest
-from balsam.wire.base import Message
+from balsam.wire.base import Message, dump_body
 
 if TYPE_CHECKING:
     from balsam.client.client import Client

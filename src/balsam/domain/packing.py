@@ -66,10 +66,12 @@ class NodePool:
     """
 
     _uses: list[_NodeUse] = field(default_factory=list)
+    _free_nodes: float = 0.0  # counted along: it is asked for at every step of the launcher
 
     @classmethod
     def of(cls, nodes: list[Node]) -> "NodePool":
-        return cls([_NodeUse(node, list(node.cpu_ids), dict.fromkeys(node.gpu_ids, 1.0)) for node in nodes])
+        uses = [_NodeUse(node, list(node.cpu_ids), dict.fromkeys(node.gpu_ids, 1.0)) for node in nodes]
+        return cls(uses, float(len(uses)))
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -78,7 +80,7 @@ class NodePool:
     @property
     def free_nodes(self) -> float:
         """Unoccupied nodes, a partly occupied node counting as a fraction."""
-        return sum(1.0 - use.occupancy for use in self._uses if use.usable)
+        return self._free_nodes
 
     @property
     def is_idle(self) -> bool:
@@ -91,7 +93,10 @@ class NodePool:
 
     def set_usable(self, node: int, usable: bool) -> None:
         """Take a node out of use (it was lost or set aside), or back in. What runs there keeps its share."""
-        self._uses[node].usable = usable
+        use = self._uses[node]
+        if use.usable is not usable:
+            use.usable = usable
+            self._free_nodes += (1.0 - use.occupancy) * (1 if usable else -1)
 
     def place(self, wanted: Resources) -> Placement | None:
         """Take cores, GPUs and node shares for a Job; None when it does not fit now."""
@@ -113,7 +118,10 @@ class NodePool:
             per_rank = min(1.0, placement.resources.gpus_per_rank)
             for gpu in share.gpu_ids:
                 use.free_gpus[gpu] += per_rank
-            use.occupancy -= 1.0 / placement.resources.node_packing_count
+            part = 1.0 / placement.resources.node_packing_count
+            use.occupancy -= part
+            if use.usable:
+                self._free_nodes += part
             if use.occupancy < -_EPSILON or len(use.free_cpus) > len(use.node.cpu_ids):
                 raise AssertionError(f"S9: node {use.node.name} was given back more than was taken")
 
@@ -126,6 +134,7 @@ class NodePool:
             del use.free_cpus[:cores]
             gpus = _take_gpus(wanted, use.free_gpus)
             use.occupancy += 1.0 / wanted.node_packing_count
+            self._free_nodes -= 1.0 / wanted.node_packing_count
             oversubscribed |= cores < wanted.cores_per_node
             shares.append(NodeShare(index, cpus, gpus))
         return Placement(tuple(shares), wanted, oversubscribed)

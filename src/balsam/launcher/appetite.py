@@ -1,7 +1,7 @@
 """How much to ask the service for, and when. Part of the machine; no I/O, no clock.
 
-What can run now is asked for at once. Beyond that, as many Jobs are held in reserve as ended within the last second (at
-most 100): a stream of short Jobs never waits for the service, and long Jobs are left for other launchers. After an
+What can run now is asked for at once. Beyond that, as many Jobs are held in reserve as end within a second (at most
+100): a stream of short Jobs never waits for the service, and long Jobs are left for other launchers. After an
 empty answer nothing is asked until the service hints at work, more room than was asked for is free, or 15 s passed.
 """
 
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 MOST_IN_RESERVE = 100
 MOST_AT_ONCE = 512
 RESERVE_WINDOW_SEC = 1.0
+# The pace of the first ends is believed after so long: a stream of short Jobs is up to speed in a few answers.
+SHORTEST_WINDOW_SEC = 0.1
 POLL_SEC = 15.0
 # A large Job is granted only when its whole footprint is asked for; so often it gets that chance.
 LARGE_TURN_SEC = 30.0
@@ -50,6 +52,7 @@ class Appetite:
     _delay: float = 0.0
     _large_turn_at: float = 0.0
     _ended: deque[tuple[float, float]] = field(default_factory=deque)
+    _began: float = 0.0  # when Jobs came after a time in which none ended
 
     def ended(self, now: float, footprint: float) -> None:
         """A Job ended; the pace of ends decides the reserve."""
@@ -67,7 +70,7 @@ class Appetite:
             return None
         while self._ended and self._ended[0][0] < now - RESERVE_WINDOW_SEC:
             self._ended.popleft()
-        reserve = len(self._ended)
+        reserve = self._reserve(now)
         has_room = room.free_nodes > _EPSILON and room.free_cores > 0
         if not has_room and room.queued >= (reserve + 1) // 2:
             return None
@@ -77,7 +80,7 @@ class Appetite:
         short = max(0, reserve - room.queued)
         nodes = room.free_nodes if has_room else 0.0
         if short:
-            nodes += sum(footprint for _, footprint in self._ended) * short / reserve
+            nodes += sum(footprint for _, footprint in self._ended) * short / len(self._ended)
         if has_room and now >= self._large_turn_at:
             self._large_turn_at = now + LARGE_TURN_SEC
             nodes = max(nodes, float(room.total_nodes))
@@ -94,6 +97,8 @@ class Appetite:
     def answered(self, now: float, room: Room, usable: int, unusable: int) -> None:
         """`usable` Jobs came, and `unusable` ones, which were given back."""
         self.in_flight = None
+        if usable and not self._ended:
+            self._began = now
         self._fed_up_at = None if usable else room.free_nodes
         self._poll_at = now + POLL_SEC
         if unusable and not usable:
@@ -109,6 +114,11 @@ class Appetite:
     def wake_at(self) -> float:
         """When to look again without any other event."""
         return max(self._not_before, self._poll_at)
+
+    def _reserve(self, now: float) -> int:
+        """How many Jobs end within a second, by the pace of the last ones."""
+        span = min(RESERVE_WINDOW_SEC, max(SHORTEST_WINDOW_SEC, now - self._began))
+        return min(MOST_IN_RESERVE, int(len(self._ended) * RESERVE_WINDOW_SEC / span))
 
     def _wait_longer(self, now: float) -> None:
         self._delay = min(max(REFUSED_DELAY_SEC, self._delay * 2), LONGEST_DELAY_SEC)

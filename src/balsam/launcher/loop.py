@@ -89,18 +89,25 @@ class Loop:
         return EXIT_LEASE if self._machine.exit.reason is ExitReason.LEASE_ENDED else 0
 
     def _turn(self) -> None:
-        """Wait for something, hear all of it, let the machine decide, carry it out."""
+        """Wait for something, hear all of it, let the machine decide, carry it out.
+
+        What carrying out brings (a Job has started) is heard in the next turn, which then does not wait: in a stream of
+        short Jobs it goes together with the end of another one, and the machine takes one step for both.
+        """
         self._wait()
         now = self._clock.monotonic()
         self._service.ensure_courier(now)
         self._children.sweep(now)
         self._let_decide(now)
-        while self._inputs:
-            self._let_decide(self._clock.monotonic())
         self._service.flush(self._clock.monotonic(), self._machine.is_idle)
         self._tell_guardian()
 
     def _wait(self, longest_sec: float | None = None) -> None:
+        for fd, event in self._epoll.poll(0 if self._inputs else self._patience(longest_sec)):
+            self._hear(fd, event)
+
+    def _patience(self, longest_sec: float | None) -> float:
+        """Seconds until something is due; negative: nothing ever is."""
         now = self._clock.monotonic()
         times = [
             self._machine.wake_at(),
@@ -109,8 +116,7 @@ class Loop:
             None if longest_sec is None else now + longest_sec,
         ]
         until = min((time for time in times if time is not None), default=None)
-        for fd, event in self._epoll.poll(-1 if until is None else max(0.0, until - now)):
-            self._hear(fd, event)
+        return -1.0 if until is None else max(0.0, until - now)
 
     def _hear(self, fd: int, event: int) -> None:
         if self._children.heard(fd) or self._service.heard(fd, event):

@@ -61,6 +61,7 @@ class ServiceSide:
         self._inputs = inputs
         self._courier: CourierLink | None = None
         self._courier_fd = -1
+        self._awaited = 0  # events that the epoll object watches the courier for
         self._courier_at: float | None = 0.0
         self._deaths = 0
         self._session: dict[str, Any] | None = None
@@ -92,7 +93,8 @@ class ServiceSide:
             self._lost(str(error))
             return
         self._courier_fd = self._courier.fileno()
-        self._epoll.register(self._courier_fd, select.EPOLLIN)
+        self._awaited = select.EPOLLIN
+        self._epoll.register(self._courier_fd, self._awaited)
         if self._reports is not None:
             self._reports.hand_over(self._courier)
         if self._acquiring is not None:
@@ -139,7 +141,9 @@ class ServiceSide:
                 self.flush_reports(now)
         if self._courier is not None:
             wanted = select.EPOLLIN | (select.EPOLLOUT if self._courier.wants_to_send else 0)
-            self._epoll.modify(self._courier_fd, wanted)
+            if wanted != self._awaited:
+                self._epoll.modify(self._courier_fd, wanted)
+                self._awaited = wanted
 
     def flush_reports(self, now: float) -> None:
         """Write what waits into the outbox, due or not."""

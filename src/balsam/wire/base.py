@@ -29,6 +29,11 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, ser_json_inf_nan="null")
 
 
+def dump_body(message: Message) -> bytes:
+    """JSON of a request body; what was not set is not sent."""
+    return message.__pydantic_serializer__.to_json(message, exclude_unset=True)
+
+
 class ErrorDetail(Message):
     """One thing that is wrong, and where: `where` is a path such as `jobs[17].workdir`."""
 

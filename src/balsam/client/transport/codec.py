@@ -16,11 +16,6 @@ T = TypeVar("T")
 MAX_RETRY_AFTER_SEC = 300.0
 
 
-def dump_body(message: Message) -> bytes:
-    """JSON of a request body; what was not set is not sent."""
-    return message.__pydantic_serializer__.to_json(message, exclude_unset=True)
-
-
 def target_of(path: str, query: Message | None) -> str:
     target = API_PREFIX + path
     if query is None:

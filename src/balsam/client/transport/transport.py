@@ -20,7 +20,7 @@ from balsam.client.errors import (
     from_reply,
 )
 from balsam.client.settings import ClientSettings
-from balsam.client.transport.codec import dump_body, error_of, is_final, key_header, parse, retry_after_sec, target_of
+from balsam.client.transport.codec import error_of, is_final, key_header, parse, retry_after_sec, target_of
 from balsam.client.transport.link import HttpLink, LinkError, OpenReply, PooledLink, RawReply, RawRequest
 from balsam.client.transport.outage import Outage
 from balsam.client.transport.retry import (
@@ -34,7 +34,7 @@ from balsam.client.transport.retry import (
 from balsam.client.transport.stream import EventStream
 from balsam.domain.clock import Clock, SystemClock
 from balsam.wire import API_PREFIX, WIRE_HEADER, WIRE_VERSION
-from balsam.wire.base import Message
+from balsam.wire.base import Message, dump_body
 
 T = TypeVar("T")
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
