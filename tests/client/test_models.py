@@ -10,7 +10,6 @@ import pytest
 from balsam.api import BatchJobPartition
 from balsam.client import errors
 from balsam.client.client import Client
-from balsam.client.models.application import Unsupported
 from balsam.client.transport import Transport
 from balsam.domain.states import BatchJobState, JobState
 from tests.client.runner import Runner
@@ -301,9 +300,9 @@ def test_apps_load_back_as_classes(client: Client, hello: Any, site: Any) -> Non
     assert loaded.source_code == client.App.objects.get(name="Hello", site_id=site.id).source_code
     loaded.sync()
     job = loaded.submit("a", name="x")
-    assert job.app_id == loaded._app_id
+    assert job.app_id == loaded._state.app_id
     by_name = client.ApplicationDefinition.load_by_name("Hello", site.name)
-    by_id = client.ApplicationDefinition.load_by_id(loaded._app_id)
+    by_id = client.ApplicationDefinition.load_by_id(loaded._state.app_id)
     assert by_name.command_template == by_id.command_template == hello.command_template
     with pytest.raises(errors.ValidationFailed, match="did you mean 'Hello'"):
         client.ApplicationDefinition.load_by_name("Hallo", site.name)
@@ -361,8 +360,9 @@ def test_an_app_that_was_deleted_is_synced_again_after_one_clear_error(client: C
         ({"parameters": {"other": {"required": True}}}, errors.ValidationFailed, "not used"),
         ({"parameters": {"name": {"defualt": "x"}}}, errors.ValidationFailed, "defualt"),
         ({"parameters": {"name": {"required": True, "default": "x"}}}, errors.ValidationFailed, "choose one"),
-        ({"run": lambda self: 1}, Unsupported, r"run\(\): Python Apps"),
-        ({"preprocess": lambda self: 1}, Unsupported, r"preprocess\(\)"),
+        ({"run": lambda self: 1}, errors.ValidationFailed, r"command_template and run\(\) are both there"),
+        ({"run": lambda self, *x: 1, "command_template": None}, errors.ValidationFailed, "takes 'x' by position"),
+        ({"preprocess": lambda self: 1}, errors.ValidationFailed, "preprocess: Sites of this release"),
         ({"site": None}, errors.ValidationFailed, "site is missing"),
     ],
 )

@@ -2,16 +2,19 @@
 
 import pytest
 
+from balsam.domain.envelope import Envelope
 from balsam.domain.states import JobState
 from balsam.server.errors import Conflict, Forbidden, Invalid, NotFound, ServiceError
 from balsam.server.store.memory import MemoryStore
 from balsam.server.usecases import apps
 from balsam.server.usecases.submit import submit_jobs
 from balsam.testing.store_world import StoreWorld
-from balsam.wire.apps import AppParameter, TransferSlot
+from balsam.wire.apps import AppParameter, PythonCode, TransferSlot
 from balsam.wire.base import MAX_JSON_DEPTH, MAX_PARAMETERS_BYTES
 from balsam.wire.jobs import JobsCreate
 from balsam.wire.sessions import LaunchEvent
+
+CODE = Envelope.seal(b"a class", python="3.11", pickler="cloudpickle 3.1.2").as_json()
 
 
 @pytest.fixture
@@ -201,7 +204,10 @@ def test_apps_are_checked_when_they_are_synced(world: StoreWorld) -> None:
         ({"command_template": None}, "command_template is missing"),
         ({"name": "no name"}, "Python identifier"),
         ({"parameters": {"name": AppParameter(required=False)}}, "needs a default"),
-        ({"hooks": ["preprocess"]}, "do not run hooks yet"),
+        ({"hooks": ["preprocess"]}, "the code of the class is missing"),
+        ({"code": PythonCode(envelope={"no": "envelope"})}, "format None"),
+        ({"code": PythonCode(envelope=CODE, runs=True), "command_template": None, "parameters": {}}, "not run Python"),
+        ({"code": PythonCode(envelope=CODE, runs=True)}, "both there"),
     ):
         with pytest.raises(Invalid, match=said):
             world.add_app(**fields)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from balsam.client.model import Model
 from balsam.client.models.app import App, AppDirectory
-from balsam.client.models.application import ApplicationDefinition, site_id_of
+from balsam.client.models.application import ApplicationDefinition
 from balsam.client.models.batch_job import BatchJob
 from balsam.client.models.event import EventLog
 from balsam.client.models.job import Job
@@ -118,6 +118,8 @@ class Client:
     def site_id(self, name: str) -> int:
         """The id of the Site of this name, looked up once. Raises ValidationFailed that names the nearest."""
         if name not in self._sites:
+            from balsam.client.registration import site_id_of
+
             self._sites[name] = site_id_of(self, name)
         return self._sites[name]
 

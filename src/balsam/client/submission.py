@@ -81,7 +81,9 @@ class _Apps:
         if isinstance(app, str):
             return self._client.apps.id_of(app, job._site_name)
         if app not in self._classes:
-            spec = app._spec()
+            from balsam.client.registration import spec as spec_of
+
+            spec = spec_of(app)
             self._classes[app] = (app._ensure_synced(), spec.required_parameters, spec.optional_parameters)
         app_id, required, optional = self._classes[app]
         if not required <= parameters.keys() <= required | optional or None in parameters.values():
@@ -92,7 +94,7 @@ class _Apps:
         """The next submission asks and syncs anew."""
         self._client.forget_names()
         for app in self._classes:
-            app._synced = None
+            app._state.synced = None
 
     def told(self, app_id: int) -> Row:
         """What a Job's row says of its App, as far as it is known without asking."""

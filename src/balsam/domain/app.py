@@ -7,11 +7,13 @@ anything (S15: a service that lies can't swap an approved App).
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
+from balsam.domain.envelope import Envelope
 from balsam.domain.lifecycle import Hook
-from balsam.domain.template import CommandTemplate, TemplateError
+from balsam.domain.template import CommandTemplate, ParameterError, TemplateError, check_parameters
 
 MAX_NAME_LENGTH = 200
 
@@ -36,9 +38,43 @@ class TransferSlot:
     recursive: bool = False
 
 
+class LaunchMethod(StrEnum):
+    """Methods of an App that decide how its Jobs are started; they run at the Site just before the start."""
+
+    SHELL_PREAMBLE = "shell_preamble"
+    GET_ARG_STR = "get_arg_str"
+    GET_ENVIRON_VARS = "get_environ_vars"
+
+
+@dataclass(frozen=True, slots=True)
+class PythonCode:
+    """The class of an App that has methods of its own, pickled.
+
+    `runs`: it has `run()`, which is what its Jobs run. `python_exe`: the interpreter for that, None for the Site's own.
+    `accepts_any`: `run()` takes parameters of any name (`**kwargs`).
+    """
+
+    envelope: Envelope
+    runs: bool = False
+    python_exe: str | None = None
+    launch_methods: frozenset[LaunchMethod] = frozenset()
+    accepts_any: bool = False
+
+    def as_content(self) -> dict[str, Any]:
+        """What is hashed of it: the payload is there by its own hash."""
+        header = (self.envelope.python, self.envelope.pickler, self.envelope.sha256)
+        return {
+            "envelope": header,
+            "runs": self.runs,
+            "python_exe": self.python_exe,
+            "launch_methods": sorted(self.launch_methods),
+            "accepts_any": self.accepts_any,
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class AppSpec:
-    """Everything about an App that decides what runs."""
+    """Everything about an App that decides what runs: a command template, or Python code with `run()`."""
 
     name: str
     command_template: str | None = None
@@ -48,6 +84,7 @@ class AppSpec:
     cleanup_files: tuple[str, ...] = ()
     hooks: frozenset[Hook] = frozenset()
     source_code: str = ""
+    code: PythonCode | None = None
 
     @classmethod
     def from_view(cls, view: Mapping[str, Any]) -> "AppSpec":
@@ -62,14 +99,31 @@ class AppSpec:
             cleanup_files=tuple(view["cleanup_files"]),
             hooks=frozenset(Hook(name) for name in view["hooks"]),
             source_code=view["source_code"],
+            code=_code_of(view.get("code")),
         )
 
     @property
     def content_hash(self) -> str:
         """SHA-256 over all that decides what runs, as 64 hex digits."""
-        content = asdict(self)
+        content = asdict(replace(self, code=None))
         content["hooks"] = sorted(self.hooks)
+        if self.code is None:
+            del content["code"]
+        else:
+            content["code"] = self.code.as_content()
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def runs_python(self) -> bool:
+        """Whether its Jobs run `run()` rather than a command."""
+        return self.code is not None and self.code.runs
+
+    def check_parameters(self, given: Mapping[str, object]) -> None:
+        """Raises ParameterError that names every missing and every unknown parameter of a submission."""
+        if self.runs_python:
+            _check_names(self, given)
+        else:
+            check_parameters(self.required_parameters, self.optional_parameters, given, self.name)
 
     @property
     def required_parameters(self) -> frozenset[str]:
@@ -92,10 +146,19 @@ class AppSpec:
                 yield f"parameter name {name!r} must be a Python identifier"
             if spec.required and spec.default is not None:
                 yield f"parameter {name!r} is required and has a default; choose one"
-            if not spec.required and spec.default is None:
+            if not spec.required and spec.default is None and not self.runs_python:
                 yield f"parameter {name!r} is optional and needs a default"
+        if self.hooks and self.code is None:
+            yield f"hooks ({', '.join(sorted(self.hooks))}) are declared and the code of the class is missing"
+        if self.runs_python:
+            if self.command_template is not None:
+                yield "command_template and run() are both there; an App has one of them"
+            return
+        yield from self._template_problems()
+
+    def _template_problems(self) -> Iterator[str]:
         if self.command_template is None:
-            yield "command_template is missing; an App needs the command to run"
+            yield "command_template is missing, and so is run(); an App needs one of them"
             return
         try:
             used = CommandTemplate.parse(self.command_template).parameters
@@ -104,6 +167,30 @@ class AppSpec:
             return
         if unused := sorted(self.parameters.keys() - set(used)):
             yield f"parameters not used in command_template: {', '.join(unused)}"
+
+
+def _check_names(app: AppSpec, given: Mapping[str, object]) -> None:
+    """Of a function, which takes values of any kind."""
+    missing = sorted(app.required_parameters - given.keys())
+    takes_any = app.code is not None and app.code.accepts_any
+    extra = [] if takes_any else sorted(given.keys() - app.parameters.keys())
+    if missing or extra:
+        said = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"unknown: {', '.join(extra)}"] * bool(extra)
+        known = ", ".join(sorted(app.parameters)) or "none"
+        text = f"parameters of App {app.name!r}: {'; '.join(said)} (run() takes: {known})"
+        raise ParameterError(text, tuple(missing), tuple(extra))
+
+
+def _code_of(view: Mapping[str, Any] | None) -> PythonCode | None:
+    if view is None:
+        return None
+    return PythonCode(
+        envelope=Envelope.from_json(view["envelope"]),
+        runs=view["runs"],
+        python_exe=view["python_exe"],
+        launch_methods=frozenset(map(LaunchMethod, view["launch_methods"])),
+        accepts_any=view["accepts_any"],
+    )
 
 
 def with_template_parameters(template: str, declared: dict[str, AppParameter]) -> dict[str, AppParameter]:

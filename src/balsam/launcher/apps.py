@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from balsam.domain.app import AppSpec
+from balsam.domain.envelope import BadEnvelope
 from balsam.domain.template import CommandTemplate, RenderedCommand, TemplateError
 
 
@@ -55,7 +56,10 @@ class AppShelf:
         return app
 
     def _checked(self, view: Mapping[str, Any]) -> RunnableApp:
-        spec = AppSpec.from_view(view)
+        try:
+            spec = AppSpec.from_view(view)
+        except BadEnvelope as error:
+            raise AppRefused(f"App {view['name']}: {error}") from error
         if spec.content_hash != view["content_hash"]:
             raise AppRefused(f"App {spec.name} is not what its hash says: the service sent another definition")
         if self._pinned is not None and spec.content_hash not in self._pinned:

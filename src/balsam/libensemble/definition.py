@@ -83,8 +83,7 @@ def _plain(value: Any) -> Any:
     return to_python() if callable(to_python) else value
 
 
-# What the SDK remembers of a class: which App of which service it is, so that another process need not send it again.
-_REMEMBERED = ("_app_id", "_synced", "_loaded")
+_STATE = "_state"
 
 
 def packed(app: Any) -> dict[str, Any]:
@@ -98,7 +97,8 @@ def packed(app: Any) -> dict[str, Any]:
             "__doc__": getattr(app, "__doc__", None),
             **{key: getattr(app, key) for key in _DEFINITION if hasattr(app, key)},
         },
-        "remembered": {key: getattr(app, key) for key in _REMEMBERED if hasattr(app, key)},
+        # Which App of which service it is, so that another process need not send it again.
+        "state": getattr(app, _STATE, None),
     }
 
 
@@ -111,8 +111,8 @@ def unpacked(form: Mapping[str, Any]) -> Any:
     app = _found(*form["place"]) if form["place"] is not None else None
     if app is None:
         app = type(form["name"], (ApplicationDefinition,), form["attributes"])
-        for key, value in form["remembered"].items():
-            setattr(app, key, value)
+        if form["state"] is not None:
+            setattr(app, _STATE, form["state"])
     return app
 
 

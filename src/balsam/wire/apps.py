@@ -4,12 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from balsam.domain.app import MAX_NAME_LENGTH, AppSpec
+from balsam.domain.app import MAX_NAME_LENGTH, AppSpec, LaunchMethod
 from balsam.domain.app import AppParameter as Parameter
+from balsam.domain.app import PythonCode as Code
 from balsam.domain.app import TransferSlot as Slot
+from balsam.domain.envelope import Envelope
 from balsam.domain.lifecycle import Hook
 from balsam.domain.template import MAX_TEMPLATE_LENGTH
-from balsam.wire.base import Id, Message, Short, Timestamp
+from balsam.wire.base import Id, JsonDict, Message, Short, Timestamp
 
 AppName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH)]
 
@@ -32,6 +34,28 @@ class TransferSlot(Message):
     recursive: bool = False
 
 
+class PythonCode(Message):
+    """The pickled class of an App with methods; see `domain.app.PythonCode`. The service never opens the envelope."""
+
+    envelope: JsonDict
+    runs: bool = False
+    python_exe: (
+        Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")] | None
+    ) = None
+    launch_methods: list[LaunchMethod] = []
+    accepts_any: bool = False
+
+    def spec(self) -> Code:
+        """In the domain's form. Raises BadEnvelope."""
+        return Code(
+            envelope=Envelope.from_json(self.envelope),
+            runs=self.runs,
+            python_exe=self.python_exe,
+            launch_methods=frozenset(self.launch_methods),
+            accepts_any=self.accepts_any,
+        )
+
+
 class AppSync(Message):
     """Create the App (site_id, name), or replace its definition."""
 
@@ -45,9 +69,10 @@ class AppSync(Message):
     hooks: list[Hook] = []
     description: Annotated[str, StringConstraints(max_length=16_384)] = ""
     source_code: Annotated[str, StringConstraints(max_length=262_144)] = ""
+    code: PythonCode | None = None
 
     def spec(self) -> AppSpec:
-        """The definition in the domain's form, with the hash by which it can be pinned."""
+        """The definition in the domain's form, with the hash by which it can be pinned. Raises BadEnvelope."""
         return AppSpec(
             name=self.name,
             command_template=self.command_template,
@@ -57,6 +82,7 @@ class AppSync(Message):
             cleanup_files=tuple(self.cleanup_files),
             hooks=frozenset(self.hooks),
             source_code=self.source_code,
+            code=None if self.code is None else self.code.spec(),
         )
 
 

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from balsam.domain.app import AppParameter as Parameter
 from balsam.domain.app import with_template_parameters
+from balsam.domain.envelope import BadEnvelope
 from balsam.domain.template import TemplateError
 from balsam.server.errors import Conflict, Invalid
 from balsam.server.principal import Principal
@@ -46,7 +47,10 @@ def sync_app(tx: Tx, principal: Principal, message: AppSync, now: datetime) -> A
     principal.require("user")
     site = own_site(tx, principal, message.site_id)
     message = _complete(message)
-    spec = message.spec()
+    try:
+        spec = message.spec()
+    except BadEnvelope as error:
+        raise Invalid([ErrorDetail(where="code.envelope", message=str(error))]) from None
     problems = [ErrorDetail(where="command_template", message=text) for text in spec.problems()]
     problems += _unsupported(message)
     definition = message.model_dump(mode="json")
@@ -87,10 +91,11 @@ def _complete(message: AppSync) -> AppSync:
 
 
 def _unsupported(message: AppSync) -> list[ErrorDetail]:
-    if not message.hooks:
+    methods = [] if message.code is None else ["run"] * message.code.runs + list(message.code.launch_methods)
+    names = ", ".join([*message.hooks, *methods])
+    if not names:
         return []
-    names = ", ".join(message.hooks)
-    why = f"{names}: Sites of this release do not run hooks yet; leave them out, and do the step in the command itself"
+    why = f"{names}: Sites of this release do not run Python code yet; do the step in the command itself"
     return [ErrorDetail(where="hooks", message=why)]
 
 

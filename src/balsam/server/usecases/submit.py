@@ -135,7 +135,10 @@ def _check_parents(work: _Submission, index: int, job: JobCreate) -> None:
 def _check_app(work: _Submission, index: int, app: _App, job: JobCreate) -> None:
     """What the App asks of its Jobs."""
     try:
-        check_parameters(app.required, app.optional, job.parameters, app.row.name)
+        if app.spec.runs_python:
+            app.spec.check_parameters(job.parameters)
+        else:
+            check_parameters(app.required, app.optional, job.parameters, app.row.name)
     except ParameterError as error:
         work.refuse(index, "parameters", error)
     if app.required_slots:
