@@ -159,9 +159,14 @@ def _send(app: Definition, content: AppSync) -> int:
 
 
 def _methods(app: Definition) -> tuple[str, ...]:
-    """The methods of the class that run at the Site."""
+    """The methods of the class that run at the Site. Those of the base class do nothing of their own."""
     names = ("run", *Hook, *LaunchMethod)
-    return tuple(str(name) for name in names if callable(getattr(app, name, None)))
+    return tuple(str(name) for name in names if _is_own(app, name))
+
+
+def _is_own(app: Definition, name: str) -> bool:
+    method = getattr(app, name, None)
+    return callable(method) and method is not getattr(ApplicationDefinition, name, None)
 
 
 def _new_spec(app: Definition) -> AppSpec:

@@ -5,9 +5,11 @@ is done in `client/registration.py`, which is imported when it is needed: at the
 whose methods run there, in processes that need nothing else of the client.
 """
 
+import functools
 import inspect
+import os
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -78,6 +80,30 @@ class ApplicationDefinition:
             cls._plain_base = cls.__mro__[1]  # what it is in another process
 
     _plain_base: ClassVar[type | None] = None
+    # Set on instances, at the Site.
+    _make_job: "Callable[[], Job] | None" = None
+    _given: Mapping[str, Any] = {}
+
+    @functools.cached_property
+    def job(self) -> "Job":
+        """The Job, inside of a method that runs at the Site: `self.job.id`, `self.job.tags`, `self.job.data` ..."""
+        if self._make_job is None:
+            raise RuntimeError("self.job is there while a method of the App runs at its Site")
+        return self._make_job()
+
+    def shell_preamble(self) -> str | list[str]:
+        """Shell text that is sourced before the command, at the Site; lines of a list are joined with `&&`."""
+        return []
+
+    def get_environ_vars(self) -> dict[str, str]:
+        """The environment of the Job, at the Site: by default that of the launcher with `environment_variables`."""
+        return dict(os.environ)
+
+    def get_arg_str(self) -> str:
+        """The command line, at the Site: by default `command_template` with the parameters filled in."""
+        from balsam.domain.template import CommandTemplate
+
+        return CommandTemplate.parse(self.command_template or "").render(self._given).shell
 
     @classmethod
     def sync(cls, rename_from: str | None = None) -> None:
