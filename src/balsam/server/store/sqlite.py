@@ -22,8 +22,8 @@ from balsam.server.errors import Unavailable
 from balsam.server.store.filesystem import network_filesystem
 from balsam.server.store.protocol import ReadTx, Subscriber, Tx
 from balsam.server.store.schema import migrate
-from balsam.server.store.sqlite_read import SqliteReadTx
-from balsam.server.store.sqlite_write import Pending, Sequences, SqliteTx
+from balsam.server.store.sql_read import SqlReadTx
+from balsam.server.store.sql_write import Pending, Sequences, SqlTx
 from balsam.server.store.wakes import merged
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ class SqliteStore:
         with _typed_errors(), self._reader() as db:
             db.execute("BEGIN")
             try:
-                return fn(SqliteReadTx(db))
+                return fn(SqlReadTx(db))
             finally:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
@@ -206,7 +206,7 @@ class SqliteStore:
 
     def _write_item(self, item: _Item, pending: Pending, *, alone: bool) -> None:
         """Run one item. What it raises is its own; what the database can't do any more is the whole group's."""
-        tx = SqliteTx(self._db, self._sequences)
+        tx = SqlTx(self._db, self._sequences)
         if alone:
             # Nobody else is in the transaction: giving up the item is giving up the transaction.
             item.result = item.fn(tx)

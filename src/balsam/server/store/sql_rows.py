@@ -1,4 +1,4 @@
-"""Rows of Jobs and events as SQLite takes them: the order of the columns is written here and in the schema only."""
+"""Rows of Jobs and events as the tables take them: the order of the columns is written here and in the schema only."""
 
 from typing import Any
 

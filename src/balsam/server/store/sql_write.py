@@ -1,6 +1,6 @@
-"""Writing transactions over SQLite.
+"""Writing transactions in SQL.
 
-`SqliteTx` is made by the writer thread for one item of a grouped commit. What can be summed over the commit (counters,
+`SqlTx` is made by the writer thread for one item of a grouped commit. What can be summed over the commit (counters,
 wakes) is collected in its `Pending` and given up with the item when the item fails.
 """
 
@@ -39,8 +39,8 @@ from balsam.server.store.records import (
     event_id,
 )
 from balsam.server.store.selections import AcquireCriteria, fitting
-from balsam.server.store.sqlite_read import EVENTS_COUNTER, SqliteReadTx
-from balsam.server.store.sqlite_rows import (
+from balsam.server.store.sql_read import EVENTS_COUNTER, SqlReadTx
+from balsam.server.store.sql_rows import (
     EVENT_VALUES,
     JOB_VALUES,
     append_events,
@@ -49,7 +49,7 @@ from balsam.server.store.sqlite_rows import (
     shape_values,
     update_values,
 )
-from balsam.server.store.sqlite_select import listed
+from balsam.server.store.sql_select import listed
 
 _ROWS_AT_ONCE = 100
 _INSERT_TAG = "INSERT INTO job_tags VALUES (?, ?)"
@@ -108,7 +108,7 @@ class Sequences:
         self._moved.clear()
 
 
-class SqliteTx(SqliteReadTx):
+class SqlTx(SqlReadTx):
     """Tx over the writer's connection."""
 
     def __init__(self, connection: sqlite3.Connection, sequences: Sequences) -> None:

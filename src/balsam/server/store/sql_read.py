@@ -1,6 +1,6 @@
-"""Reading transactions over SQLite: rows by id, lists, counts, events.
+"""Reading transactions in SQL: rows by id, lists, counts, events.
 
-`SqliteReadTx` wraps one connection inside one transaction; made by SqliteStore, used by use cases through the protocol.
+`SqlReadTx` wraps one connection inside one transaction; made by the stores, used by use cases through the protocol.
 """
 
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
@@ -28,7 +28,7 @@ from balsam.server.store.codec import (
 from balsam.server.store.protocol import R, Value
 from balsam.server.store.records import EVENT_SEQ_BITS, EventRow, HotJob, JobRow
 from balsam.server.store.selections import EventSelection, JobSelection, PageWindow
-from balsam.server.store.sqlite_select import (
+from balsam.server.store.sql_select import (
     Query,
     counts_suffice,
     driver_of,
@@ -44,7 +44,7 @@ _BY_IDS = "id IN (SELECT value FROM json_each(?))"
 _ENOUGH = 1000
 
 
-class SqliteReadTx:
+class SqlReadTx:
     """ReadTx over a connection that is inside a transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:

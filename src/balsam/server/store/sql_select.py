@@ -1,6 +1,6 @@
 """Which rows a selection means, in SQL that is driven by an index at a million Jobs.
 
-Used by sqlite_read. Each selection is read through the narrowest index it allows (the `driver`), and the other
+Used by sql_read. Each selection is read through the narrowest index it allows (the `driver`), and the other
 conditions are checked on the rows found. Selections by Site and state are read as one ordered stream per (site, state)
 and merged, because no single index gives them in order of id.
 """
