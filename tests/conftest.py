@@ -12,9 +12,14 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.testbed import mpi, session_rules
+
+# How long one example takes depends on who else uses the machine.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 TESTS = Path(__file__).parent
 SLOW_DIRECTORIES = {"system", "crash", "simulation"}
