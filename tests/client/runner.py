@@ -7,6 +7,7 @@ from typing import Any
 
 from balsam.client.settings import ClientSettings
 from balsam.client.transport import Transport
+from balsam.wire.results import JobResult
 from balsam.wire.sessions import (
     AcquireReply,
     AcquireRequest,
@@ -42,7 +43,9 @@ class Runner:
         self.tokens.update({job.id: job.token for job in reply.jobs})
         return [job.id for job in reply.jobs]
 
-    def tell(self, job_ids: list[int], *events: LaunchEvent, return_code: int = 0) -> None:
+    def tell(
+        self, job_ids: list[int], *events: LaunchEvent, return_code: int = 0, result: JobResult | None = None
+    ) -> None:
         records = []
         for job_id in job_ids:
             for event in events:
@@ -55,6 +58,7 @@ class Runner:
                         event=event,
                         at=datetime.now(UTC),
                         return_code=None if event is LaunchEvent.STARTED else return_code,
+                        result=None if event is LaunchEvent.STARTED else result,
                     )
                 )
         path = f"/sessions/{self.session}/report"
@@ -66,8 +70,9 @@ class Runner:
         self.tell(job_ids, LaunchEvent.STARTED)
         return job_ids
 
-    def finish(self, job_ids: list[int], return_code: int = 0) -> None:
-        self.tell(job_ids, LaunchEvent.RUN_ERROR if return_code else LaunchEvent.RUN_DONE, return_code=return_code)
+    def finish(self, job_ids: list[int], return_code: int = 0, result: JobResult | None = None) -> None:
+        event = LaunchEvent.RUN_ERROR if return_code else LaunchEvent.RUN_DONE
+        self.tell(job_ids, event, return_code=return_code, result=result)
 
     def run_all(self) -> list[int]:
         job_ids = self.start()

@@ -75,6 +75,7 @@ HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "acquire by tags": lambda w, s: w.acquire(s, 5, filter_tags={"a": "1", "b": "2"}),
     "acquire by size": lambda w, s: w.acquire(s, 5, sort_by="long_large_first", max_wall_time_min=9),
     "report": lambda w, s: [w.tell(s, job, E.STARTED, E.RUN_DONE, return_code=0) for job in w.acquire(s, 3)],
+    "results": lambda w, s: (w.result(1), w.results([1, 2, 3])),
     "renew": lambda w, s: w.renew(s),
     "close": lambda w, s: w.close(s),
     "sweep": lambda w, s: w.sweep(),
@@ -99,7 +100,7 @@ HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "newest events": lambda w, s: w.newest_events(100),
     "delete": lambda w, s: w.delete([4]),
 }
-BIG = r"(jobs|events|job_tags|runnable_tags|job_parents|t|e|p|o)"
+BIG = r"(jobs|events|results|job_tags|runnable_tags|job_parents|t|e|p|o)"
 
 
 @pytest.mark.parametrize("name", HOT)

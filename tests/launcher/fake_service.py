@@ -60,6 +60,7 @@ class FakeService:
         self.lease = {"ttl_sec": 300.0, "renew_sec": 60.0, "margin_sec": 60.0}
         self.refuse_sessions = ""
         self.requests: dict[str, int] = defaultdict(int)
+        self.body_sizes: list[int] = []
         self.lock = threading.RLock()
         self.port = 0
         self.connections: set[socket.socket] = set()
@@ -88,6 +89,7 @@ class FakeService:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                service.body_sizes.append(len(body))
                 status, reply = service.answer(self.path, json.loads(body) if body else {})
                 data = b"" if reply is None else json.dumps(reply).encode()
                 self.send_response(status)

@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
-from balsam.client.outbox import read_outbox
+from balsam.client.outbox import Outbox, outbox_path, read_outbox
 from balsam.launcher.config import LauncherConfig
 from tests.launcher.conftest import ZOO, Tag, wait_until
-from tests.launcher.fake_service import FakeService
+from tests.launcher.fake_service import NOW, FakeService, FakeSession
 
 pytestmark = pytest.mark.slow
 PYTHON = f"{sys.executable} -S -E"
@@ -327,6 +327,24 @@ def test_service_away_results_wait_and_arrive_in_order(pilot: Pilot, service: Fa
     assert len(service.sessions) == 1
     assert pilot.said().count("can't be reached") == 1
     assert pilot.said().count("is back") >= 1
+
+
+def test_large_results_of_a_dead_launcher_are_delivered_in_several_bodies(pilot: Pilot, service: FakeService) -> None:
+    service.add_app("true")
+    service.add_jobs(30)
+    outbox = Outbox(outbox_path(pilot.directory, 77), 77, {"partition": 0})
+    with service.lock:
+        service.sessions[77] = FakeSession(77, {})
+        for job in service.jobs.values():
+            job.state, job.session, job.token = "running", 77, 1
+    record = {"token": 1, "event": "run_done", "at": NOW, "return_code": 0, "result": {"value": "x" * 600_000}}
+    outbox.append([{"job_id": job_id, **record} for job_id in service.jobs])
+    outbox.close()
+    pilot.start(idle_ttl_sec=0.2)
+    assert pilot.wait() == 0, pilot.said()
+    assert set(service.states()) == {"run_done"}
+    assert service.requests["report"] == 3
+    assert max(service.body_sizes) < 9_000_000
 
 
 def test_service_away_at_the_end_leaves_the_outbox(pilot: Pilot, service: FakeService) -> None:

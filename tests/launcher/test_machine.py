@@ -121,6 +121,25 @@ def test_failure_carries_code_signal_and_tail() -> None:
     assert record.data == {"return_code": 139, "signal": "SIGSEGV"}
 
 
+RESULT = {"value": 12}
+
+
+@pytest.mark.parametrize(("code", "outcome"), [(0, Outcome.RUN_DONE), (1, Outcome.RUN_ERROR)])
+def test_a_result_goes_with_the_end_of_its_run(code: int, outcome: Outcome) -> None:
+    bench = Bench()
+    bench.run(job(1))
+    record = one(Record, bench.end(1, code, result=RESULT))
+    assert (record.outcome, record.result) == (outcome, RESULT)
+
+
+def test_what_was_killed_has_no_result() -> None:
+    bench = Bench()
+    bench.run(job(1))
+    bench.step(CancelRequested((1,)))
+    record = one(Record, bench.end(1, result=RESULT))
+    assert (record.outcome, record.result) == (Outcome.KILLED, None)
+
+
 def test_cancel_is_term_then_kill_then_killed_when_gone() -> None:
     bench = Bench(kill_grace_sec=10)
     bench.run(job(1))
@@ -425,7 +444,9 @@ def test_wire_and_machine_agree_on_words_and_fields() -> None:
     )  # fmt: skip
     launched = LaunchJob.from_wire(wire.model_dump())
     assert launched == LaunchJob(1, 2, 3, 4, "a", Resources(1, 2, 3, 1, 0.5, 2, 5), {"x": 1}, {"k": "v"})
-    assert {"seq", "job_id", "token", "event", "at", "return_code", "message", "data"} == set(ReportRecord.model_fields)
+    assert {"seq", "job_id", "token", "event", "at", "return_code", "message", "data", "result"} == set(
+        ReportRecord.model_fields
+    )
 
 
 # Everything at random

@@ -11,6 +11,7 @@ from balsam.client.outbox import Outbox, OutboxError, outbox_path
 from balsam.domain.job import Resources
 from balsam.domain.packing import Node, NodePool
 from balsam.domain.template import CommandTemplate
+from balsam.launcher import reports as reports_module
 from balsam.launcher import starter as starter_module
 from balsam.launcher.apps import AppShelf
 from balsam.launcher.config import LauncherConfig, LauncherConfigError
@@ -353,6 +354,24 @@ def test_reports_go_at_once_when_idle_and_paced_when_busy(tmp_path: Path) -> Non
     reports.flush(11.0, sent)  # type: ignore[arg-type]
     reports.confirmed({"acked_seq": MOST_WAITING + 2})
     assert reports.undelivered == 0
+
+
+def test_no_job_starts_while_too_much_is_not_delivered_l2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results are kept in memory until the service has them: the machine is told, and told again once some are in."""
+    monkeypatch.setattr(reports_module, "MOST_PENDING_BYTES", 1000)
+    reports, sent = Reports(Outbox(outbox_path(tmp_path, 1), 1)), _Sent()
+    seen = []
+    for number in range(1, 5):
+        reports.add(Record(Outcome.RUN_DONE, number, 1, 0, result={"value": "x" * 300}), "t")
+        reports.flush(float(number), sent)  # type: ignore[arg-type]
+        seen.append(reports.works)
+    assert seen == [True, True, False, False]
+    assert reports.due(idle=True) is None
+    reports.confirmed({"acked_seq": 2})
+    assert not reports.works
+    reports.confirmed({"acked_seq": 3})
+    assert reports.works
+    assert [json.loads(text)["result"] for text in sent.records] == [{"value": "x" * 300}] * 4
 
 
 def test_reports_wait_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

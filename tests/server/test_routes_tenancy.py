@@ -59,6 +59,7 @@ NAMED: dict[str, list[Ask]] = {
     "create_jobs": [body("POST", "/api/jobs", lambda o: {"jobs": [{"app_id": o.app_id, "workdir": "a"}]})],
     "patch_jobs": [body("PATCH", "/api/jobs", lambda o: {"patches": {str(o.job_id): {"tags": {"a": "b"}}}})],
     "get_job": [at("GET", lambda o: f"/api/jobs/{o.job_id}")],
+    "get_result": [at("GET", lambda o: f"/api/jobs/{o.job_id}/result")],
     "explain_job": [at("GET", lambda o: f"/api/jobs/{o.job_id}/explain")],
     "look_at_files": [at("GET", lambda o: f"/api/jobs/{o.job_id}/files")],
     "read_file": [at("GET", lambda o: f"/api/jobs/{o.job_id}/files/content?path=job.out")],
@@ -107,6 +108,7 @@ SELECTING: dict[str, list[Ask]] = {
         at("GET", lambda o: "/api/jobs/counts"),
         at("GET", lambda o: f"/api/jobs/counts?site_id={o.site_id}"),
     ],
+    "list_results": [at("GET", lambda o: f"/api/jobs/results?id={o.job_id}")],
     "update_jobs": [
         body("POST", "/api/jobs/update", lambda o: {"filter": {"id": [o.job_id]}, "patch": {"tags": {"a": "b"}}})
     ],
@@ -223,7 +225,7 @@ def only_of(person: Person, found: dict[str, Any]) -> bool:
     """Whether an answer tells of nothing but this person's Site: no Jobs, no events, no change."""
     kept = {key: value for key, value in found.items() if key not in ("refused", "reason", "results", "count")}
     rows = found.get("results", [])
-    own = [row for row in rows if row.get("site_id", row["id"]) == person.site_id]
+    own = [row for row in rows if row.get("site_id", row.get("id")) == person.site_id]
     return not any(kept.values()) and rows == own and found.get("count", len(own)) == len(own)
 
 

@@ -14,9 +14,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from balsam.client.errors import BalsamError, NotFound, ServiceUnavailable, SessionEnded, Unauthorized
-from balsam.client.outbox import PATTERN, OutboxError, outbox_path, read_outbox
+from balsam.client.outbox import BATCH_RECORDS, PATTERN, OutboxError, outbox_path, read_outbox
 from balsam.launcher.apps import AppShelf
-from balsam.launcher.courier import DOUBT_SEC, LONGEST_PAUSE_SEC, MOST_RECORDS, RENEW_TRY_SEC, TRY_SEC
+from balsam.launcher.courier import DOUBT_SEC, LONGEST_PAUSE_SEC, RENEW_TRY_SEC, TRY_SEC
 from balsam.launcher.loop import CLOSE_SEC, EXIT_LEASE
 from balsam.launcher.machine import Machine
 from balsam.launcher.machine_messages import (
@@ -419,8 +419,8 @@ class SimCourier(Process):
                 continue
             records = contents.records
             try:
-                for start in range(0, len(records), MOST_RECORDS):
-                    yield from self._report_all(contents.session_id, records[start : start + MOST_RECORDS])
+                for start in range(0, len(records), BATCH_RECORDS):
+                    yield from self._report_all(contents.session_id, records[start : start + BATCH_RECORDS])
                 yield from self._close(contents.session_id, True, "its launcher died")
             except OVER:
                 pass
@@ -451,7 +451,7 @@ class SimCourier(Process):
                 yield self._records.wait()
             for records in self._records.take():
                 waiting += records
-            batch, waiting = waiting[:MOST_RECORDS], waiting[MOST_RECORDS:]
+            batch, waiting = waiting[:BATCH_RECORDS], waiting[BATCH_RECORDS:]
             if batch:
                 yield from self._tell(batch)
             if self._closing is not None and not waiting and not self._records.items:

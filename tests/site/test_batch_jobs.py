@@ -382,6 +382,21 @@ def test_results_of_a_dead_launcher_come_before_finished_l3(bench: Bench, monkey
     assert not first.exists() and not second.exists()
 
 
+def test_large_results_are_delivered_in_bodies_that_the_service_takes(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.go()
+    outbox = Outbox(outbox_path(bench.site.qsubmit / "balsam-1-1", 5), 5)
+    record = {"job_id": 7, "token": 1, "event": "run_done", "at": "2030-01-01T00:00:00Z", "return_code": 0}
+    outbox.append([{**record, "result": {"value": "x" * 500_000}}] * 40)
+    outbox.close()
+    bench.scheduler.become("100", SchedulerState.FINISHED)
+    while bench.state() is not S.FINISHED:
+        bench.go()
+    sizes = [len(json.dumps(records)) for _, records in bench.service.delivered]
+    assert len(sizes) == 3
+    assert max(sizes) < 9_000_000
+
+
 def test_a_torn_outbox_gives_what_is_whole_f9(bench: Bench) -> None:
     bench.service.add_batch_job()
     bench.go()

@@ -106,6 +106,59 @@ class ServiceFault(BalsamError):
     """The service failed at this request (500), or what answered is not a Balsam service."""
 
 
+class NoResult(BalsamError):
+    """The Job has no result: its last attempt has not ended, or it is to run again. `Job.NoResult`."""
+
+
+class JobFailed(BalsamError):
+    """The result was asked of a Job that failed without an exception of its own: its command ended with an error, its
+    process was killed, its attempts are spent. `job_id`, `state` and `return_code` say of which and how.
+    """
+
+    def __init__(self, message: str, *, job_id: int, state: str, return_code: int | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.state = state
+        self.return_code = return_code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_restored, (type(self), self.args, self.__dict__))
+
+
+class JobCancelled(JobFailed):
+    """The result was asked of a Job that was cancelled."""
+
+
+class RemoteError(BalsamError):
+    """`run()` raised an exception that can't be made here, since its class is unknown or it can't be pickled.
+
+    `remote_type` is its class, `remote_message` its text, `remote_traceback` where it came from, as Python prints it.
+    """
+
+    def __init__(self, message: str, *, remote_type: str, remote_message: str = "", remote_traceback: str = "") -> None:
+        super().__init__(message)
+        self.remote_type = remote_type
+        self.remote_message = remote_message
+        self.remote_traceback = remote_traceback
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_restored, (type(self), self.args, self.__dict__))
+
+
+class RemoteTraceback(Exception):
+    """The cause of an exception that `run()` raised: where it came from, as the Site's Python printed it."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+def _restored(kind: type[BalsamError], args: tuple[object, ...], state: dict[str, object]) -> BalsamError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
 _BY_STATUS: Mapping[int, type[BalsamError]] = {
     400: ValidationFailed,
     401: Unauthorized,

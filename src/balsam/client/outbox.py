@@ -24,6 +24,9 @@ PATTERN = "session-*.outbox"
 FORMAT = 1
 # Delivered records are dropped from the file once they fill so much of it.
 COMPACT_BYTES = 4 * 1024 * 1024
+# What goes into one report: far below the service's limits for the size of a body and the number of records.
+BATCH_RECORDS = 1000
+BATCH_BYTES = 8 * 1024 * 1024
 _COMPACT = json.JSONEncoder(separators=(",", ":"))
 _LINE = re.compile(rb"([0-9a-f]{8}) (.*)\Z", re.DOTALL)
 
@@ -56,6 +59,21 @@ def encode(record: Mapping[str, Any]) -> bytes:
     return _COMPACT.encode(record).encode()
 
 
+def batch_length(sizes: Iterable[int], most: int = BATCH_RECORDS, most_bytes: int = BATCH_BYTES) -> int:
+    """How many of the next records, of these sizes in bytes, go into one report; at least one.
+
+    >>> batch_length([300, 300, 300], most_bytes=700), batch_length([9000], most_bytes=700)
+    (2, 1)
+    """
+    count, room = 0, most_bytes
+    for size_bytes in sizes:
+        room -= size_bytes
+        if count and (room < 0 or count == most):
+            break
+        count += 1
+    return count
+
+
 class Outbox:
     """The writing end. One process, one thread. Records are numbered from 1 by `seq`, without gaps."""
 
@@ -65,6 +83,7 @@ class Outbox:
         self.session_id = session_id
         self._header = _frame(encode({"format": FORMAT, "session_id": session_id, **(header or {})}))
         self._pending: deque[tuple[int, bytes]] = deque()
+        self.pending_bytes = 0
         self._seq = 0
         self._acked = 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -93,6 +112,7 @@ class Outbox:
         self._write(b"".join(_frame(text) for _, text in numbered))
         self._seq += len(numbered)
         self._pending += numbered
+        self.pending_bytes += sum(len(text) for _, text in numbered)
         return [text for _, text in numbered]
 
     def sync(self) -> None:
@@ -108,8 +128,8 @@ class Outbox:
             return
         self._acked = seq
         while self._pending and self._pending[0][0] <= seq:
-            self._pending.popleft()
-        if self._size >= COMPACT_BYTES and sum(len(text) for _, text in self._pending) < self._size // 2:
+            self.pending_bytes -= len(self._pending.popleft()[1])
+        if self._size >= COMPACT_BYTES and self.pending_bytes < self._size // 2:
             self._compact()
 
     def close(self, remove: bool = False) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import SystemRandom
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from balsam.client.errors import (
     BalsamError,
@@ -30,7 +30,7 @@ from balsam.client.errors import (
     Unauthorized,
     ValidationFailed,
 )
-from balsam.client.outbox import PATTERN, OutboxError, encode, outbox_path, read_outbox
+from balsam.client.outbox import PATTERN, OutboxError, batch_length, encode, outbox_path, read_outbox
 from balsam.client.settings import ClientSettings
 from balsam.client.transport import Transport
 from balsam.wire.sessions import (
@@ -47,7 +47,6 @@ from balsam.wire.stream import JobIds, StreamEvent
 log = logging.getLogger("balsam.courier")
 T = TypeVar("T")
 
-MOST_RECORDS = 1000
 TRY_SEC = 4.0
 LONGEST_PAUSE_SEC = 3.0
 RENEW_TRY_SEC = 15.0
@@ -67,6 +66,19 @@ class Errand:
     partition: int
     create: dict[str, Any]
     resume: dict[str, Any] | None = None
+
+
+class Packed(NamedTuple):
+    """A record on its way: `text` is its JSON, which the loop or an earlier launcher wrote."""
+
+    seq: int
+    job_id: int
+    token: int
+    text: bytes
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "Packed":
+        return cls(record["seq"], record["job_id"], record["token"], encode(record))
 
 
 class Courier:
@@ -188,11 +200,12 @@ class Courier:
                 continue
             if contents.header.get("partition") != self._errand.partition:
                 continue
-            session, records = contents.session_id, contents.records
+            session, records = contents.session_id, [Packed.of(record) for record in contents.records]
             log.info("session %d of an earlier launcher: delivering %d records", session, len(records))
             try:
-                for start in range(0, len(records), MOST_RECORDS):
-                    self._report_all(session, records[start : start + MOST_RECORDS])
+                while records:
+                    batch, records = _split(records)
+                    self._report_all(session, batch)
                 self._close(session, lost=True, reason="its launcher died")
             except OVER as error:
                 log.warning("session %d: the service wants nothing more of it: %s", session, error)
@@ -220,14 +233,14 @@ class Courier:
         )
 
     def _report_loop(self) -> None:
-        waiting: list[dict[str, Any]] = []
+        waiting: list[Packed] = []
         while True:
             if not waiting:
-                waiting += self._records.get()
+                waiting += map(Packed.of, self._records.get())
             # Whatever came while the last batch was under way goes with this one.
             while not self._records.empty():
-                waiting += self._records.get()
-            batch, waiting = waiting[:MOST_RECORDS], waiting[MOST_RECORDS:]
+                waiting += map(Packed.of, self._records.get())
+            batch, waiting = _split(waiting)
             if batch:
                 self._tell(batch)
             if self._closing is not None and not waiting and self._records.empty():
@@ -236,9 +249,9 @@ class Courier:
                 self.say(**{"is": "closed"})
                 return
 
-    def _tell(self, batch: list[dict[str, Any]]) -> None:
+    def _tell(self, batch: list[Packed]) -> None:
         self._sync()
-        tokens = {record["job_id"]: record["token"] for record in batch}
+        tokens = {record.job_id: record.token for record in batch}
         for reply in self._report_all(self._id, batch):
             fenced = [[job_id, tokens[job_id]] for job_id in reply.fenced if job_id in tokens]
             self.say(**{"is": "reported", "acked_seq": reply.acked_seq, "fenced": fenced, "cancel": reply.cancel})
@@ -254,10 +267,10 @@ class Courier:
         except OSError as error:
             log.warning("the outbox can't be made safe against the loss of power: %s", error.strerror)
 
-    def _report_all(self, session: int, records: list[dict[str, Any]]) -> list[ReportReply]:
+    def _report_all(self, session: int, records: list[Packed]) -> list[ReportReply]:
         """Report in order. A record that the service refuses as malformed is told and left out, not sent for ever."""
-        # What the loop or an earlier launcher wrote; the service checks it, so it is not checked here as well.
-        body = encode({"records": records})
+        # The service checks what the loop or an earlier launcher wrote, so it is not checked here as well.
+        body = b'{"records":[%s]}' % b",".join(record.text for record in records)
         path = f"/sessions/{session}/report"
         try:
             return [
@@ -269,8 +282,8 @@ class Courier:
             if len(records) > 1:
                 middle = len(records) // 2
                 return self._report_all(session, records[:middle]) + self._report_all(session, records[middle:])
-            log.error("the service refuses a record, which is lost: %s (%s)", records[0], error)
-            return [ReportReply(acked_seq=records[0]["seq"])]
+            log.error("the service refuses a record, which is lost: %r (%s)", records[0].text[:2000], error)
+            return [ReportReply(acked_seq=records[0].seq)]
 
     def _close(self, session: int, lost: bool, reason: str) -> None:
         body = SessionClose(lost=lost, reason=reason[:1024])
@@ -316,6 +329,12 @@ class Courier:
                     self.say(**{"is": "cancel", "job_ids": JobIds.model_validate_json(event.data).job_ids})
                 case StreamEvent.CLOSING:
                     self.say(**{"is": "closing"})
+
+
+def _split(records: list[Packed]) -> tuple[list[Packed], list[Packed]]:
+    """What goes into the next report, and what into later ones."""
+    length = batch_length(len(record.text) for record in records)
+    return records[:length], records[length:]
 
 
 def main() -> None:

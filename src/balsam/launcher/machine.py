@@ -374,9 +374,9 @@ class Machine:
         code = exited.return_code
         match run.killing:
             case None if code == 0:
-                self._record(Outcome.RUN_DONE, run.job, code)
+                self._record(Outcome.RUN_DONE, run.job, code, result=exited.result)
             case None:
-                self._record(Outcome.RUN_ERROR, run.job, code, exited.message, data)
+                self._record(Outcome.RUN_ERROR, run.job, code, exited.message, data, exited.result)
             case Killing.DRAIN:
                 self._record(Outcome.RUN_TIMEOUT, run.job, code, run.why)
             case Killing.CANCEL:
@@ -403,9 +403,10 @@ class Machine:
         return_code: int | None = None,
         message: str = "",
         data: Mapping[str, Any] | None = None,
+        result: Mapping[str, Any] | None = None,
     ) -> None:
         if not self._lease_is_over:  # S6: who lost the lease has nothing to say any more
-            self._say(Record(outcome, job.id, job.token, return_code, message, data or {}))
+            self._say(Record(outcome, job.id, job.token, return_code, message, data or {}, result))
 
     def _end_when_done(self, now: float) -> None:
         if self._runs or self._queue:

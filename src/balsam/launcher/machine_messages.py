@@ -95,12 +95,16 @@ class StartDelayed:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The Job's first process ended; others of it may live. `return_code` as a shell gives it."""
+    """The Job's first process ended; others of it may live. `return_code` as a shell gives it.
+
+    `result`: what a Python App returned or raised, as `wire.results.JobResult` says it.
+    """
 
     job_id: int
     return_code: int
     signal: str = ""
     message: str = ""
+    result: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,7 @@ class Record:
     return_code: int | None = None
     message: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+    result: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Facts on their way: numbered into the outbox, handed to the courier, forgotten when the service has them.
 
 Used by the loop. Paced: at once when the launcher is idle or was silent for a while, else every 30 ms or 200 facts
-(a stream of short Jobs would otherwise cost a write and a call for each). While the disk is full, facts wait in memory
-and no new Job is started (F10).
+(a stream of short Jobs would otherwise cost a write and a call for each). While the disk is full, or too much is not
+delivered, facts wait in memory and no new Job is started (F10, L2).
 """
 
 import logging
@@ -19,6 +19,8 @@ PACE_SEC = 0.03
 MOST_WAITING = 200
 TRY_AGAIN_SEC = 1.0
 LONGEST_MESSAGE = 8000
+# Results are kept in memory until the service has them; above so much no Job is started that would add to them.
+MOST_PENDING_BYTES = 64 * 1024 * 1024
 
 
 class Reports:
@@ -28,7 +30,13 @@ class Reports:
         self._outbox = outbox
         self._waiting: list[dict[str, Any]] = []
         self._next_flush = 0.0
-        self.works = True
+        self._disk_works = True
+        self._is_flooded = False
+
+    @property
+    def works(self) -> bool:
+        """Whether what Jobs bring can be kept."""
+        return self._disk_works and not self._is_flooded
 
     @property
     def undelivered(self) -> int:
@@ -49,13 +57,15 @@ class Reports:
             fact["message"] = record.message[:LONGEST_MESSAGE]
         if record.data:
             fact["data"] = record.data
+        if record.result is not None:
+            fact["result"] = record.result
         self._waiting.append(fact)
 
     def due(self, idle: bool) -> float | None:
         """When to call `flush`; None: nothing waits."""
         if not self._waiting:
             return None
-        return 0.0 if self.works and (idle or len(self._waiting) >= MOST_WAITING) else self._next_flush
+        return 0.0 if self._disk_works and (idle or len(self._waiting) >= MOST_WAITING) else self._next_flush
 
     def flush(self, now: float, courier: CourierLink | None) -> None:
         """Write what waits and hand it to the courier."""
@@ -64,14 +74,19 @@ class Reports:
         try:
             written = self._outbox.append(self._waiting)
         except OutboxError as error:
-            if self.works:
+            if self._disk_works:
                 log.error("%s; no Job is started until results can be kept again", error)
-            self.works, self._next_flush = False, now + TRY_AGAIN_SEC
+            self._disk_works, self._next_flush = False, now + TRY_AGAIN_SEC
             return
-        if not self.works:
+        if not self._disk_works:
             log.warning("results can be kept again")
-        self.works, self._next_flush = True, now + PACE_SEC
+        self._disk_works, self._next_flush = True, now + PACE_SEC
         self._waiting = []
+        if self._outbox.pending_bytes > MOST_PENDING_BYTES and not self._is_flooded:
+            self._is_flooded = True
+            log.warning(
+                "%d bytes of results wait for the service; no Job is started until it took some", MOST_PENDING_BYTES
+            )
         if courier is not None:
             courier.send_records(written)
 
@@ -83,6 +98,8 @@ class Reports:
     def confirmed(self, message: Mapping[str, Any]) -> None:
         """The service has everything up to there."""
         self._outbox.ack(message["acked_seq"])
+        if self._outbox.pending_bytes < MOST_PENDING_BYTES // 2:
+            self._is_flooded = False
 
     def close(self, delivered: bool) -> None:
         """The file stays unless all of it was `delivered` and the Session closed: others take it from there."""

@@ -151,8 +151,11 @@ class ServiceSide:
             return
         worked = self._reports.works
         self._reports.flush(now, self._courier)
-        if self._reports.works is not worked:
-            self._inputs.append(Storage(self._reports.works))
+        self._tell_change(worked, self._reports.works)
+
+    def _tell_change(self, worked: bool, works: bool) -> None:
+        if works is not worked:
+            self._inputs.append(Storage(works))
 
     def close(self, reason: str) -> None:
         """Ask for the end of the Session, after everything was delivered; `is_closed` tells when."""
@@ -223,7 +226,9 @@ class ServiceSide:
 
     def _reported(self, message: dict[str, Any]) -> None:
         if self._reports is not None:
+            worked = self._reports.works
             self._reports.confirmed(message)
+            self._tell_change(worked, self._reports.works)
         if message["fenced"]:
             self._inputs.append(Fenced(tuple((job_id, token) for job_id, token in message["fenced"])))
         self._cancelled(message["cancel"])

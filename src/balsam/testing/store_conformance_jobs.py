@@ -14,11 +14,13 @@ from balsam.domain.packing import Node, NodePool
 from balsam.domain.states import Actor, JobEvent, JobState
 from balsam.server.errors import ServiceError, SessionEnded
 from balsam.server.store.protocol import GuardFailed, ReadTx
-from balsam.server.store.records import HotJob, JobRow, JobUpdate, Step
+from balsam.server.store.records import HotJob, JobRow, JobUpdate, ResultRow, Step
 from balsam.server.store.selections import AcquireCriteria, EventSelection, JobSelection, PageWindow
 from balsam.testing.store_world import StoreWorld
+from balsam.wire.results import JobResult
 from balsam.wire.sessions import LaunchEvent
 
+E = LaunchEvent
 T = TypeVar("T")
 # Ranks on a node, GPUs of each rank, GPUs that they need together.
 GPU_SHAPES = [(1, 0, 0), (4, 0.5, 2), (4, 0.6, 4), (3, 1 / 3, 1), (7, 0.3, 3), (2, 2, 4), (5, 1, 5), (9, 1e-12, 1)]
@@ -235,6 +237,26 @@ class JobRules:
         assert world.read(lambda tx: tx.event_count(EventSelection(world.ada.user_id))) == 0
         assert world.read(lambda tx: tx.events(EventSelection(world.ada.user_id), PageWindow("timestamp"))) == []
         assert world.submit()[0] > 3, "the id of a deleted Job was given out again"
+
+    def test_results_are_kept_replaced_and_deleted_with_their_job(self, world: StoreWorld) -> None:
+        first, second = world.submit(2)
+        session = world.open_session()
+        values = {first: {"a": [1, 2.5, None, "é\u0000"]}, second: 2**60}
+        for job in world.acquire(session.id):
+            world.tell(session.id, job, E.STARTED, E.RUN_ERROR, return_code=1, result=JobResult(value=values[job.id]))
+        assert [view.result for view in world.results([second, first]).results] == [
+            JobResult(value=values[job_id]) for job_id in (second, first)
+        ]
+        world.retry([first])
+        (again,) = world.acquire(session.id)
+        world.tell(session.id, again, E.STARTED)
+        assert world.result(first).result is None
+        world.tell(session.id, again, E.RUN_DONE, return_code=0, result=JobResult(value="again"))
+        assert world.result(first).result == JobResult(value="again")
+        assert len(world.read(lambda tx: tx.find(ResultRow))) == 2
+        world.delete([first])
+        assert [row.id for row in world.read(lambda tx: tx.find(ResultRow))] == [second]
+        assert [view.job_id for view in world.results([first, second]).results] == [second]
 
     def test_s14_selections_never_cross_owners(self, world: StoreWorld) -> None:
         eve = world.add_user("eve")

@@ -19,6 +19,7 @@ from balsam.server.store.protocol import GuardFailed, ReadTx, Store
 from balsam.server.store.selections import EventSelection, JobSelection, PageWindow
 from balsam.testing.store_conformance_jobs import replayed
 from balsam.testing.store_world import StoreWorld
+from balsam.wire.results import JobResult
 from balsam.wire.sessions import GrantedJob, LaunchEvent
 
 TAGS = st.dictionaries(st.sampled_from("ab"), st.sampled_from("12"), max_size=2)
@@ -108,7 +109,8 @@ class StoreMachine(RuleBasedStateMachine):
     def report(self, data: st.DataObject, events: list[LaunchEvent]) -> None:
         """Of grants new and old, in any order, by the holder and by those who held the Job before."""
         session, job = data.draw(st.sampled_from(self.granted), label="grant")
-        self.both(lambda world: world.tell(session, job, *events, return_code=3))
+        result = JobResult(value={"attempt": job.attempt, "token": job.token})
+        self.both(lambda world: world.tell(session, job, *events, return_code=3, result=result))
 
     @rule(data=st.data(), verb=st.sampled_from(["cancel", "retry", "delete"]), everything=st.booleans())
     def select(self, data: st.DataObject, verb: str, everything: bool) -> None:
@@ -182,6 +184,18 @@ class StoreMachine(RuleBasedStateMachine):
             assert job.state is JobState.RUNNING or not job.cancel_requested
             if job.session_id is not None:
                 assert job.state in RUNNABLE_STATES | DONE_STATES | {JobState.RUNNING}
+
+    @rule()
+    def read_results(self) -> None:
+        ids = [job.id for job in self.both(lambda world: world.page())]
+        self.both(lambda world: world.results([*ids, 999]))
+
+    @invariant()
+    def a_result_is_of_the_last_attempt(self) -> None:
+        ids = [job.id for job in self.real.page()]
+        for view in self.real.results(ids).results:
+            assert view.result is None or view.result.value["attempt"] == view.attempt
+            assert view.result is None or view.state not in RUNNABLE_STATES | {JobState.RUNNING}
 
     @invariant()
     def selections_by_index_agree_with_the_whole(self) -> None:

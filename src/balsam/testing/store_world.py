@@ -13,7 +13,19 @@ from balsam.domain.states import BatchJobState, JobMode, JobState
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Store, Tx, Wake
 from balsam.server.sweeps.expire_sessions import SessionExpiry
-from balsam.server.usecases import accounts, acquire, apps, batch_jobs, events, jobs, report, selection, sessions, sites
+from balsam.server.usecases import (
+    accounts,
+    acquire,
+    apps,
+    batch_jobs,
+    events,
+    jobs,
+    report,
+    results,
+    selection,
+    sessions,
+    sites,
+)
 from balsam.server.usecases.submit import submit_jobs
 from balsam.testing.clock import FakeClock
 from balsam.wire.apps import AppParameter, AppSync, AppView
@@ -21,6 +33,7 @@ from balsam.wire.base import Deleted
 from balsam.wire.batch_jobs import BatchJobCreate, BatchJobPatch, BatchJobView
 from balsam.wire.events import EventQuery, EventView
 from balsam.wire.jobs import JobCreate, JobFilter, JobQuery, JobsChanged, JobsCreate, JobsCreated, JobsSelect, JobView
+from balsam.wire.results import ResultsPage, ResultsQuery, ResultView
 from balsam.wire.sessions import (
     AcquireReply,
     AcquireRequest,
@@ -136,6 +149,12 @@ class StoreWorld:
 
     def newest_events(self, limit: int) -> list[EventView]:
         return self.read(lambda tx: events.list_events(tx, self.ada, EventQuery(limit=limit))).results
+
+    def result(self, job_id: int, user: Principal | None = None) -> ResultView:
+        return self.read(lambda tx: results.get_result(tx, user or self.ada, job_id))
+
+    def results(self, ids: list[int], user: Principal | None = None) -> ResultsPage:
+        return self.read(lambda tx: results.list_results(tx, user or self.ada, ResultsQuery(id=ids)))
 
     def _select(self, ids: list[int] | None, **fields: Any) -> JobsSelect:
         return JobsSelect(filter=JobFilter(id=ids), **fields)

@@ -8,6 +8,7 @@ from pydantic import Field
 from balsam.domain.lease import LeaseKind
 from balsam.wire.apps import AppView
 from balsam.wire.base import MAX_ACQUIRE, MAX_REPORT, Id, JsonDict, Message, Tags, Timestamp
+from balsam.wire.results import JobResult
 
 
 class SessionCreate(Message):
@@ -90,7 +91,10 @@ class LaunchEvent(StrEnum):
 
 
 class ReportRecord(Message):
-    """One fact, in the launcher's durable order. `at` is by the launcher's clock: for people, orders nothing (S13)."""
+    """One fact, in the launcher's durable order. `at` is by the launcher's clock: for people, orders nothing (S13).
+
+    `result` comes with the end of an attempt of a Python App.
+    """
 
     seq: Annotated[int, Field(ge=1)]
     job_id: Id
@@ -100,6 +104,7 @@ class ReportRecord(Message):
     return_code: int | None = None
     message: Annotated[str, Field(max_length=8192)] = ""
     data: JsonDict = Field(default_factory=dict)
+    result: JobResult | None = None
 
 
 class Report(Message):

@@ -16,6 +16,7 @@ from balsam.client.model import Model
 from balsam.client.models.application import ApplicationDefinition
 from balsam.client.models.job_files import JobFiles
 from balsam.client.models.job_objects import JobManager, JobQuerySet, WaitResult, is_definition
+from balsam.client.models.job_result import JobResults
 from balsam.client.objects import Objects
 from balsam.domain.states import DONE_STATES, JobState
 from balsam.wire.jobs import JobExplanation, JobView
@@ -45,7 +46,7 @@ def _ids(value: Any) -> set[int]:
     return {item._saved_id() if isinstance(item, Model) else int(item) for item in value}
 
 
-class Job(JobFiles, Model):
+class Job(JobFiles, JobResults, Model):
     """One run of an App. Make it with `MyApp.submit(...)`, or by `Job(app_id=..., workdir=...)` and `save`.
 
     `app_id`: an ApplicationDefinition, a name (`site_name` says whose, when several Sites have it) or an id.

@@ -10,7 +10,7 @@ from balsam.server.broker import Mailbox
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.routes.streams import EventStream
-from balsam.server.usecases import change, explain, jobs, selection, submit
+from balsam.server.usecases import change, explain, jobs, results, selection, submit
 from balsam.wire.base import MAX_BODY_BYTES, Deleted, Message
 from balsam.wire.jobs import (
     JobCounts,
@@ -25,6 +25,7 @@ from balsam.wire.jobs import (
     JobsSelect,
     JobView,
 )
+from balsam.wire.results import ResultsPage, ResultsQuery, ResultView
 
 routes = Routes("jobs")
 
@@ -77,6 +78,12 @@ async def job_stream(call: Call, query: StateFilter) -> EventStream:
     return EventStream(call, Mailbox([("jobs", user_id)], states), ("user", user_id), allowed)
 
 
+@routes.get("/jobs/results", needs=USER_OR_SITE)
+async def list_results(call: Call, query: ResultsQuery) -> ResultsPage:
+    """Results of several Jobs; those that did not fit into the answer are to be asked for again."""
+    return await call.read(lambda tx: results.list_results(tx, call.principal, query))
+
+
 @routes.post("/jobs/update", needs=USER, body_limit=MAX_BODY_BYTES)
 async def update_jobs(call: Call, body: JobsSelect) -> JobsChanged:
     """The same change to every Job that the filter selects."""
@@ -105,6 +112,12 @@ async def delete_jobs(call: Call, body: JobsSelect) -> Deleted:
 async def get_job(call: Call, job_id: int) -> JobView:
     """One Job."""
     return await call.read(lambda tx: jobs.get_job(tx, call.principal, job_id))
+
+
+@routes.get("/jobs/{job_id}/result", needs=USER_OR_SITE)
+async def get_result(call: Call, job_id: int) -> ResultView:
+    """What the last attempt of a Job returned or raised, or why it failed."""
+    return await call.read(lambda tx: results.get_result(tx, call.principal, job_id))
 
 
 @routes.get("/jobs/{job_id}/explain", needs=USER_OR_SITE)

@@ -22,6 +22,7 @@ from balsam.server.store.records import (
     HotJob,
     IdempotencyRow,
     JobRow,
+    ResultRow,
     Row,
     SessionRow,
     SiteRow,
@@ -64,6 +65,7 @@ TABLE_NAMES: dict[type[Row], str] = {
     BatchJobRow: "batch_jobs",
     SessionRow: "sessions",
     IdempotencyRow: "idempotency_keys",
+    ResultRow: "results",
 }
 
 

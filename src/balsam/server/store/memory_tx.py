@@ -23,6 +23,7 @@ from balsam.server.store.records import (
     JobRow,
     JobUpdate,
     NewJob,
+    ResultRow,
     Row,
     SiteRow,
     Step,
@@ -297,6 +298,7 @@ class MemoryTx:
         for job in self.jobs(job_ids):
             self._set(self._tables.jobs, job.id, _MISSING)
             self._set(self._tables.events, job.id, _MISSING)
+            self._set(self._tables.rows[ResultRow], job.id, _MISSING)
             self._set(self._tables.children, job.id, _MISSING)
             for parent in job.parent_ids:
                 rest = tuple(child for child in self._tables.children.get(parent, ()) if child != job.id)

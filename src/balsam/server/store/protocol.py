@@ -147,7 +147,7 @@ class Tx(ReadTx, Protocol):
         ...
 
     def delete_jobs(self, job_ids: Sequence[int]) -> None:
-        """Remove Jobs with their events, tags and parent links."""
+        """Remove Jobs with their events, results, tags and parent links."""
         ...
 
     def wake(self, wake: Wake) -> None:

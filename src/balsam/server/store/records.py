@@ -165,7 +165,16 @@ class IdempotencyRow:
     created_at: int
 
 
-Row = UserRow | TokenRow | SiteRow | AppRow | BatchJobRow | SessionRow | IdempotencyRow
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """What an attempt of a Job returned or raised: a `wire.results.JobResult` as JSON text. `id` is that of the Job."""
+
+    id: int
+    attempt: int
+    content: str
+
+
+Row = UserRow | TokenRow | SiteRow | AppRow | BatchJobRow | SessionRow | IdempotencyRow | ResultRow
 
 
 @dataclass(slots=True)

@@ -301,6 +301,7 @@ class SqlTx(SqlReadTx):
         ids = [(row[0],) for row in rows]
         self._db.executemany("DELETE FROM job_parents WHERE parent_id = ?", ids)
         self._db.executemany("DELETE FROM job_parents WHERE child_id = ?", ids)
+        self._db.executemany("DELETE FROM results WHERE id = ?", ids)
         self._db.executemany("DELETE FROM jobs WHERE id = ?", ids)
         for _, owner, site, app, state, event_seq, _ in rows:
             self._tally({(owner, site, app, STATES[state], None): 1}, {(owner, site, app): -event_seq})

@@ -12,7 +12,16 @@ from balsam.domain.job import gpus_needed
 from balsam.domain.states import BATCH_JOB_ENDED, DONE_STATES, RUNNABLE_STATES, BatchJobState, JobMode, JobState
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx
-from balsam.server.store.records import BatchJobRow, EventRow, JobRow, SessionRow, SiteRow, micros, moment_or_none
+from balsam.server.store.records import (
+    BatchJobRow,
+    EventRow,
+    HotJob,
+    JobRow,
+    SessionRow,
+    SiteRow,
+    micros,
+    moment_or_none,
+)
 from balsam.server.store.selections import EventSelection, PageWindow
 from balsam.server.usecases.scope import own_job, own_site
 from balsam.server.usecases.sites import is_online
@@ -45,9 +54,8 @@ def explain_job(tx: ReadTx, principal: Principal, job_id: int, now: datetime) ->
 def _done(tx: ReadTx, job: JobRow) -> tuple[str, list[str]]:
     if job.state is JobState.JOB_FINISHED:
         return f"It finished well in attempt {job.attempt}.", []
-    window = PageWindow("timestamp", descending=True, limit=20)
-    events = tx.events(EventSelection(job.owner_id, job_ids=(job.id,)), window)
-    reasons = [text for event in events[:4] for text in _said(event)]
+    events = _last_events(tx, job)
+    reasons = _said(events)
     if job.state is JobState.CANCELLED:
         return "It was cancelled. Retry it to run it again.", reasons
     if job.return_code is not None and events and events[0].from_state is JobState.RUN_ERROR:
@@ -55,10 +63,23 @@ def _done(tx: ReadTx, job: JobRow) -> tuple[str, list[str]]:
     return "It failed; the reasons are below. Retry it once they are gone.", reasons
 
 
-def _said(event: EventRow) -> Iterator[str]:
-    for key in ("message", "tail", "signal"):
-        if event.data.get(key):
-            yield f"{event.from_state} -> {event.to_state}: {event.data[key]}"
+def why_done(tx: ReadTx, job: HotJob) -> str:
+    """What was said when a Job failed or was cancelled; empty when nothing was."""
+    return "\n".join(_said(_last_events(tx, job)))
+
+
+def _last_events(tx: ReadTx, job: JobRow | HotJob) -> list[EventRow]:
+    window = PageWindow("timestamp", descending=True, limit=4)
+    return tx.events(EventSelection(job.owner_id, job_ids=(job.id,)), window)
+
+
+def _said(events: list[EventRow]) -> list[str]:
+    return [
+        f"{event.from_state} -> {event.to_state}: {event.data[key]}"
+        for event in events
+        for key in ("message", "tail", "signal")
+        if event.data.get(key)
+    ]
 
 
 def _running(job: JobRow) -> tuple[str, list[str]]:

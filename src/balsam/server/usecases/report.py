@@ -13,11 +13,12 @@ from balsam.domain.states import Actor, JobEvent, JobState
 from balsam.server.errors import Invalid
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import Tx
-from balsam.server.store.records import HotJob, Json, SessionRow, micros
+from balsam.server.store.records import HotJob, Json, ResultRow, SessionRow, micros
 from balsam.server.usecases.limits import BadJson, json_text
 from balsam.server.usecases.scope import own_session
 from balsam.server.usecases.transitions import Transitions
 from balsam.wire.base import ErrorDetail
+from balsam.wire.results import MAX_STORED_BYTES, JobResult, RunError
 from balsam.wire.sessions import LaunchEvent, Report, ReportRecord, ReportReply
 
 _EVENTS = {
@@ -62,6 +63,7 @@ class _Work:
         self.steps = Transitions(tx, now)
         self.fenced: dict[int, None] = {}
         self.unlocked: dict[int, HotJob] = {}
+        self.results: list[ResultRow] = []
 
     def judge(self, record: ReportRecord) -> None:
         job = self.steps.get(record.job_id)
@@ -97,6 +99,8 @@ class _Work:
             update.batch_job_id = self.session.batch_job_id
         else:
             update.ended_at, update.return_code = reported_at, record.return_code
+            if record.result is not None:
+                self.results.append(ResultRow(job.id, update.after.attempt, _stored(record.result)))
 
     def _release(self, job: HotJob, record: ReportRecord) -> None:
         """Handed back: the Session holds the Job no longer."""
@@ -114,6 +118,17 @@ class _Work:
         self.tx.unlock(self.session.id, list(self.unlocked.values()))
         self.steps.released(self.unlocked.values())
         self.steps.flush()
+        for row in self.results:
+            self.tx.put(row)
+
+
+def _stored(result: JobResult) -> str:
+    """A result as it is kept. A report is never refused for it: its outbox could not go on."""
+    try:
+        return json_text(result.model_dump(exclude_unset=True), "the result", MAX_STORED_BYTES)
+    except BadJson as error:
+        refused = RunError(type="ResultRefused", message=f"{error}; write it to a file in the workdir")
+        return JobResult(error=refused).model_dump_json(exclude_unset=True)
 
 
 def _data(record: ReportRecord) -> Json:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from balsam.client.errors import Conflict, NotFound
-from balsam.client.outbox import PATTERN, OutboxError, read_outbox
+from balsam.client.outbox import PATTERN, OutboxError, batch_length, read_outbox
 from balsam.site.ledger import Entry
 from balsam.site.service import SiteService
 from balsam.wire.base import MAX_REPORT
@@ -56,7 +56,8 @@ class Delivery:
         if records:
             self._waiting[path] = (session_id, records)
             try:
-                reply = self._service.deliver(session_id, Report(records=records[:MAX_REPORT]))
+                length = batch_length((len(record.model_dump_json()) for record in records), MAX_REPORT)
+                reply = self._service.deliver(session_id, Report(records=records[:length]))
             except (Conflict, NotFound) as error:
                 log.warning("the service takes no results of session %d any more: %s", session_id, error)
                 _set_aside(path)
