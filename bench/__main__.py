@@ -1,4 +1,4 @@
-"""`python -m bench [running] [storing] [starting]`: measure, print a table, exit 1 when a goal's must is missed.
+"""`python -m bench [PART ...]`: measure, print a table, exit 1 when a goal's must is missed.
 
 Floor and product run back to back in one run, because this kind of machine changes its speed from minute to minute.
 """
@@ -10,20 +10,22 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import machine, running, starting, storing
+from bench import machine, running, scheduling, starting, storing
 from bench.product import Product
 from bench.result import Goal, report
+
+PARTS = ("starting", "running", "scheduling", "storing")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=["running", "storing", "starting", []], default=[])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
     parser.add_argument("--jobs", type=int, default=5_000, help="no-op Jobs of G1")
     parser.add_argument("--rows", type=int, default=1_000_000, help="Jobs in the service when it is read")
     chosen = parser.parse_args()
     # A `timeout` around the run must not leave the product behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    parts = chosen.parts or ["starting", "running", "storing"]
+    parts = chosen.parts or list(PARTS)
     print(f"load of others: {machine.wait_for_quiet():.2f} cores", flush=True)
     goals: list[Goal] = []
     with tempfile.TemporaryDirectory(prefix="balsam-bench-", ignore_cleanup_errors=True) as directory:
@@ -34,6 +36,8 @@ def main() -> int:
         if "running" in parts:
             with Product(root / "running") as product:
                 goals += running.measure(product, root, chosen.jobs)
+        if "scheduling" in parts:
+            goals += scheduling.measure()
         if "storing" in parts:
             with Product(root / "storing") as product:
                 goals += storing.measure(product, root, chosen.rows)

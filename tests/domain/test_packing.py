@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from balsam.domain.job import Resources
-from balsam.domain.packing import Node, NodePool, Placement
+from balsam.domain.packing import Node, NodePool, NodeShare, Placement
 
 NODE = Node("n1", (0, 1, 2, 3), ("g0", "g1"))
 
@@ -121,6 +121,41 @@ resources = st.builds(
 ) | st.builds(Resources, num_nodes=st.integers(2, 3), ranks_per_node=st.integers(1, 6))
 
 
+class FirstFit:
+    """The plainest form of the rule: look at every node, take the first ones that have room."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self.nodes = nodes
+        self.unusable: set[int] = set()
+        self.running: list[Placement] = []
+
+    def chosen(self, wanted: Resources) -> list[int]:
+        fitting = [index for index in range(len(self.nodes)) if self._fits(index, wanted)]
+        return fitting[: wanted.num_nodes] if len(fitting) >= wanted.num_nodes else []
+
+    def _fits(self, index: int, wanted: Resources) -> bool:
+        node = self.nodes[index]
+        here = [(p.resources, share) for p in self.running for share in p.shares if share.node == index]
+        if index in self.unusable or (here and wanted.num_nodes > 1):
+            return False
+        if sum(1 / r.node_packing_count for r, _ in here) + 1 / wanted.node_packing_count > 1 + 1e-6:
+            return False
+        left = {gpu: 1 - self._used_of(gpu, here) for gpu in node.gpu_ids}
+        if wanted.gpus_per_rank >= 1:
+            if sum(one > 1 - 1e-6 for one in left.values()) < wanted.ranks_per_node * int(wanted.gpus_per_rank):
+                return False
+        elif wanted.gpus_per_rank:
+            room = sum(int((one + 1e-6) / wanted.gpus_per_rank) for one in left.values())
+            if room < wanted.ranks_per_node:
+                return False
+        free = len(node.cpu_ids) - sum(len(share.cpu_ids) for _, share in here)
+        return not here if wanted.cores_per_node > len(node.cpu_ids) else free >= wanted.cores_per_node
+
+    @staticmethod
+    def _used_of(gpu: str, here: list[tuple[Resources, NodeShare]]) -> float:
+        return sum(min(1.0, r.gpus_per_rank) * share.gpu_ids.count(gpu) for r, share in here)
+
+
 class PackingMachine(RuleBasedStateMachine):
     """S9: whatever is placed and released, no core is used twice and no GPU or node more than whole."""
 
@@ -128,13 +163,16 @@ class PackingMachine(RuleBasedStateMachine):
         super().__init__()
         nodes = [Node("n0", (0, 1, 2, 3), ("a", "b")), Node("n1", (4, 5)), Node("n2", (0, 1, 2, 3, 4, 5), ("c",))]
         self.pool = NodePool.of(nodes)
-        self.running: list[Placement] = []
-        self.unusable: set[int] = set()
+        self.plain = FirstFit(nodes)
+        self.running = self.plain.running
+        self.unusable = self.plain.unusable
 
     @rule(wanted=resources)
     def place(self, wanted: Resources) -> None:
         was_idle = {index: not any(index == s.node for p in self.running for s in p.shares) for index in range(3)}
+        chosen = self.plain.chosen(wanted)
         place = self.pool.place(wanted)
+        assert chosen == ([] if place is None else [share.node for share in place.shares])
         if place is None:
             assert not (self.pool.is_idle and self.pool.could_ever_fit(wanted)), "an idle machine refused what fits it"
             return
@@ -155,7 +193,10 @@ class PackingMachine(RuleBasedStateMachine):
     @rule(node=st.integers(0, 2), usable=st.booleans())
     def set_usable(self, node: int, usable: bool) -> None:
         self.pool.set_usable(node, usable)
-        self.unusable = (self.unusable | {node}) - ({node} if usable else set())
+        if usable:
+            self.unusable.discard(node)
+        else:
+            self.unusable.add(node)
 
     @invariant()
     def s9_nothing_is_used_twice(self) -> None:

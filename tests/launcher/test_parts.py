@@ -306,7 +306,7 @@ def test_queue_keeps_order_over_shapes() -> None:
     first = queue.next(set(), ())
     assert first is not None
     assert first.job.id == 1
-    passed = queue.next({Resources(num_nodes=2)}, (2,))
+    passed = queue.next({Resources(num_nodes=2).shape}, (2,))
     assert passed is not None
     assert passed.job.id == 3
     queue.put_first(launch_job(5))

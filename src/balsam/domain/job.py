@@ -5,12 +5,14 @@ The service checks with these rules before it accepts a Job; executor and comman
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MAX_WALL_TIME_MIN = 525_600
 MAX_RANKS = 10_000_000
 # By how much the shares of one GPU may add up to more than all of it: thirds are no exact numbers.
 GPU_EPSILON = 1e-9
+
+Shape = tuple[int, int, int, float, int]
 
 
 def gpus_needed(ranks_per_node: int, gpus_per_rank: float) -> int:
@@ -32,7 +34,8 @@ class Resources:
     """Nodes, ranks, threads, GPUs and expected time of one Job.
 
     `wall_time_min` is an estimate in minutes (0: unknown); a launcher does not start a Job whose estimate is longer
-    than what is left. `node_packing_count` is how many such Jobs may share one node.
+    than what is left. `node_packing_count` is how many such Jobs may share one node. `cores_per_node`: cores that the
+    Job uses on each of its nodes, at least one. `shape`: two Jobs of the same shape fit or do not fit alike.
     """
 
     num_nodes: int = 1
@@ -42,16 +45,22 @@ class Resources:
     gpus_per_rank: float = 0.0
     node_packing_count: int = 1
     wall_time_min: int = 0
+    # Worked out once: the launcher asks for them at every step.
+    cores_per_node: int = field(init=False, compare=False, repr=False)
+    shape: Shape = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Resources that are not sound yet can be made, so that `problems` can say what is wrong with them.
+        threads = max(1, self.threads_per_core)
+        cores = max(1, math.ceil(self.ranks_per_node * self.threads_per_rank / threads))
+        shape = (self.num_nodes, self.ranks_per_node, cores, self.gpus_per_rank, self.node_packing_count)
+        object.__setattr__(self, "cores_per_node", cores)
+        object.__setattr__(self, "shape", shape)
 
     @property
     def ranks(self) -> int:
         """Ranks over all nodes."""
         return self.num_nodes * self.ranks_per_node
-
-    @property
-    def cores_per_node(self) -> int:
-        """Cores that the Job uses on each of its nodes, at least one."""
-        return max(1, math.ceil(self.ranks_per_node * self.threads_per_rank / self.threads_per_core))
 
     @property
     def gpus_per_node(self) -> int:

@@ -5,11 +5,13 @@ with one exception that is asked for: a Job with more ranks than a node has core
 node to itself).
 """
 
+import heapq
 from dataclasses import dataclass, field
 
-from balsam.domain.job import Resources
+from balsam.domain.job import Resources, Shape
 
 _EPSILON = 1e-9
+_MOST_SHAPES = 64  # for each of them a change of a node costs a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,29 @@ class _NodeUse:
         return self.occupancy < _EPSILON
 
 
+class _Candidates:
+    """Nodes on which Jobs of one shape may fit, the first one first. A node that was seen not to fit leaves; it comes
+    back when something on it is released. So a node is looked at once for each change of it, not once for each Job."""
+
+    __slots__ = ("_heap", "_waits")
+
+    def __init__(self, nodes: int) -> None:
+        self._heap = list(range(nodes))
+        self._waits = bytearray(b"\1") * nodes
+
+    def add(self, node: int) -> None:
+        if not self._waits[node]:
+            self._waits[node] = 1
+            heapq.heappush(self._heap, node)
+
+    def take(self) -> int | None:
+        if not self._heap:
+            return None
+        node = heapq.heappop(self._heap)
+        self._waits[node] = 0
+        return node
+
+
 @dataclass(slots=True)
 class NodePool:
     """All nodes of a launcher partition and what is in use on them.
@@ -66,12 +91,16 @@ class NodePool:
     """
 
     _uses: list[_NodeUse] = field(default_factory=list)
-    _free_nodes: float = 0.0  # counted along: it is asked for at every step of the launcher
+    # Counted along: they are asked for at every step of the launcher.
+    _free_nodes: float = 0.0
+    _idle: int = 0
+    _candidates: dict[Shape, _Candidates] = field(default_factory=dict)
+    _could_fit: dict[Shape, bool] = field(default_factory=dict)
 
     @classmethod
     def of(cls, nodes: list[Node]) -> "NodePool":
         uses = [_NodeUse(node, list(node.cpu_ids), dict.fromkeys(node.gpu_ids, 1.0)) for node in nodes]
-        return cls(uses, float(len(uses)))
+        return cls(uses, float(len(uses)), len(uses))
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -88,54 +117,85 @@ class NodePool:
 
     def could_ever_fit(self, wanted: Resources) -> bool:
         """Whether the Job would fit if every usable node were idle."""
-        able = sum(1 for use in self._uses if use.usable and _gpus_fit(wanted, dict.fromkeys(use.node.gpu_ids, 1.0)))
-        return able >= wanted.num_nodes
+        could = self._could_fit.get(wanted.shape)
+        if could is None:
+            able = sum(use.usable and _gpus_fit(wanted, dict.fromkeys(use.node.gpu_ids, 1.0)) for use in self._uses)
+            could = self._could_fit[wanted.shape] = able >= wanted.num_nodes
+        return could
 
     def set_usable(self, node: int, usable: bool) -> None:
         """Take a node out of use (it was lost or set aside), or back in. What runs there keeps its share."""
         use = self._uses[node]
-        if use.usable is not usable:
-            use.usable = usable
-            self._free_nodes += (1.0 - use.occupancy) * (1 if usable else -1)
+        if use.usable is usable:
+            return
+        use.usable = usable
+        sign = 1 if usable else -1
+        self._free_nodes += sign * (1.0 - use.occupancy)
+        self._idle += sign * use.is_idle
+        self._could_fit.clear()
+        self._offer(node)
 
     def place(self, wanted: Resources) -> Placement | None:
-        """Take cores, GPUs and node shares for a Job; None when it does not fit now."""
+        """Take cores, GPUs and node shares on the first nodes where the Job fits; None when it does not fit now."""
+        if wanted.num_nodes > self._idle and wanted.num_nodes > 1:
+            return None
+        candidates = self._candidates_for(wanted.shape)
         shares: list[tuple[int, int]] = []
-        for index, use in enumerate(self._uses):
-            cores = _cores_on(wanted, use)
+        while len(shares) < wanted.num_nodes:
+            node = candidates.take()
+            if node is None:
+                break
+            cores = _cores_on(wanted, self._uses[node])
             if cores:
-                shares.append((index, cores))
-                if len(shares) == wanted.num_nodes:
-                    return self._take(wanted, shares)
-        return None
+                shares.append((node, cores))
+        for node, _ in shares:
+            candidates.add(node)  # it may have room for another one
+        return self._take(wanted, shares) if len(shares) == wanted.num_nodes else None
 
     def release(self, placement: Placement) -> None:
         """Give back a placement, once the process group was seen to be gone (S9)."""
+        part = 1.0 / placement.resources.node_packing_count
+        per_rank = min(1.0, placement.resources.gpus_per_rank)
         for share in placement.shares:
             use = self._uses[share.node]
             use.free_cpus.extend(share.cpu_ids)
             use.free_cpus.sort()
-            per_rank = min(1.0, placement.resources.gpus_per_rank)
             for gpu in share.gpu_ids:
                 use.free_gpus[gpu] += per_rank
-            part = 1.0 / placement.resources.node_packing_count
             use.occupancy -= part
-            if use.usable:
-                self._free_nodes += part
             if use.occupancy < -_EPSILON or len(use.free_cpus) > len(use.node.cpu_ids):
                 raise AssertionError(f"S9: node {use.node.name} was given back more than was taken")
+            if use.usable:
+                self._free_nodes += part
+                self._idle += use.is_idle
+            self._offer(share.node)
+
+    def _candidates_for(self, shape: Shape) -> _Candidates:
+        found = self._candidates.get(shape)
+        if found is None:
+            if len(self._candidates) >= _MOST_SHAPES:
+                self._candidates.clear()
+            found = self._candidates[shape] = _Candidates(len(self._uses))
+        return found
+
+    def _offer(self, node: int) -> None:
+        """Something changed on a node: every shape may look at it again."""
+        for candidates in self._candidates.values():
+            candidates.add(node)
 
     def _take(self, wanted: Resources, chosen: list[tuple[int, int]]) -> Placement:
         shares: list[NodeShare] = []
         oversubscribed = False
+        part, cores_wanted = 1.0 / wanted.node_packing_count, wanted.cores_per_node
         for index, cores in chosen:
             use = self._uses[index]
             cpus = tuple(use.free_cpus[:cores])
             del use.free_cpus[:cores]
             gpus = _take_gpus(wanted, use.free_gpus)
-            use.occupancy += 1.0 / wanted.node_packing_count
-            self._free_nodes -= 1.0 / wanted.node_packing_count
-            oversubscribed |= cores < wanted.cores_per_node
+            self._idle -= use.is_idle
+            use.occupancy += part
+            self._free_nodes -= part
+            oversubscribed |= cores < cores_wanted
             shares.append(NodeShare(index, cpus, gpus))
         return Placement(tuple(shares), wanted, oversubscribed)
 
@@ -157,11 +217,11 @@ def _cores_on(wanted: Resources, use: _NodeUse) -> int:
 def _gpus_fit(wanted: Resources, free: dict[str, float]) -> bool:
     if wanted.gpus_per_rank == 0:
         return True
-    try:
-        _take_gpus(wanted, dict(free))
-    except LookupError:
-        return False
-    return True
+    if wanted.gpus_per_rank >= 1:
+        whole = sum(left >= 1.0 - _EPSILON for left in free.values())
+        return whole >= wanted.ranks_per_node * int(wanted.gpus_per_rank)
+    part = wanted.gpus_per_rank
+    return sum(int((left + _EPSILON) / part) for left in free.values()) >= wanted.ranks_per_node
 
 
 def _take_gpus(wanted: Resources, free: dict[str, float]) -> tuple[str, ...]:
@@ -173,8 +233,6 @@ def _take_gpus(wanted: Resources, free: dict[str, float]) -> tuple[str, ...]:
     for _ in range(wanted.ranks_per_node):
         for _ in range(max(1, int(wanted.gpus_per_rank))):
             able = [gpu for gpu, left in free.items() if left >= part - _EPSILON]
-            if not able:
-                raise LookupError("not enough GPUs")
             gpu = min(able, key=lambda gpu: free[gpu])
             free[gpu] -= part
             taken.append(gpu)

@@ -7,7 +7,7 @@ every Job.
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-from balsam.domain.job import Resources
+from balsam.domain.job import Shape
 from balsam.launcher.machine_messages import LaunchJob
 
 
@@ -24,8 +24,9 @@ class JobQueue:
     """Order of arrival; a Job occurs once."""
 
     def __init__(self) -> None:
-        self._shapes: dict[Resources, dict[int, Waiting]] = {}
-        self._shape_of: dict[int, Resources] = {}
+        self._shapes: dict[Shape, dict[int, Waiting]] = {}
+        self._shape_of: dict[int, Shape] = {}
+        self._nodes = 0.0
         self._last = 0
         self._first = 0
 
@@ -43,23 +44,26 @@ class JobQueue:
     @property
     def nodes(self) -> float:
         """Footprint of all that waits."""
-        return sum(shape.node_footprint * len(jobs) for shape, jobs in self._shapes.items())
+        return self._nodes if self._shape_of else 0.0
 
     def put(self, job: LaunchJob) -> None:
         """At the end; a waiting Job of the same id is replaced."""
         self.take(job.id)
         self._last += 1
-        self._shapes.setdefault(job.resources, {})[job.id] = Waiting(job, self._last)
-        self._shape_of[job.id] = job.resources
+        shape = job.resources.shape
+        self._shapes.setdefault(shape, {})[job.id] = Waiting(job, self._last)
+        self._shape_of[job.id] = shape
+        self._nodes += job.resources.node_footprint
 
     def put_first(self, job: LaunchJob) -> None:
         """Before all others: it had its turn already."""
         self.take(job.id)
         self._first -= 1
-        shape = job.resources
+        shape = job.resources.shape
         earlier = self._shapes.pop(shape, {})
         self._shapes[shape] = {job.id: Waiting(job, self._first), **earlier}
         self._shape_of[job.id] = shape
+        self._nodes += job.resources.node_footprint
 
     def take(self, job_id: int) -> LaunchJob | None:
         """Remove a Job; None when it does not wait here."""
@@ -68,11 +72,12 @@ class JobQueue:
             return None
         jobs = self._shapes[shape]
         waiting = jobs.pop(job_id)
+        self._nodes -= waiting.job.resources.node_footprint
         if not jobs:
             del self._shapes[shape]
         return waiting.job
 
-    def next(self, full: Container[Resources], busy: Container[int]) -> Waiting | None:
+    def next(self, full: Container[Shape], busy: Container[int]) -> Waiting | None:
         """The longest waiting Job whose shape is not in `full` and whose id is not in `busy`."""
         best = None
         for shape, jobs in self._shapes.items():

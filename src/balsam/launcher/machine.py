@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from balsam.domain.job import Resources
+from balsam.domain.job import Shape
 from balsam.domain.lease import HeldLease
 from balsam.domain.packing import Node
 from balsam.launcher.appetite import Appetite, Room
@@ -302,7 +302,7 @@ class Machine:
     def _start_queued(self, now: float) -> None:
         if self._draining or not self._stores or not self._queue or now < self._start_not_before:
             return
-        full: set[Resources] = set()
+        full: set[Shape] = set()
         while self._runs.free_cores and len(self._runs) < self._settings.most_running:
             # A Job whose earlier run is not gone stays where it is (S6).
             waiting = self._queue.next(full, self._runs)
@@ -316,7 +316,7 @@ class Machine:
                 self._queue.take(job.id)
                 self._idle_since = None
                 continue
-            full.add(job.resources)
+            full.add(job.resources.shape)
             waiting.overtaken_since = now if waiting.overtaken_since is None else waiting.overtaken_since
             if now - waiting.overtaken_since >= OVERTAKEN_SEC:
                 return

@@ -2,13 +2,15 @@
 simulation speak to the machine in these words and no others. Times are seconds of one monotonic clock."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
 from balsam.domain.job import Resources
 from balsam.domain.lease import HeldLease
 from balsam.domain.packing import Placement
+
+_RESOURCES = tuple(field.name for field in fields(Resources) if field.init)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class LaunchJob:
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> "LaunchJob":
         """From the JSON of a `wire.sessions.GrantedJob`."""
-        resources = Resources(**{name: data[name] for name in Resources.__slots__})
+        resources = Resources(**{name: data[name] for name in _RESOURCES})
         names = ("id", "app_id", "token", "attempt", "workdir", "parameters", "launch_params")
         return cls(resources=resources, **{name: data[name] for name in names})
 

@@ -29,6 +29,7 @@ class Run:
 
     job: LaunchJob
     placement: Placement
+    cores: int
     started: bool = False
     exited: Exited | None = None
     killing: Killing | None = None
@@ -74,8 +75,9 @@ class Runs:
         placement = self.pool.place(job.resources)
         if placement is None:
             return False
-        self._busy_cores += _cores(placement)
-        self._runs[job.id] = Run(job, placement)
+        cores = sum(len(share.cpu_ids) for share in placement.shares)
+        self._busy_cores += cores
+        self._runs[job.id] = Run(job, placement, cores)
         self._say(Start(job, placement))
         return True
 
@@ -83,7 +85,7 @@ class Runs:
         """Give the placement back: nothing of the run lives (S9)."""
         del self._runs[run.job.id]
         self._dying.discard(run.job.id)
-        self._busy_cores -= _cores(run.placement)
+        self._busy_cores -= run.cores
         self.pool.release(run.placement)
 
     def kill(self, now: float, job_id: int, killing: Killing, why: str) -> None:
@@ -116,7 +118,3 @@ class Runs:
     def next_kills(self) -> list[float]:
         """When `kill_overdue` has something to do."""
         return [self._runs[job_id].kill_at for job_id in self._dying]
-
-
-def _cores(placement: Placement) -> int:
-    return sum(len(share.cpu_ids) for share in placement.shares)
