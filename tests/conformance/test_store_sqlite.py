@@ -94,6 +94,7 @@ HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "by App": lambda w, s: w.page(limit=100, app_id=[w.app.id]),
     "by BatchJob": lambda w, s: w.page(limit=100, batch_job_id=[1]),
     "by parent": lambda w, s: w.page(limit=100, parent_id=[1]),
+    "by failure": lambda w, s: (w.page(limit=100, failure=["exit_code", "hook"]), w.count(failure=["hook"])),
     "by id": lambda w, s: w.page(id=[1, 2, 3]),
     "counts": lambda w, s: (w.counts(), w.count(), w.count(state=["RUNNING"]), w.count(tags=["a:1"])),
     "events of a Job": lambda w, s: w.events(1),

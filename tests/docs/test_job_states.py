@@ -6,11 +6,13 @@
 import sys
 from pathlib import Path
 
+from balsam.domain.failure import Failure
 from balsam.domain.states import BATCH_JOB_MOVES, EDGES, BatchJobState, JobState, Lease
 
 PAGE = Path(__file__).parents[2] / "docs" / "job-states.md"
 WRITE = "run: python tests/docs/test_job_states.py --write"
 JOBS = ("<!-- job edges: begin -->", "<!-- job edges: end -->")
+FAILURES = ("<!-- failures: begin -->", "<!-- failures: end -->")
 BATCH_JOBS = ("<!-- batch job moves: begin -->", "<!-- batch job moves: end -->")
 _LEASES = {Lease.NONE: "-", Lease.PROCESSING: "processing", Lease.RUN: "session + token", Lease.TOKEN: "token"}
 
@@ -49,6 +51,11 @@ def test_every_state_is_explained() -> None:
     text = PAGE.read_text()
     missing = [state for state in JobState if f"**{state}**" not in text]
     assert not missing
+
+
+def test_every_failure_class_is_explained() -> None:
+    rows = between(PAGE.read_text(), FAILURES).splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == [str(failure) for failure in Failure]
 
 
 if __name__ == "__main__" and "--write" in sys.argv:

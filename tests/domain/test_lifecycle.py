@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balsam.domain.failure import Failure
 from balsam.domain.lifecycle import (
+    AWAITED_HOOKS,
     MAX_LOST_ATTEMPTS,
     Decision,
     Effect,
@@ -110,6 +112,39 @@ def test_s6_a_run_is_reported_by_its_holder_only(edge: Edge) -> None:
     assert outcome(job._replace(session_id=None), ask(edge.event, Actor.LAUNCHER)) is Refusal.FENCED
 
 
+PROCESSING_EDGES = [edge for edge in EDGES.values() if edge.lease is Lease.PROCESSING]
+
+
+@pytest.mark.parametrize("edge", PROCESSING_EDGES, ids=lambda edge: f"{edge.source}-{edge.event}")
+def test_s6_a_verdict_is_told_by_its_holder_only_and_ends_the_lease(edge: Edge) -> None:
+    job = facts(edge.source)
+    assert outcome(job, ask(edge.event, Actor.SITE, session=SESSION + 1)) is Refusal.FENCED
+    assert outcome(job, ask(edge.event, Actor.SITE, session=None)) is Refusal.FENCED
+    assert outcome(job, ask(edge.event, Actor.SITE, token=None)) is Refusal.FENCED
+    assert outcome(job._replace(session_id=None), ask(edge.event, Actor.SITE)) is Refusal.FENCED
+    assert outcome(job._replace(session_id=None), ask(edge.event, Actor.SITE, session=None)) is Refusal.FENCED
+    told = decide(job, ask(edge.event, Actor.SITE))
+    assert told.after.session_id is None
+    assert Effect.RELEASE_LEASE in told.effects
+
+
+@pytest.mark.parametrize("state", AWAITED_HOOKS)
+def test_whoever_waits_for_a_hook_is_told_to_the_agent(state: JobState) -> None:
+    """When it begins to wait, and when it is cancelled in the middle of the hook, whose holder must stop it."""
+    before = {S.STAGED_IN: S.AWAITING_PARENTS}.get(state, S.RUNNING)
+    event = {S.STAGED_IN: E.PARENTS_FINISHED, S.RUN_DONE: E.RUN_DONE, S.RUN_ERROR: E.RUN_ERROR}.get(
+        state, E.RUN_TIMEOUT
+    )
+    actor = Actor.SERVICE if before is S.AWAITING_PARENTS else Actor.LAUNCHER
+    job = plain(before, hooks=ALL_HOOKS, session_id=None if actor is Actor.SERVICE else SESSION)
+    waiting = decide(job, ask(event, actor))
+    assert waiting.after.state is state
+    assert Effect.AWAITS_HOOK in waiting.effects
+    held = decide(facts(state), Request(E.CANCEL, Actor.USER))
+    assert (held.after.state, held.after.session_id) == (S.CANCELLED, SESSION)
+    assert Effect.KILL_RUN in held.effects
+
+
 def test_a_late_result_needs_the_token_and_not_the_session() -> None:
     for state, event in product((S.RUN_TIMEOUT, S.RESTART_READY), (E.RUN_DONE, E.RUN_ERROR)):
         job = facts(state, session_id=None)
@@ -177,13 +212,43 @@ def test_parents_decide_where_a_new_job_begins() -> None:
 
 def test_attempts_are_spent_by_timeouts_and_not_by_lost_launchers() -> None:
     timeout = ask(E.RUN_TIMEOUT, Actor.LAUNCHER)
-    assert path(decide(plain(S.RUNNING, attempt=1, max_attempts=2), timeout))[-1] is S.RESTART_READY
-    spent = decide(plain(S.RUNNING, attempt=2, max_attempts=2), timeout)
+    first = decide(plain(S.RUNNING, max_attempts=2), timeout)
+    assert (first.after.state, first.after.spent_attempts) == (S.RESTART_READY, 1)
+    spent = decide(plain(S.RUNNING, max_attempts=2, spent_attempts=1), timeout)
     assert path(spent) == [S.RUN_TIMEOUT, S.FAILED]
     assert spent.transitions[-1].message == "all 2 attempts are spent"
-    lost = plain(S.RUNNING, attempt=2, max_attempts=2, lost_attempts=1)
-    assert path(decide(lost, timeout))[-1] is S.RESTART_READY
-    assert path(decide(plain(S.RUNNING, attempt=99), timeout))[-1] is S.RESTART_READY
+    for request in (
+        Request(E.LEASE_ENDED, Actor.SWEEP, lost=True),
+        Request(E.LEASE_ENDED, Actor.SWEEP, lost=False),
+        timeout._replace(failure=Failure.LOST_NODE),
+    ):
+        lost = decide(plain(S.RUNNING, max_attempts=2, spent_attempts=1), request)
+        assert (lost.after.state, lost.after.spent_attempts) == (S.RESTART_READY, 1), request
+    assert path(decide(plain(S.RUNNING, spent_attempts=99), timeout))[-1] is S.RESTART_READY
+
+
+def test_errors_are_tried_again_only_within_a_budget_that_was_given() -> None:
+    error = ask(E.RUN_ERROR, Actor.LAUNCHER)
+    assert path(decide(plain(S.RUNNING), error)) == [S.RUN_ERROR, S.FAILED]
+    again = decide(plain(S.RUNNING, max_attempts=2), error)
+    assert path(again) == [S.RUN_ERROR, S.RESTART_READY]
+    assert again.effects == {Effect.RELEASE_LEASE, Effect.BECAME_RUNNABLE}
+    spent = decide(again.after._replace(state=S.RUNNING, session_id=SESSION), error)
+    assert path(spent) == [S.RUN_ERROR, S.FAILED]
+    assert spent.transitions[-1].message == "all 2 attempts are spent"
+    hopeless = decide(plain(S.RUNNING, max_attempts=2), error._replace(failure=Failure.NOT_STARTED))
+    assert path(hopeless) == [S.RUN_ERROR, S.FAILED]
+
+
+def test_a_hook_asks_for_another_attempt_within_the_budget_only() -> None:
+    for state in (S.RUN_DONE, S.RUN_ERROR, S.RUN_TIMEOUT):
+        job = facts(state, max_attempts=3, spent_attempts=2)
+        assert path(decide(job, ask(E.RESTART, Actor.SITE))) == [S.RESTART_READY]
+        spent = decide(job._replace(spent_attempts=3), ask(E.RESTART, Actor.SITE)._replace(message="once more"))
+        assert path(spent) == [S.FAILED]
+        assert spent.transitions[0].message == (
+            "once more; a hook asked for another attempt, and all 3 attempts are spent"
+        )
 
 
 def test_l5_a_job_whose_launchers_die_is_given_up() -> None:
@@ -228,13 +293,61 @@ def test_s6_a_granted_job_that_is_cancelled_stays_held() -> None:
 
 
 def test_retry_goes_back_as_far_as_needed_and_begins_anew() -> None:
-    job = plain(S.FAILED, session_id=None, lost_attempts=2, cancel_requested=True)
+    job = plain(
+        S.FAILED,
+        session_id=None,
+        lost_attempts=2,
+        spent_attempts=3,
+        max_attempts=3,
+        cancel_requested=True,
+        failure=Failure.TIMEOUT,
+    )
     again = decide(job, Request(E.RETRY, Actor.USER))
     assert path(again) == [S.RESTART_READY]
-    assert (again.after.lost_attempts, again.after.cancel_requested) == (0, False)
+    after = again.after
+    assert (after.lost_attempts, after.spent_attempts, after.cancel_requested, after.failure) == (0, 0, False, None)
+    assert after.attempt == job.attempt
     assert again.effects == {Effect.BECAME_RUNNABLE}
     first = decide(job._replace(was_preprocessed=False), Request(E.RETRY, Actor.USER))
     assert path(first) == [S.READY, S.STAGED_IN, S.PREPROCESSED]
+
+
+@pytest.mark.parametrize(
+    ("job", "request_", "failure"),
+    [
+        (plain(S.RUNNING), ask(E.RUN_ERROR, Actor.LAUNCHER), Failure.EXIT_CODE),
+        (plain(S.RUNNING), ask(E.RUN_ERROR, Actor.LAUNCHER)._replace(failure=Failure.SIGNAL), Failure.SIGNAL),
+        (plain(S.RUNNING), ask(E.RUN_TIMEOUT, Actor.LAUNCHER), Failure.TIMEOUT),
+        (plain(S.RUNNING), Request(E.LEASE_ENDED, Actor.SWEEP, lost=True), Failure.LOST_LAUNCHER),
+        (plain(S.AWAITING_PARENTS), Request(E.PARENT_FAILED, Actor.SERVICE), Failure.PARENT),
+        (facts(S.READY), ask(E.STAGE_IN_FAILED, Actor.SITE), Failure.TRANSFER),
+        (facts(S.POSTPROCESSED), ask(E.STAGE_OUT_FAILED, Actor.SITE), Failure.TRANSFER),
+        (facts(S.STAGED_IN), ask(E.GIVE_UP, Actor.SITE), Failure.HOOK),
+        (facts(S.RUN_ERROR, failure=Failure.OUT_OF_MEMORY), ask(E.GIVE_UP, Actor.SITE), Failure.OUT_OF_MEMORY),
+        (
+            facts(S.RUN_ERROR, failure=Failure.EXIT_CODE),
+            ask(E.GIVE_UP, Actor.SITE)._replace(failure=Failure.HOOK),
+            Failure.HOOK,
+        ),
+        (facts(S.RUN_TIMEOUT, failure=Failure.LOST_NODE), ask(E.RESTART, Actor.SITE), Failure.LOST_NODE),
+        (facts(S.RESTART_READY, failure=Failure.TIMEOUT), ask(E.STARTED, Actor.LAUNCHER), None),
+        (facts(S.RUN_TIMEOUT, failure=Failure.LOST_LAUNCHER), ask(E.RUN_DONE, Actor.LAUNCHER), None),
+        (facts(S.RUN_ERROR, failure=Failure.EXIT_CODE), Request(E.CANCEL, Actor.USER), None),
+    ],
+)
+def test_failure_classes_come_and_go_with_the_steps(job: JobFacts, request_: Request, failure: Failure | None) -> None:
+    """Set by the step that went wrong and written into its event; cleared by a new attempt and by a late good end."""
+    decision = decide(job, request_)
+    assert decision.after.failure is failure
+    assert decision.transitions[0].failure is (failure if request_.event is not E.RESTART else None)
+
+
+def test_s4_no_failed_job_without_a_class() -> None:
+    for job, event in product(map(facts, JobState), JobEvent):
+        for actor in Actor:
+            got = outcome(job, ask(event, actor))
+            if isinstance(got, Decision) and got.transitions and got.after.state is S.FAILED:
+                assert got.after.failure is not None
 
 
 def test_a_step_that_the_site_took_counts_as_preprocessed() -> None:
@@ -249,6 +362,7 @@ requests = st.builds(
     token=st.sampled_from([None, TOKEN, TOKEN - 1]),
     session_id=st.sampled_from([None, SESSION, SESSION + 1]),
     lost=st.booleans(),
+    failure=st.sampled_from([None, *Failure]),
 )
 jobs = st.builds(
     JobFacts,
@@ -263,6 +377,7 @@ jobs = st.builds(
     has_stage_in=st.booleans(),
     has_stage_out=st.booleans(),
     was_preprocessed=st.booleans(),
+    spent_attempts=st.integers(0, 3),
 )
 
 
@@ -287,6 +402,9 @@ def test_s4_s5_a_decision_is_a_chain_of_legal_edges(job: JobFacts, request: Requ
     if Effect.BECAME_RUNNABLE in got.effects:
         assert state in RUNNABLE_STATES
         assert got.after.session_id is None
+    if Effect.AWAITS_HOOK in got.effects:
+        assert AWAITED_HOOKS[state] in got.after.hooks or not got.transitions
+        assert got.after.session_id is None
 
 
 @given(jobs, requests)
@@ -300,7 +418,7 @@ def test_nothing_that_could_go_on_by_itself_stands_still(job: JobFacts, request:
         S.READY: after.has_stage_in,
         S.STAGED_IN: Hook.PREPROCESS in after.hooks,
         S.RUN_DONE: Hook.POSTPROCESS in after.hooks,
-        S.RUN_ERROR: Hook.HANDLE_ERROR in after.hooks,
+        S.RUN_ERROR: Hook.HANDLE_ERROR in after.hooks and after.lost_attempts < MAX_LOST_ATTEMPTS,
         S.RUN_TIMEOUT: Hook.HANDLE_TIMEOUT in after.hooks and after.lost_attempts < MAX_LOST_ATTEMPTS,
         S.POSTPROCESSED: after.has_stage_out,
         S.STAGED_OUT: False,

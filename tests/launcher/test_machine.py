@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from balsam.domain.failure import Failure
 from balsam.domain.job import Resources
 from balsam.domain.lease import HeldLease, LeaseKind
 from balsam.domain.packing import Node
@@ -138,6 +139,31 @@ def test_what_was_killed_has_no_result() -> None:
     bench.step(CancelRequested((1,)))
     record = one(Record, bench.end(1, result=RESULT))
     assert (record.outcome, record.result) == (Outcome.KILLED, None)
+
+
+@pytest.mark.parametrize(
+    ("exited", "failure"),
+    [
+        (Exited(1, 3), Failure.EXIT_CODE),
+        (Exited(1, 128), Failure.EXIT_CODE),
+        (Exited(1, 139, "SIGSEGV"), Failure.SIGNAL),
+        (Exited(1, 143), Failure.SIGNAL),  # of a shell whose command was ended
+        (Exited(1, 137, "SIGKILL", out_of_memory=True), Failure.OUT_OF_MEMORY),
+        (Exited(1, 0), None),
+    ],
+)
+def test_the_class_of_an_end_is_told(exited: Exited, failure: Failure | None) -> None:
+    bench = Bench()
+    bench.run(job(1))
+    bench.step(exited)
+    assert one(Record, bench.step(Gone(1))).failure is failure
+
+
+def test_what_can_not_be_started_is_told_as_such() -> None:
+    bench = Bench()
+    bench.grant(job(1))
+    records = all_of(Record, bench.step(StartFailed(1, 127, "no such command")))
+    assert [record.failure for record in records] == [None, Failure.NOT_STARTED]
 
 
 def test_cancel_is_term_then_kill_then_killed_when_gone() -> None:
@@ -444,9 +470,8 @@ def test_wire_and_machine_agree_on_words_and_fields() -> None:
     )  # fmt: skip
     launched = LaunchJob.from_wire(wire.model_dump())
     assert launched == LaunchJob(1, 2, 3, 4, "a", Resources(1, 2, 3, 1, 0.5, 2, 5), {"x": 1}, {"k": "v"})
-    assert {"seq", "job_id", "token", "event", "at", "return_code", "message", "data", "result"} == set(
-        ReportRecord.model_fields
-    )
+    told = {"seq", "job_id", "token", "event", "at", "return_code", "failure", "message", "data", "result"}
+    assert told == set(ReportRecord.model_fields)
 
 
 # Everything at random

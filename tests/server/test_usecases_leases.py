@@ -54,7 +54,7 @@ def test_a_run_is_noted_with_the_launchers_times_and_the_services(world: StoreWo
     assert view.last_update == world.now, "S13: the service's own clock orders"
     error = world.events(job_id)[4]
     assert (error.to_state, error.timestamp, error.reported_at) == (S.RUN_ERROR, world.now, view.ended_at)
-    assert error.data == {"message": "boom", "return_code": 3, "signal": "SIGSEGV"}
+    assert error.data == {"message": "boom", "return_code": 3, "signal": "SIGSEGV", "failure": "exit_code"}
     assert world.events(job_id)[5].data == {}
 
 
@@ -284,7 +284,7 @@ def test_l2_an_allocation_session_outlives_any_silence(world: StoreWorld) -> Non
     assert world.pass_time(1, step=1) == 0, "no grace for late results"
     assert world.pass_time(2, step=1) == 1
     assert world.state(job_id) is S.RESTART_READY
-    assert world.events(job_id)[4].data == {"message": "the allocation ended"}
+    assert world.events(job_id)[4].data == {"message": "the allocation ended", "failure": "lost_launcher"}
 
 
 def test_an_end_that_the_scheduler_told_ends_heartbeat_sessions_too(world: StoreWorld) -> None:

@@ -133,7 +133,10 @@ def test_the_answer_is_in_the_order_of_the_request(world: StoreWorld) -> None:
     ]
     assert made.created_at == world.now
     assert [world.state(job_id) for job_id in made.ids] == made.states
-    assert world.events(made.ids[3])[-1].data == {"message": f"its parent Job {failed[0]} is CANCELLED"}
+    assert world.events(made.ids[3])[-1].data == {
+        "message": f"its parent Job {failed[0]} is CANCELLED",
+        "failure": "parent",
+    }
 
 
 def test_submitting_wakes_the_launchers_of_the_site(world: StoreWorld) -> None:

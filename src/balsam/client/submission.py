@@ -11,6 +11,8 @@ from pydantic_core import to_json
 
 from balsam.client.errors import BalsamError, NotFound, Problem, ValidationFailed
 from balsam.client.values import checked, json_copy
+from balsam.domain.failure import Failure
+from balsam.domain.states import JobState
 from balsam.wire.base import MAX_BODY_BYTES, MAX_BULK
 from balsam.wire.jobs import JobsCreate, JobsCreated
 
@@ -63,7 +65,9 @@ def submit(client: "Client", jobs: "Sequence[Job]") -> None:
         answers = zip(created.ids, created.states, created.site_ids, strict=True)
         for job, row, (row_id, state, site_id) in zip(jobs[start:end], rows[start:end], answers, strict=True):
             about = apps.told(row["app_id"])
-            job._created({**told, **about, **row, "id": row_id, "state": state, "site_id": site_id}, epoch)
+            failure = Failure.PARENT if state is JobState.FAILED else None  # nothing else can fail a new Job
+            facts = {"id": row_id, "state": state, "site_id": site_id, "failure": failure}
+            job._created({**told, **about, **row, **facts}, epoch)
 
 
 class _Apps:

@@ -5,11 +5,23 @@ machine's inputs.
 """
 
 import select
+import signal
 from dataclasses import dataclass
 
 from balsam.domain.clock import Clock
 from balsam.launcher.machine_messages import Exited, Gone, Input, Signal, Start, StartDelayed, Started, StartFailed
-from balsam.launcher.process import Child, SpawnError, close_child, group_exists, kill, reap, terminate
+from balsam.launcher.memory_kills import MemoryKills
+from balsam.launcher.process import (
+    EXIT_SIGNAL_BASE,
+    Child,
+    ExitStatus,
+    SpawnError,
+    close_child,
+    group_exists,
+    kill,
+    reap,
+    terminate,
+)
 from balsam.launcher.starter import NotStarted, Starter
 from balsam.launcher.sweep import Run, Sweeper
 from balsam.launcher.workdir import DataRoot
@@ -38,6 +50,7 @@ class Children:
         clock: Clock,
         error_tail_lines: int,
         inputs: list[Input],
+        memory_kills: MemoryKills | None = None,
     ) -> None:
         self._epoll = epoll
         self._starter = starter
@@ -46,6 +59,7 @@ class Children:
         self._clock = clock
         self._error_tail_lines = error_tail_lines
         self._inputs = inputs
+        self._memory_kills = memory_kills or MemoryKills()
         self._live: dict[int, _Live] = {}
         self._job_of_pidfd: dict[int, int] = {}
 
@@ -116,7 +130,8 @@ class Children:
         if status.code and live.kill_at is None:
             tail = self._data.tail(live.workdir, self._error_tail_lines)
             message = f"{status.describe()}\n{tail}".rstrip("\n")
-        self._inputs.append(Exited(job_id, status.code, signal_name, message))
+        out_of_memory = live.kill_at is None and _was_killed(status, live.spreads) and self._memory_kills.claim()
+        self._inputs.append(Exited(job_id, status.code, signal_name, message, out_of_memory=out_of_memory))
         now = self._clock.monotonic()
         # An mpirun that failed says nothing of its ranks; one that ended well collected them.
         if live.kill_at is not None or (live.spreads and status.code) or group_exists(child.group):
@@ -128,3 +143,9 @@ class Children:
     def _gone(self, job_id: int) -> None:
         del self._live[job_id]
         self._inputs.append(Gone(job_id))
+
+
+def _was_killed(status: ExitStatus, spreads: bool) -> bool:
+    """By SIGKILL, itself or what a shell or an mpirun ran for it; some mpirun give the bare number of the signal."""
+    killed = {EXIT_SIGNAL_BASE + signal.SIGKILL} | ({int(signal.SIGKILL)} if spreads else set())
+    return status.signal == signal.SIGKILL or status.code in killed

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from balsam.domain.failure import Failure
 from balsam.domain.job import Shape
 from balsam.domain.lease import HeldLease
 from balsam.domain.packing import Node
@@ -339,7 +340,7 @@ class Machine:
             self._record(Outcome.RELEASED, run.job)
         else:
             self._record(Outcome.STARTED, run.job)
-            self._record(Outcome.RUN_ERROR, run.job, failed.return_code, failed.message)
+            self._record(Outcome.RUN_ERROR, run.job, failed.return_code, failed.message, failure=Failure.NOT_STARTED)
 
     def _start_delayed(self, now: float, delayed: StartDelayed) -> None:
         run = self._runs.get(delayed.job_id)
@@ -376,7 +377,7 @@ class Machine:
             case None if code == 0:
                 self._record(Outcome.RUN_DONE, run.job, code, result=exited.result)
             case None:
-                self._record(Outcome.RUN_ERROR, run.job, code, exited.message, data, exited.result)
+                self._record(Outcome.RUN_ERROR, run.job, code, exited.message, data, exited.result, exited.failure)
             case Killing.DRAIN:
                 self._record(Outcome.RUN_TIMEOUT, run.job, code, run.why)
             case Killing.CANCEL:
@@ -404,9 +405,10 @@ class Machine:
         message: str = "",
         data: Mapping[str, Any] | None = None,
         result: Mapping[str, Any] | None = None,
+        failure: Failure | None = None,
     ) -> None:
         if not self._lease_is_over:  # S6: who lost the lease has nothing to say any more
-            self._say(Record(outcome, job.id, job.token, return_code, message, data or {}, result))
+            self._say(Record(outcome, job.id, job.token, return_code, message, data or {}, result, failure))
 
     def _end_when_done(self, now: float) -> None:
         if self._runs or self._queue:

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from balsam.domain.failure import Failure
 from balsam.domain.job import Resources
 from balsam.domain.lease import HeldLease
 from balsam.domain.packing import Placement
 
 _RESOURCES = tuple(field.name for field in fields(Resources) if field.init)
+# What a shell gives for a command that a signal ended; it may stand between us and the command.
+SIGNAL_CODES = range(129, 160)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,16 @@ class Exited:
     signal: str = ""
     message: str = ""
     result: Mapping[str, Any] | None = None
+    out_of_memory: bool = False
+
+    @property
+    def failure(self) -> Failure | None:
+        """The class of this end; None when it is a good one."""
+        if self.out_of_memory:
+            return Failure.OUT_OF_MEMORY
+        if self.signal or self.return_code in SIGNAL_CODES:
+            return Failure.SIGNAL
+        return Failure.EXIT_CODE if self.return_code else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +241,7 @@ class Record:
     message: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)

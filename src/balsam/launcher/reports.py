@@ -53,6 +53,8 @@ class Reports:
         }
         if record.return_code is not None:
             fact["return_code"] = record.return_code
+        if record.failure is not None:
+            fact["failure"] = record.failure.value
         if record.message:
             fact["message"] = record.message[:LONGEST_MESSAGE]
         if record.data:

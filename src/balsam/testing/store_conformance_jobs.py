@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from balsam.domain.failure import Failure
 from balsam.domain.job import Resources
 from balsam.domain.lifecycle import Request, decide
 from balsam.domain.packing import Node, NodePool
@@ -225,6 +226,68 @@ class JobRules:
                 seen += [job.id for job in page]
                 after = page[-1].id
             assert seen == whole, query
+
+    def test_failed_jobs_are_found_by_class(self, world: StoreWorld) -> None:
+        ids = world.submit(5, tags={"a": "b"}, max_attempts=1)
+        child = world.submit(parent_ids=ids[:2])
+        session = world.open_session()
+        jobs = world.acquire(session.id, 5)
+        world.tell(session.id, jobs[0], LaunchEvent.STARTED, LaunchEvent.RUN_ERROR, return_code=3)
+        world.tell(session.id, jobs[1], LaunchEvent.STARTED, LaunchEvent.RUN_TIMEOUT)
+        world.tell(session.id, jobs[2], LaunchEvent.STARTED, LaunchEvent.RUN_ERROR, failure=Failure.OUT_OF_MEMORY)
+        world.tell(session.id, jobs[3], LaunchEvent.STARTED, LaunchEvent.RUN_DONE, return_code=0)
+        world.tell(session.id, jobs[4], LaunchEvent.STARTED)
+
+        def found(*classes: Failure, **query: Any) -> list[int]:
+            page = [job.id for job in world.page(failure=list(classes), **query)]
+            assert world.count(failure=list(classes), **{k: v for k, v in query.items() if k != "ordering"}) == len(
+                page
+            )
+            return page
+
+        assert found(Failure.EXIT_CODE) == [ids[0]]
+        assert found(Failure.EXIT_CODE, Failure.OUT_OF_MEMORY, Failure.TIMEOUT) == ids[:3]
+        assert found(*Failure, ordering="-id") == [*child, ids[2], ids[1], ids[0]]
+        assert found(Failure.TIMEOUT, Failure.PARENT, tags=["a:b"]) == [ids[1]]
+        assert found(Failure.PARENT, state=[JobState.FAILED], site_id=[world.site.id]) == child
+        assert found(Failure.PARENT, id=[*child, ids[0]]) == child
+        assert found(Failure.PARENT, app_id=[world.app.id + 1]) == []
+        assert found() == []
+        assert [job.failure for job in world.page(id=ids)][3:] == [None, None]
+        world.retry([ids[0]])
+        assert found(Failure.EXIT_CODE) == []
+
+    def test_children_wait_for_the_last_parent(self, world: StoreWorld) -> None:
+        parents = world.submit(4)
+        (child,) = world.submit(parent_ids=parents)
+        (other,) = world.submit(parent_ids=parents[:1])
+        family = [child, other, parents[0]]
+        session = world.open_session()
+        for number, job in enumerate(world.acquire(session.id, 4)):
+            assert world.read(lambda tx: tx.waiting_children(family)) == ({child, other} if number == 0 else {child})
+            unfinished = {child: 4 - number, other: 1} if number == 0 else {child: 4 - number}
+            assert world.read(lambda tx: tx.unfinished_parents(family)) == unfinished
+            assert world.state(child) is JobState.AWAITING_PARENTS
+            world.tell(session.id, job, LaunchEvent.STARTED, LaunchEvent.RUN_DONE, return_code=0)
+            assert world.state(other) is JobState.PREPROCESSED
+        assert world.state(child) is JobState.PREPROCESSED
+        assert world.read(lambda tx: tx.waiting_children(family)) == set()
+        (late,) = world.submit(parent_ids=parents)
+        assert world.state(late) is JobState.PREPROCESSED
+        assert world.read(lambda tx: tx.unfinished_parents([late])) == {}
+
+    def test_deleted_parents_keep_nobody_waiting(self, world: StoreWorld) -> None:
+        first, second = world.submit(2)
+        (child,) = world.submit(parent_ids=[first, second])
+        world.cancel([second])
+        assert world.state(child) is JobState.FAILED
+        assert world.delete([second]).deleted == 1
+        assert world.read(lambda tx: tx.unfinished_parents([child])) == {child: 1}
+        world.cancel([first])
+        world.delete([first])
+        assert world.read(lambda tx: tx.waiting_children([child])) == set()
+        assert world.retry([child]).changed == 1
+        assert world.state(child) is JobState.PREPROCESSED
 
     def test_deleting_leaves_no_trace(self, world: StoreWorld) -> None:
         parent = world.submit(tags={"a": "b"})

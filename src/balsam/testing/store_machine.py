@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from balsam.domain.failure import Failure
 from balsam.domain.states import DONE_STATES, RUNNABLE_STATES, BatchJobState, JobState
 from balsam.server.errors import ServiceError
 from balsam.server.store.memory import MemoryStore
@@ -110,7 +111,8 @@ class StoreMachine(RuleBasedStateMachine):
         """Of grants new and old, in any order, by the holder and by those who held the Job before."""
         session, job = data.draw(st.sampled_from(self.granted), label="grant")
         result = JobResult(value={"attempt": job.attempt, "token": job.token})
-        self.both(lambda world: world.tell(session, job, *events, return_code=3, result=result))
+        failure = data.draw(st.sampled_from([None, *Failure]), label="failure")
+        self.both(lambda world: world.tell(session, job, *events, return_code=3, result=result, failure=failure))
 
     @rule(data=st.data(), verb=st.sampled_from(["cancel", "retry", "delete"]), everything=st.booleans())
     def select(self, data: st.DataObject, verb: str, everything: bool) -> None:
@@ -144,16 +146,24 @@ class StoreMachine(RuleBasedStateMachine):
     def pass_time(self, seconds: int) -> None:
         self.both(lambda world: world.pass_time(seconds))
 
-    @rule(states=st.none() | STATES, tags=TAGS, ordering=st.sampled_from(["id", "-id", "last_update", "-state"]))
-    def list_jobs(self, states: list[JobState] | None, tags: dict[str, str], ordering: str) -> None:
+    @rule(
+        states=st.none() | STATES,
+        failures=st.none() | st.lists(st.sampled_from(list(Failure)), max_size=2),
+        tags=TAGS,
+        ordering=st.sampled_from(["id", "-id", "last_update", "-state"]),
+    )
+    def list_jobs(
+        self, states: list[JobState] | None, failures: list[Failure] | None, tags: dict[str, str], ordering: str
+    ) -> None:
         query: dict[str, Any] = {
             "state": states,
+            "failure": failures,
             "tags": [f"{key}:{value}" for key, value in tags.items()],
             "ordering": ordering,
         }
         self.both(lambda world: world.page(limit=5, offset=1, **query))
         self.both(lambda world: world.count(**query))
-        self.both(lambda world: world.counts(state=states, tags=query["tags"]))
+        self.both(lambda world: world.counts(state=states, failure=failures, tags=query["tags"]))
 
     @rule(data=st.data(), tags=TAGS, to_state=st.none() | st.sampled_from(list(JobState)))
     def list_events(self, data: st.DataObject, tags: dict[str, str], to_state: JobState | None) -> None:
@@ -176,6 +186,12 @@ class StoreMachine(RuleBasedStateMachine):
         counted = {state: n for state in JobState if (n := sum(job.state is state for job in jobs))}
         assert world.counts() == counted, "the kept counters have drifted"
         assert world.count() == len(jobs)
+
+    @invariant()
+    def failed_jobs_have_a_class(self) -> None:
+        for job in self.real.page():
+            assert job.failure is None or job.state not in (JobState.RUNNING, JobState.JOB_FINISHED, JobState.CANCELLED)
+            assert job.failure is not None or job.state is not JobState.FAILED
 
     @invariant()
     def s6_only_held_jobs_run(self) -> None:

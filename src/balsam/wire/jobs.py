@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from balsam.domain.failure import Failure
 from balsam.domain.job import MAX_WALL_TIME_MIN
 from balsam.domain.states import JobState
 from balsam.wire.base import MAX_BULK, MAX_PAGE, MAX_PARENTS, Id, JsonDict, Message, Short, Tags, Timestamp
@@ -50,7 +51,8 @@ class JobsCreated(Message):
 
 
 class JobView(Message):
-    """A Job as the service knows it. `started_at`, `ended_at`, `return_code` are of the last attempt."""
+    """A Job as the service knows it. `started_at`, `ended_at`, `return_code` are of the last attempt; `failure` says
+    what went wrong with it, until the next one starts."""
 
     id: int
     app_id: int
@@ -75,6 +77,7 @@ class JobView(Message):
     state: JobState
     attempt: int
     return_code: int | None
+    failure: Failure | None
     cancel_requested: bool
     batch_job_id: int | None
     session_id: int | None
@@ -96,6 +99,7 @@ class JobFilter(Message):
     batch_job_id: list[int] | None = None
     state: list[JobState] | None = None
     state__ne: JobState | None = None
+    failure: list[Failure] | None = None
     tags: list[str] | None = None  # "KEY:VALUE", all must match
     workdir__contains: str | None = None
     last_update_before: Timestamp | None = None

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from balsam.domain.failure import Failure
 from balsam.domain.lease import LeaseKind
 from balsam.wire.apps import AppView
 from balsam.wire.base import MAX_ACQUIRE, MAX_REPORT, Id, JsonDict, Message, Tags, Timestamp
@@ -102,6 +103,7 @@ class ReportRecord(Message):
     event: LaunchEvent
     at: Timestamp
     return_code: int | None = None
+    failure: Failure | None = None  # what went wrong, when the launcher knows better than the event says
     message: Annotated[str, Field(max_length=8192)] = ""
     data: JsonDict = Field(default_factory=dict)
     result: JobResult | None = None

@@ -18,6 +18,7 @@ from balsam.client.models.job_files import JobFiles
 from balsam.client.models.job_objects import JobManager, JobQuerySet, WaitResult, is_definition
 from balsam.client.models.job_result import JobResults
 from balsam.client.objects import Objects
+from balsam.domain.failure import Failure
 from balsam.domain.states import DONE_STATES, JobState
 from balsam.wire.jobs import JobExplanation, JobView
 
@@ -81,6 +82,7 @@ class Job(JobFiles, JobResults, Model):
     state = Field[JobState](None, write=Write.NEVER)
     site_id = Field[int](None, write=Write.NEVER)
     attempt = Field[int](0, write=Write.NEVER, volatile=True)
+    failure = Field[Failure | None](None, write=Write.NEVER, volatile=True)
     cancel_requested = Field[bool](False, write=Write.NEVER, volatile=True)
     batch_job_id = Field[int | None](None, write=Write.NEVER, volatile=True)
     session_id = Field[int | None](None, write=Write.NEVER, volatile=True)

@@ -46,8 +46,9 @@ class JobPageQuery(JobQuery):
 
 
 class JobManager(Manager["Job"]):
-    """Filters: id, parent_id, app_id, app_name, site_id, batch_job_id, state, state__ne, tags, workdir__contains,
-    last_update_before, last_update_after, pending_file_cleanup. Lists mean "any of"; `tags` is a dict or "KEY:VALUE".
+    """Filters: id, parent_id, app_id, app_name, site_id, batch_job_id, state, state__ne, failure, tags,
+    workdir__contains, last_update_before, last_update_after, pending_file_cleanup. Lists mean "any of"; `tags` is a
+    dict or "KEY:VALUE".
     """
 
     path = "/jobs"

@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 
 from pydantic_core import from_json, to_json
 
+from balsam.domain.failure import Failure
 from balsam.domain.states import Actor, JobState
 from balsam.server.store.records import (
     AppRow,
@@ -55,6 +56,7 @@ ACTOR_NUMBERS: dict[Actor, int] = {
     Actor.SWEEP: 4,
     Actor.USER: 5,
 }
+FAILURES: dict[str | None, Failure | None] = {None: None, **{failure.value: failure for failure in Failure}}
 ACTORS: dict[int, str] = {number: actor.value for actor, number in ACTOR_NUMBERS.items()}
 
 TABLE_NAMES: dict[type[Row], str] = {
@@ -145,17 +147,24 @@ def table(kind: type[Any]) -> Table:
 
 
 JOB_COLUMNS = tuple(field.name for field in fields(JobRow))
+_PLACE = {column: place for place, column in enumerate(JOB_COLUMNS)}
+_JOB_STATE, _JOB_FAILURE = _PLACE["state"], _PLACE["failure"]
+_JOB_FLAGS = [_PLACE[name] for name in ("cancel_requested", "was_preprocessed", "pending_file_cleanup")]
 _JOB_JSON = slice(JOB_COLUMNS.index("parameters"), len(JOB_COLUMNS))
 SELECT_JOB = f"SELECT {', '.join('jobs.' + column for column in JOB_COLUMNS)} FROM jobs"
 HOT_COLUMNS = tuple(field.name for field in fields(HotJob))[:-2]
+_HOT_PLACE = {column: place for place, column in enumerate((*HOT_COLUMNS, "tagged"))}
+_HOT_STATE, _HOT_FAILURE = _HOT_PLACE["state"], _HOT_PLACE["failure"]
+_HOT_FLAGS = [_HOT_PLACE[name] for name in ("cancel_requested", "was_preprocessed", "tagged")]
 SELECT_HOT = f"SELECT {', '.join(HOT_COLUMNS)}, tags <> '{{}}' FROM jobs"
 
 
 def job_row(values: Sequence[Any]) -> JobRow:
     """A row selected by SELECT_JOB."""
     row = list(values)
-    row[4] = STATES[row[4]]
-    row[21], row[22], row[25] = row[21] == 1, row[22] == 1, row[25] == 1
+    row[_JOB_STATE], row[_JOB_FAILURE] = STATES[row[_JOB_STATE]], FAILURES[row[_JOB_FAILURE]]
+    for place in _JOB_FLAGS:
+        row[place] = row[place] == 1
     row[_JOB_JSON] = [load(text) for text in row[_JOB_JSON]]
     return JobRow(*row)
 
@@ -163,8 +172,9 @@ def job_row(values: Sequence[Any]) -> JobRow:
 def hot_job(values: Sequence[Any]) -> HotJob:
     """A row selected by SELECT_HOT."""
     row = list(values)
-    row[4] = STATES[row[4]]
-    row[8], row[12], row[18] = row[8] == 1, row[12] == 1, row[18] == 1
+    row[_HOT_STATE], row[_HOT_FAILURE] = STATES[row[_HOT_STATE]], FAILURES[row[_HOT_FAILURE]]
+    for place in _HOT_FLAGS:
+        row[place] = row[place] == 1
     return HotJob(*row)
 
 

@@ -180,7 +180,10 @@ class MemoryTx:
         def unfinished(job: JobRow) -> int:
             return sum(parent.state is not JobState.JOB_FINISHED for parent in self.jobs(job.parent_ids))
 
-        return {job.id: unfinished(job) for job in self.jobs(child_ids) if self.jobs(job.parent_ids)}
+        return {job.id: number for job in self.jobs(child_ids) if (number := unfinished(job))}
+
+    def waiting_children(self, child_ids: Iterable[int]) -> set[int]:
+        return set(self.unfinished_parents(child_ids))
 
     # Events
 
@@ -244,6 +247,8 @@ class MemoryTx:
                 return_code=update.return_code,
                 started_at=update.started_at,
                 ended_at=update.ended_at,
+                spent_attempts=after.spent_attempts,
+                failure=after.failure,
                 last_update=at,
             )
             self._set(self._tables.jobs, row.id, changed)
@@ -254,7 +259,7 @@ class MemoryTx:
         for step in steps:
             for index, move in enumerate(step.decision.transitions):
                 seq += 1
-                data = {"message": move.message} if move.message else {}
+                data: dict[str, Any] = dict(move.said)
                 if index == 0:
                     data |= json.loads(json.dumps(step.data))
                 reported_at = step.reported_at if index == 0 else None
@@ -319,6 +324,8 @@ def _conditions(selection: JobSelection) -> Iterator[Callable[[JobRow], bool]]:
     if selection.parent_ids is not None:
         parents = frozenset(selection.parent_ids)
         yield lambda job: not parents.isdisjoint(job.parent_ids)
+    if selection.failures is not None:
+        yield _is_one_of("failure", frozenset(selection.failures))
     if selection.tags:
         yield lambda job: all(job.tags.get(key) == value for key, value in selection.tags)
     if selection.workdir_contains is not None:
@@ -403,6 +410,8 @@ def _new_row(job: NewJob, job_id: int, at: int) -> JobRow:
         last_update=at,
         started_at=None,
         ended_at=None,
+        spent_attempts=0,
+        failure=facts.failure,
         workdir=job.workdir,
         parameters=json.loads(job.parameters),
         tags=dict(job.tags),

@@ -99,7 +99,11 @@ class ReadTx(Protocol):
         ...
 
     def unfinished_parents(self, child_ids: Iterable[int]) -> dict[int, int]:
-        """How many parents of each child are not JOB_FINISHED."""
+        """How many parents of each child are not JOB_FINISHED; a child without such is left out."""
+        ...
+
+    def waiting_children(self, child_ids: Iterable[int]) -> set[int]:
+        """Those that have a parent that is not JOB_FINISHED. Costs the same whatever the number of parents."""
         ...
 
     def events(self, selection: EventSelection, window: PageWindow) -> list[EventRow]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from balsam.domain.failure import Failure
 from balsam.domain.lease import LeaseKind
 from balsam.domain.lifecycle import Decision, Hook, JobFacts
 from balsam.domain.states import BatchJobState, JobMode, JobState
@@ -211,6 +212,8 @@ class JobRow:
     last_update: int
     started_at: int | None
     ended_at: int | None
+    spent_attempts: int
+    failure: Failure | None
     workdir: str
     parameters: Json
     tags: dict[str, str]
@@ -242,6 +245,8 @@ class HotJob:
     return_code: int | None
     started_at: int | None
     ended_at: int | None
+    spent_attempts: int
+    failure: Failure | None
     tagged: bool
     _facts: JobFacts | None = field(default=None, compare=False, repr=False)
 
@@ -265,6 +270,8 @@ class HotJob:
             has_stage_in=bool(self.steps & STAGE_IN_BIT),
             has_stage_out=bool(self.steps & STAGE_OUT_BIT),
             was_preprocessed=self.was_preprocessed,
+            spent_attempts=self.spent_attempts,
+            failure=self.failure,
         )
 
 

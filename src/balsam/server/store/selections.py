@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from balsam.domain.failure import Failure
 from balsam.domain.states import JobState
 
 
@@ -17,6 +18,7 @@ class JobSelection:
     site_ids: tuple[int, ...] | None = None
     batch_job_ids: tuple[int, ...] | None = None
     states: tuple[JobState, ...] | None = None
+    failures: tuple[Failure, ...] | None = None
     tags: tuple[tuple[str, str], ...] = ()
     workdir_contains: str | None = None
     updated_before: int | None = None

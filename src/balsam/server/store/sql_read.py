@@ -39,7 +39,6 @@ from balsam.server.store.sql_select import (
 )
 
 EVENTS_COUNTER = 0  # kept in state_counts beside the states: how many events the Jobs of a Site have
-_FINISHED = STATE_NUMBERS[JobState.JOB_FINISHED]
 _BY_IDS = "id IN (SELECT value FROM json_each(?))"
 _ENOUGH = 1000
 
@@ -90,8 +89,8 @@ class SqlReadTx:
     def _page_ids(self, selection: JobSelection, window: PageWindow) -> list[int]:
         selection = self._narrowest_tag_first(selection)
         driver = self._driver_of(selection)
-        if window.order_by == "id" and driver == "states":
-            return self._merged_ids(selection, window)
+        if window.order_by == "id" and driver in ("states", "failures"):
+            return self._merged_ids(self._streams(selection, driver), window)
         if driver == "states":
             driver = "owner" if selection.app_ids is None else "apps"
         if driver == "owner" and window.order_by == "last_update":
@@ -111,10 +110,18 @@ class SqlReadTx:
         of_apps = sum(self._counters(replace(selection, states=None)).values())
         return "states" if of_states < of_apps else "apps"
 
-    def _merged_ids(self, selection: JobSelection, window: PageWindow) -> list[int]:
+    def _streams(self, selection: JobSelection, driver: str) -> list[Query]:
+        """Parts of a selection that an index gives in order of id."""
+        if driver == "states":
+            return [stream_query(selection, site_id, state) for site_id, state in self._counters(selection)]
+        return [
+            job_query(replace(selection, failures=(failure,)), driver)
+            for failure in dict.fromkeys(selection.failures or ())
+        ]
+
+    def _merged_ids(self, queries: list[Query], window: PageWindow) -> list[int]:
         streams: list[list[int]] = []
-        for site_id, state in self._counters(selection):
-            query = stream_query(selection, site_id, state)
+        for query in queries:
             _add_keyset(query, window)
             order = "DESC" if window.descending else "ASC"
             sql = f"SELECT jobs.id FROM {query.source} WHERE {query.where} ORDER BY jobs.id {order} LIMIT ?"
@@ -140,7 +147,7 @@ class SqlReadTx:
         selection = self._narrowest_tag_first(selection)
         driver = self._driver_of(selection)
         if driver == "states":
-            queries = [stream_query(selection, site_id, state) for site_id, state in self._counters(selection)]
+            queries = self._streams(selection, driver)
         else:
             queries = [job_query(selection, driver)]
             if driver == "tags" and selection == JobSelection(selection.owner_id, tags=selection.tags[:1]):
@@ -206,11 +213,17 @@ class SqlReadTx:
 
     def unfinished_parents(self, child_ids: Iterable[int]) -> dict[int, int]:
         sql = (
-            "SELECT p.child_id, sum(jobs.state <> ?) FROM job_parents p INDEXED BY job_parents_by_child"
-            " CROSS JOIN jobs ON jobs.id = p.parent_id"
-            " WHERE p.child_id IN (SELECT value FROM json_each(?)) GROUP BY p.child_id"
+            "SELECT child_id, count(*) FROM job_parents INDEXED BY job_parents_unfinished"
+            " WHERE child_id IN (SELECT value FROM json_each(?)) AND unfinished = 1 GROUP BY child_id"
         )
-        return dict(self._db.execute(sql, (_FINISHED, listed(child_ids))).fetchall())
+        return dict(self._db.execute(sql, (listed(child_ids),)).fetchall())
+
+    def waiting_children(self, child_ids: Iterable[int]) -> set[int]:
+        sql = (
+            "SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM job_parents p"
+            " INDEXED BY job_parents_unfinished WHERE p.child_id = value AND p.unfinished = 1)"
+        )
+        return {row[0] for row in self._db.execute(sql, (listed(child_ids),))}
 
     def events(self, selection: EventSelection, window: PageWindow) -> list[EventRow]:
         query = event_query(selection)

@@ -19,7 +19,9 @@ _NEW_JOB = {
     "pending_file_cleanup": "0",
     "started_at": "NULL",
     "ended_at": "NULL",
+    "spent_attempts": "0",
 }
+JOB_TABLE = f"jobs ({', '.join(JOB_COLUMNS)})"
 JOB_VALUES = f"({', '.join(_NEW_JOB.get(column, '?') for column in JOB_COLUMNS)})"
 EVENT_VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -54,6 +56,7 @@ def new_row(job: NewJob, shared: tuple[Any, ...], job_id: int, at: int) -> tuple
         *shared,
         at,
         at,
+        job.shape.decision.after.failure,
         job.workdir,
         job.parameters,
         dump(job.tags) if job.tags else "{}",
@@ -78,6 +81,8 @@ def update_values(update: JobUpdate, events: int, at: int) -> tuple[Any, ...]:
         update.return_code,
         update.started_at,
         update.ended_at,
+        facts.spent_attempts,
+        facts.failure,
         at,
         job.id,
         STATE_NUMBERS[job.state],
@@ -100,7 +105,7 @@ def event_values(decision: Decision, reported_at: int | None, data: dict[str, An
     """Columns of a Decision's events from `reported_at` on. What was reported belongs to the first transition."""
     rows: list[tuple[Any, ...]] = []
     for index, step in enumerate(decision.transitions):
-        said = {"message": step.message} if step.message else {}
+        said = step.said
         text = dump({**said, **data} if index == 0 else said)
         moves = (STATE_NUMBERS[step.source], STATE_NUMBERS[step.target], ACTOR_NUMBERS[step.actor])
         rows.append((reported_at if index == 0 else None, step.attempt, *moves, text))

@@ -52,6 +52,8 @@ def driver_of(selection: JobSelection) -> str:
         return "batch_jobs"
     if selection.tags:
         return "tags"
+    if selection.failures is not None:
+        return "failures"
     if selection.updated_after is not None:
         return "updated"
     if selection.app_ids is not None:
@@ -63,7 +65,8 @@ def job_query(selection: JobSelection, driver: str) -> Query:
     """Every condition of the selection, read through `driver`. The owner is always one of them (S14)."""
     query = Query()
     _DRIVERS[driver](query, selection)
-    query.add("+jobs.owner_id = ?" if driver not in ("owner", "updated") else "jobs.owner_id = ?", selection.owner_id)
+    owned = "jobs.owner_id = ?" if driver in _BY_OWNER else "+jobs.owner_id = ?"
+    query.add(owned, selection.owner_id)
     _check_lists(query, selection, driver)
     if selection.updated_before is not None:
         query.add("jobs.last_update < ?", selection.updated_before)
@@ -111,6 +114,8 @@ def _check_lists(query: Query, selection: JobSelection, driver: str) -> None:
             query.add(f"+jobs.{column} {_ANY}", listed(values))
     if selection.states is not None:
         query.add(f"+jobs.state {_ANY}", listed(STATE_NUMBERS[state] for state in selection.states))
+    if selection.failures is not None and driver != "failures":
+        query.add(f"+jobs.failure {_ANY}", listed(selection.failures))
     if selection.parent_ids is not None and driver != "parents":
         parents = f"SELECT 1 FROM job_parents p WHERE p.parent_id {_ANY} AND p.child_id = jobs.id"
         query.add(f"EXISTS ({parents})", listed(selection.parent_ids))
@@ -139,6 +144,14 @@ def _by_tags(query: Query, selection: JobSelection) -> None:
     query.add("t.tag = ?", tag_number(selection.owner_id, key, value))
 
 
+def _by_failures(query: Query, selection: JobSelection) -> None:
+    query.source = "jobs INDEXED BY jobs_by_failure"
+    if selection.failures is not None and len(selection.failures) == 1:
+        query.add("jobs.failure = ?", selection.failures[0].value)  # the index gives these in order of id
+    else:
+        query.add(f"jobs.failure {_ANY}", listed(selection.failures or ()))
+
+
 def _by_update(query: Query, selection: JobSelection) -> None:
     query.source = "jobs INDEXED BY jobs_by_update"
 
@@ -156,11 +169,13 @@ def _nothing(query: Query, selection: JobSelection) -> None:
     pass
 
 
+_BY_OWNER = frozenset({"failures", "owner", "updated"})  # indexes that begin with the owner
 _DRIVERS = {
     "ids": _by_ids,
     "parents": _by_parents,
     "batch_jobs": _by_batch_jobs,
     "tags": _by_tags,
+    "failures": _by_failures,
     "updated": _by_update,
     "apps": _by_apps,
     "owner": _by_owner,

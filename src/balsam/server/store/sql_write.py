@@ -42,6 +42,7 @@ from balsam.server.store.selections import AcquireCriteria, fitting
 from balsam.server.store.sql_read import EVENTS_COUNTER, SqlReadTx
 from balsam.server.store.sql_rows import (
     EVENT_VALUES,
+    JOB_TABLE,
     JOB_VALUES,
     append_events,
     event_values,
@@ -52,13 +53,17 @@ from balsam.server.store.sql_rows import (
 from balsam.server.store.sql_select import listed
 
 _ROWS_AT_ONCE = 100
+_FINISHED = STATE_NUMBERS[JobState.JOB_FINISHED]
+_INSERT_PARENT = f"INSERT INTO job_parents SELECT id, ?2, state <> {_FINISHED} FROM jobs WHERE id = ?1"
+_NOTE_FINISHED = "UPDATE job_parents SET unfinished = 0 WHERE parent_id IN (SELECT value FROM json_each(?))"
 _INSERT_TAG = "INSERT INTO job_tags VALUES (?, ?)"
 _INSERT_RUNNABLE_TAG = "INSERT INTO runnable_tags VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE_RUNNABLE_TAG = "DELETE FROM runnable_tags WHERE tag = ? AND site_id = ? AND rank = ? AND job_id = ?"
 # S4: the guard of the Decision is repeated here, so that a fault in Python can't write past it.
 _UPDATE_JOB = """UPDATE jobs SET state = ?, attempt = ?, session_id = ?, cancel_requested = ?, lost_attempts = ?,
     was_preprocessed = ?, event_seq = ?, batch_job_id = ?, return_code = ?, started_at = ?, ended_at = ?,
-    last_update = ? WHERE id = ? AND state = ? AND token = ? AND event_seq = ? AND session_id IS ?"""
+    spent_attempts = ?, failure = ?, last_update = ?
+    WHERE id = ? AND state = ? AND token = ? AND event_seq = ? AND session_id IS ?"""
 _GRANT = """UPDATE jobs SET token = token + 1, session_id = ?, grant_seq = ?
     WHERE id IN (SELECT value FROM json_each(?)) AND session_id IS NULL AND state IN (5, 10)"""
 _UNLOCK = """UPDATE jobs SET session_id = NULL
@@ -141,7 +146,7 @@ class SqlTx(SqlReadTx):
             shared, start = shape_values(shape), first + len(rows)
             rows += [new_row(job, shared, job_id, at) for job_id, job in enumerate(alike, start)]
             self._insert_first_events(shape, range(start, first + len(rows)), at)
-        self._insert_many("jobs", JOB_VALUES, rows)
+        self._insert_many(JOB_TABLE, JOB_VALUES, rows)
         ids = list(range(first, first + len(jobs)))
         self._insert_links(list(zip(ids, jobs, strict=True)))
         return ids
@@ -167,7 +172,7 @@ class SqlTx(SqlReadTx):
     def _insert_links(self, jobs: list[tuple[int, NewJob]]) -> None:
         parents = [(parent, job_id) for job_id, job in jobs for parent in dict.fromkeys(job.parent_ids)]
         if parents:
-            self._db.executemany("INSERT INTO job_parents VALUES (?, ?)", parents)
+            self._db.executemany(_INSERT_PARENT, parents)
         tagged = [job_id for job_id, job in jobs if job.tags]
         if tagged:
             tags = [
@@ -200,6 +205,9 @@ class SqlTx(SqlReadTx):
         if changed != len(rows):
             raise GuardFailed(f"S4: {len(rows) - changed} of {len(rows)} Jobs were not as they were read")
         self._insert_many("events", EVENT_VALUES, events)
+        finished = [update.job.id for update in updates if update.after.state is JobState.JOB_FINISHED]
+        if finished:
+            self._db.execute(_NOTE_FINISHED, (listed(finished),))
         self._tally(moved, logged)
         self._offer([update.job.id for update in updates if update.job.tagged])
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from datetime import datetime
 
+from balsam.domain.failure import Failure
 from balsam.domain.job import gpus_needed
 from balsam.domain.states import BATCH_JOB_ENDED, DONE_STATES, RUNNABLE_STATES, BatchJobState, JobMode, JobState
 from balsam.server.principal import Principal
@@ -30,6 +31,18 @@ from balsam.wire.jobs import JobExplanation
 
 _ALIVE = (BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED, BatchJobState.RUNNING)
 _SHOWN_PARENTS = 5
+_FAILED: dict[Failure | None, str] = {
+    Failure.EXIT_CODE: "Its command ended with return code {code} in attempt {attempt}.",
+    Failure.SIGNAL: "A signal ended its command in attempt {attempt} (return code {code}).",
+    Failure.TIMEOUT: "It did not end in the time that it had, in attempt {attempt}.",
+    Failure.OUT_OF_MEMORY: "It ran out of memory in attempt {attempt}; give it more, or put fewer Jobs on a node.",
+    Failure.LOST_NODE: "Its node was lost in attempt {attempt}.",
+    Failure.LOST_LAUNCHER: "Its launcher was lost in attempt {attempt}.",
+    Failure.NOT_STARTED: "Its Site could not start it; the reasons are below.",
+    Failure.HOOK: "A hook of its App failed it; the reasons are below, and its output is in balsam.log in the workdir.",
+    Failure.TRANSFER: "A file could not be transferred; the reasons are below.",
+    Failure.PARENT: "A parent failed or was cancelled; retry that one first.",
+}
 
 
 def explain_job(tx: ReadTx, principal: Principal, job_id: int, now: datetime) -> JobExplanation:
@@ -58,9 +71,8 @@ def _done(tx: ReadTx, job: JobRow) -> tuple[str, list[str]]:
     reasons = _said(events)
     if job.state is JobState.CANCELLED:
         return "It was cancelled. Retry it to run it again.", reasons
-    if job.return_code is not None and events and events[0].from_state is JobState.RUN_ERROR:
-        return f"Its command ended with return code {job.return_code} in attempt {job.attempt}.", reasons
-    return "It failed; the reasons are below. Retry it once they are gone.", reasons
+    said = _FAILED.get(job.failure, "It failed; the reasons are below. Retry it once they are gone.")
+    return said.format(code=job.return_code, attempt=job.attempt), reasons
 
 
 def why_done(tx: ReadTx, job: HotJob) -> str:
@@ -77,7 +89,7 @@ def _said(events: list[EventRow]) -> list[str]:
     return [
         f"{event.from_state} -> {event.to_state}: {event.data[key]}"
         for event in events
-        for key in ("message", "tail", "signal")
+        for key in ("message", "tail", "signal", "traceback")
         if event.data.get(key)
     ]
 

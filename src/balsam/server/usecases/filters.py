@@ -20,6 +20,7 @@ def job_selection(tx: ReadTx, principal: Principal, message: JobFilter) -> JobSe
         site_ids=visible_sites(principal, message.site_id),
         batch_job_ids=_tuple(message.batch_job_id),
         states=_states(message),
+        failures=None if message.failure is None else tuple(dict.fromkeys(message.failure)),
         tags=pairs(message.tags, "tags"),
         workdir_contains=message.workdir__contains,
         updated_before=None if message.last_update_before is None else micros(message.last_update_before),

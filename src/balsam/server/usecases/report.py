@@ -85,6 +85,7 @@ class _Work:
             token=record.token,
             session_id=self.session.id,
             message=record.message,
+            failure=record.failure,
         )
         reported_at = micros(record.at)
         try:

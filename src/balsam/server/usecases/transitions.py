@@ -118,9 +118,8 @@ class Transitions:
                 why = f"its parent Job {parent} is {failed[parent]}"
                 self.take(child, Request(JobEvent.PARENT_FAILED, Actor.SERVICE, message=why))
         waiting = {child for parent, child in links if parent not in failed and self._waits(child)}
-        for child, unfinished in self._tx.unfinished_parents(waiting).items() if waiting else ():
-            if unfinished == 0:
-                self.take(child, Request(JobEvent.PARENTS_FINISHED, Actor.SERVICE))
+        for child in sorted(waiting - self._tx.waiting_children(waiting)) if waiting else ():
+            self.take(child, Request(JobEvent.PARENTS_FINISHED, Actor.SERVICE))
 
     def _waits(self, job_id: int) -> bool:
         return job_id in self._jobs and self.facts(job_id).state is JobState.AWAITING_PARENTS

@@ -62,6 +62,7 @@ def _job_view(job: JobRow, app_name: str) -> JobView:
         state=job.state,
         attempt=job.attempt,
         return_code=job.return_code,
+        failure=job.failure,
         cancel_requested=job.cancel_requested,
         batch_job_id=job.batch_job_id,
         session_id=job.session_id,
