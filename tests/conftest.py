@@ -22,7 +22,7 @@ hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
 TESTS = Path(__file__).parent
-SLOW_DIRECTORIES = {"system", "crash", "simulation"}
+SLOW_DIRECTORIES = {"cluster", "crash", "simulation", "system"}
 # These start a service or processes for nearly every case and wait for them.
 SLOW_FILES = {
     "test_auth.py",

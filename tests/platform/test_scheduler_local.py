@@ -41,7 +41,9 @@ class ShiftedClock:
 
 
 class LocalHarness:
+    prefix = "b"
     timeout_sec = 20.0
+    look_again_sec = 0.02
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -49,7 +51,9 @@ class LocalHarness:
         self.made: list[LocalScheduler] = []
 
     def make(self, crash_point: Callable[[str], None] = no_crash, **options: object) -> LocalScheduler:
-        config = SchedulerConfig(self.directory, {"max_nodes": 1, **options}, self.clock, crash_point)
+        config = SchedulerConfig(
+            self.directory, {"max_nodes": 1, **options}, self.clock, crash_point, name_prefix=self.prefix
+        )
         self.made.append(LocalScheduler(config))
         return self.made[-1]
 
@@ -58,6 +62,9 @@ class LocalHarness:
 
     def refused_request(self) -> SubmitRequest:
         return SubmitRequest(num_nodes=2, wall_time_min=1)
+
+    def waiting_request(self) -> None:
+        return None
 
     def vanish(self, scheduler_id: str, name: str) -> None:
         for info in sorted(processes.marked("BALSAM_BATCH_NAME", name), key=lambda info: info.id.pid):

@@ -13,6 +13,7 @@ from typing import Any
 
 _LEGACY_CLASSES = {
     "LocalProcessScheduler": "local",
+    "SlurmScheduler": "slurm",
     "MPICHRun": "mpich",
     "OpenMPIRun": "openmpi",
     "LocalAppRun": "plain",
@@ -78,7 +79,13 @@ class BackEnds:
         return self._targets
 
 
-SCHEDULERS = BackEnds("balsam.schedulers", {"local": "balsam.platform.scheduler.local:LocalScheduler"})
+SCHEDULERS = BackEnds(
+    "balsam.schedulers",
+    {
+        "local": "balsam.platform.scheduler.local:LocalScheduler",
+        "slurm": "balsam.platform.scheduler.slurm:Slurm",
+    },
+)
 MPIRUNS = BackEnds(
     "balsam.mpiruns",
     {

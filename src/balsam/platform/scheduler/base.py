@@ -2,7 +2,8 @@
 
 Each adapter implements `Scheduler`; the agent gets it through `registry.SCHEDULERS`. An adapter is accepted when it
 passes `balsam.testing.scheduler_conformance`. The rules that matter most: a name is submitted at most once (S11), what
-a scheduler does not say is `unknown` and never `finished` (S12), and a refusal (permanent) is told from an outage.
+a scheduler does not say is `unknown` and never `finished` (S12), and a refusal (permanent) is told from an outage and
+from a doubt. `docs/guides/clusters.md` says how to add one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from balsam.domain.clock import Clock, SystemClock
 
@@ -22,12 +23,13 @@ class SchedulerState(StrEnum):
     RUNNING = "running"
     FINISHED = "finished"
     FAILED = "failed"
-    UNKNOWN = "unknown"
+    CANCELLED = "cancelled"  # by somebody's wish: neither well nor badly
+    UNKNOWN = "unknown"  # neither alive nor over: the scheduler does not say, or in a word that we do not know
 
     @property
     def is_over(self) -> bool:
         """Whether the scheduler vouches that no process of the allocation is left."""
-        return self in (SchedulerState.FINISHED, SchedulerState.FAILED)
+        return self in (SchedulerState.FINISHED, SchedulerState.FAILED, SchedulerState.CANCELLED)
 
 
 class SubmitRefused(Exception):
@@ -36,6 +38,13 @@ class SubmitRefused(Exception):
 
 class SchedulerUnavailable(Exception):
     """The scheduler did not answer properly this time; nothing is known to have changed. Repeat later."""
+
+
+class SubmitInDoubt(SchedulerUnavailable):
+    """A submission was cut off: it may have been taken, or may still be (S11).
+
+    Before the name is submitted again, look for it for `doubt_sec`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,9 @@ class SchedulerJob:
     """One allocation as the scheduler sees it; None where the scheduler does not tell.
 
     `exit_code` is the batch script's, 128+n for a death by signal n. `reason` is for people: why it waits, failed or
-    is unknown. Times are aware UTC.
+    is unknown. `is_hopeless`: it waits for what will not come by itself, such as a higher limit of its queue.
+    `node_names` are as the nodes call themselves, in the scheduler's order. Times are aware UTC; `expected_start` is
+    the scheduler's guess for one that waits.
     """
 
     scheduler_id: str
@@ -69,15 +80,24 @@ class SchedulerJob:
     submit_time: datetime | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
+    expected_start: datetime | None = None
+    node_names: tuple[str, ...] = ()
+    is_hopeless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """Limits of one queue; None: no limit that the scheduler tells."""
+    """Limits of one queue; None: no limit that the scheduler tells. `is_open`: whether it takes submissions now.
+
+    `cpus_per_node` and `gpus_per_node` are what every node of the queue has at least.
+    """
 
     max_nodes: int | None = None
     max_wall_time_min: int | None = None
     max_queued_jobs: int | None = None
+    is_open: bool = True
+    cpus_per_node: int | None = None
+    gpus_per_node: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,45 +116,66 @@ def no_crash(point: str) -> None:
 class SchedulerConfig:
     """What an adapter is built from.
 
-    `submit_dir` is the Site's `qsubmit` directory; `options` are the adapter's own settings. `crash_point` is called
-    with "before-start" right before the request goes to the scheduler and "after-start" right after it was taken, so
-    that a test can die there.
+    `submit_dir` is the Site's `qsubmit` directory; `options` are the adapter's own settings. Every name that is
+    submitted through this object begins with `name_prefix`, and no other's does. `crash_point` is called with
+    "before-start" right before the request goes to the scheduler and "after-start" right after it was taken, so that a
+    test can die there.
     """
 
     submit_dir: Path
     options: Mapping[str, object] = field(default_factory=dict)
     clock: Clock = field(default_factory=SystemClock)
     crash_point: Callable[[str], None] = no_crash
+    name_prefix: str = "balsam-"
 
 
 class Scheduler(Protocol):
     """A batch scheduler. Every method may raise SchedulerUnavailable; all are safe to repeat.
 
+    An adapter is made as `cls(SchedulerConfig)`, which raises ValueError for an option that it does not understand.
+
     >>> from balsam.platform.registry import SCHEDULERS
     >>> make = SCHEDULERS.load("local")   # make(SchedulerConfig(submit_dir=...)) gives a Scheduler
     """
+
+    options: ClassVar[Mapping[str, str]]
+    """What `SchedulerConfig.options` may hold: name -> what it does."""
+
+    doubt_sec: float
+    """For how long after a cut-off submission the scheduler may still take it (S11); 0: it never can."""
+
+    def render(self, script_path: Path, name: str, request: SubmitRequest) -> list[str]:
+        """The words of the command that `submit` would run: for people, and without any effect.
+
+        Raises SubmitRefused for a value that can't be put into a word of it.
+        """
+        ...
 
     def submit(self, script_path: Path, name: str, request: SubmitRequest) -> str:
         """Ask for an allocation that runs the script; returns the scheduler's id.
 
         A name that the scheduler already knows is not submitted again: its id is returned (S11), also when the
-        first try died half way. Raises SubmitRefused for a request that can't ever run.
+        first try died half way. Raises SubmitRefused for a request that can't ever run, and SubmitInDoubt when it is
+        not known whether the scheduler took it.
         """
         ...
 
     def find(self, name: str) -> str | None:
-        """The id of what was submitted under this name, or None when surely nothing was (S11)."""
+        """The id of what was submitted under this name, or None when the scheduler knows of nothing (S11)."""
         ...
 
     def jobs(self) -> dict[str, SchedulerJob]:
-        """All of this Site's allocations that the scheduler lists now, by id, in one call.
+        """All allocations of this `name_prefix` that the scheduler lists now, by id, in one call.
 
         Ended ones stay listed for a while only. Absence is not evidence of an end (S12): ask `history`.
         """
         ...
 
     def history(self, scheduler_ids: Iterable[str]) -> dict[str, SchedulerJob]:
-        """What accounting says about these ids; an id it does not know is left out."""
+        """What accounting says about these ids, in one call; an id it does not know, or not yet, is left out.
+
+        An id may have been given out again: look at the name.
+        """
         ...
 
     def cancel(self, scheduler_id: str) -> None:
@@ -150,6 +191,13 @@ class Scheduler(Protocol):
 
     def backfill_windows(self) -> dict[str, list[BackfillWindow]]:
         """Idle nodes by queue; empty when the scheduler does not tell."""
+        ...
+
+    def time_left_sec(self, scheduler_id: str) -> float | None:
+        """Seconds until the scheduler ends this running allocation; None when it does not tell.
+
+        For the launcher inside: the limit may have been changed since the batch script was written.
+        """
         ...
 
     def watch(self, on_change: Callable[[str], None]) -> bool:

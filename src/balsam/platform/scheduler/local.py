@@ -7,14 +7,15 @@ agent finds them by their files, and by the environment variable BALSAM_LOCAL_AL
 """
 
 import logging
-import re
 import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import ClassVar
 
 from balsam.platform.processes import ProcessId
+from balsam.platform.scheduler import options
 from balsam.platform.scheduler.base import (
     BackfillWindow,
     QueueLimits,
@@ -25,6 +26,7 @@ from balsam.platform.scheduler.base import (
     SubmitRefused,
     SubmitRequest,
 )
+from balsam.platform.scheduler.commands import a_name
 from balsam.platform.scheduler.local_files import BATCH_SHELL, Record, RecordDir, UnreadableRecord
 from balsam.platform.scheduler.local_run import LocalRun, Machine
 from balsam.platform.scheduler.local_watch import EndWatch
@@ -32,25 +34,31 @@ from balsam.platform.scheduler.local_watch import EndWatch
 log = logging.getLogger(__name__)
 
 LISTED_AFTER_END_SEC = 600.0
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHORT_PAUSE_SEC = 0.1
 
 
 class LocalScheduler:
     """Runs batch scripts on this machine.
 
-    Options: `kill_grace_sec` (60): from the SIGTERM of a cancel to SIGKILL; `max_nodes` (no limit): refuse requests for
-    more. More than one node is a pretence for tests and trials: `node.local` deals this machine's cores out.
-    The script gets BALSAM_BATCH_NAME, BALSAM_SCHEDULER_ID and BALSAM_NUM_NODES in its environment. During the agent's
-    absence nobody enforces the wall time; the guardian in the allocation keeps its own.
+    More than one node is a pretence for tests and trials: `node.local` deals this machine's cores out. The script gets
+    BALSAM_BATCH_NAME, BALSAM_SCHEDULER_ID and BALSAM_NUM_NODES in its environment. During the agent's absence nobody
+    enforces the wall time; the guardian in the allocation keeps its own.
     """
 
+    options: ClassVar = {
+        "kill_grace_sec": "from the SIGTERM of a cancel to SIGKILL (60)",
+        "max_nodes": "requests for more nodes are refused (no limit)",
+    }
+    doubt_sec = 0.0  # whether a script was started is on disk, and the claim lets it run once
+
     def __init__(self, config: SchedulerConfig) -> None:
+        options.refuse_unknown(config.options, self.options)
         self._files = RecordDir(config.submit_dir)
         self._clock = config.clock
         self._crash_point = config.crash_point
-        self._kill_grace_sec = _positive(config, "kill_grace_sec", 60.0)
-        self._max_nodes = _positive(config, "max_nodes", float("inf"))
+        self._prefix = config.name_prefix
+        self._kill_grace_sec = options.positive(config.options, "kill_grace_sec", 60.0)
+        self._max_nodes = options.positive(config.options, "max_nodes", float("inf"))
         self._machine = Machine.here()
         self._lock = threading.RLock()
         self._runs: dict[str, LocalRun] = {}
@@ -59,16 +67,30 @@ class LocalScheduler:
         self._watch: EndWatch | None = None
         self._load()
 
+    def render(self, script_path: Path, name: str, request: SubmitRequest) -> list[str]:
+        """The shell that runs the script, as it is started here."""
+        self._refuse_impossible(script_path, name, request)
+        stem = self._files.stem(name)
+        return [
+            "/bin/sh",
+            "-c",
+            BATCH_SHELL,
+            name,
+            str(script_path.resolve()),
+            shutil.which("bash") or "/bin/sh",
+            str(stem),
+        ]
+
     def submit(self, script_path: Path, name: str, request: SubmitRequest) -> str:
         """Start the script now, once for each name; see the protocol."""
-        self._refuse_impossible(script_path, name, request)
+        command = self.render(script_path, name, request)
         with self._lock:
             known = self.find(name)
             if known is not None:
                 return known
             run = self._intend(script_path, name, request)
             self._crash_point("before-start")
-            self._start(run)
+            self._start(run, command)
             self._crash_point("after-start")
         self._wake()
         return run.record.scheduler_id
@@ -89,7 +111,7 @@ class LocalScheduler:
         with self._lock:
             now = self._clock.now()
             listed: dict[str, SchedulerJob] = {}
-            for name in sorted(self._active):
+            for name in sorted(name for name in self._active if name.startswith(self._prefix)):
                 job = self._step(self._runs[name])
                 if job is None:
                     continue
@@ -122,6 +144,13 @@ class LocalScheduler:
     def backfill_windows(self) -> dict[str, list[BackfillWindow]]:
         return {}
 
+    def time_left_sec(self, scheduler_id: str) -> float | None:
+        with self._lock:
+            runs = [run for run in self._runs.values() if run.record.scheduler_id == scheduler_id]
+            return (
+                max(0.0, runs[0].due_sec()) if runs and runs[0].was_started() and not runs[0].record.is_over else None
+            )
+
     def watch(self, on_change: Callable[[str], None]) -> bool:
         with self._lock:
             if self._watch is None:
@@ -150,8 +179,7 @@ class LocalScheduler:
         return run
 
     def _refuse_impossible(self, script_path: Path, name: str, request: SubmitRequest) -> None:
-        if not _NAME.fullmatch(name):
-            raise SubmitRefused(f"{name!r} is no name for an allocation: letters, digits and ._- only, at most 128")
+        a_name(name)
         if not script_path.is_file():
             raise SubmitRefused(f"batch script {script_path} does not exist")
         if not 1 <= request.num_nodes <= self._max_nodes:
@@ -190,10 +218,8 @@ class LocalScheduler:
             number += 1
         return str(number)
 
-    def _start(self, run: LocalRun) -> None:
+    def _start(self, run: LocalRun, command: list[str]) -> None:
         stem = self._files.stem(run.record.name)
-        script_shell = shutil.which("bash") or "/bin/sh"
-        command = ["/bin/sh", "-c", BATCH_SHELL, run.record.name, run.record.script, script_shell, str(stem)]
         try:
             run.start(command, stem.with_name(f"{stem.name}.output"))
         except OSError as error:
@@ -225,10 +251,3 @@ class LocalScheduler:
                     leaders.append(leader)
                 pauses.append(max(_SHORT_PAUSE_SEC, run.due_sec()) if leader else _SHORT_PAUSE_SEC)
             return leaders, min(pauses, default=None)
-
-
-def _positive(config: SchedulerConfig, key: str, default: float) -> float:
-    value = config.options.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise ValueError(f"option {key!r} of the local scheduler is {value!r}; it must be a number above 0")
-    return float(value)

@@ -1,0 +1,17 @@
+"""The real batch systems of tests/testbed, one for all tests of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.testbed.slurm_bed import SlurmBed, require, running_slurm
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[SlurmBed]:
+    """A real Slurm with four nodes. Only root on Debian can have one; there, that it does not start is a failure."""
+    require()
+    with running_slurm() as bed:
+        yield bed
