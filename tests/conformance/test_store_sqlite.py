@@ -25,7 +25,9 @@ from balsam.server.store.schema import SchemaTooNew
 from balsam.server.store.selections import JobSelection
 from balsam.server.store.sqlite import SqliteStore, StoreInUse
 from balsam.testing.store_world import StoreWorld, run
+from balsam.wire.apps import TransferSlot
 from balsam.wire.sessions import LaunchEvent
+from balsam.wire.transfers import JobTransfer
 
 E = LaunchEvent
 
@@ -69,6 +71,14 @@ def plan_of(path: Path, statement: str) -> list[str]:
         return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}")]
 
 
+def _submit_with_transfers(world: StoreWorld, session: int) -> int:
+    slot = TransferSlot(required=False, direction="in", local_path="in.dat")
+    app = world.add_app(name="stage", transfers={"input": slot})
+    given = JobTransfer(location_alias="client", path="/in.dat", content=world.content(b"x"))
+    (job_id,) = world.submit(app_id=app.id, transfers={"input": given})
+    return world.transfers(job_id=[job_id])[0].id
+
+
 HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "submit": lambda w, s: w.submit(3, tags={"a": "b"}, parent_ids=[1, 2]),
     "acquire": lambda w, s: w.acquire(s, 5, max_wall_time_min=9, max_gpus_per_node=2, max_aggregate_nodes=9.0),
@@ -100,8 +110,19 @@ HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "events of a Job": lambda w, s: w.events(1),
     "newest events": lambda w, s: w.newest_events(100),
     "delete": lambda w, s: w.delete([4]),
+    "due transfers": lambda w, s: w.transfers(site_id=[w.site.id], state=["pending", "active", "inactive"], limit=100),
+    "transfers of Jobs": lambda w, s: w.transfers(job_id=[1, 2], direction="out"),
+    "transfers by id": lambda w, s: w.transfers(id=[1, 2], job_id=[1]),
+    "newest transfers": lambda w, s: w.transfers(ordering="-id", limit=100),
+    "transfers by the Jobs' tags": lambda w, s: w.transfers(tags=["a:1"], job_state=["RUNNING"], limit=100),
+    "submit with transfers": _submit_with_transfers,
+    "transfer done": lambda w, s: w.tell_transfer(_submit_with_transfers(w, s), state="done"),
+    "collect": lambda w, s: w.collect(1, 2),
+    "quota": lambda w, s: w.read(lambda tx: tx.blob_bytes(w.ada.user_id)),
+    "sweep of blobs": lambda w, s: w.read(lambda tx: (tx.unused_blobs(5, 9), tx.holding_items(5, 0, 9))),
+    "may the Site read": lambda w, s: w.read(lambda tx: tx.site_takes_blob(w.site.id, 1)),
 }
-BIG = r"(jobs|events|results|job_tags|runnable_tags|job_parents|t|e|p|o)"
+BIG = r"(jobs|events|results|job_tags|runnable_tags|job_parents|transfer_items|blobs|blob_uses|t|e|p|o|u)"
 
 
 @pytest.mark.parametrize("name", HOT)

@@ -63,6 +63,8 @@ NAMED: dict[str, list[Ask]] = {
     "explain_job": [at("GET", lambda o: f"/api/jobs/{o.job_id}/explain")],
     "look_at_files": [at("GET", lambda o: f"/api/jobs/{o.job_id}/files")],
     "read_file": [at("GET", lambda o: f"/api/jobs/{o.job_id}/files/content?path=job.out")],
+    "get_transfer": [at("GET", lambda o: f"/api/transfers/{o.item_id}")],
+    "read_blob": [at("GET", lambda o: f"/api/blobs/{o.blob}")],
     "create_batch_job": [body("POST", "/api/batch-jobs", lambda o: batch_job_body(o.site_id))],
     "get_batch_job": [at("GET", lambda o: f"/api/batch-jobs/{o.batch_job_id}")],
     "patch_batch_job": [at("PATCH", lambda o: f"/api/batch-jobs/{o.batch_job_id}", json={"status_info": {"a": 1}})],
@@ -126,6 +128,16 @@ SELECTING: dict[str, list[Ask]] = {
         body("PATCH", "/api/batch-jobs", lambda o: {"patches": {str(o.batch_job_id): {"status_info": {"a": 1}}}})
     ],
     "list_sessions": [at("GET", lambda o: "/api/sessions")],
+    "list_transfers": [
+        at("GET", lambda o: "/api/transfers"),
+        at("GET", lambda o: f"/api/transfers?id={o.item_id}&site_id={o.site_id}"),
+        at("GET", lambda o: f"/api/transfers?job_id={o.staging_job_id}"),
+    ],
+    "report_transfers": [
+        body("PATCH", "/api/transfers", lambda o: {"patches": {str(o.item_id): {"state": "error"}}}),
+    ],
+    "collect_transfers": [body("POST", "/api/transfers/collected", lambda o: {"ids": [o.item_id]})],
+    "look_up_blobs": [body("POST", "/api/blobs/look-up", lambda o: {"sha256": [o.blob]})],
     "list_events": [
         at("GET", lambda o: "/api/events"),
         at("GET", lambda o: f"/api/events?job_id={o.job_id}"),
@@ -146,6 +158,10 @@ WITHOUT_OBJECTS = {
     "list_users": "test_auth: administrators",
     "create_site": "makes the caller's own",
     "job_stream": "test_stream: of the caller's own Jobs",
+    "blob_usage": "test_blobs: the caller's own",
+    "upload_state": "test_blobs: names are the caller's own",
+    "upload_piece": "test_blobs: names are the caller's own",
+    "drop_upload": "test_blobs: names are the caller's own",
 }
 
 
@@ -185,8 +201,8 @@ def answers(service: RunningService, token: str, ask: Ask, owner: Person) -> tup
 
 def missing(owner: Person) -> Person:
     """The same request about things that do not exist."""
-    ids = dict.fromkeys(("site_id", "app_id", "job_id", "batch_job_id", "session_id"), MISSING)
-    return replace(owner, **ids)  # type: ignore[arg-type]
+    names = ("site_id", "app_id", "job_id", "batch_job_id", "session_id", "item_id", "staging_job_id")
+    return replace(owner, **dict.fromkeys(names, MISSING), blob="0" * 64)  # type: ignore[arg-type]
 
 
 def strangers(bob: Person, kinds: list[str]) -> Iterator[tuple[str, str]]:
@@ -235,16 +251,17 @@ def stranger(service: RunningService) -> Person:
     person = make_user(service, "carol")
     person = furnish(service, person)
     with service.client(person.token) as client:
-        ok(client.post("/api/jobs/delete", json={"filter": {"id": [person.job_id]}}))
+        ok(client.post("/api/jobs/delete", json={"filter": {}}))
     return person
 
 
 def test_the_owner_is_served(service: RunningService, ann: Person) -> None:
     """The rows above would also pass at a service that refuses everybody."""
-    for path in ("sites", "apps", "jobs", "batch-jobs", "events", "sessions"):
+    for path in ("sites", "apps", "jobs", "batch-jobs", "events", "sessions", "transfers"):
         with service.client(ann.token) as client:
             assert ok(client.get(f"/api/{path}"))["count"] >= 1, path
-    for operation in ("get_site", "get_app", "get_job", "get_batch_job", "get_session", "explain_job"):
+    named = ("get_site", "get_app", "get_job", "get_batch_job", "get_session", "explain_job", "get_transfer")
+    for operation in named:
         assert answers(service, ann.token, NAMED[operation][0], ann)[0] == 200, operation
 
 

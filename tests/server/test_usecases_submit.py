@@ -9,7 +9,7 @@ from balsam.server.store.memory import MemoryStore
 from balsam.server.usecases import apps
 from balsam.server.usecases.submit import submit_jobs
 from balsam.testing.store_world import StoreWorld
-from balsam.wire.apps import AppParameter, PythonCode, TransferSlot
+from balsam.wire.apps import AppParameter, PythonCode
 from balsam.wire.base import MAX_JSON_DEPTH, MAX_PARAMETERS_BYTES
 from balsam.wire.jobs import JobsCreate
 from balsam.wire.sessions import LaunchEvent
@@ -53,7 +53,7 @@ BAD_ROWS = [
     ({"num_nodes": 2, "node_packing_count": 2}, "resources", "only single-node Jobs"),
     ({"gpus_per_rank": 1.5}, "resources", "whole number"),
     ({"num_nodes": 10_000, "ranks_per_node": 10_000}, "resources", "ranks"),
-    ({"transfers": {"result": "client:/x"}}, "transfers", "no transfer back end"),
+    ({"transfers": {"result": "client:/x"}}, "transfers.result", "no such transfer slot; it has: none"),
 ]
 
 
@@ -239,13 +239,6 @@ def test_defaults_are_filled_in_when_a_job_is_granted(world: StoreWorld) -> None
     assert world.get(job_id).parameters == {"name": "world"}
     session = world.open_session()
     assert world.acquire(session.id)[0].parameters == {"name": "world", "n": "7"}
-
-
-def test_required_transfer_slots_are_named(world: StoreWorld) -> None:
-    slot = TransferSlot(required=True, direction="in", local_path="in.dat")
-    app = world.add_app(name="stage", transfers={"input": slot})
-    error = refused(world, {"app_id": app.id})
-    assert "needs input" in error.details[0].message
 
 
 def test_an_app_with_jobs_is_not_deleted(world: StoreWorld) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,9 @@ class Person:
     batch_job_id: int = 0
     launcher_token: str = ""
     session_id: int = 0
+    staging_job_id: int = 0
+    item_id: int = 0
+    blob: str = ""
 
     def tokens(self) -> dict[str, str]:
         return {"user": self.token, "site": self.site_token, "launcher": self.launcher_token}
@@ -51,6 +55,7 @@ def make_site(client: httpx2.Client, name: str = "") -> dict[str, Any]:
         "hostname": "laptop",
         "allowed_queues": {"local": {"max_nodes": 4, "max_walltime": 600}},
         "allowed_projects": ["local"],
+        "transfer_locations": {"client": "client:"},
     }
     found: dict[str, Any] = ok(client.post("/api/sites", json=body))
     return found
@@ -62,6 +67,7 @@ def make_app(client: httpx2.Client, site_id: int, name: str = "hello") -> int:
         "name": name,
         "command_template": "echo {{ word }}",
         "parameters": {"word": {"required": False, "default": "hi"}},
+        "transfers": {"input": {"required": False, "direction": "in", "local_path": "in.dat"}},
     }
     return int(ok(client.put("/api/apps", json=body))["id"])
 
@@ -69,6 +75,20 @@ def make_app(client: httpx2.Client, site_id: int, name: str = "hello") -> int:
 def make_jobs(client: httpx2.Client, app_id: int, count: int = 1, **more: Any) -> list[int]:
     jobs = [{"app_id": app_id, "workdir": f"run/{number}", **more} for number in range(count)]
     return [int(found) for found in ok(client.post("/api/jobs", json={"jobs": jobs}))["ids"]]
+
+
+def make_blob(client: httpx2.Client, content: bytes) -> str:
+    name = hashlib.sha256(content).hexdigest()
+    query = {"offset": 0, "size_bytes": len(content), "sha256": name}
+    assert ok(client.put(f"/api/blobs/uploads/{name}", params=query, content=content))["complete"]
+    return name
+
+
+def stage_in(blob: str, size_bytes: int) -> dict[str, Any]:
+    """A Job's transfer of one file that was sent."""
+    entry = {"path": "in.dat", "size_bytes": size_bytes, "mode": 0o644, "sha256": blob, "blob": blob}
+    content = {"is_tree": False, "files": 1, "size_bytes": size_bytes, "entries": [entry], "blobs": [blob]}
+    return {"location_alias": "client", "path": "/home/ann/in.dat", "content": content}
 
 
 def batch_job_body(site_id: int) -> dict[str, Any]:
@@ -83,6 +103,11 @@ def furnish(service: RunningService, person: Person) -> Person:
         person.site_id, person.site_token = made["site"]["id"], made["token"]["token"]
         person.app_id = make_app(client, person.site_id)
         [person.job_id] = make_jobs(client, person.app_id)
+        person.blob = make_blob(client, f"input of {person.name}".encode())
+        staged = {"input": stage_in(person.blob, len(f"input of {person.name}"))}
+        [person.staging_job_id] = make_jobs(client, person.app_id, transfers=staged)
+        [item] = ok(client.get("/api/transfers"))["results"]
+        person.item_id = item["id"]
         person.batch_job_id = ok(client.post("/api/batch-jobs", json=batch_job_body(person.site_id)))["id"]
     with service.client(person.site_token) as agent:
         person.launcher_token = ok(agent.post(f"/api/batch-jobs/{person.batch_job_id}/token"))["token"]

@@ -14,6 +14,7 @@ from typing import Any
 from balsam.domain.envelope import Envelope
 from balsam.domain.lifecycle import Hook
 from balsam.domain.template import CommandTemplate, ParameterError, TemplateError, check_parameters
+from balsam.domain.transfers import local_path_problem
 
 MAX_NAME_LENGTH = 200
 
@@ -148,6 +149,9 @@ class AppSpec:
                 yield f"parameter {name!r} is required and has a default; choose one"
             if not spec.required and spec.default is None and not self.runs_python:
                 yield f"parameter {name!r} is optional and needs a default"
+        for name, slot in self.transfers.items():
+            if why := local_path_problem(slot.local_path):
+                yield f"transfer slot {name!r}: {why}"
         if self.hooks and self.code is None:
             yield f"hooks ({', '.join(sorted(self.hooks))}) are declared and the code of the class is missing"
         if self.runs_python:

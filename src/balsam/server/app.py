@@ -7,6 +7,7 @@ served by routes.dispatch and documented at /docs and /openapi.json.
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,6 +21,8 @@ from balsam.domain.clock import Clock
 from balsam.server import docs_page, openapi, problems, routes
 from balsam.server.auth.cache import TokenCache
 from balsam.server.auth.passwords import Passwords
+from balsam.server.blobs.storage import DiskStorage
+from balsam.server.blobs.uploads import Uploads
 from balsam.server.broker import Broker
 from balsam.server.errors import NotFound
 from balsam.server.limits import LoginLimit
@@ -29,7 +32,7 @@ from balsam.server.routes.dispatch import Dispatcher
 from balsam.server.routes.file_desk import FileDesk
 from balsam.server.settings import ServerSettings
 from balsam.server.store.protocol import Store
-from balsam.server.sweeps import prune
+from balsam.server.sweeps import collect_blobs, prune
 from balsam.server.sweeps.expire_sessions import SessionExpiry
 from balsam.server.timer import Sweep, SweepTimer
 from balsam.server.usecases import accounts
@@ -37,6 +40,9 @@ from balsam.server.usecases import accounts
 SESSION_SWEEP_SEC = 1.0
 TOUCH_SEC = 60.0
 PRUNE_SEC = 3600.0
+BLOBS_SEC = 60.0
+IDLE_UPLOAD = timedelta(days=1)
+DAY_SEC = 86_400.0
 
 
 class ServiceApp(FastAPI):
@@ -88,6 +94,7 @@ def create_app(settings: ServerSettings, store: Store, clock: Clock) -> ServiceA
         finally:
             timer.stop()
             unsubscribe()
+            service.uploads.stop()
 
     app = ServiceApp(
         title="Balsam service", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
@@ -119,13 +126,19 @@ def _service(settings: ServerSettings, store: Store, clock: Clock) -> Service:
         tokens=tokens,
         broker=broker,
         files=FileDesk(broker),
+        uploads=_uploads(settings),
         passwords=Passwords(),
         logins=LoginLimit(),
     )
 
 
+def _uploads(settings: ServerSettings) -> Uploads:
+    directory = settings.blob_path
+    return Uploads(directory / "uploads", DiskStorage(directory / "kept"), settings.disk_reserve_mb * 1024**2)
+
+
 def _sweeps(service: Service) -> list[Sweep]:
-    store, clock = service.store, service.clock
+    store, clock, uploads, settings = service.store, service.clock, service.uploads, service.settings
     expiry = SessionExpiry(clock.now())
 
     def touch() -> None:
@@ -137,6 +150,10 @@ def _sweeps(service: Service) -> list[Sweep]:
         Sweep("expire_sessions", SESSION_SWEEP_SEC, lambda: expiry.run_once(store, clock.now())),
         Sweep("touch_tokens", TOUCH_SEC, touch),
         Sweep("prune", PRUNE_SEC, lambda: prune.run_once(store, clock.now())),
+        Sweep("collect_blobs", BLOBS_SEC, lambda: collect_blobs.run_once(store, uploads.storage, clock.now())),
+        Sweep("expire_content", PRUNE_SEC, lambda: collect_blobs.expire(store, clock.now(), settings.keep_days)),
+        Sweep("idle_uploads", PRUNE_SEC, lambda: uploads.forget_idle(clock.now() - IDLE_UPLOAD)),
+        Sweep("orphaned_blobs", DAY_SEC, lambda: collect_blobs.remove_orphans(store, uploads.storage, clock.now())),
     ]
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from balsam.server.run import Ready
 
 _PATH = click.Path(path_type=Path)
+_POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @click.command()
@@ -35,6 +36,15 @@ _PATH = click.Path(path_type=Path)
     default="FULL",
     show_default=True,
     help="NORMAL is quicker and may lose the last writes when the power fails.",
+)
+@click.option("--blob-dir", type=_PATH, help="Where files on their way are kept. [default: DATA_DIR/blobs]")
+@click.option("--quota-gb", default=200.0, show_default=True, type=_POSITIVE, help="Of files on their way, per user.")
+@click.option("--max-file-gb", default=100.0, show_default=True, type=_POSITIVE, help="Largest file on its way.")
+@click.option(
+    "--keep-days", default=30, show_default=True, type=click.IntRange(1), help="For results that nobody collects."
+)
+@click.option(
+    "--disk-reserve-mb", default=256, show_default=True, type=click.IntRange(0), help="What uploads leave free."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when the service is ready.")
 def up(as_json: bool, multi_user: bool, **settings: Any) -> None:

@@ -6,7 +6,7 @@ process, and a restart forgives.
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from balsam.server.errors import TooMany
@@ -31,22 +31,34 @@ def too_large(limit: int) -> Problem:
 
 async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> bytes:
     """The whole body; 413 before it is read when its length is announced, else as soon as it is too long."""
-    if headers.get(b"content-encoding", b"identity") != b"identity":
-        raise Problem(415, "unsupported_encoding", "the service does not accept compressed bodies; send it as it is")
-    announced = headers.get(b"content-length", b"")
-    if announced.isdigit() and int(announced) > limit:
-        raise too_large(limit)
-    pieces: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await _next(receive)
-        piece: bytes = message.get("body", b"")
-        pieces.append(piece)
-        size += len(piece)
-        if size > limit:
-            raise too_large(limit)
-        more = message.get("more_body", False)
+    pieces = [piece async for piece in BodyStream(receive, headers, limit)]
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class BodyStream:
+    """A body as it arrives, for endpoints that must not hold it: iterate once. 413 as for `read_body`."""
+
+    def __init__(self, receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> None:
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            message = "the service does not accept compressed bodies; send it as it is"
+            raise Problem(415, "unsupported_encoding", message)
+        announced = headers.get(b"content-length", b"")
+        self.announced_bytes = int(announced) if announced.isdigit() else None
+        if self.announced_bytes is not None and self.announced_bytes > limit:
+            raise too_large(limit)
+        self._receive = receive
+        self._limit = limit
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size, more = 0, True
+        while more:
+            message = await _next(self._receive)
+            piece: bytes = message.get("body", b"")
+            size += len(piece)
+            if size > self._limit:
+                raise too_large(self._limit)
+            yield piece
+            more = message.get("more_body", False)
 
 
 async def _next(receive: Receive) -> MutableMapping[str, Any]:

@@ -67,6 +67,9 @@ def _route(endpoint: Endpoint) -> APIRoute:
         responses[endpoint.status] = {"content": {endpoint.media_type: {"schema": {"type": "string"}}}}
     needs = endpoint.needs
     extra: dict[str, Any] = {"x-balsam-kinds": sorted(needs.kinds), "x-balsam-admin": needs.admin}
+    if endpoint.streams:
+        schema = {"type": "string", "format": "binary"}
+        extra["requestBody"] = {"required": True, "content": {"application/octet-stream": {"schema": schema}}}
     if needs.kinds:
         extra["security"] = [{"token": []}]
     return APIRoute(
@@ -86,7 +89,7 @@ def _route(endpoint: Endpoint) -> APIRoute:
 
 
 def _errors(endpoint: Endpoint) -> dict[int, str]:
-    without = set() if endpoint.body else set(_ONLY_WITH_BODY)
+    without = set() if endpoint.body or endpoint.streams else set(_ONLY_WITH_BODY)
     if not endpoint.needs.kinds:
         without |= {403, 404, 409, 504, 507} | (set() if endpoint.body else {401})
     return {status: text for status, text in ERRORS.items() if status not in without}

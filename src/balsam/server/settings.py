@@ -43,6 +43,14 @@ def is_loopback(host: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class BlobLimits:
+    """What a user may store (S16)."""
+
+    quota_bytes: int
+    max_file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
     """One service: where it listens, where its data is, who is logged in without a password.
 
@@ -63,6 +71,11 @@ class ServerSettings:
     requests_per_sec: float | None = None  # per token; None: no limit in single-user mode, else 500
     streams_per_user: int = 200
     token_days: int = 30  # life of a token from `balsam login`
+    blob_dir: Path | None = None  # files on their way; default: blobs beside the database
+    quota_gb: float = 200.0  # of one user's files on their way; 1 GB is 10^9 bytes
+    max_file_gb: float = 100.0
+    keep_days: int = 30  # a result that nobody collected is kept for so long
+    disk_reserve_mb: int = 256  # uploads leave so much of the disk free: the database is on it as well
 
     @property
     def is_single_user(self) -> bool:
@@ -71,6 +84,14 @@ class ServerSettings:
     @property
     def data_path(self) -> Path:
         return (self.data_dir or self.home / "service").expanduser().absolute()
+
+    @property
+    def blob_path(self) -> Path:
+        return (self.blob_dir or self.data_path / "blobs").expanduser().absolute()
+
+    @property
+    def blob_limits(self) -> BlobLimits:
+        return BlobLimits(quota_bytes=int(self.quota_gb * 10**9), max_file_bytes=int(self.max_file_gb * 10**9))
 
     @property
     def request_rate(self) -> float | None:

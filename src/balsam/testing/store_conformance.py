@@ -22,6 +22,7 @@ from balsam.server.store.selections import EventSelection
 from balsam.server.usecases.idempotent import once
 from balsam.server.usecases.submit import submit_jobs
 from balsam.testing.faulty_store import FaultyStore, WriteTimedOut
+from balsam.testing.store_conformance_files import FileRules
 from balsam.testing.store_conformance_jobs import JobRules, replayed
 from balsam.testing.store_world import StoreWorld, run
 from balsam.wire.jobs import JobsCreate, JobsCreated
@@ -30,7 +31,7 @@ from balsam.wire.sessions import LaunchEvent
 T = TypeVar("T")
 
 
-class StoreConformance(JobRules):
+class StoreConformance(JobRules, FileRules):
     """The suite. Each test starts with an empty store."""
 
     @pytest.fixture

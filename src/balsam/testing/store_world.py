@@ -4,6 +4,7 @@ Every method is one call that a client, launcher or agent makes; what it returns
 """
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from balsam.server.usecases import (
     acquire,
     apps,
     batch_jobs,
+    blobs,
     events,
     jobs,
     report,
@@ -25,6 +27,7 @@ from balsam.server.usecases import (
     selection,
     sessions,
     sites,
+    transfers,
 )
 from balsam.server.usecases.submit import submit_jobs
 from balsam.testing.clock import FakeClock
@@ -48,6 +51,16 @@ from balsam.wire.sessions import (
     SessionView,
 )
 from balsam.wire.sites import QueueLimits, SiteCreate, SiteView
+from balsam.wire.transfers import (
+    ContentEntry,
+    SentContent,
+    TransferItemView,
+    TransferPatch,
+    TransferQuery,
+    TransfersCollected,
+    TransfersPatch,
+    TransfersPatched,
+)
 
 T = TypeVar("T")
 TEMPLATE = "echo {{ name }}"
@@ -95,6 +108,7 @@ class StoreWorld:
             "path": f"/sites/{name}",
             "allowed_projects": ["local"],
             "allowed_queues": {"local": QueueLimits(max_nodes=4, max_walltime=60)},
+            "transfer_locations": {"client": "client:", "scratch": "file:///scratch"},
         }
         message = SiteCreate(**{**values, **fields})
         secret = self._secret("site")
@@ -216,6 +230,33 @@ class StoreWorld:
             self.clock.advance(min(step, (end - self.now).total_seconds()))
             ended += self.sweep()
         return ended
+
+    # Files
+
+    def add_blob(self, content: bytes, who: Principal | None = None) -> str:
+        """A blob that was sent; its bytes are nowhere."""
+        name = hashlib.sha256(content).hexdigest()
+        place = f"{name}.{self._secret('place')}"
+        self.write(lambda tx: blobs.record(tx, who or self.ada, name, len(content), place, self.now))
+        return name
+
+    def content(self, content: bytes, who: Principal | None = None) -> SentContent:
+        """One file of this content, sent."""
+        name, size = self.add_blob(content, who), len(content)
+        entry = ContentEntry(path="a.dat", size_bytes=size, mode=0o644, sha256=name, blob=name)
+        return SentContent(is_tree=False, files=1, size_bytes=size, entries=[entry], blobs=[name])
+
+    def transfers(self, **query: Any) -> list[TransferItemView]:
+        message = TransferQuery(**query)
+        return self.read(lambda tx: transfers.list_transfers(tx, self.ada, message)).results
+
+    def tell_transfer(self, item_id: int, who: Principal | None = None, **patch: Any) -> TransfersPatched:
+        message = TransfersPatch(patches={item_id: TransferPatch(**patch)})
+        return self.write(lambda tx: transfers.report_transfers(tx, who or self.agent(), message, self.now))
+
+    def collect(self, *item_ids: int) -> TransfersPatched:
+        message = TransfersCollected(ids=list(item_ids))
+        return self.write(lambda tx: transfers.collect_transfers(tx, self.ada, message, self.now))
 
     # BatchJobs
 

@@ -8,6 +8,7 @@ from balsam.domain.failure import Failure
 from balsam.domain.job import MAX_WALL_TIME_MIN
 from balsam.domain.states import JobState
 from balsam.wire.base import MAX_BULK, MAX_PAGE, MAX_PARENTS, Id, JsonDict, Message, Short, Tags, Timestamp
+from balsam.wire.transfers import JobTransfer
 
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
 
@@ -30,7 +31,7 @@ class JobCreate(Message):
     wall_time_min: Annotated[int, Field(ge=0, le=MAX_WALL_TIME_MIN)] = 0
     launch_params: dict[Short, Short] = Field(default_factory=dict)
     parent_ids: Annotated[list[Id], Field(max_length=MAX_PARENTS)] = Field(default_factory=list)
-    transfers: dict[Short, str] = Field(default_factory=dict)
+    transfers: dict[Short, str | JobTransfer] = Field(default_factory=dict)  # a text is "alias:/absolute/path"
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
     max_attempts: Annotated[int, Field(ge=1)] | None = None
 

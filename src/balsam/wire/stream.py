@@ -19,6 +19,7 @@ class StreamEvent(StrEnum):
     CANCEL = "cancel"  # session stream: JobIds to kill
     CLOSING = "closing"  # session stream: drain, the BatchJob is to end
     BATCH_JOBS = "batch_jobs"  # site stream: BatchJobs were created or changed
+    TRANSFERS = "transfers"  # site stream: TransferItems are due
     FILE_REQUEST = "file_request"  # site stream: FileRequest
     SITE_CHANGED = "site_changed"  # site stream
 

@@ -1,6 +1,18 @@
 """REST routes: parse -> use case -> wire. `ALL` is every endpoint of the service; app.py serves and documents them."""
 
-from balsam.server.routes import accounts, apps, batch_jobs, events, files, jobs, meta, sessions, sites
+from balsam.server.routes import (
+    accounts,
+    apps,
+    batch_jobs,
+    blobs,
+    events,
+    files,
+    jobs,
+    meta,
+    sessions,
+    sites,
+    transfers,
+)
 from balsam.server.routes.endpoint import Endpoint
 
 ALL: tuple[Endpoint, ...] = tuple(
@@ -9,6 +21,8 @@ ALL: tuple[Endpoint, ...] = tuple(
         sessions.routes,
         jobs.routes,
         files.routes,
+        transfers.routes,
+        blobs.routes,
         apps.routes,
         batch_jobs.routes,
         sites.routes,

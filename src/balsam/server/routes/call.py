@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from balsam.domain.clock import Clock
 from balsam.server.auth.cache import TokenCache
 from balsam.server.auth.passwords import Passwords
+from balsam.server.blobs.uploads import Uploads
 from balsam.server.broker import Broker
 from balsam.server.errors import Unauthenticated
 from balsam.server.limits import LoginLimit
@@ -51,6 +52,7 @@ class Service:
     tokens: TokenCache
     broker: Broker
     files: FileDesk
+    uploads: Uploads
     passwords: Passwords
     logins: LoginLimit
 

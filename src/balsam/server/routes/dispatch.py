@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from balsam.server import problems
 from balsam.server.errors import NotFound, ServiceError, TooMany
-from balsam.server.limits import Buckets, Disconnected, read_body
+from balsam.server.limits import BodyStream, Buckets, Disconnected, read_body
 from balsam.server.problems import Problem
 from balsam.server.routes import query
 from balsam.server.routes.call import Call, Raw, Receive, Scope, Send, Service
@@ -141,6 +141,8 @@ class Dispatcher:
         if endpoint.body is not None:
             call.body = await read_body(receive, headers, endpoint.body_limit)
             more["body"] = endpoint.body.model_validate_json(call.body)
+        elif endpoint.streams:
+            more["body"] = BodyStream(receive, headers, endpoint.body_limit)
         answer = await endpoint.function(call, *arguments, **more)
         await _answer(answer, endpoint.status, scope, receive, send, request_id)
 

@@ -6,7 +6,8 @@
     async def create_jobs(call: Call, body: JobsCreate) -> JobsCreated: ...
 
 `needs` has no default, so a route without an auth declaration can't be written. The body is validated once, from the
-raw bytes; the reply is serialised once. The OpenAPI document is made from the same declaration (openapi.py).
+raw bytes; the reply is serialised once. A body that is a BodyStream is handed over unread, for files of any size. The
+OpenAPI document is made from the same declaration (openapi.py).
 """
 
 import inspect
@@ -16,7 +17,7 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from balsam.server.auth.needs import Needs
-from balsam.server.limits import DEFAULT_BODY_BYTES
+from balsam.server.limits import DEFAULT_BODY_BYTES, BodyStream
 from balsam.server.routes.call import Call, Raw
 from balsam.wire import API_PREFIX
 from balsam.wire.base import Message
@@ -26,7 +27,7 @@ Function = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One route. `path_types` are the names and types of the parameters in its path."""
+    """One route. `path_types` are the names and types of the parameters in its path; `streams`: its body is bytes."""
 
     method: str
     path: str
@@ -40,6 +41,7 @@ class Endpoint:
     query: type[Message] | None
     reply: Any
     path_types: dict[str, type]
+    streams: bool
 
 
 @dataclass(slots=True)
@@ -98,8 +100,10 @@ def _signature(function: Function, path: str) -> dict[str, Any]:
     rest = [name for name in names[1:] if name not in ("body", "query")]
     if rest != in_path:
         raise TypeError(f"{function.__qualname__} takes {rest}, its path {path} gives {in_path}")
+    streams = hints.get("body") is BodyStream
     return {
-        "body": hints.get("body"),
+        "body": None if streams else hints.get("body"),
+        "streams": streams,
         "query": hints.get("query"),
         "reply": _reply(hints.get("return", NoneType)),
         "path_types": {name: hints[name] for name in in_path},

@@ -20,6 +20,7 @@ from balsam.domain.states import Actor, JobState
 from balsam.server.store.records import (
     AppRow,
     BatchJobRow,
+    BlobRow,
     HotJob,
     IdempotencyRow,
     JobRow,
@@ -28,6 +29,7 @@ from balsam.server.store.records import (
     SessionRow,
     SiteRow,
     TokenRow,
+    TransferItemRow,
     UserRow,
 )
 
@@ -68,6 +70,8 @@ TABLE_NAMES: dict[type[Row], str] = {
     SessionRow: "sessions",
     IdempotencyRow: "idempotency_keys",
     ResultRow: "results",
+    BlobRow: "blobs",
+    TransferItemRow: "transfer_items",
 }
 
 

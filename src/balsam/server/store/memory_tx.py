@@ -13,10 +13,12 @@ from typing import Any
 from balsam.domain.job import gpus_needed
 from balsam.domain.lifecycle import JobFacts
 from balsam.domain.states import RUNNABLE_STATES, JobState
+from balsam.server.store.memory_files import MemoryFilesTx
 from balsam.server.store.protocol import Duplicate, GuardFailed, R, Value, Wake
 from balsam.server.store.records import (
     CHANGEABLE_COLUMNS,
     AppRow,
+    BlobRow,
     EventRow,
     HotJob,
     IdempotencyRow,
@@ -39,6 +41,7 @@ _UNIQUE: dict[type[Any], tuple[str, ...]] = {
     SiteRow: ("owner_id", "name"),
     AppRow: ("site_id", "name"),
     IdempotencyRow: ("user_id", "key"),
+    BlobRow: ("owner_id", "site_id", "sha256"),
 }
 _STATE_ORDER = {state: index for index, state in enumerate(JobState)}
 _HOT = tuple(spec.name for spec in fields(HotJob))[:-2]
@@ -53,10 +56,11 @@ class Tables:
     jobs: dict[int, JobRow] = field(default_factory=dict)
     events: dict[int, tuple[EventRow, ...]] = field(default_factory=dict)  # by Job
     children: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    blob_uses: dict[tuple[int, int], bool] = field(default_factory=dict)  # (TransferItem, blob)
     sequences: Counter[str] = field(default_factory=Counter)
 
 
-class MemoryTx:
+class MemoryTx(MemoryFilesTx):
     """ReadTx and Tx over Tables."""
 
     def __init__(self, tables: Tables) -> None:
@@ -78,6 +82,9 @@ class MemoryTx:
             rows.pop(key, None)
         else:
             rows[key] = value
+
+    def _unset(self, rows: dict[Any, Any], key: Any) -> None:
+        self._set(rows, key, _MISSING)
 
     # Small tables
 
@@ -300,6 +307,7 @@ class MemoryTx:
             self._set(self._tables.jobs, job_id, row)
 
     def delete_jobs(self, job_ids: Sequence[int]) -> None:
+        self.delete_transfer_items(job_ids)
         for job in self.jobs(job_ids):
             self._set(self._tables.jobs, job.id, _MISSING)
             self._set(self._tables.events, job.id, _MISSING)

@@ -10,8 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from balsam.domain.states import JobState
-from balsam.server.store.records import EventRow, HotJob, JobRow, JobUpdate, NewJob, Row
-from balsam.server.store.selections import AcquireCriteria, EventSelection, JobSelection, PageWindow
+from balsam.server.store.records import BlobRow, EventRow, HotJob, JobRow, JobUpdate, NewJob, Row, TransferItemRow
+from balsam.server.store.selections import (
+    AcquireCriteria,
+    EventSelection,
+    JobSelection,
+    PageWindow,
+    TransferSelection,
+)
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)
@@ -23,9 +29,9 @@ Topic = Literal["site", "session", "work", "jobs", "tokens"]
 class Wake:
     """A hint with data that is published once its transaction is durable.
 
-    ("site", site_id, "batch_jobs" | "site_changed", {}), ("session", session_id, "cancel", {"job_ids": [...]}),
-    ("session", session_id, "closing", {}), ("work", site_id, "work", {}), ("jobs", owner_id, "states",
-    {"jobs": [[id, state, return_code], ...]}): merged over the commit, newest state of each Job;
+    ("site", site_id, "batch_jobs" | "site_changed" | "transfers", {}), ("work", site_id, "work", {}),
+    ("session", session_id, "cancel", {"job_ids": [...]}), ("session", session_id, "closing", {}), ("jobs", owner_id,
+    "states", {"jobs": [[id, state, return_code], ...]}): merged over the commit, newest state of each Job;
     ("tokens", 0, "revoked", {}): whoever remembers tokens must look them up again.
     """
 
@@ -114,6 +120,30 @@ class ReadTx(Protocol):
         """Number of selected events."""
         ...
 
+    def transfer_items(self, selection: TransferSelection, window: PageWindow) -> list[TransferItemRow]:
+        """One page of TransferItems, ordered by id."""
+        ...
+
+    def transfer_count(self, selection: TransferSelection) -> int:
+        """Number of selected TransferItems."""
+        ...
+
+    def holding_items(self, before: int, after_id: int, limit: int) -> list[TransferItemRow]:
+        """TransferItems for which blobs are kept and that have not changed since `before`; ids above `after_id`."""
+        ...
+
+    def blob_bytes(self, owner_id: int) -> int:
+        """What the blobs of an owner take up."""
+        ...
+
+    def unused_blobs(self, before: int, limit: int) -> list[BlobRow]:
+        """Blobs that no TransferItem holds and nobody asked for since `before`, oldest first."""
+        ...
+
+    def site_takes_blob(self, site_id: int, blob_id: int) -> bool:
+        """Whether a stage-in of one of the Site's Jobs holds the blob."""
+        ...
+
 
 class Tx(ReadTx, Protocol):
     """Reading and writing in one transaction."""
@@ -124,6 +154,18 @@ class Tx(ReadTx, Protocol):
 
     def put(self, row: Row) -> None:
         """Insert the row, or replace the one with its id. Raises Duplicate on a unique key."""
+        ...
+
+    def put_all(self, rows: Sequence[Row]) -> None:
+        """Many puts of rows of one kind."""
+        ...
+
+    def use_blobs(self, uses: Iterable[tuple[int, int]]) -> None:
+        """Each (TransferItem, blob): the item holds the blob from now on. It did not before."""
+        ...
+
+    def release_blobs(self, item_ids: Iterable[int]) -> None:
+        """The items hold no blobs any more; those that nothing else holds count as unused since ever."""
         ...
 
     def remove(self, kind: type[Row], row_id: int) -> None:
@@ -151,7 +193,7 @@ class Tx(ReadTx, Protocol):
         ...
 
     def delete_jobs(self, job_ids: Sequence[int]) -> None:
-        """Remove Jobs with their events, results, tags and parent links."""
+        """Remove Jobs with their events, results, tags, parent links and TransferItems."""
         ...
 
     def wake(self, wake: Wake) -> None:

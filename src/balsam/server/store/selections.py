@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from balsam.domain.failure import Failure
-from balsam.domain.states import JobState
+from balsam.domain.states import JobState, TransferState
+from balsam.domain.transfers import TransferDirection
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,20 @@ class EventSelection:
     after: int | None = None
     from_state: JobState | None = None
     to_state: JobState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSelection:
+    """Selects TransferItems of one owner; `job_states` and `tags` are conditions on their Jobs."""
+
+    owner_id: int
+    ids: tuple[int, ...] | None = None
+    job_ids: tuple[int, ...] | None = None
+    site_ids: tuple[int, ...] | None = None
+    states: tuple[TransferState, ...] | None = None
+    direction: TransferDirection | None = None
+    job_states: tuple[JobState, ...] | None = None
+    tags: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

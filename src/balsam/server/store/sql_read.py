@@ -28,6 +28,7 @@ from balsam.server.store.codec import (
 from balsam.server.store.protocol import R, Value
 from balsam.server.store.records import EVENT_SEQ_BITS, EventRow, HotJob, JobRow
 from balsam.server.store.selections import EventSelection, JobSelection, PageWindow
+from balsam.server.store.sql_files import FilesReadTx
 from balsam.server.store.sql_select import (
     Query,
     counts_suffice,
@@ -43,7 +44,7 @@ _BY_IDS = "id IN (SELECT value FROM json_each(?))"
 _ENOUGH = 1000
 
 
-class SqlReadTx:
+class SqlReadTx(FilesReadTx):
     """ReadTx over a connection that is inside a transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:

@@ -39,6 +39,7 @@ from balsam.server.store.records import (
     event_id,
 )
 from balsam.server.store.selections import AcquireCriteria, fitting
+from balsam.server.store.sql_files import FilesTx
 from balsam.server.store.sql_read import EVENTS_COUNTER, SqlReadTx
 from balsam.server.store.sql_rows import (
     EVENT_VALUES,
@@ -113,7 +114,7 @@ class Sequences:
         self._moved.clear()
 
 
-class SqlTx(SqlReadTx):
+class SqlTx(FilesTx, SqlReadTx):
     """Tx over the writer's connection."""
 
     def __init__(self, connection: sqlite3.Connection, sequences: Sequences) -> None:
@@ -300,6 +301,7 @@ class SqlTx(SqlReadTx):
 
     def delete_jobs(self, job_ids: Sequence[int]) -> None:
         self._withdraw(job_ids)
+        self.delete_transfer_items(job_ids)
         sql = f"SELECT id, owner_id, site_id, app_id, state, event_seq, tags FROM jobs WHERE {_BY_IDS}"
         rows = self._db.execute(sql, (listed(job_ids),)).fetchall()
         tags = [(tag_number(row[1], *item), row[0]) for row in rows for item in json.loads(row[6]).items()]

@@ -10,7 +10,16 @@ from datetime import datetime
 
 from balsam.domain.failure import Failure
 from balsam.domain.job import gpus_needed
-from balsam.domain.states import BATCH_JOB_ENDED, DONE_STATES, RUNNABLE_STATES, BatchJobState, JobMode, JobState
+from balsam.domain.states import (
+    BATCH_JOB_ENDED,
+    DONE_STATES,
+    RUNNABLE_STATES,
+    BatchJobState,
+    JobMode,
+    JobState,
+    TransferState,
+)
+from balsam.domain.transfers import TransferDirection
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx
 from balsam.server.store.records import (
@@ -20,6 +29,7 @@ from balsam.server.store.records import (
     JobRow,
     SessionRow,
     SiteRow,
+    TransferItemRow,
     micros,
     moment_or_none,
 )
@@ -43,6 +53,7 @@ _FAILED: dict[Failure | None, str] = {
     Failure.TRANSFER: "A file could not be transferred; the reasons are below.",
     Failure.PARENT: "A parent failed or was cancelled; retry that one first.",
 }
+_SHOWN_ITEMS = 5
 
 
 def explain_job(tx: ReadTx, principal: Principal, job_id: int, now: datetime) -> JobExplanation:
@@ -57,6 +68,8 @@ def explain_job(tx: ReadTx, principal: Principal, job_id: int, now: datetime) ->
         summary, reasons = _waiting(tx, job)
     elif job.state in RUNNABLE_STATES:
         summary, reasons = _runnable(tx, site, job, now)
+    elif job.state in (JobState.READY, JobState.POSTPROCESSED):
+        summary, reasons = _staged(tx, job)
     else:
         summary, reasons = f"It is {job.state}: the Site's agent takes the next step.", []
     if job.state not in DONE_STATES and not is_online(site, now):
@@ -106,6 +119,21 @@ def _waiting(tx: ReadTx, job: JobRow) -> tuple[str, list[str]]:
     if len(parents) > _SHOWN_PARENTS:
         reasons.append(f"And {len(parents) - _SHOWN_PARENTS} more.")
     return f"It waits for {len(parents)} of its {len(job.parent_ids)} parents to finish.", reasons
+
+
+def _staged(tx: ReadTx, job: JobRow) -> tuple[str, list[str]]:
+    """It waits for files."""
+    is_in = job.state is JobState.READY
+    direction = TransferDirection.stage_in if is_in else TransferDirection.stage_out
+    items = tx.find(TransferItemRow, job_id=job.id, direction=direction)
+    open_items = [item for item in items if item.state is not TransferState.DONE]
+    summary = f"It waits for {len(open_items)} of its {len(items)} files to be staged {'in' if is_in else 'out'}."
+    reasons = []
+    for item in open_items[:_SHOWN_ITEMS]:
+        where = f"{item.local_path} {'from' if is_in else 'to'} {item.location_alias}:{item.remote_path}"
+        error = item.transfer_info.get("error")
+        reasons.append(f"Transfer {item.slot!r} ({where}) is {item.state}{f': {error}' if error else ''}.")
+    return summary, reasons
 
 
 def _runnable(tx: ReadTx, site: SiteRow, job: JobRow, now: datetime) -> tuple[str, list[str]]:

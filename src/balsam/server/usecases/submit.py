@@ -3,7 +3,7 @@
 Parents must exist when a Job is submitted, and a Job's parents never change: that is why there can be no cycles.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -13,20 +13,30 @@ from balsam.domain.lifecycle import JobFacts, submit
 from balsam.domain.paths import BadPath, contained
 from balsam.domain.states import RUNNABLE_STATES, JobState
 from balsam.domain.template import ParameterError, check_parameters
+from balsam.domain.transfers import TransferDirection
 from balsam.server.errors import Invalid, NotFound
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import Tx, Wake
-from balsam.server.store.records import AppRow, HotJob, JobShape, NewJob, micros, steps_mask
+from balsam.server.store.records import (
+    STAGE_IN_BIT,
+    STAGE_OUT_BIT,
+    AppRow,
+    HotJob,
+    JobShape,
+    NewJob,
+    SiteRow,
+    micros,
+    steps_mask,
+)
 from balsam.server.usecases.limits import BadJson, json_text, tag_problems
+from balsam.server.usecases.submit_transfers import Slots, Wanted, insert_items, load_blobs
 from balsam.wire.apps import AppSync
 from balsam.wire.base import ErrorDetail
 from balsam.wire.jobs import JobCreate, JobsCreate, JobsCreated
 
-_Wanted = tuple[int, int, int, int, float, int, int]
+_Resources = tuple[int, int, int, int, float, int, int]
 _FAILED = frozenset({JobState.FAILED, JobState.CANCELLED})
-NO_TRANSFERS = (
-    "this release has no transfer back end, so a Job can't have transfers; put the files where the Site can read them"
-)
+_NO_SLOTS: tuple[Wanted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +47,7 @@ class _App:
     spec: AppSpec
     required: frozenset[str]
     optional: frozenset[str]
-    required_slots: tuple[str, ...]
+    slots: Slots
     steps: int
 
 
@@ -51,7 +61,8 @@ class _Submission:
     invalid: list[ErrorDetail] = field(default_factory=list)
     missing: list[ErrorDetail] = field(default_factory=list)
     shapes: dict[tuple[object, ...], JobShape] = field(default_factory=dict)
-    misfits: dict[_Wanted, tuple[str, ...]] = field(default_factory=dict)
+    misfits: dict[_Resources, tuple[str, ...]] = field(default_factory=dict)
+    transfers: dict[int, tuple[Wanted, ...]] = field(default_factory=dict)  # by row, of Jobs that have any
 
     @property
     def faults(self) -> int:
@@ -73,7 +84,10 @@ def submit_jobs(tx: Tx, principal: Principal, message: JobsCreate, now: datetime
         raise Invalid(work.invalid + work.missing)
     if work.missing:
         raise NotFound(work.missing)
+    blobs = load_blobs(tx, principal.user_id, {index: message.jobs[index] for index in work.transfers})
     ids = tx.insert_jobs(new, micros(now))
+    if work.transfers:
+        insert_items(tx, [(ids[index], new[index], slots) for index, slots in work.transfers.items()], blobs, now)
     for site_id in {it.site_id for it in work.shapes.values() if it.decision.after.state in RUNNABLE_STATES}:
         tx.wake(Wake("work", site_id, "work", {}))
     states = [job.shape.decision.after.state for job in new]
@@ -83,9 +97,11 @@ def submit_jobs(tx: Tx, principal: Principal, message: JobsCreate, now: datetime
 def _load_apps(tx: Tx, principal: Principal, message: JobsCreate) -> dict[int, _App]:
     rows = tx.find(AppRow, id=tuple({job.app_id for job in message.jobs}), owner_id=principal.user_id)
     apps: dict[int, _App] = {}
+    sites = {site.id: site for site in tx.find(SiteRow, id=tuple({row.site_id for row in rows}))}
     for row in rows:
         spec = AppSync.model_validate(row.definition).spec()
-        slots = tuple(name for name, slot in spec.transfers.items() if slot.required)
+        required = tuple(name for name, slot in spec.transfers.items() if slot.required)
+        slots = Slots(row.name, spec.transfers, required, sites[row.site_id])
         steps = steps_mask(spec.hooks)
         apps[row.id] = _App(row, spec, spec.required_parameters, spec.optional_parameters, slots, steps)
     return apps
@@ -113,16 +129,29 @@ def _checked(work: _Submission, index: int, job: JobCreate) -> NewJob | None:
     parameters = _text(work, index, "parameters", job.parameters)
     data = _text(work, index, "data", job.data)
     launch_params = _text(work, index, "launch_params", job.launch_params)
-    if job.transfers:
-        work.refuse(index, "transfers", NO_TRANSFERS)
     if app is None:
         work.miss(index, "app_id", f"there is no App {job.app_id}, or it is not yours")
         return None
     _check_app(work, index, app, job)
+    slots = _slots(work, index, app, job) if job.transfers or app.slots.required else _NO_SLOTS
     if work.faults > before or work.missing:
         return None
-    shape = _shape(work, app, job, resources)
-    return NewJob(shape, workdir, parameters, job.tags, data, launch_params, "{}", job.parent_ids)
+    shape = _shape(work, app, job, resources, slots)
+    transfers = json_text({wanted.slot: str(wanted.location) for wanted in slots}, "transfers") if slots else "{}"
+    return NewJob(shape, workdir, parameters, job.tags, data, launch_params, transfers, job.parent_ids)
+
+
+def _slots(work: _Submission, index: int, app: _App, job: JobCreate) -> tuple[Wanted, ...]:
+    """The Job's transfers, after faults were noted."""
+    found: list[Wanted] = []
+    for checked in app.slots.check(job.transfers):
+        if isinstance(checked, Wanted):
+            found.append(checked)
+        else:
+            work.refuse(index, *checked)
+    if found:
+        work.transfers[index] = tuple(found)
+    return tuple(found)
 
 
 def _check_parents(work: _Submission, index: int, job: JobCreate) -> None:
@@ -141,9 +170,6 @@ def _check_app(work: _Submission, index: int, app: _App, job: JobCreate) -> None
             check_parameters(app.required, app.optional, job.parameters, app.row.name)
     except ParameterError as error:
         work.refuse(index, "parameters", error)
-    if app.required_slots:
-        why = f"App {app.row.name!r} needs {', '.join(app.required_slots)}; {NO_TRANSFERS}"
-        work.refuse(index, "transfers", why)
 
 
 def _workdir(work: _Submission, index: int, given: str) -> str:
@@ -164,7 +190,7 @@ def _text(work: _Submission, index: int, name: str, value: Mapping[str, object])
         return ""
 
 
-def _resources(job: JobCreate) -> _Wanted:
+def _resources(job: JobCreate) -> _Resources:
     return (
         job.num_nodes,
         job.ranks_per_node,
@@ -176,7 +202,7 @@ def _resources(job: JobCreate) -> _Wanted:
     )
 
 
-def _misfit(work: _Submission, resources: _Wanted) -> tuple[str, ...]:
+def _misfit(work: _Submission, resources: _Resources) -> tuple[str, ...]:
     """What is wrong with the resources asked for."""
     problems = work.misfits.get(resources)
     if problems is None:
@@ -184,7 +210,7 @@ def _misfit(work: _Submission, resources: _Wanted) -> tuple[str, ...]:
     return problems
 
 
-def _shape(work: _Submission, app: _App, job: JobCreate, resources: _Wanted) -> JobShape:
+def _shape(work: _Submission, app: _App, job: JobCreate, resources: _Resources, slots: tuple[Wanted, ...]) -> JobShape:
     """Equal facts give an equal Decision, so most of a bulk shares one shape."""
     unfinished, failed = 0, ""
     for parent in job.parent_ids:
@@ -192,10 +218,17 @@ def _shape(work: _Submission, app: _App, job: JobCreate, resources: _Wanted) -> 
         unfinished += state is not JobState.JOB_FINISHED
         if state in _FAILED:
             failed = failed or f"its parent Job {parent} is {state}"
-    key = (job.app_id, job.priority, *resources, job.max_attempts, unfinished > 0, failed)
+    stages = _stages(slots) if slots else 0
+    key = (job.app_id, job.priority, *resources, job.max_attempts, unfinished > 0, failed, stages)
     shape = work.shapes.get(key)
     if shape is None:
-        facts = JobFacts(JobState.CREATED, max_attempts=job.max_attempts, hooks=app.spec.hooks)
+        facts = JobFacts(
+            JobState.CREATED,
+            max_attempts=job.max_attempts,
+            hooks=app.spec.hooks,
+            has_stage_in=bool(stages & STAGE_IN_BIT),
+            has_stage_out=bool(stages & STAGE_OUT_BIT),
+        )
         decision = submit(facts, unfinished_parents=unfinished, failed_parent=failed)
         shape = work.shapes[key] = JobShape(
             work.owner_id,
@@ -205,6 +238,12 @@ def _shape(work: _Submission, app: _App, job: JobCreate, resources: _Wanted) -> 
             job.priority,
             *resources,
             max_attempts=job.max_attempts,
-            steps=app.steps,
+            steps=app.steps | stages,
         )
     return shape
+
+
+def _stages(slots: Iterable[Wanted]) -> int:
+    directions = {wanted.direction for wanted in slots}
+    into = STAGE_IN_BIT if TransferDirection.stage_in in directions else 0
+    return into | (STAGE_OUT_BIT if TransferDirection.stage_out in directions else 0)

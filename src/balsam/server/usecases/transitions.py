@@ -4,13 +4,14 @@ Used by every use case and sweep that moves a Job. Several steps of one Job beco
 each (S5); waiting children and wakes follow from the effects of the decisions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from balsam.domain.lifecycle import Decision, Effect, JobFacts, Request, decide
 from balsam.domain.states import RUNNABLE_STATES, Actor, JobEvent, JobState
 from balsam.server.store.protocol import Tx, Wake
 from balsam.server.store.records import HotJob, JobUpdate, Json, Step, micros
+from balsam.server.usecases.due_transfers import follow_jobs
 
 
 class Transitions:
@@ -84,6 +85,7 @@ class Transitions:
             for update in updates:
                 self._jobs.pop(update.job.id)
             self._move_children(updates)
+            self._pass_staged(follow_jobs(self._tx, updates, self._at))
         for site_id in self._runnable_sites:
             self._tx.wake(Wake("work", site_id, "work", {}))
         self._runnable_sites = set()
@@ -120,6 +122,12 @@ class Transitions:
         waiting = {child for parent, child in links if parent not in failed and self._waits(child)}
         for child in sorted(waiting - self._tx.waiting_children(waiting)) if waiting else ():
             self.take(child, Request(JobEvent.PARENTS_FINISHED, Actor.SERVICE))
+
+    def _pass_staged(self, job_ids: Sequence[int]) -> None:
+        """Jobs that are READY once more, and whose inputs have been at the Site since the first time."""
+        self.load(job_ids)
+        for job_id in job_ids:
+            self.take(job_id, Request(JobEvent.STAGE_IN_DONE, Actor.SERVICE))
 
     def _waits(self, job_id: int) -> bool:
         return job_id in self._jobs and self.facts(job_id).state is JobState.AWAITING_PARENTS

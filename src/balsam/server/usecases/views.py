@@ -10,6 +10,7 @@ from balsam.server.store.records import (
     EventRow,
     JobRow,
     SessionRow,
+    TransferItemRow,
     moment,
     moment_or_none,
 )
@@ -18,6 +19,7 @@ from balsam.wire.batch_jobs import BatchJobPartition, BatchJobView
 from balsam.wire.events import EventView
 from balsam.wire.jobs import JobView
 from balsam.wire.sessions import SessionView
+from balsam.wire.transfers import TransferContent, TransferItemView
 
 
 def app_view(app: AppRow) -> AppView:
@@ -110,6 +112,37 @@ def session_view(row: SessionRow) -> SessionView:
         renewed_at=moment(row.renewed_at),
         acquire_seq=row.acquire_seq,
         report_seq=row.report_seq,
+    )
+
+
+def transfer_views(tx: ReadTx, rows: Iterable[TransferItemRow]) -> list[TransferItemView]:
+    """The items, with where and how their Jobs are."""
+    rows = list(rows)
+    jobs = {job.id: job for job in tx.jobs({row.job_id for row in rows})}
+    return [_transfer_view(row, jobs[row.job_id]) for row in rows]
+
+
+def _transfer_view(row: TransferItemRow, job: JobRow) -> TransferItemView:
+    return TransferItemView(
+        id=row.id,
+        job_id=row.job_id,
+        site_id=row.site_id,
+        slot=row.slot,
+        direction=row.direction,
+        local_path=row.local_path,
+        remote_path=row.remote_path,
+        location_alias=row.location_alias,
+        recursive=row.recursive,
+        state=row.state,
+        task_id=row.task_id,
+        transfer_info=row.transfer_info,
+        content=TransferContent.model_validate(row.content) if row.content else None,
+        origin=row.origin,
+        workdir=job.workdir,
+        job_state=job.state,
+        created_at=moment(row.created_at),
+        last_update=moment(row.last_update),
+        collected_at=moment_or_none(row.collected_at),
     )
 
 

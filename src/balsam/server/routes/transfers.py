@@ -1,0 +1,41 @@
+"""TransferItems: lists, what the Site says of them, what a client has collected."""
+
+from balsam.server.auth.needs import SITE, USER, USER_OR_SITE
+from balsam.server.routes.call import Call
+from balsam.server.routes.endpoint import Routes
+from balsam.server.usecases import transfers
+from balsam.wire.base import MAX_BODY_BYTES
+from balsam.wire.transfers import (
+    TransferItemView,
+    TransferQuery,
+    TransfersCollected,
+    TransfersPage,
+    TransfersPatch,
+    TransfersPatched,
+)
+
+routes = Routes("transfers")
+
+
+@routes.get("/transfers", needs=USER_OR_SITE)
+async def list_transfers(call: Call, query: TransferQuery) -> TransfersPage:
+    """A page of TransferItems."""
+    return await call.read(lambda tx: transfers.list_transfers(tx, call.principal, query))
+
+
+@routes.patch("/transfers", needs=SITE, body_limit=MAX_BODY_BYTES)
+async def report_transfers(call: Call, body: TransfersPatch) -> TransfersPatched:
+    """What the Site says of its items; each is taken or refused by itself."""
+    return await call.write(lambda tx: transfers.report_transfers(tx, call.principal, body, call.now))
+
+
+@routes.post("/transfers/collected", needs=USER)
+async def collect_transfers(call: Call, body: TransfersCollected) -> TransfersPatched:
+    """These results have arrived at the client; the service need not keep them."""
+    return await call.write(lambda tx: transfers.collect_transfers(tx, call.principal, body, call.now))
+
+
+@routes.get("/transfers/{item_id}", needs=USER_OR_SITE)
+async def get_transfer(call: Call, item_id: int) -> TransferItemView:
+    """One TransferItem."""
+    return await call.read(lambda tx: transfers.get_transfer(tx, call.principal, item_id))

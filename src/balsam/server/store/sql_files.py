@@ -1,0 +1,147 @@
+"""Transactions over SQL: blobs and TransferItems. Mixed into SqlReadTx and SqlTx."""
+
+# ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from balsam.server.store.codec import STATE_NUMBERS, table, tag_number
+from balsam.server.store.protocol import Duplicate
+from balsam.server.store.records import BlobRow, Row, TransferItemRow
+from balsam.server.store.selections import PageWindow, TransferSelection
+from balsam.server.store.sql_select import Query, listed
+
+_ANY = "IN (SELECT value FROM json_each(?))"
+_DUE = "t.state IN ('pending', 'active', 'inactive')"
+_ITEMS = f"item_id {_ANY}"
+
+
+class FilesReadTx:
+    """The part of ReadTx about files on their way."""
+
+    _db: sqlite3.Connection
+
+    def transfer_items(self, selection: TransferSelection, window: PageWindow) -> list[TransferItemRow]:
+        its, query = table(TransferItemRow), _query(selection)
+        if window.after is not None:
+            query.add("t.id < ?" if window.descending else "t.id > ?", window.after)
+        columns = ", ".join(f"t.{column}" for column in its.columns)
+        sql = (
+            f"SELECT {columns} FROM {query.source} WHERE {query.where}"
+            f" ORDER BY t.id {'DESC' if window.descending else 'ASC'} LIMIT ? OFFSET ?"
+        )
+        return [its.decode(row) for row in self._db.execute(sql, (*query.params, window.limit, window.offset))]
+
+    def transfer_count(self, selection: TransferSelection) -> int:
+        query = _query(selection)
+        sql = f"SELECT count(*) FROM {query.source} WHERE {query.where}"
+        return int(self._db.execute(sql, query.params).fetchone()[0])
+
+    def holding_items(self, before: int, after_id: int, limit: int) -> list[TransferItemRow]:
+        its = table(TransferItemRow)
+        sql = (
+            f"SELECT {', '.join(its.columns)} FROM transfer_items INDEXED BY transfer_items_holding"
+            " WHERE holds_content = 1 AND last_update < ? AND id > ? ORDER BY id LIMIT ?"
+        )
+        return [its.decode(row) for row in self._db.execute(sql, (before, after_id, limit))]
+
+    def blob_bytes(self, owner_id: int) -> int:
+        sql = "SELECT coalesce(sum(size_bytes), 0) FROM blobs INDEXED BY blobs_by_owner WHERE owner_id = ?"
+        return int(self._db.execute(sql, (owner_id,)).fetchone()[0])
+
+    def unused_blobs(self, before: int, limit: int) -> list[BlobRow]:
+        its = table(BlobRow)
+        sql = (
+            f"SELECT {', '.join(its.columns)} FROM blobs INDEXED BY blobs_unused"
+            " WHERE uses = 0 AND last_used_at < ? ORDER BY last_used_at LIMIT ?"
+        )
+        return [its.decode(row) for row in self._db.execute(sql, (before, limit))]
+
+    def site_takes_blob(self, site_id: int, blob_id: int) -> bool:
+        sql = (
+            "SELECT 1 FROM blob_uses u INDEXED BY blob_uses_by_blob CROSS JOIN transfer_items t ON t.id = u.item_id"
+            " WHERE u.blob_id = ? AND t.site_id = ? AND t.direction = 'in' LIMIT 1"
+        )
+        return self._db.execute(sql, (blob_id, site_id)).fetchone() is not None
+
+
+class FilesTx:
+    """The part of Tx about files on their way."""
+
+    _db: sqlite3.Connection
+
+    def put_all(self, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        its = table(type(rows[0]))
+        try:
+            self._db.executemany(its.put_sql, [its.encode(row) for row in rows])
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorname == "SQLITE_CONSTRAINT_UNIQUE":
+                raise Duplicate(str(error)) from error
+            raise
+
+    def use_blobs(self, uses: Iterable[tuple[int, int]]) -> None:
+        pairs = sorted(set(uses))
+        self._db.executemany("INSERT INTO blob_uses VALUES (?, ?)", pairs)
+        self._db.executemany("UPDATE blobs SET uses = uses + 1 WHERE id = ?", [(blob,) for _, blob in pairs])
+
+    def release_blobs(self, item_ids: Iterable[int]) -> None:
+        items = listed(item_ids)
+        released = self._db.execute(
+            f"SELECT blob_id, count(*) FROM blob_uses WHERE {_ITEMS} GROUP BY blob_id", (items,)
+        ).fetchall()
+        # What nothing holds any more may go at once; asking for it again (BlobsLookUp) would keep it for a while.
+        self._db.executemany(
+            "UPDATE blobs SET uses = uses - ?, last_used_at = CASE uses WHEN ? THEN 0 ELSE last_used_at END"
+            " WHERE id = ?",
+            [(count, count, blob) for blob, count in released],
+        )
+        self._db.execute(f"DELETE FROM blob_uses WHERE {_ITEMS}", (items,))
+
+    def delete_transfer_items(self, job_ids: Sequence[int]) -> None:
+        """With the Jobs they belong to."""
+        sql = f"SELECT id FROM transfer_items WHERE job_id {_ANY}"
+        items = [row[0] for row in self._db.execute(sql, (listed(job_ids),))]
+        if items:
+            self.release_blobs(items)
+            self._db.execute(f"DELETE FROM transfer_items WHERE id {_ANY}", (listed(items),))
+
+
+def _query(selection: TransferSelection) -> Query:
+    """Through the narrowest index the selection allows; the owner is always a condition (S14)."""
+    query = Query("transfer_items t")
+    due = selection.states is not None and {"pending", "active", "inactive"} >= set(selection.states)
+    if selection.ids is not None:
+        query.add(f"t.id {_ANY}", listed(selection.ids))
+    elif selection.job_ids is not None:
+        query.source += " INDEXED BY transfer_items_by_job"
+    elif selection.site_ids is not None and due:
+        query.source += " INDEXED BY transfer_items_due"
+        query.add(_DUE)
+    else:
+        query.source += " INDEXED BY transfer_items_by_owner"
+    by_owner = query.source.endswith("by_owner")
+    query.add("t.owner_id = ?" if by_owner else "+t.owner_id = ?", selection.owner_id)
+    if selection.job_ids is not None:
+        query.add(f"{'+' * (selection.ids is not None)}t.job_id {_ANY}", listed(selection.job_ids))
+    if selection.site_ids is not None:
+        query.add(f"t.site_id {_ANY}", listed(selection.site_ids))
+    if selection.states is not None:
+        query.add(f"+t.state {_ANY}", listed(selection.states))
+    if selection.direction is not None:
+        query.add("t.direction = ?", str(selection.direction))
+    _add_job_conditions(query, selection)
+    return query
+
+
+def _add_job_conditions(query: Query, selection: TransferSelection) -> None:
+    if selection.job_states is None and not selection.tags:
+        return
+    query.source += " CROSS JOIN jobs ON jobs.id = t.job_id"
+    if selection.job_states is not None:
+        query.add(f"+jobs.state {_ANY}", listed(STATE_NUMBERS[state] for state in selection.job_states))
+    for key, value in selection.tags:
+        tag: Any = tag_number(selection.owner_id, key, value)
+        query.add("EXISTS (SELECT 1 FROM job_tags o WHERE o.tag = ? AND o.job_id = t.job_id)", tag)

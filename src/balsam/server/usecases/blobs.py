@@ -1,0 +1,88 @@
+"""Blobs: what is there, who may read it, and what a user may store.
+
+A blob belongs to an owner and to who sent it: the user, or one of the user's Sites. So nobody learns from an upload
+whether somebody else has the same content (S14), and a Site's token opens nothing but what its own Jobs need (T20).
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+
+from balsam.server.errors import NotFound, ServiceError
+from balsam.server.principal import Principal
+from balsam.server.settings import BlobLimits
+from balsam.server.store.protocol import ReadTx, Tx
+from balsam.server.store.records import BlobRow, micros
+from balsam.wire.blobs import BlobUsage
+
+USER = 0
+
+
+def sender_of(principal: Principal) -> tuple[int, int]:
+    """Whose blobs a caller sends: owner, and the Site or 0."""
+    principal.require("user", "site")
+    return principal.user_id, principal.site_id or USER
+
+
+def look_up(tx: Tx, principal: Principal, hashes: Iterable[str], now: datetime) -> list[str]:
+    """Those that the caller sent before and that are still there. They are kept for a while from now on."""
+    rows = _own(tx, principal, hashes)
+    tx.put_all([replace(row, last_used_at=micros(now)) for row in rows])
+    return [row.sha256 for row in rows]
+
+
+def admit(tx: ReadTx, principal: Principal, size_bytes: int, reserved_bytes: int, limits: BlobLimits) -> None:
+    """Raises ServiceError when a file of this size is over a limit. `reserved_bytes` are other uploads under way."""
+    sender_of(principal)
+    if size_bytes > limits.max_file_bytes:
+        message = f"a file of {size_bytes} bytes; this service takes files of up to {limits.max_file_bytes} bytes"
+        raise ServiceError(413, "file_too_large", message)
+    used = tx.blob_bytes(principal.user_id)
+    if used + reserved_bytes + size_bytes > limits.quota_bytes:
+        message = (
+            f"{size_bytes} bytes more would be over your quota of {limits.quota_bytes} bytes at this service; {used} "
+            "are in use. Collect results that wait (`balsam job fetch`), or delete Jobs that you need no more"
+        )
+        raise ServiceError(507, "quota_reached", message)
+
+
+def record(tx: Tx, principal: Principal, sha256: str, size_bytes: int, place: str, now: datetime) -> BlobRow:
+    """The blob of a completed upload. Another place in the row means: it was there already, and this copy can go."""
+    known = _own(tx, principal, [sha256])
+    if known:
+        row = replace(known[0], last_used_at=micros(now))
+    else:
+        owner_id, site_id = sender_of(principal)
+        at = micros(now)
+        row = BlobRow(tx.new_id(BlobRow), owner_id, site_id, sha256, size_bytes, place, 0, at, at)
+    tx.put(row)
+    return row
+
+
+def readable(tx: ReadTx, principal: Principal, sha256: str) -> BlobRow:
+    """The blob. A user reads what the own Sites sent as well; a Site what its Jobs take in. Raises NotFound."""
+    sender_of(principal)
+    rows = tx.find(BlobRow, owner_id=principal.user_id, sha256=sha256)
+    for row in rows:
+        if principal.site_id is None or row.site_id == principal.site_id:
+            return row
+        if row.site_id == USER and tx.site_takes_blob(principal.site_id, row.id):
+            return row
+    raise NotFound
+
+
+def usage(tx: ReadTx, principal: Principal, limits: BlobLimits) -> BlobUsage:
+    principal.require("user")
+    used = tx.blob_bytes(principal.user_id)
+    return BlobUsage(used_bytes=used, quota_bytes=limits.quota_bytes, max_file_bytes=limits.max_file_bytes)
+
+
+def own_blobs(tx: ReadTx, sender: tuple[int, int], hashes: Iterable[str]) -> dict[str, BlobRow]:
+    """Blobs by hash, of those that this sender sent."""
+    owner_id, site_id = sender
+    rows = tx.find(BlobRow, owner_id=owner_id, site_id=site_id, sha256=tuple(dict.fromkeys(hashes)))
+    return {row.sha256: row for row in rows}
+
+
+def _own(tx: ReadTx, principal: Principal, hashes: Iterable[str]) -> list[BlobRow]:
+    return list(own_blobs(tx, sender_of(principal), hashes).values())
