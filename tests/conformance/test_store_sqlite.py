@@ -18,12 +18,14 @@ import pytest
 from balsam.domain.states import JobState
 from balsam.server.errors import Unavailable
 from balsam.server.store import sqlite as module
+from balsam.server.store import sql_read
 from balsam.server.store.codec import ACTOR_NUMBERS, STATE_NUMBERS
 from balsam.server.store.filesystem import network_filesystem
 from balsam.server.store.records import UserRow
 from balsam.server.store.schema import SchemaTooNew
 from balsam.server.store.selections import JobSelection
 from balsam.server.store.sqlite import SqliteStore, StoreInUse
+from balsam.testing.store_conformance import StoreConformance
 from balsam.testing.store_world import StoreWorld, run
 from balsam.wire.apps import TransferSlot
 from balsam.wire.sessions import LaunchEvent
@@ -109,6 +111,10 @@ HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "counts": lambda w, s: (w.counts(), w.count(), w.count(state=["RUNNING"]), w.count(tags=["a:1"])),
     "events of a Job": lambda w, s: w.events(1),
     "newest events": lambda w, s: w.newest_events(100),
+    "newest events of a Site": lambda w, s: w.newest_events(100, site_id=[w.site.id]),
+    "newest events of an App in a state": lambda w, s: w.newest_events(
+        100, app_id=[w.app.id], job_state=["PREPROCESSED"], workdir__contains="w"
+    ),
     "delete": lambda w, s: w.delete([4]),
     "due transfers": lambda w, s: w.transfers(site_id=[w.site.id], state=["pending", "active", "inactive"], limit=100),
     "transfers of Jobs": lambda w, s: w.transfers(job_id=[1, 2], direction="out"),
@@ -126,7 +132,10 @@ BIG = r"(jobs|events|results|job_tags|runnable_tags|job_parents|transfer_items|b
 
 
 @pytest.mark.parametrize("name", HOT)
-def test_hot_statements_are_driven_by_an_index(world: StoreWorld, tmp_path: Path, name: str) -> None:
+def test_hot_statements_are_driven_by_an_index(
+    world: StoreWorld, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_read, "_MANY_JOBS", 10)
     world.submit(20, tags={"a": "1", "b": "2"})
     session = world.open_session().id
     statements = traced(world, lambda: HOT[name](world, session))
@@ -144,6 +153,11 @@ def test_hot_statements_are_driven_by_an_index(world: StoreWorld, tmp_path: Path
         ):
             sorts = [step for step in plan if "TEMP B-TREE FOR ORDER" in step]
             assert not sorts or "json_each" in statement, f"{statement}\n{plan}"
+
+
+def test_events_by_time_are_those_that_are_found_by_job(world: StoreWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_read, "_MANY_JOBS", 0)
+    StoreConformance().test_events_are_selected_by_what_their_jobs_are_now(world)
 
 
 def test_the_order_of_acquire_comes_from_its_index(world: StoreWorld, tmp_path: Path) -> None:

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
-from balsam.cli.queue import _reason
 from balsam.domain.states import BatchJobState
 from balsam.server.store.memory import MemoryStore
 from balsam.server.usecases import batch_jobs, explain
 from balsam.site.ledger import Entry, Phase
 from balsam.testing.store_world import StoreWorld
-from balsam.wire.batch_jobs import BatchJobView
+from balsam.wire.batch_jobs import BatchJobView, status_reason
 from balsam.wire.jobs import JobExplanation
 from tests.server.test_usecases_sites import lease
 
@@ -47,7 +46,7 @@ def test_the_schedulers_reason_is_shown(world: StoreWorld) -> None:
     batch_job = world.submit_batch_job()
     view = told(world, entry_of(batch_job, status_info={"scheduler": "ReqNodeNotAvail"}))
     assert why(world, job_id).reasons == [f"BatchJob {batch_job.id} is queued in queue 'local': ReqNodeNotAvail."]
-    assert _reason(view) == "ReqNodeNotAvail"
+    assert status_reason(view.status_info) == "ReqNodeNotAvail"
 
 
 def test_why_it_was_not_submitted_is_shown_when_nothing_lives(world: StoreWorld) -> None:
@@ -61,7 +60,7 @@ def test_why_it_was_not_submitted_is_shown_when_nothing_lives(world: StoreWorld)
     view = told(world, entry)
     assert "has no allocation" in why(world, job_id).summary
     assert why(world, job_id).reasons[0] == f"BatchJob {batch_job.id} could not be submitted: Invalid account."
-    assert _reason(view) == "Invalid account"
+    assert status_reason(view.status_info) == "Invalid account"
 
 
 def test_an_allocation_that_broke_is_named_and_one_that_ended_well_is_not(world: StoreWorld) -> None:

@@ -16,6 +16,7 @@ from balsam.server.sweeps import prune
 from balsam.server.usecases import accounts, batch_jobs, change, events, explain, selection, sites
 from balsam.server.usecases.idempotent import once
 from balsam.testing.store_world import StoreWorld, run
+from balsam.wire.base import MAX_TAGS
 from balsam.wire.batch_jobs import BatchJobFilter, BatchJobPartition, BatchJobPatch, BatchJobsPatch, BatchJobView
 from balsam.wire.events import EventQuery
 from balsam.wire.jobs import JobExplanation, JobFilter, JobPatch, JobsPatch, JobsSelect
@@ -372,6 +373,38 @@ def test_fields_are_changed_and_the_rest_stays(world: StoreWorld) -> None:
     assert after.parameters == before.parameters
     assert world.count(tags=["a:b"]) == 0
     assert world.count(tags=["c:d"]) == 1
+
+
+def test_single_keys_are_changed_and_the_others_stay(world: StoreWorld) -> None:
+    (job_id,) = world.submit(tags={"a": "1", "b": "2"}, data={"x": {"y": 1}, "z": 2})
+    patch = {"merge_tags": {"a": None, "c": "3"}, "merge_data": {"x": 5}, "merge_parameters": {"name": "new"}}
+    assert patch_jobs(world, {job_id: patch}) == 1
+    after = world.get(job_id)
+    assert (after.tags, after.data, after.parameters) == ({"b": "2", "c": "3"}, {"x": 5, "z": 2}, {"name": "new"})
+    assert (world.count(tags=["a:1"]), world.count(tags=["b:2", "c:3"])) == (0, 1)
+    assert patch_jobs(world, {job_id: {"tags": {"d": "4"}, "merge_tags": {"e": "5"}}}) == 1
+    assert world.get(job_id).tags == {"d": "4", "e": "5"}
+
+
+def test_a_merged_change_is_checked_as_a_whole(world: StoreWorld) -> None:
+    (job_id,) = world.submit(tags={str(number): "" for number in range(MAX_TAGS)})
+    for patch, where in (
+        ({"merge_parameters": {"name": None}}, "parameters"),
+        ({"merge_parameters": {"unknown": 1}}, "parameters"),
+        ({"merge_tags": {"one": "more"}}, "tags"),
+        ({"merge_tags": {"0": None, "a:b": "c"}}, "tags"),
+    ):
+        with pytest.raises(Invalid) as error:
+            patch_jobs(world, {job_id: patch})
+        assert [detail.where for detail in error.value.details] == [f"patches[{job_id}].{where}"], patch
+
+
+def test_parameters_of_what_runs_are_not_merged(world: StoreWorld) -> None:
+    (job_id,) = world.submit()
+    world.acquire(world.open_session().id, 1)
+    with pytest.raises(Conflict, match="granted to a launcher; parameters can't be changed"):
+        patch_jobs(world, {job_id: {"merge_parameters": {"name": "new"}}})
+    assert patch_jobs(world, {job_id: {"merge_tags": {"x": "y"}}}) == 1
 
 
 def test_what_runs_keeps_its_shape(world: StoreWorld) -> None:

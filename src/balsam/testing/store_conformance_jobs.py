@@ -15,7 +15,7 @@ from balsam.domain.packing import Node, NodePool
 from balsam.domain.states import Actor, JobEvent, JobState
 from balsam.server.errors import ServiceError, SessionEnded
 from balsam.server.store.protocol import GuardFailed, ReadTx
-from balsam.server.store.records import HotJob, JobRow, JobUpdate, ResultRow, Step
+from balsam.server.store.records import EventRow, HotJob, JobRow, JobUpdate, ResultRow, Step
 from balsam.server.store.selections import AcquireCriteria, EventSelection, JobSelection, PageWindow
 from balsam.testing.store_world import StoreWorld
 from balsam.wire.results import JobResult
@@ -289,6 +289,30 @@ class JobRules:
         assert world.retry([child]).changed == 1
         assert world.state(child) is JobState.PREPROCESSED
 
+    def test_events_are_selected_by_what_their_jobs_are_now(self, world: StoreWorld) -> None:
+        other = world.add_app(site=world.add_site(name="cluster"), name="Other")
+        here = world.submit(2, workdir="here/1")
+        (there,) = world.submit_all([world.job(app_id=other.id, workdir="there/1")]).ids
+        world.cancel([here[0]])
+        eve = world.add_user("eve")
+        its = world.add_app(eve, world.add_site(eve))
+        world.submit_all([world.job(app_id=its.id, workdir="here/1")], eve)
+        for chosen, jobs in (
+            ({"site_ids": (world.site.id,)}, here),
+            ({"site_ids": (world.site.id, other.site_id)}, [*here, there]),
+            ({"site_ids": ()}, []),
+            ({"app_ids": (other.id,)}, [there]),
+            ({"job_states": (JobState.CANCELLED,)}, [here[0]]),
+            ({"job_states": (JobState.CANCELLED,), "app_ids": (other.id,)}, []),
+            ({"workdir_contains": "here/"}, [*here, there]),
+            ({"workdir_contains": "there", "to_state": JobState.READY}, [there]),
+            ({"job_ids": (here[0], there), "site_ids": (world.site.id,)}, [here[0]]),
+        ):
+            selection = EventSelection(world.ada.user_id, **chosen)
+            found, count = world.read(partial(_events_and_count, selection=selection))
+            assert sorted({event.job_id for event in found}) == jobs, chosen
+            assert count == len(found), chosen
+
     def test_deleting_leaves_no_trace(self, world: StoreWorld) -> None:
         parent = world.submit(tags={"a": "b"})
         world.submit(2, tags={"a": "b"}, parent_ids=parent)
@@ -343,6 +367,10 @@ class JobRules:
     def test_refusals_are_typed(self, world: StoreWorld) -> None:
         with pytest.raises(ServiceError):
             world.submit(workdir="../up")
+
+
+def _events_and_count(tx: ReadTx, selection: EventSelection) -> tuple[list[EventRow], int]:
+    return tx.events(selection, PageWindow("timestamp", descending=True)), tx.event_count(selection)
 
 
 def _page_and_count(tx: ReadTx, selection: JobSelection) -> tuple[list[JobRow], int]:

@@ -161,8 +161,9 @@ class StoreWorld:
         query = EventQuery(job_id=[job_id], ordering="timestamp")
         return self.read(lambda tx: events.list_events(tx, self.ada, query)).results
 
-    def newest_events(self, limit: int) -> list[EventView]:
-        return self.read(lambda tx: events.list_events(tx, self.ada, EventQuery(limit=limit))).results
+    def newest_events(self, limit: int, **query: Any) -> list[EventView]:
+        message = EventQuery(limit=limit, **query)
+        return self.read(lambda tx: events.list_events(tx, self.ada, message, with_count=False)).results
 
     def result(self, job_id: int, user: Principal | None = None) -> ResultView:
         return self.read(lambda tx: results.get_result(tx, user or self.ada, job_id))

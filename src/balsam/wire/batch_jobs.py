@@ -71,6 +71,7 @@ class BatchJobFilter(Message):
     scheduler_id: str | None = None
     queue: str | None = None
     filter_tags: list[str] | None = None
+    created_after: Timestamp | None = None
     start_time_before: Timestamp | None = None
     start_time_after: Timestamp | None = None
     end_time_before: Timestamp | None = None

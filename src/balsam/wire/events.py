@@ -31,6 +31,11 @@ class EventQuery(Message):
 
     id: list[int] | None = None
     job_id: list[int] | None = None
+    job_state: list[JobState] | None = None  # the state that the Job has now
+    site_id: list[int] | None = None
+    app_id: list[int] | None = None
+    app_name: str | None = None
+    workdir__contains: str | None = None
     batch_job_id: list[int] | None = None
     scheduler_id: str | None = None
     tags: list[str] | None = None
@@ -45,7 +50,7 @@ class EventQuery(Message):
 
 
 class EventsPage(Message):
-    """A page of events."""
+    """A page of events. `count` is the number of all matches; None when it was not asked for (`with_count=false`)."""
 
-    count: int
+    count: int | None
     results: list[EventView]

@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 from balsam.domain.failure import Failure
 from balsam.domain.job import MAX_WALL_TIME_MIN
 from balsam.domain.states import JobState
-from balsam.wire.base import MAX_BULK, MAX_PAGE, MAX_PARENTS, Id, JsonDict, Message, Short, Tags, Timestamp
+from balsam.wire.base import MAX_BULK, MAX_PAGE, MAX_PARENTS, MAX_TAGS, Id, JsonDict, Message, Short, Tags, Timestamp
 from balsam.wire.transfers import JobTransfer
 
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -128,11 +128,17 @@ class JobsPage(Message):
 
 
 class JobPatch(Message):
-    """Fields to change; what is not given stays. What decides how it runs changes only while no launcher has it."""
+    """Fields to change; what is not given stays. What decides how it runs changes only while no launcher has it.
+
+    `merge_*` changes single keys of a field and leaves the others; null removes a key.
+    """
 
     tags: Tags | None = None
     data: JsonDict | None = None
     parameters: JsonDict | None = None
+    merge_tags: Annotated[dict[Short, Short | None], Field(max_length=MAX_TAGS)] | None = None
+    merge_data: JsonDict | None = None
+    merge_parameters: JsonDict | None = None
     workdir: str | None = None
     num_nodes: Positive | None = None
     ranks_per_node: Positive | None = None

@@ -30,7 +30,9 @@ PATCHES_AT_ONCE = 1000
 
 
 class BatchJobManager(Manager["BatchJob"]):
-    """Filters: id, site_id, state, scheduler_id, queue, filter_tags, start_time_before/after, end_time_before/after."""
+    """Filters: id, site_id, state, scheduler_id, queue, filter_tags, created_after, start_time_before/after,
+    end_time_before/after.
+    """
 
     path = "/batch-jobs"
     filter_type = BatchJobFilter

@@ -1,5 +1,6 @@
 """EventLog: the transitions of Jobs, as the service recorded them."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -10,19 +11,34 @@ from balsam.domain.states import JobState
 from balsam.wire.events import EventQuery, EventsPage, EventView
 
 
+class EventPageQuery(EventQuery):
+    """A page of events; the count costs extra and is asked for only when it is wanted."""
+
+    with_count: bool = False
+
+
 class EventManager(Manager["EventLog"]):
     """Filters: id, job_id, batch_job_id, scheduler_id, tags, data, timestamp_before, timestamp_after, from_state,
-    to_state.
+    to_state; of the Jobs as they are now: job_state, site_id, app_id, app_name, workdir__contains.
 
     Newest first unless ordered otherwise.
     """
 
     path = "/events"
-    filter_type = EventQuery
+    filter_type = EventPageQuery
     page_type = EventsPage
     row_type = EventView
     orderings = ("timestamp", "-timestamp")
     default_ordering = "-timestamp"
+
+    def _count(self, filters: Mapping[str, Any]) -> int:
+        return int(self._get_page({**filters, "limit": 0, "with_count": True}).count)
+
+    def _page(
+        self, filters: Mapping[str, Any], limit: int, *, ordering: str | None, offset: int, after: int | None
+    ) -> Any:
+        filters = {**filters, "with_count": False}
+        return super()._page(filters, limit, ordering=ordering, offset=offset, after=after)
 
 
 class EventLog(Model):

@@ -9,7 +9,13 @@ from balsam.wire.events import EventQuery, EventsPage
 routes = Routes("events")
 
 
+class EventsQuery(EventQuery):
+    """A page of events; `with_count=false` leaves out the number of all matches."""
+
+    with_count: bool = True
+
+
 @routes.get("/events", needs=USER_OR_SITE)
-async def list_events(call: Call, query: EventQuery) -> EventsPage:
+async def list_events(call: Call, query: EventsQuery) -> EventsPage:
     """A page of transitions."""
-    return await call.read(lambda tx: events.list_events(tx, call.principal, query))
+    return await call.read(lambda tx: events.list_events(tx, call.principal, query, query.with_count))

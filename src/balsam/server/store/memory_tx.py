@@ -195,16 +195,9 @@ class MemoryTx(MemoryFilesTx):
     # Events
 
     def _events_of(self, selection: EventSelection) -> list[EventRow]:
-        jobs = JobSelection(
-            owner_id=selection.owner_id,
-            ids=selection.job_ids,
-            site_ids=selection.site_ids,
-            batch_job_ids=selection.batch_job_ids,
-            tags=selection.tags,
-        )
         return [
             event
-            for job in self._selected(jobs)
+            for job in self._selected(selection.jobs)
             for event in self._tables.events.get(job.id, ())
             if (selection.ids is None or event.id in selection.ids)
             and (selection.before is None or event.timestamp < selection.before)

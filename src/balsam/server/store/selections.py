@@ -40,19 +40,36 @@ class PageWindow:
 
 @dataclass(frozen=True, slots=True)
 class EventSelection:
-    """Selects events of one owner's Jobs."""
+    """Selects events of one owner's Jobs. `job_states` are the states that the Jobs have now."""
 
     owner_id: int
     ids: tuple[int, ...] | None = None
     job_ids: tuple[int, ...] | None = None
+    job_states: tuple[JobState, ...] | None = None
     site_ids: tuple[int, ...] | None = None
+    app_ids: tuple[int, ...] | None = None
     batch_job_ids: tuple[int, ...] | None = None
+    workdir_contains: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
     data: tuple[tuple[str, str], ...] = ()
     before: int | None = None
     after: int | None = None
     from_state: JobState | None = None
     to_state: JobState | None = None
+
+    @property
+    def jobs(self) -> JobSelection:
+        """The Jobs whose events these are."""
+        return JobSelection(
+            owner_id=self.owner_id,
+            ids=self.job_ids,
+            app_ids=self.app_ids,
+            site_ids=self.site_ids,
+            batch_job_ids=self.batch_job_ids,
+            states=self.job_states,
+            tags=self.tags,
+            workdir_contains=self.workdir_contains,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from balsam.server.store.sql_select import (
 EVENTS_COUNTER = 0  # kept in state_counts beside the states: how many events the Jobs of a Site have
 _BY_IDS = "id IN (SELECT value FROM json_each(?))"
 _ENOUGH = 1000
+_MANY_JOBS = 5000
 
 
 class SqlReadTx(FilesReadTx):
@@ -227,13 +228,19 @@ class SqlReadTx(FilesReadTx):
         return {row[0] for row in self._db.execute(sql, (listed(child_ids),))}
 
     def events(self, selection: EventSelection, window: PageWindow) -> list[EventRow]:
-        query = event_query(selection)
+        query = event_query(selection, by_time=self._has_many_jobs(selection))
         order = "DESC" if window.descending else "ASC"
         sql = (
             "SELECT e.id, e.attempt, e.from_state, e.to_state, e.actor, e.timestamp, e.reported_at, e.data"
             f" FROM {query.source} WHERE {query.where} ORDER BY e.timestamp {order}, e.id {order} LIMIT ? OFFSET ?"
         )
         return [_event_row(row) for row in self._db.execute(sql, (*query.params, window.limit, window.offset))]
+
+    def _has_many_jobs(self, selection: EventSelection) -> bool:
+        """Whether the selection speaks of Jobs, and of so many that the newest events are sooner found by time."""
+        jobs = selection.jobs
+        broad = selection.ids is None and driver_of(jobs) in ("apps", "states", "owner")
+        return broad and jobs != JobSelection(jobs.owner_id) and sum(self._counters(jobs).values()) > _MANY_JOBS
 
     def event_count(self, selection: EventSelection) -> int:
         if selection == EventSelection(selection.owner_id):

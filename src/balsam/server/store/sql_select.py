@@ -183,15 +183,23 @@ _DRIVERS = {
 }
 
 
-def event_query(selection: EventSelection) -> Query:
-    """The events of a selection: by id, through the Jobs they belong to, or through the owner's time line."""
+def event_query(selection: EventSelection, *, by_time: bool = False) -> Query:
+    """The events of a selection: by id, through the Jobs they belong to, or through the owner's time line.
+
+    `by_time`: the Jobs are so many that the time line is read, and of each event it is looked up whether its Job is
+    one of them.
+    """
     query = Query("events e INDEXED BY events_by_time")
-    jobs = _jobs_of(selection)
+    jobs = None if by_time else _jobs_of(selection)
     if selection.ids is not None:
         query.source = "events e"
         query.add(f"e.id {_ANY}", listed(selection.ids))
         if jobs is not None:
             query.add(f"e.id >> {EVENT_SEQ_BITS} IN ({jobs[0]})", *jobs[1])
+    elif by_time:
+        its = job_query(selection.jobs, "none")
+        found = f"SELECT 1 FROM jobs WHERE jobs.id = e.id >> {EVENT_SEQ_BITS} AND {its.where}"
+        query.add(f"EXISTS ({found})", *its.params)
     elif jobs is not None:
         inner, params = jobs
         span = f"e.id > (j.id << {EVENT_SEQ_BITS}) AND e.id < ((j.id + 1) << {EVENT_SEQ_BITS})"
@@ -215,16 +223,9 @@ def event_query(selection: EventSelection) -> Query:
 
 def _jobs_of(selection: EventSelection) -> tuple[str, list[Any]] | None:
     """The Jobs that the selection speaks of, or None when it speaks of none in particular."""
-    by_job = (selection.job_ids, selection.site_ids, selection.batch_job_ids)
-    if all(values is None for values in by_job) and not selection.tags:
+    jobs = selection.jobs
+    if jobs == JobSelection(selection.owner_id):
         return None
-    jobs = JobSelection(
-        owner_id=selection.owner_id,
-        ids=selection.job_ids,
-        site_ids=selection.site_ids,
-        batch_job_ids=selection.batch_job_ids,
-        tags=selection.tags,
-    )
     driver = driver_of(jobs)
     query = job_query(jobs, "owner" if driver == "states" else driver)
     return f"SELECT jobs.id AS id FROM {query.source} WHERE {query.where}", query.params

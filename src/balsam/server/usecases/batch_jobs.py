@@ -61,6 +61,7 @@ def _candidates(tx: ReadTx, principal: Principal, message: BatchJobFilter) -> li
 def _matches(row: BatchJobRow, message: BatchJobFilter) -> bool:
     tags = dict(pairs(message.filter_tags, "filter_tags"))
     spans = (
+        (row.created_at, message.created_after, None),
         (row.start_time, message.start_time_after, message.start_time_before),
         (row.end_time, message.end_time_after, message.end_time_before),
     )

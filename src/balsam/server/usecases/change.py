@@ -24,6 +24,7 @@ _SHAPE = (
 )
 _WHILE_FREE = frozenset((*_SHAPE, "parameters", "workdir", "launch_params", "priority"))
 _NULLABLE = frozenset({"max_attempts", "return_code"})
+_MERGED = {"merge_tags": "tags", "merge_data": "data", "merge_parameters": "parameters"}
 
 
 def patch_jobs(tx: Tx, principal: Principal, message: JobsPatch, now: datetime) -> JobsChanged:
@@ -52,7 +53,7 @@ def change_slice(tx: Tx, patches: Mapping[int, JobPatch], now: datetime) -> tupl
     refused: dict[int, str] = {}
     faults: list[ErrorDetail] = []
     for job in jobs:
-        given = _given(patches[job.id])
+        given = _given(patches[job.id], job)
         faults += [
             ErrorDetail(where=f"patches[{job.id}].{where}", message=why)
             for where, why in _problems(job, apps[job.app_id], given)
@@ -68,10 +69,15 @@ def change_slice(tx: Tx, patches: Mapping[int, JobPatch], now: datetime) -> tupl
     return len(changes), refused
 
 
-def _given(patch: JobPatch) -> dict[str, Any]:
-    """What was given. A null means nothing but for the fields that can be without a value."""
+def _given(patch: JobPatch, job: JobRow) -> dict[str, Any]:
+    """What was given, by column. A null means nothing but for the fields that can be without a value."""
     given = patch.model_dump(exclude_unset=True)
-    return {name: value for name, value in given.items() if value is not None or name in _NULLABLE}
+    given = {name: value for name, value in given.items() if value is not None or name in _NULLABLE}
+    for name, column in _MERGED.items():
+        if name in given:
+            merged = {**given.get(column, getattr(job, column)), **given.pop(name)}
+            given[column] = {key: value for key, value in merged.items() if value is not None}
+    return given
 
 
 def _problems(job: JobRow, app: AppRow, given: dict[str, Any]) -> Iterator[tuple[str, str]]:

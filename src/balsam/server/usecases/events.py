@@ -4,20 +4,23 @@ from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx
 from balsam.server.store.records import BatchJobRow, micros
 from balsam.server.store.selections import EventSelection, PageWindow
-from balsam.server.usecases.filters import visible_sites
+from balsam.server.usecases.filters import app_ids, visible_sites
 from balsam.server.usecases.limits import pairs
 from balsam.server.usecases.views import event_view
 from balsam.wire.events import EventQuery, EventsPage
 
 
-def list_events(tx: ReadTx, principal: Principal, message: EventQuery) -> EventsPage:
+def list_events(tx: ReadTx, principal: Principal, message: EventQuery, with_count: bool = True) -> EventsPage:
     """A page of events of the caller's Jobs. A BatchJob selects the Jobs whose last attempt ran in it."""
     principal.require("user", "site")
     selection = EventSelection(
         owner_id=principal.user_id,
         ids=None if message.id is None else tuple(message.id),
         job_ids=None if message.job_id is None else tuple(message.job_id),
-        site_ids=visible_sites(principal, None),
+        site_ids=visible_sites(principal, message.site_id),
+        app_ids=app_ids(tx, principal, message.app_id, message.app_name),
+        job_states=None if message.job_state is None else tuple(dict.fromkeys(message.job_state)),
+        workdir_contains=message.workdir__contains,
         batch_job_ids=_batch_jobs(tx, principal, message),
         tags=pairs(message.tags, "tags"),
         data=pairs(message.data, "data"),
@@ -28,7 +31,8 @@ def list_events(tx: ReadTx, principal: Principal, message: EventQuery) -> Events
     )
     window = PageWindow("timestamp", message.ordering.startswith("-"), message.limit, message.offset)
     rows = tx.events(selection, window) if message.limit else []
-    return EventsPage(count=tx.event_count(selection), results=[event_view(row) for row in rows])
+    count = tx.event_count(selection) if with_count else None
+    return EventsPage(count=count, results=[event_view(row) for row in rows])
 
 
 def _batch_jobs(tx: ReadTx, principal: Principal, message: EventQuery) -> tuple[int, ...] | None:

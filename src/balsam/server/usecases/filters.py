@@ -16,7 +16,7 @@ def job_selection(tx: ReadTx, principal: Principal, message: JobFilter) -> JobSe
         owner_id=principal.user_id,
         ids=_tuple(message.id),
         parent_ids=_tuple(message.parent_id),
-        app_ids=_app_ids(tx, principal, message),
+        app_ids=app_ids(tx, principal, message.app_id, message.app_name),
         site_ids=visible_sites(principal, message.site_id),
         batch_job_ids=_tuple(message.batch_job_id),
         states=_states(message),
@@ -40,11 +40,12 @@ def _tuple(values: list[int] | None) -> tuple[int, ...] | None:
     return None if values is None else tuple(dict.fromkeys(values))
 
 
-def _app_ids(tx: ReadTx, principal: Principal, message: JobFilter) -> tuple[int, ...] | None:
-    if message.app_name is None:
-        return _tuple(message.app_id)
-    named = tx.find(AppRow, owner_id=principal.user_id, name=message.app_name)
-    return tuple(app.id for app in named if message.app_id is None or app.id in message.app_id)
+def app_ids(tx: ReadTx, principal: Principal, wanted: list[int] | None, name: str | None) -> tuple[int, ...] | None:
+    """The Apps of a filter by ids, by name, or by both."""
+    if name is None:
+        return _tuple(wanted)
+    named = tx.find(AppRow, owner_id=principal.user_id, name=name)
+    return tuple(app.id for app in named if wanted is None or app.id in wanted)
 
 
 def _states(message: JobFilter) -> tuple[JobState, ...] | None:

@@ -6,7 +6,7 @@ from math import isfinite
 from pydantic_core import PydanticSerializationError, to_json
 
 from balsam.server.errors import Invalid
-from balsam.wire.base import MAX_JSON_DEPTH, MAX_PARAMETERS_BYTES, ErrorDetail
+from balsam.wire.base import MAX_JSON_DEPTH, MAX_PARAMETERS_BYTES, MAX_TAGS, ErrorDetail
 
 
 class BadJson(ValueError):
@@ -46,6 +46,8 @@ def _check(value: object, what: str) -> None:
 
 def tag_problems(tags: Mapping[str, str]) -> Iterator[str]:
     """What is wrong with tags, one sentence each."""
+    if len(tags) > MAX_TAGS:
+        yield f"{len(tags)} tags are more than the {MAX_TAGS} that a Job can have"
     for key in tags:
         if not key or ":" in key:
             yield f"tag name {key!r} must not be empty or contain ':', which separates name and value in filters"
