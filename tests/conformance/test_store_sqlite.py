@@ -17,8 +17,8 @@ import pytest
 
 from balsam.domain.states import JobState
 from balsam.server.errors import Unavailable
-from balsam.server.store import sqlite as module
 from balsam.server.store import sql_read
+from balsam.server.store import sqlite as module
 from balsam.server.store.codec import ACTOR_NUMBERS, STATE_NUMBERS
 from balsam.server.store.filesystem import network_filesystem
 from balsam.server.store.records import UserRow

@@ -1,28 +1,47 @@
-"""`balsam login` and `balsam logout`: keep a token for a service in BALSAM_HOME/client.yml (0600)."""
+"""`balsam login`, `logout` and `register`: a token for a service in BALSAM_HOME/client.yml (0600), new accounts."""
 
 import click
 
-from balsam.cli.output import json_option, print_json
-from balsam.cli.password import password_options
+from balsam.cli.asking import ask
+from balsam.cli.output import json_option, plain, print_json
+from balsam.cli.password import Password, new_password_options, password_options
 
 
 @click.command()
-@click.argument("url")
-@click.option("-u", "--username", prompt=True, help="Account at the service.")
+@click.argument("url", required=False)
+@click.option("--url", "url_option", metavar="URL", help="The same as the argument.")
+@click.option("-u", "--username", help="Account at the service. [default: is asked for]")
+@click.option("-f", "--force", is_flag=True, help="Log in anew, also when the login that is kept still works.")
 @password_options
 @json_option
-def login(url: str, username: str, password: str, as_json: bool) -> None:
-    """Log in to the service at URL, for example https://balsam.example.org.
+def login(
+    url: str | None, url_option: str | None, username: str | None, force: bool, password: Password, as_json: bool
+) -> None:
+    """Log in to the service at URL, for example https://balsam.example.org. [default: the one of the last login]
 
-    The password is asked for, or taken from the environment variable BALSAM_PASSWORD or from --password-stdin.
+    The password is asked for, or taken from the environment variable BALSAM_PASSWORD or from --password-stdin. A login
+    that still works is kept and nothing is asked, unless a password is given. -u also takes the address (Balsam 0.7).
     """
-    from balsam.client.login import log_in
+    from balsam.client.login import kept_login, log_in
 
-    done = log_in(url, username, password)
+    if username is not None and "://" in username:
+        url_option, username = username, None
+    if url and url_option and url != url_option:
+        raise click.UsageError(f"two addresses are given, {url} and {url_option}; give one")
+    kept = kept_login()
+    url = url or url_option or (kept.url if kept is not None else None)
+    if url is None:
+        raise click.UsageError("give the address of the service, as in: balsam login https://balsam.example.org")
+    good = None if force or password.is_given or kept is None or kept.url != url else kept.check()
+    if good is not None and username in (None, good.username):
+        done, word = good, "Logged in already"
+    else:
+        name = username or ask("Username", "--username")
+        done, word = log_in(url, name, password.read()), "Logged in"
     if as_json:
         print_json({"url": url, "username": done.username, "expires_at": done.expires_at})
     else:
-        click.echo(f"Logged in to {url} as {done.username}.")
+        click.echo(f"{word} to {plain(url)} as {plain(done.username)}.")
 
 
 @click.command()
@@ -36,3 +55,37 @@ def logout(as_json: bool) -> None:
         print_json({"url": url})
     else:
         click.echo(f"Logged out of {url}." if url else "There was no login.")
+
+
+@click.command()
+@click.option("-a", "--address", metavar="URL", help="The service. [default: the one you are logged in at]")
+@click.option("-u", "--username", help="Name of the new account. [default: is asked for]")
+@new_password_options
+@json_option
+def register(address: str | None, username: str | None, password: Password, as_json: bool) -> None:
+    """Create an account, as an administrator of the service.
+
+    In Balsam 0.7 anybody could. Here somebody who may create accounts does it, with this command or with `balsam server
+    add-user`; others ask them.
+    """
+    from balsam.api import default_client
+    from balsam.client.errors import Forbidden
+    from balsam.client.settings import normal_url
+
+    client = default_client()
+    if address is not None and normal_url(address) != client.url:
+        raise click.ClickException(
+            f"you are logged in at {client.url}; accounts at {address} are created by an administrator there, "
+            f"after: balsam login {address}"
+        )
+    name = username or ask("Username", "--username")
+    try:
+        user = client.create_user(name, password.read())
+    except Forbidden as error:
+        raise click.ClickException(f"{error}. Accounts are created by the administrators of {client.url}") from None
+    if as_json:
+        print_json(user)
+    else:
+        click.echo(
+            f"Created account {user.username}; log in with: balsam login {client.url} --username {user.username}"
+        )

@@ -1,49 +1,56 @@
 """Entry point of `balsam`: the table of sub-commands and the one place where errors become exit codes.
 
-Sub-commands are imported when they are called, so that `balsam --help` stays quick on slow file systems. Exit codes:
-0 well, 1 refused or failed, 2 wrong usage, 3 partly done, 130 interrupted.
+Exit codes: 0 well, 1 refused or failed, 2 wrong usage, 3 partly done, 130 interrupted or not confirmed. With `--json`
+an error is the one JSON value on stdout. docs/guides/command.md is the page for users.
 """
 
-import importlib
 import os
 import sys
+from typing import Any
 
 import click
 
 from balsam import __version__
+from balsam.cli.group import Group
 
+FAILED, INTERRUPTED = 1, 130
+# A person who waits for an answer gives up sooner than a program that runs for days.
+PATIENCE_SEC = "30"
 _COMMANDS = {
     "up": ("balsam.cli.up:up", "Service and local site in this terminal: all a laptop needs."),
     "server": ("balsam.cli.server:server", "Run a service, and manage its accounts."),
     "login": ("balsam.cli.login:login", "Log in to a service."),
     "logout": ("balsam.cli.login:logout", "Forget the login, here and at the service."),
-    "site": ("balsam.cli.site:site", "Create, start and stop Sites."),
-    "app": ("balsam.cli.app:app", "List, show and approve Apps."),
-    "job": ("balsam.cli.job:job", "List, watch, explain and cancel Jobs."),
+    "register": ("balsam.cli.login:register", "Create an account, as an administrator."),
+    "site": ("balsam.cli.site:site", "Create, start, change, move and remove Sites."),
+    "app": ("balsam.cli.app:app", "List, show, approve and remove Apps."),
+    "job": ("balsam.cli.job:job", "Create, list, watch, explain, change and end Jobs."),
     "queue": ("balsam.cli.queue:queue", "Request, list and end allocations (BatchJobs)."),
     "doctor": ("balsam.cli.doctor:doctor", "Check this machine, the login, the service and the Site."),
+    "completion": ("balsam.cli.completion:completion", "Print a script that completes commands in your shell."),
 }
 
 
-class LazyGroup(click.Group):
-    """A group that knows names and one-line helps, and imports a command when it is called."""
+class Root(Group):
+    """`balsam` itself."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+    def invoke(self, ctx: click.Context) -> Any:
+        os.environ.setdefault("BALSAM_RETRY_FOR_SEC", PATIENCE_SEC)
+        try:
+            answer = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # `balsam job ls | head` is no error; stdout must not be flushed again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None
-        module, _, name = _COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+        return answer
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Root,
+    lazy=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="balsam")
 def cli() -> None:
     """Run simulations on machines elsewhere: define Apps, request allocations, submit Jobs, get the results."""
@@ -52,21 +59,17 @@ def cli() -> None:
 def main() -> None:
     """Run the command line. Never shows a traceback for an expected error, unless BALSAM_CLI_TRACEBACK=1."""
     try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = cli(prog_name="balsam", standalone_mode=False)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code, error)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except BrokenPipeError:
-        # `balsam job ls | head` is no error; stdout must not be flushed again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _fail("interrupted", INTERRUPTED, None)
     except Exception as error:
         if not _is_expected(error):
             raise
-        _fail(str(error), 1, error)
+        _fail(str(error), FAILED, error)
+    else:
+        sys.exit(code)
 
 
 def _is_expected(error: Exception) -> bool:
@@ -81,16 +84,16 @@ def _is_expected(error: Exception) -> bool:
     return is_ours or (isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError))
 
 
-def _fail(message: str, code: int, error: Exception) -> None:
-    if "--json" in sys.argv:
-        from balsam.cli.output import print_json
+def _fail(message: str, code: int, error: Exception | None) -> None:
+    from balsam.cli import output
 
-        print_json({"error": {"type": type(error).__name__, "message": message}, "exit_code": code})
-    else:
+    if output.json_wanted(sys.argv):
+        output.print_error(type(error).__name__ if error else "Interrupted", message, code)
+    elif error is not None:
         context = getattr(error, "ctx", None)
         if context is not None:
             click.echo(context.get_usage(), err=True)
-        click.echo(f"balsam: {message}", err=True)
+        click.echo(f"balsam: {output.plain(message)}", err=True)
     sys.exit(code)
 
 

@@ -1,44 +1,47 @@
-"""What commands print: one JSON value with `--json`, a table for people otherwise.
+"""What commands print: one JSON value with `--json`, tables for people otherwise (see `table`).
 
-Text that came from Jobs or other users passes through `plain`, so that no escape sequence reaches the terminal.
+Text that came from Jobs or other users passes through `plain`, and JSON escapes what `plain` replaces, so that no
+escape sequence reaches the terminal.
 """
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 import click
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value instead of a table.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value instead of text for people.")
+
+_printed = False
 
 
 def print_json(value: Any) -> None:
     """Exactly one JSON value on stdout."""
-    json.dump(value, sys.stdout, default=_jsonable, ensure_ascii=False)
-    sys.stdout.write("\n")
+    global _printed
+    encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
+    text = json.dumps(value, default=_jsonable, ensure_ascii=encoding != "utf8")
+    _printed = True
+    # json leaves C1 controls and characters that change the direction as they are.
+    sys.stdout.write((text if text.isprintable() else "".join(map(_escaped, text))) + "\n")
     sys.stdout.flush()
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """A table for people; `empty` is said when there is no row. Whole and stable when piped."""
-    shown = [[_cell(value) for value in row] for row in rows]
-    if not shown:
-        click.echo(empty, err=True)
-        return
-    if not sys.stdout.isatty():
-        _print_aligned(columns, shown)
-        return
-    from rich.console import Console
-    from rich.table import Table
+def _escaped(char: str) -> str:
+    return char if char.isprintable() else json.dumps(char)[1:-1] if ord(char) > 0x7F else f"\\u{ord(char):04x}"
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, overflow="ellipsis", no_wrap=True)
-    for row in shown:
-        table.add_row(*row)
-    Console(markup=False, highlight=False, emoji=False).print(table)
+
+def print_error(kind: str, message: str, code: int) -> None:
+    """An error as the JSON value of a command that printed none yet."""
+    if not _printed:
+        print_json({"error": {"type": kind, "message": message}, "exit_code": code})
+
+
+def json_wanted(words: Sequence[str]) -> bool:
+    """Whether a command line asks for JSON, also one that can't be understood otherwise."""
+    words = list(words)
+    return "--json" in (words[: words.index("--")] if "--" in words else words)
 
 
 def plain(text: str) -> str:
@@ -46,15 +49,9 @@ def plain(text: str) -> str:
     return "".join(char if char in "\n\t" or (char.isprintable()) else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-def age(moment: datetime | None) -> str:
-    """How long ago, in the largest unit that says something."""
-    if moment is None:
-        return "-"
-    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
+def counted(number: int, noun: str) -> str:
+    """`1 Job`, `2 Jobs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def parse_pairs(option: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, str]]:
@@ -70,23 +67,6 @@ def parse_pairs(option: str) -> Callable[[click.Context, click.Parameter, tuple[
         return pairs
 
     return parse
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, datetime):
-        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
-    if isinstance(value, dict):
-        value = " ".join(f"{key}={item}" for key, item in value.items())
-    return plain(str(value)).replace("\n", " ")
-
-
-def _print_aligned(columns: Sequence[str], rows: list[list[str]]) -> None:
-    table = [list(columns), *rows]
-    widths = [max(len(row[index]) for row in table) for index in range(len(columns))]
-    for row in table:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _jsonable(value: object) -> object:

@@ -1,34 +1,15 @@
-"""`balsam server`: run a service in the foreground, and manage its password accounts."""
+"""`balsam server`: the table of verbs on a service."""
 
 import click
 
-from balsam.cli.output import json_option, print_json
-from balsam.cli.password import new_password_options
-from balsam.server.command import up
+from balsam.cli.group import Group
+
+_COMMANDS = {
+    "up": ("balsam.server.command:up", "Run a service in this terminal until Ctrl-C."),
+    "add-user": ("balsam.cli.server_users:add_user", "Create a password account."),
+}
 
 
-@click.group()
+@click.group(cls=Group, lazy=_COMMANDS)
 def server() -> None:
     """Run a service, and manage its accounts."""
-
-
-server.add_command(up)
-
-
-@server.command("add-user")
-@click.argument("username")
-@click.option("--admin", is_flag=True, help="May create accounts too.")
-@new_password_options
-@json_option
-def add_user(username: str, admin: bool, password: str, as_json: bool) -> None:
-    """Create a password account; log in as an administrator first.
-
-    The password is asked for, or taken from the environment variable BALSAM_PASSWORD or from --password-stdin.
-    """
-    from balsam.api import default_client
-
-    user = default_client().create_user(username, password, is_admin=admin)
-    if as_json:
-        print_json(user)
-    else:
-        click.echo(f"Created account {user.username}; log in with: balsam login URL --username {user.username}")

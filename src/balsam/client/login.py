@@ -1,13 +1,46 @@
 """Logging in to a service and out again: a password for a token, which is kept in `$BALSAM_HOME/client.yml` (0600)."""
 
-from balsam.client.credentials import CLIENT_FILE, balsam_home
+from dataclasses import dataclass
+
+from balsam.client.credentials import CLIENT_FILE, balsam_home, read_mapping
 from balsam.client.errors import NotFound, Unauthorized
 from balsam.client.settings import ClientSettings
 from balsam.client.transport import Transport
 from balsam.client.values import checked
-from balsam.wire.auth import Login, PasswordLogin
+from balsam.wire.auth import Login, PasswordLogin, WhoAmI
 
 DEADLINE_SEC = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLogin:
+    """The login in `$BALSAM_HOME/client.yml`."""
+
+    settings: ClientSettings
+
+    @property
+    def url(self) -> str:
+        """Address of the service."""
+        return self.settings.url
+
+    def check(self) -> Login | None:
+        """Whose it is and until when; None when the service does not take it any more. Raises ServiceUnavailable."""
+        transport = Transport(self.settings)
+        try:
+            me = transport.request("GET", "/auth/me", reply=WhoAmI, deadline_sec=DEADLINE_SEC)
+        except Unauthorized:
+            return None
+        finally:
+            transport.close()
+        content = read_mapping(balsam_home() / CLIENT_FILE) or {}
+        fields = {"token": self.settings.token, "username": me.username, "expires_at": content.get("expires_at")}
+        return checked(Login, "client.yml", fields)
+
+
+def kept_login() -> KeptLogin | None:
+    """The login that is kept here; None when there is none. Raises CredentialsError when the file can't be trusted."""
+    path = balsam_home() / CLIENT_FILE
+    return KeptLogin(ClientSettings.load_from_file(path)) if path.exists() else None
 
 
 def log_in(url: str, username: str, password: str) -> Login:

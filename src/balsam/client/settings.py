@@ -2,6 +2,7 @@
 
 `ClientSettings.load()` looks, in this order, at BALSAM_URL + BALSAM_TOKEN, the file `$BALSAM_CLIENT_PATH`,
 `$BALSAM_HOME/client.yml` (written by `balsam login`) and `$BALSAM_HOME/service.json` (written by a local service).
+BALSAM_RETRY_FOR_SEC sets the patience.
 Settings that came from a file can be read again: a local service that was restarted has another port and token.
 """
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from balsam.client.client import Client
 
 ALLOW_PLAIN_HTTP = "BALSAM_ALLOW_PLAIN_HTTP"
+RETRY_FOR_SEC = "BALSAM_RETRY_FOR_SEC"
 NO_SERVICE = (
     "no Balsam service is configured: start one here with `balsam up`, or log in to one with `balsam login URL` "
     "(looked at BALSAM_URL + BALSAM_TOKEN, BALSAM_CLIENT_PATH, {home}/client.yml, {home}/service.json)"
@@ -56,6 +58,11 @@ class ClientSettings:
         Raises NotConfigured when there are none, CredentialsError when a file can't be trusted.
         """
         environ = os.environ if environ is None else environ
+        found = cls._found(environ)
+        return replace(found, retry_for_sec=_patience_sec(environ, found.retry_for_sec))
+
+    @classmethod
+    def _found(cls, environ: Mapping[str, str]) -> "ClientSettings":
         from_environment = _from_environment(environ)
         if from_environment is not None:
             return from_environment
@@ -143,6 +150,19 @@ def _from_environment(environ: Mapping[str, str]) -> ClientSettings | None:
         there, missing = ("BALSAM_URL", "BALSAM_TOKEN") if url else ("BALSAM_TOKEN", "BALSAM_URL")
         raise NotConfigured(f"{there} is set and {missing} is not; set both, or none to use the files")
     return ClientSettings(url=url, token=token)
+
+
+def _patience_sec(environ: Mapping[str, str], default: float) -> float:
+    text = environ.get(RETRY_FOR_SEC)
+    if not text:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise NotConfigured(f"{RETRY_FOR_SEC} is {text!r}; it must be a number of seconds, 0 or more")
+    return seconds
 
 
 def _from_file(path: Path) -> ClientSettings | None:

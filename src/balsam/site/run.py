@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 
 # After a SIGTERM the agent gets so long for a request that is under way; it may die at any instant anyway (L4).
 STOP_SEC = 5.0
-# Tokens of the user's own have no business in what the agent starts.
-_NOT_FOR_CHILDREN = ("BALSAM_TOKEN", "BALSAM_URL", "BALSAM_CLIENT_PATH")
+# Tokens and patience of the person who starts the agent have no business in what the agent starts.
+_NOT_FOR_CHILDREN = ("BALSAM_TOKEN", "BALSAM_URL", "BALSAM_CLIENT_PATH", "BALSAM_RETRY_FOR_SEC")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from balsam.domain.failure import Failure
 from balsam.domain.states import JobState
 from balsam.wire.base import MAX_PAGE, JsonDict, Message, Timestamp
 
@@ -32,6 +33,7 @@ class EventQuery(Message):
     id: list[int] | None = None
     job_id: list[int] | None = None
     job_state: list[JobState] | None = None  # the state that the Job has now
+    failure: list[Failure] | None = None  # of the Job
     site_id: list[int] | None = None
     app_id: list[int] | None = None
     app_name: str | None = None

@@ -19,7 +19,7 @@ class EventPageQuery(EventQuery):
 
 class EventManager(Manager["EventLog"]):
     """Filters: id, job_id, batch_job_id, scheduler_id, tags, data, timestamp_before, timestamp_after, from_state,
-    to_state; of the Jobs as they are now: job_state, site_id, app_id, app_name, workdir__contains.
+    to_state; of the Jobs as they are now: job_state, failure, site_id, app_id, app_name, workdir__contains.
 
     Newest first unless ordered otherwise.
     """

@@ -46,6 +46,7 @@ class EventSelection:
     ids: tuple[int, ...] | None = None
     job_ids: tuple[int, ...] | None = None
     job_states: tuple[JobState, ...] | None = None
+    failures: tuple[Failure, ...] | None = None
     site_ids: tuple[int, ...] | None = None
     app_ids: tuple[int, ...] | None = None
     batch_job_ids: tuple[int, ...] | None = None
@@ -67,6 +68,7 @@ class EventSelection:
             site_ids=self.site_ids,
             batch_job_ids=self.batch_job_ids,
             states=self.job_states,
+            failures=self.failures,
             tags=self.tags,
             workdir_contains=self.workdir_contains,
         )

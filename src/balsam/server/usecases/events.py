@@ -20,6 +20,7 @@ def list_events(tx: ReadTx, principal: Principal, message: EventQuery, with_coun
         site_ids=visible_sites(principal, message.site_id),
         app_ids=app_ids(tx, principal, message.app_id, message.app_name),
         job_states=None if message.job_state is None else tuple(dict.fromkeys(message.job_state)),
+        failures=None if message.failure is None else tuple(dict.fromkeys(message.failure)),
         workdir_contains=message.workdir__contains,
         batch_job_ids=_batch_jobs(tx, principal, message),
         tags=pairs(message.tags, "tags"),

@@ -1,0 +1,67 @@
+"""`balsam job create`: one Job from the command line. Many are created with `Job.objects.bulk_create` in Python."""
+
+from typing import Any
+
+import click
+
+from balsam.cli.app_selectors import one_app
+from balsam.cli.job_fields import json_option_of, pairs_option, shape_of_new_job
+from balsam.cli.output import json_option, parse_pairs, plain, print_json
+from balsam.cli.param_types import IdRanges, expanded, joined
+from balsam.cli.selectors import site_option
+
+
+def _stage_data(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    found = parse_pairs("--stage-data")(ctx, param, values)
+    for slot, place in found.items():
+        alias, colon, path = place.partition(":")
+        if not alias or not colon or not path.startswith("/"):
+            raise click.BadParameter(f"{slot}={place} is not SLOT=ALIAS:/ABSOLUTE/PATH")
+    return found
+
+
+@click.command()
+@click.option("-w", "--workdir", required=True, help="Below the Site's data directory.")
+@click.option("-a", "--app", required=True, help="Name or id of the App.")
+@pairs_option("-tag", "--tag", "tags", text="A tag; repeat.")
+@pairs_option("-p", "--param", "parameters", text="A parameter of the App, as text; repeat.")
+@json_option_of("--param-json", "json_parameters", text="A parameter that is no text, as in n=3; repeat.")
+@shape_of_new_job
+@pairs_option("-lp", "--launch-param", "launch_params", text="For the MPI launcher; repeat.")
+@click.option(
+    *("-pid", "--parent-id", "parents"), multiple=True, type=IdRanges(), callback=joined, help="Wait for it; repeat."
+)
+@click.option(
+    *("-s", "--stage-data", "transfers"),
+    multiple=True,
+    metavar="SLOT=ALIAS:PATH",
+    callback=_stage_data,
+    help="A file for a transfer slot of the App; repeat.",
+)
+@click.option("-y", "--yes", is_flag=True, hidden=True, expose_value=False, help="Of Balsam 0.7; nothing is asked.")
+@site_option()
+@json_option
+def create(
+    app: str,
+    site: str | None,
+    parameters: dict[str, str],
+    json_parameters: dict[str, Any],
+    parents: tuple[range, ...],
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Create a Job of an App."""
+    from balsam.api import Job
+
+    given = {name: value for name, value in fields.items() if value is not None and value != {}}
+    job = Job(
+        app_id=one_app(app, site).id,
+        parameters={**parameters, **json_parameters},
+        parent_ids=expanded(parents),
+        **given,
+    )
+    job.save()
+    if as_json:
+        print_json(job.display_dict())
+    else:
+        click.echo(f"Job {job.id} is {job.state} in {plain(job.workdir)}; see it with: balsam job ls --id {job.id}")
