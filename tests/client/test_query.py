@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from balsam.client import errors, query
+from balsam.client import errors
 from balsam.client.client import Client
 from balsam.client.transport import Transport
 from balsam.domain.states import JobState
@@ -145,7 +145,7 @@ def test_get_of_none_and_of_many(mine: Any, client: Client) -> None:
 
 
 def test_iteration_streams_pages_by_keyset(
-    mine: Any, stock: Any, requests: Requests, monkeypatch: pytest.MonkeyPatch
+    mine: Any, stock: Any, client: Client, requests: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("balsam.client.objects.FIRST_PAGE", 10)
     monkeypatch.setattr("balsam.client.objects.NEXT_PAGES", 10)
@@ -154,19 +154,104 @@ def test_iteration_streams_pages_by_keyset(
     assert len(requests) == 1
     assert [job.id for job in mine] == [job.id for job in stock[1]]
     assert [ask.after for _, _, ask in requests.seen[1:4]] == [None, stock[1][9].id, stock[1][19].id]
-    assert [job.id for job in mine.all().order_by("-workdir")] == [job.id for job in stock[1]][::-1]
-    assert [job.id for job in mine.all()[3:17]] == [job.id for job in stock[1]][3:17]
-
-
-def test_long_lists_are_split(mine: Any, stock: Any, requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query, "SPLIT_AT", 7)
     ids = [job.id for job in stock[1]]
-    some = mine.filter(id=ids[::-1])
-    assert [job.id for job in some] == ids
-    assert len(requests) == 4
-    assert [job.id for job in some.order_by("-id")[3:6]] == ids[::-1][3:6]
-    assert some.all().count() == 25
-    assert some.count_by("state") == {JobState.PREPROCESSED: 25}
+    for ordering, wanted in (
+        ("-id", ids[::-1]),
+        ("workdir", ids),
+        ("-workdir", ids[::-1]),
+        ("last_update", ids),
+        ("-last_update", ids[::-1]),
+        ("state", ids),
+    ):
+        before = len(requests)
+        assert [job.id for job in mine.order_by(ordering)] == wanted
+        assert [ask.offset for _, _, ask in requests.seen[before:]] == [0, 0, 0]
+        assert [job.id for job in mine.order_by(ordering)[3:17]] == wanted[3:17]
+    events = client.EventLog.objects.filter(job_id=ids[:9])
+    assert [event.id for event in events] == sorted((event.id for event in events.all()), reverse=True)
+    assert len(events) == 27
+
+
+def test_a_long_list_is_still_one_request(mine: Any, stock: Any, requests: Requests) -> None:
+    ids = [job.id for job in stock[1]]
+    some = mine.filter(id=[*range(10**9, 10**9 + 5_000), *ids[::-1]])
+    for asked, wanted in (
+        (lambda: [job.id for job in some], ids),
+        (lambda: [job.id for job in some.order_by("-id")[3:6]], ids[::-1][3:6]),
+        (lambda: some.all().count(), 25),
+        (lambda: some.count_by("state"), {JobState.PREPROCESSED: 25}),
+        (lambda: some.count_by("app_name"), {"Hello": 25}),
+    ):
+        before = len(requests)
+        assert asked() == wanted
+        assert {(method, path.endswith("/search")) for method, path, _ in requests.seen[before:]} == {("POST", True)}
+        assert len(requests) == before + 1
+
+
+def test_look_ups(mine: Any, stock: Any, client: Client) -> None:
+    jobs = stock[1]
+    assert mine.filter(workdir__startswith="stock/1", num_nodes__gt=0).count() == 10
+    assert mine.filter(workdir__endswith="4").count() == 3
+    assert mine.filter(parameters={"name": "7"}).get() == jobs[7]
+    assert mine.filter(parameters__name__in=["7", "8"]).count() == 2
+    assert mine.filter(parameters="name:7").get() == mine.filter(parameters=["name:7"]).get() == jobs[7]
+    assert mine.filter(parameters__name__ne="7").count() == 24
+    assert mine.filter(parameters__other=None).count() == mine.filter(parameters__name__isnull=False).count() == 25
+    assert mine.filter(tags__n__in=[1, 2]).count() == mine.filter(tags__n__gt="0", tags__n__lte="2").count() == 10
+    assert mine.filter(tags__n=3).count() == mine.filter(tags={"n": 3}).count() == 5
+    assert mine.filter(num_nodes=[1, 2], app_name=["Hello", "Other"]).count() == 25
+    assert mine.filter(num_nodes=[]).count() == mine.filter(id__in=[]).count() == 0
+    assert mine.filter(id__range=(jobs[3].id, jobs[5].id)).count() == 3
+    assert mine.filter(id__in=jobs[:2]).count() == mine.filter(id__lte=jobs[1]).count() == 2
+    assert mine.filter(app_name__contains="ell", state__ne="RUNNING", state__in=[JobState.PREPROCESSED]).count() == 25
+    assert mine.filter(return_code=None).count() == 25 and mine.filter(return_code__ne=0).count() == 25
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    assert mine.filter(created_at__before=soon, created_at__after=soon - timedelta(hours=1)).count() == 25
+    assert mine.filter(created_at__gt=soon).count() == 0
+    naive = soon.replace(tzinfo=None)
+    assert mine.filter(last_update_before=naive, created_at__lt=naive).count() == 25, "a time without a zone is UTC"
+    assert repr(mine.filter(num_nodes__gt=2, parameters__x="y")).endswith("num_nodes__gt=2, parameters__x='y'>")
+    assert client.Site.objects.filter(name__startswith="site", id=stock[0].id).get() == stock[0]
+    assert client.App.objects.filter(name__in=["Hello"], site_id=stock[0].id).count() == 1
+
+
+@pytest.mark.parametrize(
+    ("filters", "kind", "says"),
+    [
+        ({"num_node__gt": 2}, TypeError, "did you mean 'num_nodes'"),
+        ({"num_nodes__above": 2}, TypeError, "there are: num_nodes__eq"),
+        ({"num_nodes__": 2}, TypeError, "no filter"),
+        ({"num_nodes__gt": "many"}, errors.ValidationFailed, "num_nodes__gt: 'many' is not a whole number"),
+        ({"num_nodes__contains": "1"}, errors.ValidationFailed, "it can by: eq"),
+        ({"num_nodes__range": 3}, errors.ValidationFailed, "takes a pair"),
+        ({"num_nodes__range": (1, 2, 3)}, errors.ValidationFailed, "takes a pair"),
+        ({"state__in": ["RUNING"]}, errors.ValidationFailed, "'RUNING' is not a state of a Job"),
+        ({"parameters": 3}, errors.ValidationFailed, "say which key"),
+        ({"parameters__x": object()}, errors.ValidationFailed, "no JSON value"),
+        ({"parameters__gt": 3}, errors.ValidationFailed, "say which key"),
+    ],
+)
+def test_a_wrong_look_up_is_named_before_anything_is_sent(
+    client: Client, requests: Requests, filters: Any, kind: Any, says: str
+) -> None:
+    with pytest.raises(kind, match=says):
+        client.Job.objects.filter(**filters)
+    assert len(requests) == 0
+
+
+def test_counting_by_anything(mine: Any, requests: Requests) -> None:
+    assert mine.count_by("state") == {JobState.PREPROCESSED: 25}
+    assert mine.count_by("tags__n") == {str(n): 5 for n in range(5)}
+    assert list(mine.filter(tags__n__in=["1", "2"], id__lt=10**9).count_by("tags__n")) == ["1", "2"]
+    assert mine.count_by("parameters__nothing") == {None: 25}
+    assert mine.count_by("num_nodes") == {1: 25}
+    assert len(requests) == 5
+    with pytest.raises(errors.ValidationFailed, match="is a time"):
+        mine.count_by("created_at")
+    with pytest.raises(errors.ValidationFailed, match="can't be looked up"):
+        mine.count_by("nothing")
+    with pytest.raises(TypeError, match="on a slice"):
+        mine[:3].count_by("state")
 
 
 def test_verbs_over_a_query_are_one_request(client: Client, requests: Requests) -> None:
@@ -187,6 +272,28 @@ def test_verbs_over_a_query_are_one_request(client: Client, requests: Requests) 
         mine.update(num_node=1)
     assert mine.delete() == 11
     assert mine.count() == 0
+
+
+def test_verbs_over_batch_jobs_are_one_request(client: Client, requests: Requests) -> None:
+    site = new_site(client)
+    fields = {"site_id": site.id, "num_nodes": 1, "job_mode": "mpi", "queue": "local", "project": "local"}
+    made = [client.BatchJob.objects.create(**fields, wall_time_min=minutes) for minutes in (5, 50, 60)]
+    mine = client.BatchJob.objects.filter(site_id=site.id)
+    start = len(requests)
+    assert mine.filter(wall_time_min__gte=50).update(filter_tags={"a": "b"}) == 2
+    assert mine.filter(filter_tags={"a": "b"}, wall_time_min__lt=60).get() == made[1]
+    ended = mine.filter(id=made[0]).update(state="pending_deletion")
+    assert (ended, ended.refused) == (1, {})
+    assert len(requests) - start == 3
+    deleted = mine.delete()
+    assert (deleted, sorted(deleted.refused)) == (0, [one.id for one in made]), "they are asked to end first"
+    assert mine.filter(state="pending_deletion").count() == 3
+    assert mine.filter(scheduler_id=1234).count() == mine.filter(scheduler_id="1234").count() == 0
+    assert client.EventLog.objects.filter(scheduler_id=1234).count() == 0
+    with pytest.raises(TypeError, match="did you mean 'state'"):
+        mine.update(stat="pending_deletion")
+    with pytest.raises(errors.Forbidden, match="you can ask for pending_deletion"):
+        mine.update(state="running")
 
 
 def test_bulk_update_sends_each_its_own_changes(client: Client, hello: Any, requests: Requests) -> None:

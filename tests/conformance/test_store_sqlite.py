@@ -28,6 +28,7 @@ from balsam.server.store.sqlite import SqliteStore, StoreInUse
 from balsam.testing.store_conformance import StoreConformance
 from balsam.testing.store_world import StoreWorld, run
 from balsam.wire.apps import TransferSlot
+from balsam.wire.lookups import Lookup
 from balsam.wire.sessions import LaunchEvent
 from balsam.wire.transfers import JobTransfer
 
@@ -102,6 +103,14 @@ HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "tag page": lambda w, s: w.page(limit=100, tags=["a:1"]),
     "tag keyset page": lambda w, s: w.page(limit=100, tags=["a:1", "b:2"], after=3),
     "newest first": lambda w, s: w.page(limit=100, ordering="-last_update"),
+    "keyset page of newest first": lambda w, s: w.page(
+        limit=100, ordering="-last_update", after=9, after_value=w.now.isoformat()
+    ),
+    "keyset page of newest events": lambda w, s: w.event_page(limit=100, after=9, after_value=w.now.isoformat()),
+    "looked up by tag": lambda w, s: w.page(limit=100, where=[Lookup(field="tags", path=["a"], value="1")]),
+    "looked up by state": lambda w, s: w.page(limit=100, where=[Lookup(field="state", value="RUNNING")]),
+    "groups from kept numbers": lambda w, s: (w.groups("state"), w.groups("app_id", state=["RUNNING"])),
+    "groups of a Site": lambda w, s: w.groups("num_nodes", site_id=[w.site.id]),
     "changed since": lambda w, s: w.page(limit=100, last_update_after=w.now),
     "by App": lambda w, s: w.page(limit=100, app_id=[w.app.id]),
     "by BatchJob": lambda w, s: w.page(limit=100, batch_job_id=[1]),

@@ -7,10 +7,12 @@ exist: both must be refused with the same status and the same body.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx2
 import pytest
@@ -35,6 +37,11 @@ def at(method: str, path: Callable[[Person], str], **more: Any) -> Ask:
 
 def body(method: str, path: str, make: Callable[[Person], Any]) -> Ask:
     return Ask(lambda owner: (method, path, {"json": make(owner)}))
+
+
+def looking_up(*lookups: dict[str, Any]) -> str:
+    """A query string of look-ups."""
+    return urlencode({"where": [json.dumps(lookup) for lookup in lookups]}, doseq=True)
 
 
 RECORD = {"seq": 1, "token": 1, "event": "started", "at": "2026-01-01T00:00:00Z"}
@@ -95,11 +102,18 @@ NAMED: dict[str, list[Ask]] = {
 # Routes that select: somebody else's objects are as if they were not there.
 SELECTING: dict[str, list[Ask]] = {
     "list_sites": [at("GET", lambda o: "/api/sites"), at("GET", lambda o: f"/api/sites?id={o.site_id}")],
+    "search_sites": [body("POST", "/api/sites/search", lambda o: {"id": [o.site_id]})],
     "list_apps": [
         at("GET", lambda o: "/api/apps"),
+        at("GET", lambda o: "/api/apps?" + looking_up({"field": "id", "op": "gt", "value": 0})),
         at("GET", lambda o: f"/api/apps?site_id={o.site_id}&id={o.app_id}"),
     ],
+    "search_apps": [body("POST", "/api/apps/search", lambda o: {"id": [o.app_id]})],
     "list_jobs": [
+        at("GET", lambda o: "/api/jobs?" + looking_up({"field": "id", "value": o.job_id})),
+        at("GET", lambda o: "/api/jobs?" + looking_up({"field": "site_id", "op": "in", "value": [o.site_id]})),
+        at("GET", lambda o: "/api/jobs?" + looking_up({"field": "app_name", "op": "startswith", "value": ""})),
+        at("GET", lambda o: "/api/jobs?" + looking_up({"field": "num_nodes", "op": "gte", "value": 0})),
         at("GET", lambda o: "/api/jobs"),
         at("GET", lambda o: f"/api/jobs?id={o.job_id}"),
         at("GET", lambda o: f"/api/jobs?site_id={o.site_id}&app_id={o.app_id}&app_name=hello"),
@@ -111,6 +125,14 @@ SELECTING: dict[str, list[Ask]] = {
         at("GET", lambda o: f"/api/jobs/counts?site_id={o.site_id}"),
     ],
     "list_results": [at("GET", lambda o: f"/api/jobs/results?id={o.job_id}")],
+    "search_jobs": [body("POST", "/api/jobs/search", lambda o: {"id": [o.job_id]})],
+    "search_count_jobs": [body("POST", "/api/jobs/counts/search", lambda o: {"id": [o.job_id]})],
+    "group_jobs": [
+        at("GET", lambda o: "/api/jobs/groups?by=state"),
+        at("GET", lambda o: f"/api/jobs/groups?by=app_name&site_id={o.site_id}"),
+        at("GET", lambda o: f"/api/jobs/groups?by=parameters&path=word&id={o.job_id}"),
+    ],
+    "search_group_jobs": [body("POST", "/api/jobs/groups/search", lambda o: {"by": "num_nodes"})],
     "update_jobs": [
         body("POST", "/api/jobs/update", lambda o: {"filter": {"id": [o.job_id]}, "patch": {"tags": {"a": "b"}}})
     ],
@@ -124,6 +146,15 @@ SELECTING: dict[str, list[Ask]] = {
         at("GET", lambda o: "/api/batch-jobs"),
         at("GET", lambda o: f"/api/batch-jobs?site_id={o.site_id}&id={o.batch_job_id}"),
     ],
+    "search_batch_jobs": [body("POST", "/api/batch-jobs/search", lambda o: {"id": [o.batch_job_id]})],
+    "update_batch_jobs": [
+        body(
+            "POST",
+            "/api/batch-jobs/update",
+            lambda o: {"filter": {"id": [o.batch_job_id]}, "patch": {"state": "pending_deletion"}},
+        )
+    ],
+    "delete_batch_jobs": [body("POST", "/api/batch-jobs/delete", lambda o: {"filter": {"id": [o.batch_job_id]}})],
     "patch_batch_jobs": [
         body("PATCH", "/api/batch-jobs", lambda o: {"patches": {str(o.batch_job_id): {"status_info": {"a": 1}}}})
     ],
@@ -138,7 +169,10 @@ SELECTING: dict[str, list[Ask]] = {
     ],
     "collect_transfers": [body("POST", "/api/transfers/collected", lambda o: {"ids": [o.item_id]})],
     "look_up_blobs": [body("POST", "/api/blobs/look-up", lambda o: {"sha256": [o.blob]})],
+    "search_events": [body("POST", "/api/events/search", lambda o: {"job_id": [o.job_id]})],
     "list_events": [
+        at("GET", lambda o: "/api/events?" + looking_up({"field": "job_id", "value": o.job_id})),
+        at("GET", lambda o: "/api/events?" + looking_up({"field": "attempt", "op": "gte", "value": 0})),
         at("GET", lambda o: "/api/events"),
         at("GET", lambda o: f"/api/events?job_id={o.job_id}"),
         at("GET", lambda o: f"/api/events?batch_job_id={o.batch_job_id}"),

@@ -13,11 +13,11 @@ from balsam.server.store.memory import MemoryStore
 from balsam.server.store.records import BatchJobRow, IdempotencyRow, SiteRow, TokenRow
 from balsam.server.store.selections import JobSelection
 from balsam.server.sweeps import prune
-from balsam.server.usecases import accounts, batch_jobs, change, events, explain, selection, sites
+from balsam.server.usecases import accounts, batch_job_lists, batch_jobs, change, events, explain, selection, sites
 from balsam.server.usecases.idempotent import once
 from balsam.testing.store_world import StoreWorld, run
 from balsam.wire.base import MAX_TAGS
-from balsam.wire.batch_jobs import BatchJobFilter, BatchJobPartition, BatchJobPatch, BatchJobsPatch, BatchJobView
+from balsam.wire.batch_jobs import BatchJobPartition, BatchJobPatch, BatchJobQuery, BatchJobsPatch, BatchJobView
 from balsam.wire.events import EventQuery
 from balsam.wire.jobs import JobExplanation, JobFilter, JobPatch, JobsPatch, JobsSelect
 from balsam.wire.sessions import LaunchEvent
@@ -339,8 +339,9 @@ def test_batch_jobs_are_listed_by_what_they_are(world: StoreWorld) -> None:
     world.report_batch_job(two.id, B.RUNNING, scheduler_id="9", start_time=world.now)
 
     def listed(**fields: object) -> list[int]:
-        message = BatchJobFilter(**fields)
-        return [row.id for row in world.read(lambda tx: batch_jobs.list_batch_jobs(tx, world.ada, message)).results]
+        message = BatchJobQuery(**fields)
+        page = world.read(lambda tx: batch_job_lists.list_batch_jobs(tx, world.ada, message))
+        return [row.id for row in page.results]
 
     assert listed() == [one.id, two.id]
     assert listed(ordering="-id") == [two.id, one.id]

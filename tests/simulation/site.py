@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from balsam.client.errors import BalsamError, Conflict, NotFound
 from balsam.platform.scheduler.base import SchedulerUnavailable
+from balsam.server.usecases import batch_job_lists
 from balsam.server.usecases import batch_jobs as batch_job_cases
 from balsam.site import ledger as ledger_module
 from balsam.site.agent import FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC
@@ -27,8 +28,8 @@ from balsam.site.services.delivery import Delivery
 from balsam.site.services.submission import Submission
 from balsam.wire.base import MAX_PAGE
 from balsam.wire.batch_jobs import (
-    BatchJobFilter,
     BatchJobPatch,
+    BatchJobQuery,
     BatchJobsPatch,
     BatchJobsPatched,
     BatchJobView,
@@ -66,8 +67,8 @@ class _Link:
             raise ServiceAway(str(error)) from error
 
     def _page(self, **query: Any) -> list[BatchJobView]:
-        message = BatchJobFilter(site_id=[self.world.service.site_id], limit=MAX_PAGE, **query)
-        page = self._call(lambda tx, who, now: batch_job_cases.list_batch_jobs(tx, who, message))
+        message = BatchJobQuery(site_id=[self.world.service.site_id], limit=MAX_PAGE, **query)
+        page = self._call(lambda tx, who, now: batch_job_lists.list_batch_jobs(tx, who, message))
         return list(page.results)
 
     def open_batch_jobs(self) -> list[BatchJobView]:

@@ -5,12 +5,15 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 from balsam.client.errors import NotFound
+from balsam.client.lookups import aware, lookups_of
 from balsam.client.query import FIRST_PAGE, NEXT_PAGES, Changed, Query
-from balsam.client.values import checked, nearest
+from balsam.client.values import checked
 from balsam.wire.base import Message, dump_body
+from balsam.wire.lookups import Fields, Lookup
 
 if TYPE_CHECKING:
     from balsam.client.client import Client
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="Model")
 G = TypeVar("G", bound="Manager[Any]")
 R = TypeVar("R", bound=Message)
-PAGING = frozenset({"limit", "offset", "ordering", "after", "with_count"})
+PAGING = frozenset({"limit", "offset", "ordering", "after", "after_value", "with_count", "where"})
 
 
 class Objects(Generic[G]):
@@ -43,7 +46,8 @@ class Manager(Generic[M]):
     row_type: ClassVar[type[Message]]
     orderings: ClassVar[tuple[str, ...]] = ()
     default_ordering: ClassVar[str] = "id"
-    keyset: ClassVar[bool] = False
+    keyset: ClassVar[frozenset[str]] = frozenset()  # fields of orderings in which a page can start after a row
+    lookups: ClassVar[Fields] = {}
     conjunctive: ClassVar[frozenset[str]] = frozenset({"tags", "filter_tags", "data"})
 
     def __init__(self, model: type[M]) -> None:
@@ -92,34 +96,43 @@ class Manager(Generic[M]):
 
     def _rows(self, filters: Mapping[str, Any], ordering: str | None, offset: int, wanted: int | None) -> Iterator[M]:
         """Rows in order, page by page."""
-        after: int | None = None
         page_size = FIRST_PAGE
-        by_keyset = self.keyset and ordering in (None, "id") and not offset
+        place: dict[str, Any] = {"offset": offset or None}
         while wanted is None or wanted > 0:
             limit = page_size if wanted is None else min(page_size, wanted)
-            page = self._page(filters, limit, ordering=ordering, offset=offset, after=after)
-            rows = page.results
+            rows = self._get_page({**filters, **self._paging(limit, ordering, place)}).results
             for row in rows:
                 yield self.model._from_row(self._row_dict(row))
             if len(rows) < limit:
                 return
             wanted = None if wanted is None else wanted - len(rows)
-            after, offset = (rows[-1].id, 0) if by_keyset else (None, offset + len(rows))
+            offset += len(rows)
+            place = self._place_after(rows[-1], ordering, offset)
             page_size = NEXT_PAGES
 
-    def _page(
-        self, filters: Mapping[str, Any], limit: int, *, ordering: str | None, offset: int, after: int | None
-    ) -> Any:
-        paging = {"limit": limit, "offset": offset or None, "ordering": ordering, "after": after}
-        given = {key: value for key, value in paging.items() if value is not None}
-        return self._get_page({**filters, **given})
+    def _paging(self, limit: int, ordering: str | None, place: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a page request that are not filters."""
+        paging = {"limit": limit, "ordering": ordering, **place}
+        if "with_count" in self.filter_type.model_fields:
+            paging["with_count"] = False
+        return {key: value for key, value in paging.items() if value is not None}
+
+    def _place_after(self, row: Any, ordering: str | None, offset: int) -> dict[str, Any]:
+        """Where the page after this row starts."""
+        name = (ordering or self.default_ordering).removeprefix("-")
+        if name not in self.keyset:
+            return {"offset": offset}
+        value = getattr(row, name)
+        text = value.isoformat() if isinstance(value, datetime) else str(value)
+        return {"after": row.id} if name == "id" else {"after": row.id, "after_value": text}
 
     def _get_page(self, fields: Mapping[str, Any]) -> Any:
         query = checked(self.filter_type, self.name, fields)
-        return self.client.transport.request("GET", self.path, query=query, reply=self.page_type)
+        return self.client.transport.search(self.path, query, reply=self.page_type)
 
     def _count(self, filters: Mapping[str, Any]) -> int:
-        return int(self._get_page({**filters, "limit": 0}).count)
+        counted = {"with_count": True} if "with_count" in self.filter_type.model_fields else {}
+        return int(self._get_page({**filters, "limit": 0, **counted}).count)
 
     @staticmethod
     def _row_dict(view: Message) -> dict[str, Any]:
@@ -160,13 +173,16 @@ class Manager(Generic[M]):
         """Filters as the service knows them."""
         known = {name: field.annotation for name, field in self.filter_type.model_fields.items() if name not in PAGING}
         fields: dict[str, Any] = {}
+        where: list[Lookup] = []
         for name, value in filters.items():
-            if name not in known:
-                raise TypeError(f"{self.name} has no filter {name!r}{nearest(name, known)}")
-            if value is None:
-                continue
             value = self._filter_value(name, value)
-            fields[name] = _listed(value) if _is_list(known[name]) else value
+            takes_list = name in known and _is_list(known[name])
+            if name not in known or (name in self.lookups and not takes_list and isinstance(value, (list, tuple, set))):
+                where += lookups_of(name, value, self.lookups, self.name, known)
+            elif value is not None:
+                fields[name] = _listed(value) if takes_list else value
+        if where:
+            fields["where"] = where
         message = checked(self.filter_type, f"{self.name} filter", fields)
         return {name: getattr(message, name) for name in fields}
 
@@ -174,7 +190,7 @@ class Manager(Generic[M]):
         """What a user may write for a value of the service's: a model instance for its id, a dict for tags."""
         if name in self.conjunctive and isinstance(value, Mapping):
             return [f"{key}:{item}" for key, item in value.items()]
-        return value
+        return aware(value) if isinstance(value, datetime) else value
 
 
 def _listed(value: Any) -> list[Any]:

@@ -1,12 +1,14 @@
 """Query: a lazy, chainable selection of rows. Nothing is asked before a result is needed.
 
-Iterating streams pages (by keyset where the service can, so that row 1,000,000 costs as much as row 1). Up to
+Iterating streams pages, each after the last row of the one before, so that row 1,000,000 costs as much as row 1. Up to
 `KEPT_ROWS` results are kept for the next look; `len` and indexing into an evaluated query keep them all.
 """
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+
+from balsam.client.lookups import described
 
 if TYPE_CHECKING:
     from balsam.client.model import Model
@@ -16,8 +18,6 @@ M = TypeVar("M", bound="Model")
 KEPT_ROWS = 10_000
 FIRST_PAGE = 1_000
 NEXT_PAGES = 5_000
-SPLIT_AT = 500  # ids in one query string: with 8-digit ids still below the 8 KiB that proxies allow a request line
-SPLITTABLE = ("id", "job_id", "parent_id", "app_id", "site_id", "batch_job_id")
 
 
 class Changed(int):
@@ -58,6 +58,11 @@ class Query(Generic[M]):
     def filter(self, **filters: Any) -> Self:
         """Narrow the selection. A list means any of its values; an empty one selects nothing and asks nothing.
 
+        Beside the filters that the model's manager names, every field can be looked up: `num_nodes__gt=2`,
+        `workdir__startswith="a/"`, `created_at__gt=yesterday`, `parameters__x__lte=0.5`, `data={"grid": {"x": 3}}`. The
+        ways are `eq` (the default) `ne in gt gte lt lte range contains startswith endswith isnull`; what is missing
+        differs from everything, and is null. The guide says which filters are fast with a million Jobs.
+
         Raises TypeError for an unknown filter, naming the nearest; ValidationFailed for a value that can't be.
         """
         self._not_sliced("filter")
@@ -93,9 +98,7 @@ class Query(Generic[M]):
             return len(self._cache)
         if self._nothing:
             return 0
-        if "parent_id" in self._long_lists():  # a Job may have parents in several parts of the list
-            return len(self)
-        total = sum(self._manager._count(filters) for filters in self._parts())
+        total = self._manager._count(self._filters)
         stop = total if self._stop is None else min(self._stop, total)
         return max(0, stop - self._start)
 
@@ -180,6 +183,10 @@ class Query(Generic[M]):
 
     def _add(self, name: str, value: Any) -> None:
         """Both the old and the new filter hold."""
+        if name == "where":
+            self._filters[name] = [*self._filters.get(name, ()), *value]
+            self._nothing = self._nothing or any(lookup.op == "in" and not lookup.value for lookup in value)
+            return
         if isinstance(value, list):
             value = list(dict.fromkeys(value))
             self._nothing = self._nothing or not value
@@ -220,52 +227,18 @@ class Query(Generic[M]):
     def _rows(self) -> Iterator[M]:
         if self._nothing or (self._stop is not None and self._stop <= self._start):
             return
-        if self._long_lists():
-            yield from self._merged_rows()
-            return
         wanted = None if self._stop is None else self._stop - self._start
         yield from self._manager._rows(self._filters, self._ordering, self._start, wanted)
-
-    def _merged_rows(self) -> Iterator[M]:
-        """Rows of several requests, each with a part of a long list, put in order here."""
-        rows: dict[int, M] = {}
-        for filters in self._parts():
-            for row in self._manager._rows(filters, self._ordering, 0, self._stop):
-                rows[row.id] = row
-        ordering = self._ordering or self._manager.default_ordering
-        name = ordering.removeprefix("-")
-        down = ordering.startswith("-")
-        ranked = sorted(rows.values(), key=lambda row: (_rank(getattr(row, name)), row.id), reverse=down)
-        yield from ranked[self._start : self._stop]
-
-    def _long_lists(self) -> list[str]:
-        return [name for name in SPLITTABLE if len(self._filters.get(name) or ()) > SPLIT_AT]
-
-    def _parts(self) -> Iterator[dict[str, Any]]:
-        long = self._long_lists()
-        if not long:
-            yield self._filters
-            return
-        if len(long) > 1:
-            raise TypeError(f"only one of the filters {', '.join(long)} may have more than {SPLIT_AT} values")
-        name, values = long[0], self._filters[long[0]]
-        for start in range(0, len(values), SPLIT_AT):
-            yield {**self._filters, name: values[start : start + SPLIT_AT]}
 
     def _not_sliced(self, what: str) -> None:
         if self._start or self._stop is not None:
             raise TypeError(f"{what} is not possible on a slice of a query; call it before slicing")
 
     def _described(self) -> str:
-        text = ", ".join(f"{name}={_short(value)}" for name, value in self._filters.items()) or "all"
-        return text + (
-            f" [{self._start}:{'' if self._stop is None else self._stop}]" if self._start or self._stop else ""
-        )
-
-
-def _rank(value: Any) -> Any:
-    """Nothing sorts before something."""
-    return (value is not None, value if value is not None else 0)
+        texts = [f"{name}={_short(value)}" for name, value in self._filters.items() if name != "where"]
+        texts += [described(lookup) for lookup in self._filters.get("where", ())]
+        part = f" [{self._start}:{'' if self._stop is None else self._stop}]" if self._start or self._stop else ""
+        return (", ".join(texts) or "all") + part
 
 
 def _short(value: Any) -> str:

@@ -15,9 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from balsam.client.errors import BalsamError, ServiceUnavailable
-from balsam.client.query import SPLIT_AT
 from balsam.domain.states import DONE_STATES, JobState
-from balsam.wire.base import Message
 from balsam.wire.jobs import JobQuery, JobsPage
 from balsam.wire.stream import JobStates, StreamEvent
 
@@ -32,6 +30,7 @@ SAFETY_POLL_SEC = 30.0
 DOWN_POLL_SEC = 2.0
 READ_DEADLINE_SEC = 20.0
 MAX_RECENT = 200_000
+READ_AT_ONCE = 5_000
 
 
 class ReReadQuery(JobQuery):
@@ -267,12 +266,10 @@ class Watcher:
                 if not watch.settled and (everything or not watch.sure)
             ]
             epoch = self.epoch
-        for start in range(0, len(wanted), SPLIT_AT):
-            part = dict(wanted[start : start + SPLIT_AT])
-            query: Message = ReReadQuery(id=list(part), limit=len(part), with_count=False)
-            page = self._client.transport.request(
-                "GET", "/jobs", query=query, reply=JobsPage, deadline_sec=READ_DEADLINE_SEC
-            )
+        for start in range(0, len(wanted), READ_AT_ONCE):
+            part = dict(wanted[start : start + READ_AT_ONCE])
+            query = ReReadQuery(id=list(part), limit=len(part), with_count=False)
+            page = self._client.transport.search("/jobs", query, reply=JobsPage, deadline_sec=READ_DEADLINE_SEC)
             self._take_page(part, page, epoch)
 
     def _take_page(self, asked: dict[int, int], page: JobsPage, epoch: int | None) -> None:

@@ -46,6 +46,13 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--disk-reserve-mb", default=256, show_default=True, type=click.IntRange(0), help="What uploads leave free."
 )
+@click.option(
+    "--read-limit-sec",
+    default=10.0,
+    show_default=True,
+    type=_POSITIVE,
+    help="A list or a count that takes longer is refused.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when the service is ready.")
 def up(as_json: bool, multi_user: bool, **settings: Any) -> None:
     """Run a service in this terminal until Ctrl-C.

@@ -84,6 +84,18 @@ class TooMany(ServiceError):
         super().__init__(429, "too_many", message, retry_after_sec=retry_after_sec)
 
 
+class TooSlow(ServiceError):
+    """A list or a count took longer than the service lets one take: its filter has to read too many rows (S16)."""
+
+    def __init__(self, limit_sec: float) -> None:
+        message = (
+            f"this selection was given up after {limit_sec:g} s: too many rows have to be looked at one by one. Narrow "
+            "it by what is indexed: id, parent_id, site_id, app_id, state, batch_job_id, a tag, or a span of "
+            "last_update (events: of timestamp)"
+        )
+        super().__init__(422, "too_slow", message)
+
+
 class Unavailable(ServiceError):
     """The service can't do it now; nothing was written. 503 with Retry-After, or 507 when the disk is full."""
 

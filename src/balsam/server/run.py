@@ -132,7 +132,9 @@ class _Server(uvicorn.Server):
 def _store(settings: ServerSettings, data_dir: Path) -> Iterator[Store]:
     """The store in the data directory; a second service on the same data is refused by the store's own lock."""
     try:
-        store = SqliteStore(data_dir / DATABASE, durable=settings.synchronous == "FULL")
+        store = SqliteStore(
+            data_dir / DATABASE, durable=settings.synchronous == "FULL", read_limit_sec=settings.read_limit_sec
+        )
     except StoreInUse as error:
         raise SettingsError(f"{error}, or give another --data-dir") from None
     try:

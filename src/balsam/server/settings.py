@@ -70,6 +70,7 @@ class ServerSettings:
     synchronous: Literal["FULL", "NORMAL"] = "FULL"  # S1: FULL survives power loss, NORMAL only a crash of the process
     requests_per_sec: float | None = None  # per token; None: no limit in single-user mode, else 500
     streams_per_user: int = 200
+    read_limit_sec: float = 10.0  # a list or a count that takes longer is refused: its filter reads too many rows
     token_days: int = 30  # life of a token from `balsam login`
     blob_dir: Path | None = None  # files on their way; default: blobs beside the database
     quota_gb: float = 200.0  # of one user's files on their way; 1 GB is 10^9 bytes

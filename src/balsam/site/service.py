@@ -29,8 +29,8 @@ from balsam.domain.states import BatchJobState
 from balsam.site.directory import SiteDirectory
 from balsam.wire.base import MAX_PAGE, Message
 from balsam.wire.batch_jobs import (
-    BatchJobFilter,
     BatchJobPatch,
+    BatchJobQuery,
     BatchJobsPage,
     BatchJobsPatch,
     BatchJobsPatched,
@@ -124,7 +124,7 @@ class ServiceLink:
         found: list[BatchJobView] = []
         while True:
             after = len(found)
-            page = self._page(BatchJobFilter(site_id=[self.site_id], state=OPEN_STATES, limit=MAX_PAGE, offset=after))
+            page = self._page(BatchJobQuery(site_id=[self.site_id], state=OPEN_STATES, limit=MAX_PAGE, offset=after))
             found += page.results
             if len(found) >= page.count or not page.results:
                 return found
@@ -134,7 +134,7 @@ class ServiceLink:
         wanted = sorted(ids)
         for start in range(0, len(wanted), MAX_PATCHES):
             some = wanted[start : start + MAX_PATCHES]
-            page = self._page(BatchJobFilter(site_id=[self.site_id], id=some, limit=MAX_PATCHES))
+            page = self._page(BatchJobQuery(site_id=[self.site_id], id=some, limit=MAX_PATCHES))
             found |= {view.id: view for view in page.results}
         return found
 
@@ -204,7 +204,7 @@ class ServiceLink:
     def close(self) -> None:
         self._transport.close()
 
-    def _page(self, query: BatchJobFilter) -> BatchJobsPage:
+    def _page(self, query: BatchJobQuery) -> BatchJobsPage:
         return self._call(lambda: self._transport.request("GET", "/batch-jobs", reply=BatchJobsPage, query=query))
 
     def _call(self, send: Callable[[], T], *let: type[BalsamError]) -> T:

@@ -24,6 +24,7 @@ from balsam.server.usecases.submit import submit_jobs
 from balsam.testing.faulty_store import FaultyStore, WriteTimedOut
 from balsam.testing.store_conformance_files import FileRules
 from balsam.testing.store_conformance_jobs import JobRules, replayed
+from balsam.testing.store_conformance_lists import ListRules
 from balsam.testing.store_world import StoreWorld, run
 from balsam.wire.jobs import JobsCreate, JobsCreated
 from balsam.wire.sessions import LaunchEvent
@@ -31,7 +32,7 @@ from balsam.wire.sessions import LaunchEvent
 T = TypeVar("T")
 
 
-class StoreConformance(JobRules, FileRules):
+class StoreConformance(JobRules, ListRules, FileRules):
     """The suite. Each test starts with an empty store."""
 
     @pytest.fixture

@@ -35,7 +35,17 @@ from balsam.wire.apps import AppParameter, AppSync, AppView
 from balsam.wire.base import Deleted
 from balsam.wire.batch_jobs import BatchJobCreate, BatchJobPatch, BatchJobView
 from balsam.wire.events import EventQuery, EventView
-from balsam.wire.jobs import JobCreate, JobFilter, JobQuery, JobsChanged, JobsCreate, JobsCreated, JobsSelect, JobView
+from balsam.wire.jobs import (
+    JobCreate,
+    JobFilter,
+    JobGroupsQuery,
+    JobQuery,
+    JobsChanged,
+    JobsCreate,
+    JobsCreated,
+    JobsSelect,
+    JobView,
+)
 from balsam.wire.results import ResultsPage, ResultsQuery, ResultView
 from balsam.wire.sessions import (
     AcquireReply,
@@ -160,6 +170,15 @@ class StoreWorld:
     def events(self, job_id: int) -> list[EventView]:
         query = EventQuery(job_id=[job_id], ordering="timestamp")
         return self.read(lambda tx: events.list_events(tx, self.ada, query)).results
+
+    def event_page(self, user: Principal | None = None, **query: Any) -> list[EventView]:
+        return self.read(lambda tx: events.list_events(tx, user or self.ada, EventQuery(**query))).results
+
+    def groups(self, by: str, *path: str, user: Principal | None = None, **query: Any) -> dict[Any, int]:
+        """Numbers of Jobs by a value that can be a key."""
+        message = JobGroupsQuery(by=by, path=list(path), **query)
+        found = self.read(lambda tx: jobs.group_jobs(tx, user or self.ada, message))
+        return {group.value: group.count for group in found.groups}
 
     def newest_events(self, limit: int, **query: Any) -> list[EventView]:
         message = EventQuery(limit=limit, **query)

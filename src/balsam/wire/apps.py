@@ -12,6 +12,7 @@ from balsam.domain.envelope import Envelope
 from balsam.domain.lifecycle import Hook
 from balsam.domain.template import MAX_TEMPLATE_LENGTH
 from balsam.wire.base import Id, JsonDict, Message, Short, Timestamp
+from balsam.wire.lookups import Where
 
 AppName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH)]
 
@@ -102,6 +103,7 @@ class AppFilter(Message):
     name: str | None = None
     site_name: str | None = None
     site_path: str | None = None
+    where: Where | None = None  # of lookups.APP_FIELDS, all must hold
     limit: Annotated[int, Field(ge=0, le=10_000)] = 1000
     offset: Annotated[int, Field(ge=0)] = 0
 

@@ -7,6 +7,7 @@ from pydantic import Field
 from balsam.domain.job import MAX_WALL_TIME_MIN
 from balsam.domain.states import BatchJobState, JobMode
 from balsam.wire.base import Id, JsonDict, Message, Short, Tags, Timestamp
+from balsam.wire.lookups import Where
 
 
 class BatchJobPartition(Message):
@@ -76,6 +77,12 @@ class BatchJobFilter(Message):
     start_time_after: Timestamp | None = None
     end_time_before: Timestamp | None = None
     end_time_after: Timestamp | None = None
+    where: Where | None = None  # of lookups.BATCH_JOB_FIELDS, all must hold
+
+
+class BatchJobQuery(BatchJobFilter):
+    """A page of BatchJobs."""
+
     ordering: str = "id"  # id, -id, start_time, -start_time
     limit: Annotated[int, Field(ge=0, le=10_000)] = 1000
     offset: Annotated[int, Field(ge=0)] = 0
@@ -97,6 +104,20 @@ class BatchJobPatch(Message):
     start_time: Timestamp | None = None
     end_time: Timestamp | None = None
     filter_tags: Tags | None = None
+
+
+class BatchJobsSelect(Message):
+    """Body of a verb on every BatchJob that a filter selects; `patch` only for update."""
+
+    filter: BatchJobFilter
+    patch: BatchJobPatch | None = None
+
+
+class BatchJobsChanged(Message):
+    """How many BatchJobs a verb changed; `refused` says why others were not."""
+
+    changed: int
+    refused: dict[int, str] = {}
 
 
 class BatchJobsPatch(Message):

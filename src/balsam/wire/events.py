@@ -7,6 +7,7 @@ from pydantic import Field
 from balsam.domain.failure import Failure
 from balsam.domain.states import JobState
 from balsam.wire.base import MAX_PAGE, JsonDict, Message, Timestamp
+from balsam.wire.lookups import Where
 
 
 class EventView(Message):
@@ -27,7 +28,7 @@ class EventView(Message):
     data: JsonDict
 
 
-class EventQuery(Message):
+class EventFilter(Message):
     """Selects events."""
 
     id: list[int] | None = None
@@ -46,9 +47,17 @@ class EventQuery(Message):
     timestamp_after: Timestamp | None = None
     from_state: JobState | None = None
     to_state: JobState | None = None
+    where: Where | None = None  # of lookups.EVENT_FIELDS, all must hold
+
+
+class EventQuery(EventFilter):
+    """A page of events. `after` is the id of the last row of the page before, `after_value` its timestamp."""
+
     ordering: Literal["timestamp", "-timestamp"] = "-timestamp"
     limit: Annotated[int, Field(ge=0, le=MAX_PAGE)] = 1000
     offset: Annotated[int, Field(ge=0)] = 0
+    after: int | None = None
+    after_value: str | None = None
 
 
 class EventsPage(Message):

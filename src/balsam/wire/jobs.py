@@ -2,12 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints
 
 from balsam.domain.failure import Failure
 from balsam.domain.job import MAX_WALL_TIME_MIN
 from balsam.domain.states import JobState
 from balsam.wire.base import MAX_BULK, MAX_PAGE, MAX_PARENTS, MAX_TAGS, Id, JsonDict, Message, Short, Tags, Timestamp
+from balsam.wire.lookups import MAX_LOOKUP_DEPTH, Where
 from balsam.wire.transfers import JobTransfer
 
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -106,18 +107,20 @@ class JobFilter(Message):
     last_update_before: Timestamp | None = None
     last_update_after: Timestamp | None = None
     pending_file_cleanup: bool | None = None
+    where: Where | None = None  # of lookups.JOB_FIELDS, all must hold
 
 
 JobOrder = Literal["id", "-id", "last_update", "-last_update", "state", "-state", "workdir", "-workdir"]
 
 
 class JobQuery(JobFilter):
-    """A page of a list. `after` is the id of the last row of the page before (keyset, ordering by id only)."""
+    """A page of a list. `after` is the id of the last row of the page before, `after_value` what it is ordered by."""
 
     ordering: JobOrder = "id"
     limit: Annotated[int, Field(ge=0, le=MAX_PAGE)] = 1000
     offset: Annotated[int, Field(ge=0)] = 0
     after: int | None = None
+    after_value: str | None = None  # not for orderings by id
 
 
 class JobsPage(Message):
@@ -179,6 +182,26 @@ class JobCounts(Message):
     """Number of Jobs by state, from kept counters when the filter is by Site alone."""
 
     counts: dict[JobState, int]
+
+
+class JobGroupsQuery(JobFilter):
+    """What to count the selected Jobs by: a field of lookups.JOB_FIELDS, or a key below one that holds JSON."""
+
+    by: str
+    path: Annotated[list[str], Field(max_length=MAX_LOOKUP_DEPTH)] = []
+
+
+class JobGroup(Message):
+    """How many Jobs have this value; null: they have none."""
+
+    value: JsonValue
+    count: int
+
+
+class JobGroups(Message):
+    """Number of Jobs by value, largest first."""
+
+    groups: list[JobGroup]
 
 
 class JobExplanation(Message):

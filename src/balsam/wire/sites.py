@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Base64Bytes, Field, StringConstraints
 
 from balsam.wire.base import MAX_FILE_READ_BYTES, Id, JsonDict, Message, Name, Short, Timestamp
+from balsam.wire.lookups import Where
 
 SitePath = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^/[^\x00-\x1f\x7f]*$")]
 
@@ -69,6 +70,7 @@ class SiteFilter(Message):
     name: str | None = None
     path: str | None = None
     last_refresh_after: Timestamp | None = None
+    where: Where | None = None  # of lookups.SITE_FIELDS, all must hold
     limit: Annotated[int, Field(ge=0, le=10_000)] = 1000
     offset: Annotated[int, Field(ge=0)] = 0
 

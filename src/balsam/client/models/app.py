@@ -12,6 +12,7 @@ from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
 from balsam.client.values import nearest
 from balsam.wire.apps import AppFilter, AppParameter, AppsPage, AppSync, AppView, TransferSlot
+from balsam.wire.lookups import APP_FIELDS
 
 if TYPE_CHECKING:
     from balsam.client.client import Client
@@ -24,6 +25,7 @@ class AppManager(Manager["App"]):
     filter_type = AppFilter
     page_type = AppsPage
     row_type = AppView
+    lookups = APP_FIELDS
 
     def _create(self, instance: "App") -> None:
         raise TypeError("an App is registered by its class: class MyApp(ApplicationDefinition): ...; MyApp.sync()")

@@ -9,9 +9,9 @@ from typing import Any
 from balsam.client.errors import Conflict, NotFound
 from balsam.client.fields import Field, Write
 from balsam.client.model import Model
-from balsam.client.objects import Manager, Objects
+from balsam.client.objects import Manager, Objects, R
 from balsam.client.query import Changed, Query
-from balsam.client.values import checked, json_copy
+from balsam.client.values import checked, json_copy, nearest
 from balsam.domain.partitions import PartitionRequest, filter_tag_problems, partition_tag_problems, write_partition
 from balsam.domain.states import BATCH_JOB_ENDED, BatchJobState, JobMode
 from balsam.wire.base import Deleted
@@ -20,11 +20,15 @@ from balsam.wire.batch_jobs import (
     BatchJobFilter,
     BatchJobPartition,
     BatchJobPatch,
+    BatchJobQuery,
+    BatchJobsChanged,
     BatchJobsPage,
     BatchJobsPatch,
     BatchJobsPatched,
+    BatchJobsSelect,
     BatchJobView,
 )
+from balsam.wire.lookups import BATCH_JOB_FIELDS
 
 PATCHES_AT_ONCE = 1000
 
@@ -35,9 +39,10 @@ class BatchJobManager(Manager["BatchJob"]):
     """
 
     path = "/batch-jobs"
-    filter_type = BatchJobFilter
+    filter_type = BatchJobQuery
     page_type = BatchJobsPage
     row_type = BatchJobView
+    lookups = BATCH_JOB_FIELDS
     orderings = ("id", "-id", "start_time", "-start_time")
 
     def bulk_update(self, batch_jobs: Iterable["BatchJob"]) -> list["BatchJob"]:
@@ -74,15 +79,28 @@ class BatchJobManager(Manager["BatchJob"]):
         instance._take_row(self._row_dict(self.client.transport.request("PATCH", path, body=patch, reply=BatchJobView)))
 
     def _update_matching(self, query: Query["BatchJob"], fields: dict[str, Any]) -> Changed:
-        patch = checked(BatchJobPatch, "BatchJob", json_copy(fields, "update")).model_dump(exclude_unset=True)
-        rows, refused = self._patch({one.id: patch for one in query})
-        return Changed(len(rows), refused)
+        unknown = [name for name in fields if name not in BatchJobPatch.model_fields]
+        if unknown:
+            known = nearest(unknown[0], BatchJobPatch.model_fields)
+            raise TypeError(f"BatchJobs can't be updated by {unknown[0]!r}{known}")
+        patch = checked(BatchJobPatch, "update", json_copy(fields, "update"))
+        reply = self._verb(
+            "update", BatchJobsSelect(filter=BatchJobFilter(**query._filters), patch=patch), BatchJobsChanged
+        )
+        return Changed(reply.changed, reply.refused)
 
     def _delete_matching(self, query: Query["BatchJob"]) -> Changed:
-        found = list(query)
-        for one in found:
-            one.delete()
-        return Changed(len(found))
+        reply = self._verb("delete", BatchJobsSelect(filter=BatchJobFilter(**query._filters)), Deleted)
+        return Changed(reply.deleted, dict.fromkeys(reply.skipped, reply.reason))
+
+    def _verb(self, verb: str, body: BatchJobsSelect, reply: type[R]) -> R:
+        path = f"{self.path}/{verb}"
+        return self.client.transport.request("POST", path, body=body, reply=reply, safe_to_repeat=True)
+
+    def _filter_value(self, name: str, value: Any) -> Any:
+        if name == "scheduler_id" and isinstance(value, int):
+            return str(value)  # schedulers' ids are text: not all of them are numbers
+        return super()._filter_value(name, value)
 
 
 def _partitions(value: Any) -> list[dict[str, Any]] | None:

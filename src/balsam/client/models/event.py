@@ -1,6 +1,5 @@
 """EventLog: the transitions of Jobs, as the service recorded them."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -9,6 +8,7 @@ from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
 from balsam.domain.states import JobState
 from balsam.wire.events import EventQuery, EventsPage, EventView
+from balsam.wire.lookups import EVENT_FIELDS
 
 
 class EventPageQuery(EventQuery):
@@ -19,7 +19,8 @@ class EventPageQuery(EventQuery):
 
 class EventManager(Manager["EventLog"]):
     """Filters: id, job_id, batch_job_id, scheduler_id, tags, data, timestamp_before, timestamp_after, from_state,
-    to_state; of the Jobs as they are now: job_state, failure, site_id, app_id, app_name, workdir__contains.
+    to_state; of the Jobs as they are now: job_state, failure, site_id, app_id, app_name, workdir__contains; and every
+    field by look-up, see `Query.filter`.
 
     Newest first unless ordered otherwise.
     """
@@ -30,15 +31,13 @@ class EventManager(Manager["EventLog"]):
     row_type = EventView
     orderings = ("timestamp", "-timestamp")
     default_ordering = "-timestamp"
+    keyset = frozenset({"timestamp"})
+    lookups = EVENT_FIELDS
 
-    def _count(self, filters: Mapping[str, Any]) -> int:
-        return int(self._get_page({**filters, "limit": 0, "with_count": True}).count)
-
-    def _page(
-        self, filters: Mapping[str, Any], limit: int, *, ordering: str | None, offset: int, after: int | None
-    ) -> Any:
-        filters = {**filters, "with_count": False}
-        return super()._page(filters, limit, ordering=ordering, offset=offset, after=after)
+    def _filter_value(self, name: str, value: Any) -> Any:
+        if name == "scheduler_id" and isinstance(value, int):
+            return str(value)  # schedulers' ids are text: not all of them are numbers
+        return super()._filter_value(name, value)
 
 
 class EventLog(Model):

@@ -1,7 +1,9 @@
 """`Job.objects`: queries over Jobs, bulk verbs, and waiting for many."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+
+from pydantic_core import to_json
 
 from balsam.client.errors import Conflict, NotFound
 from balsam.client.models.application import ApplicationDefinition
@@ -9,11 +11,12 @@ from balsam.client.objects import Manager
 from balsam.client.query import Changed, Query
 from balsam.client.submission import submit, submit_one
 from balsam.client.values import checked, json_copy, nearest
-from balsam.domain.states import JobState
 from balsam.wire.base import MAX_BULK, Deleted
 from balsam.wire.jobs import (
     JobCounts,
     JobFilter,
+    JobGroups,
+    JobGroupsQuery,
     JobPatch,
     JobQuery,
     JobsChanged,
@@ -22,6 +25,7 @@ from balsam.wire.jobs import (
     JobsSelect,
     JobView,
 )
+from balsam.wire.lookups import JOB_FIELDS
 
 if TYPE_CHECKING:
     from balsam.client.models.job import Job
@@ -47,8 +51,8 @@ class JobPageQuery(JobQuery):
 
 class JobManager(Manager["Job"]):
     """Filters: id, parent_id, app_id, app_name, site_id, batch_job_id, state, state__ne, failure, tags,
-    workdir__contains, last_update_before, last_update_after, pending_file_cleanup. Lists mean "any of"; `tags` is a
-    dict or "KEY:VALUE".
+    workdir__contains, last_update_before, last_update_after, pending_file_cleanup; and every field by look-up, see
+    `Query.filter`. Lists mean "any of"; `tags` is a dict or "KEY:VALUE".
     """
 
     path = "/jobs"
@@ -56,7 +60,8 @@ class JobManager(Manager["Job"]):
     page_type = JobsPage
     row_type = JobView
     orderings = ("id", "-id", "last_update", "-last_update", "state", "-state", "workdir", "-workdir")
-    keyset = True
+    keyset = frozenset({"id", "last_update", "state", "workdir"})
+    lookups = JOB_FIELDS
 
     def bulk_create(self, jobs: "Iterable[Job]") -> "list[Job]":
         """Create any number of Jobs, in calls of up to 10,000. Returns them as a list; each has its id and state then.
@@ -151,8 +156,8 @@ class JobManager(Manager["Job"]):
         """Run FAILED and CANCELLED Jobs again."""
         return self._verb("retry", jobs)
 
-    def count_by(self, field: str, **filters: Any) -> dict[JobState, int]:
-        """Number of Jobs in each state; see `Query.count_by`."""
+    def count_by(self, field: str, **filters: Any) -> dict[Any, int]:
+        """Number of Jobs by the value of a field; see `JobQuerySet.count_by`."""
         return self.filter(**filters).count_by(field)
 
     def all(self) -> "JobQuerySet":
@@ -189,15 +194,6 @@ class JobManager(Manager["Job"]):
             return None if jobs._nothing else JobFilter(**jobs._filters)
         ids = [job if isinstance(job, int) else job._saved_id() for job in jobs]
         return JobFilter(id=ids) if ids else None
-
-    def _count(self, filters: Mapping[str, Any]) -> int:
-        return int(self._get_page({**filters, "limit": 0, "with_count": True}).count)
-
-    def _page(
-        self, filters: Mapping[str, Any], limit: int, *, ordering: str | None, offset: int, after: int | None
-    ) -> Any:
-        filters = {**filters, "with_count": False}
-        return super()._page(filters, limit, ordering=ordering, offset=offset, after=after)
 
     def _create(self, instance: "Job") -> None:
         submit_one(self.client, instance)
@@ -249,16 +245,27 @@ class JobManager(Manager["Job"]):
 class JobQuerySet(Query["Job"]):
     """A selection of Jobs."""
 
-    def count_by(self, field: str) -> dict[JobState, int]:
-        """Number of matches by `field`, which is "state"; counted by the service, states without Jobs left out."""
+    def count_by(self, field: str) -> dict[Any, int]:
+        """Number of matches by the value of a field, largest first; counted by the service, no Job is fetched.
+
+        "state" (the keys are JobStates), "app_name", "site_id", "num_nodes", "return_code" ..., or what is below a JSON
+        field: "tags__kind", "parameters__x". None stands for Jobs without the value. Raises ValidationFailed for times
+        and for more than 10,000 different values.
+        """
         self._not_sliced("count_by")
-        if field != "state":
-            raise ValueError(f"Jobs can be counted by 'state', not by {field!r}")
-        totals: dict[JobState, int] = {}
-        for filters in [] if self._nothing else self._parts():
-            query = JobFilter(**filters)
-            reply = self._manager.client.transport.request("GET", "/jobs/counts", query=query, reply=JobCounts)
-            for state, number in reply.counts.items():
-                if number:
-                    totals[state] = totals.get(state, 0) + number
-        return totals
+        if self._nothing:
+            return {}
+        transport = self._manager.client.transport
+        if field == "state":
+            query = JobFilter(**self._filters)
+            counts = transport.search("/jobs/counts", query, reply=JobCounts).counts
+            return dict(sorted(counts.items(), key=lambda pair: -pair[1]))
+        by, *path = field.split("__")
+        groups = JobGroupsQuery(**self._filters, by=by, path=path)
+        found = transport.search("/jobs/groups", groups, reply=JobGroups).groups
+        return {_as_key(group.value): group.count for group in found}
+
+
+def _as_key(value: Any) -> Any:
+    """Lists and dicts, which can't be keys, as JSON text."""
+    return to_json(value).decode() if isinstance(value, (list, dict)) else value

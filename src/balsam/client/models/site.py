@@ -7,6 +7,7 @@ from balsam.client.fields import Field, Write
 from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
 from balsam.client.values import checked
+from balsam.wire.lookups import SITE_FIELDS
 from balsam.wire.sites import QueueLimits, SiteCreate, SiteCreated, SiteFilter, SitePatch, SitesPage, SiteView
 
 
@@ -17,6 +18,7 @@ class SiteManager(Manager["Site"]):
     filter_type = SiteFilter
     page_type = SitesPage
     row_type = SiteView
+    lookups = SITE_FIELDS
 
     def _create(self, instance: "Site") -> None:
         made = self._post_new(instance, SiteCreate, SiteCreated)

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from balsam import __version__
 from balsam.client.errors import Problem, WireVersionMismatch
@@ -14,6 +15,7 @@ from balsam.wire.base import ErrorReply, Message
 
 T = TypeVar("T")
 MAX_RETRY_AFTER_SEC = 300.0
+MAX_TARGET = 6_000  # proxies allow a request line of 8 KiB
 
 
 def target_of(path: str, query: Message | None) -> str:
@@ -28,6 +30,8 @@ def target_of(path: str, query: Message | None) -> str:
 def _query_value(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return [to_json(item).decode() for item in value]
     # Present and empty is the empty list, which selects nothing; left out it would select everything.
     return "" if value == [] else value
 

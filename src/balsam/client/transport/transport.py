@@ -20,7 +20,15 @@ from balsam.client.errors import (
     from_reply,
 )
 from balsam.client.settings import ClientSettings
-from balsam.client.transport.codec import error_of, is_final, key_header, parse, retry_after_sec, target_of
+from balsam.client.transport.codec import (
+    MAX_TARGET,
+    error_of,
+    is_final,
+    key_header,
+    parse,
+    retry_after_sec,
+    target_of,
+)
 from balsam.client.transport.link import HttpLink, LinkError, OpenReply, PooledLink, RawReply, RawRequest
 from balsam.client.transport.outage import Outage
 from balsam.client.transport.retry import (
@@ -138,6 +146,17 @@ class Transport:
         if reply is None:
             return None
         return parse(raw, reply, f"{method} {API_PREFIX}{path}", self.url)
+
+    def search(self, path: str, query: Message, *, reply: type[T], deadline_sec: float | None = None) -> T:
+        """GET a list or a count. A query too long for a request line is sent as the body of `POST path/search`.
+
+        Example: `transport.search("/jobs", JobQuery(id=ids), reply=JobsPage)`.
+        """
+        if len(target_of(path, query)) <= MAX_TARGET:
+            return self.request("GET", path, query=query, reply=reply, deadline_sec=deadline_sec)
+        return self.request(
+            "POST", f"{path}/search", body=query, reply=reply, safe_to_repeat=True, deadline_sec=deadline_sec
+        )
 
     def request_bytes(
         self, path: str, *, query: Message | None = None, deadline_sec: float | None = None

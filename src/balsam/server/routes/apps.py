@@ -10,7 +10,7 @@ from balsam.wire.base import Deleted
 routes = Routes("apps")
 
 
-@routes.get("/apps", needs=ANYBODY)
+@routes.search("/apps", needs=ANYBODY)
 async def list_apps(call: Call, query: AppFilter) -> AppsPage:
     """The caller's Apps."""
     return await call.read(lambda tx: apps.list_apps(tx, call.principal, query))

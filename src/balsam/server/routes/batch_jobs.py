@@ -4,15 +4,17 @@ from balsam.server.auth import tokens
 from balsam.server.auth.needs import SITE, USER, USER_OR_SITE
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
-from balsam.server.usecases import batch_jobs
-from balsam.wire.base import Deleted
+from balsam.server.usecases import batch_job_lists, batch_jobs
+from balsam.wire.base import MAX_BODY_BYTES, Deleted
 from balsam.wire.batch_jobs import (
     BatchJobCreate,
-    BatchJobFilter,
     BatchJobPatch,
+    BatchJobQuery,
+    BatchJobsChanged,
     BatchJobsPage,
     BatchJobsPatch,
     BatchJobsPatched,
+    BatchJobsSelect,
     BatchJobView,
 )
 from balsam.wire.sites import SiteToken
@@ -20,10 +22,10 @@ from balsam.wire.sites import SiteToken
 routes = Routes("batch-jobs")
 
 
-@routes.get("/batch-jobs", needs=USER_OR_SITE)
-async def list_batch_jobs(call: Call, query: BatchJobFilter) -> BatchJobsPage:
+@routes.search("/batch-jobs", needs=USER_OR_SITE)
+async def list_batch_jobs(call: Call, query: BatchJobQuery) -> BatchJobsPage:
     """A page of BatchJobs."""
-    return await call.read(lambda tx: batch_jobs.list_batch_jobs(tx, call.principal, query))
+    return await call.read(lambda tx: batch_job_lists.list_batch_jobs(tx, call.principal, query))
 
 
 @routes.post("/batch-jobs", needs=USER, status=201)
@@ -36,6 +38,18 @@ async def create_batch_job(call: Call, body: BatchJobCreate) -> BatchJobView:
 async def patch_batch_jobs(call: Call, body: BatchJobsPatch) -> BatchJobsPatched:
     """Several reports of an agent at once; each is applied or named in `refused`."""
     return await call.write(lambda tx: batch_jobs.patch_batch_jobs(tx, call.principal, body, call.now))
+
+
+@routes.post("/batch-jobs/update", needs=USER, body_limit=MAX_BODY_BYTES)
+async def update_batch_jobs(call: Call, body: BatchJobsSelect) -> BatchJobsChanged:
+    """The same change to every BatchJob that the filter selects."""
+    return await batch_job_lists.update_selected(call.service.store, call.principal, body, call.now)
+
+
+@routes.post("/batch-jobs/delete", needs=USER, body_limit=MAX_BODY_BYTES)
+async def delete_batch_jobs(call: Call, body: BatchJobsSelect) -> Deleted:
+    """Delete the records of BatchJobs that ended; the others are asked to end and named in `skipped`."""
+    return await batch_job_lists.delete_selected(call.service.store, call.principal, body, call.now)
 
 
 @routes.get("/batch-jobs/{batch_job_id}", needs=USER_OR_SITE)

@@ -20,7 +20,7 @@ from balsam.server.auth.needs import Needs
 from balsam.server.limits import DEFAULT_BODY_BYTES, BodyStream
 from balsam.server.routes.call import Call, Raw
 from balsam.wire import API_PREFIX
-from balsam.wire.base import Message
+from balsam.wire.base import MAX_BODY_BYTES, Message
 
 Function = Callable[..., Awaitable[Any]]
 
@@ -70,6 +70,24 @@ class Routes:
                 method, self.prefix + path, needs, function, self.tag, status, body_limit, media_type, **parts
             )
             self.endpoints.append(endpoint)
+            return function
+
+        return declare
+
+    def search(self, path: str, *, needs: Needs) -> Callable[[Function], Function]:
+        """A GET whose query may be longer than a request line: `POST path/search` takes the same as its body."""
+
+        def declare(function: Function) -> Function:
+            self.add("GET", path, needs=needs)(function)
+            kind = get_type_hints(function)["query"]
+
+            async def search(call: Call, body: Any) -> Any:
+                return await function(call, body)
+
+            search.__name__ = search.__qualname__ = f"search_{function.__name__.removeprefix('list_')}"
+            search.__doc__ = f"{function.__doc__} The query is the body, of any length."
+            search.__annotations__ = {"call": Call, "body": kind, "return": get_type_hints(function)["return"]}
+            self.add("POST", f"{path}/search", needs=needs, body_limit=MAX_BODY_BYTES)(search)
             return function
 
         return declare

@@ -15,7 +15,7 @@ class EventsQuery(EventQuery):
     with_count: bool = True
 
 
-@routes.get("/events", needs=USER_OR_SITE)
+@routes.search("/events", needs=USER_OR_SITE)
 async def list_events(call: Call, query: EventsQuery) -> EventsPage:
-    """A page of transitions."""
+    """A page of transitions; follow `after` and `after_value` with the last one's id and timestamp for the next."""
     return await call.read(lambda tx: events.list_events(tx, call.principal, query, query.with_count))

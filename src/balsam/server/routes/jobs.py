@@ -16,6 +16,8 @@ from balsam.wire.jobs import (
     JobCounts,
     JobExplanation,
     JobFilter,
+    JobGroups,
+    JobGroupsQuery,
     JobQuery,
     JobsChanged,
     JobsCreate,
@@ -48,7 +50,7 @@ async def create_jobs(call: Call, body: JobsCreate) -> JobsCreated:
     return await call.create(JobsCreated, lambda tx: submit.submit_jobs(tx, call.principal, body, call.now))
 
 
-@routes.get("/jobs", needs=USER_OR_SITE)
+@routes.search("/jobs", needs=USER_OR_SITE)
 async def list_jobs(call: Call, query: JobsQuery) -> JobsPage:
     """A page of Jobs; follow `after` with the last id for the next one."""
     return await call.read(lambda tx: jobs.list_jobs(tx, call.principal, query, query.with_count))
@@ -60,10 +62,16 @@ async def patch_jobs(call: Call, body: JobsPatch) -> JobsChanged:
     return await call.create(JobsChanged, lambda tx: change.patch_jobs(tx, call.principal, body, call.now))
 
 
-@routes.get("/jobs/counts", needs=USER_OR_SITE)
+@routes.search("/jobs/counts", needs=USER_OR_SITE)
 async def count_jobs(call: Call, query: JobFilter) -> JobCounts:
     """Number of Jobs in each state."""
     return await call.read(lambda tx: jobs.count_jobs(tx, call.principal, query))
+
+
+@routes.search("/jobs/groups", needs=USER_OR_SITE)
+async def group_jobs(call: Call, query: JobGroupsQuery) -> JobGroups:
+    """Number of Jobs by a value: an App, a tag, a parameter."""
+    return await call.read(lambda tx: jobs.group_jobs(tx, call.principal, query))
 
 
 @routes.get("/jobs/stream", needs=USER, media_type="text/event-stream")

@@ -33,7 +33,7 @@ class AgentRelease(Message):
     instance: Short
 
 
-@routes.get("/sites", needs=USER_OR_SITE)
+@routes.search("/sites", needs=USER_OR_SITE)
 async def list_sites(call: Call, query: SiteFilter) -> SitesPage:
     """The caller's Sites."""
     return await call.read(lambda tx: sites.list_sites(tx, call.principal, query, call.now))

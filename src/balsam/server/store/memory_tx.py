@@ -6,14 +6,16 @@ everything; every change is noted, so that a transaction that fails can be undon
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from balsam.domain.job import gpus_needed
 from balsam.domain.lifecycle import JobFacts
 from balsam.domain.states import RUNNABLE_STATES, JobState
+from balsam.server.store.conditions import MISSING, groups, value_at
 from balsam.server.store.memory_files import MemoryFilesTx
+from balsam.server.store.memory_select import STATE_ORDER, is_selected_event, job_conditions, part_of
 from balsam.server.store.protocol import Duplicate, GuardFailed, R, Value, Wake
 from balsam.server.store.records import (
     CHANGEABLE_COLUMNS,
@@ -43,7 +45,6 @@ _UNIQUE: dict[type[Any], tuple[str, ...]] = {
     IdempotencyRow: ("user_id", "key"),
     BlobRow: ("owner_id", "site_id", "sha256"),
 }
-_STATE_ORDER = {state: index for index, state in enumerate(JobState)}
 _HOT = tuple(spec.name for spec in fields(HotJob))[:-2]
 _MISSING = object()
 
@@ -137,7 +138,7 @@ class MemoryTx(MemoryFilesTx):
         return [self._tables.jobs[job_id] for job_id in sorted(set(job_ids)) if job_id in self._tables.jobs]
 
     def _selected(self, selection: JobSelection) -> Iterator[JobRow]:
-        conditions = list(_conditions(selection))
+        conditions = list(job_conditions(selection))
         for job_id in sorted(self._tables.jobs):
             job = self._tables.jobs[job_id]
             if job.owner_id == selection.owner_id and all(condition(job) for condition in conditions):
@@ -146,12 +147,10 @@ class MemoryTx(MemoryFilesTx):
     def job_page(self, selection: JobSelection, window: PageWindow) -> list[JobRow]:
         def key(job: JobRow) -> tuple[Any, ...]:
             value = getattr(job, window.order_by)
-            return (_STATE_ORDER[value] if window.order_by == "state" else value, job.id)
+            return (STATE_ORDER[value] if window.order_by == "state" else value, job.id)
 
         jobs = sorted(self._selected(selection), key=key, reverse=window.descending)
-        if window.after is not None:
-            jobs = [job for job in jobs if (job.id < window.after if window.descending else job.id > window.after)]
-        return jobs[window.offset : window.offset + window.limit]
+        return part_of(jobs, key, window, STATE_ORDER if window.order_by == "state" else {})
 
     def job_ids(self, selection: JobSelection, after: int, limit: int) -> list[int]:
         return [job.id for job in self.job_page(selection, PageWindow(limit=limit, after=after))]
@@ -161,6 +160,12 @@ class MemoryTx(MemoryFilesTx):
 
     def job_counts(self, selection: JobSelection) -> dict[JobState, int]:
         return dict(Counter(job.state for job in self._selected(selection)))
+
+    def job_groups(
+        self, selection: JobSelection, column: str, path: tuple[str, ...], limit: int
+    ) -> list[tuple[Any, int]]:
+        values = (value_at(getattr(job, column), path) for job in self._selected(selection))
+        return groups(((None if value is MISSING else value, 1) for value in values), limit)
 
     def hot_jobs(self, job_ids: Iterable[int]) -> dict[int, HotJob]:
         return {job.id: _hot(job) for job in self.jobs(job_ids)}
@@ -199,17 +204,15 @@ class MemoryTx(MemoryFilesTx):
             event
             for job in self._selected(selection.jobs)
             for event in self._tables.events.get(job.id, ())
-            if (selection.ids is None or event.id in selection.ids)
-            and (selection.before is None or event.timestamp < selection.before)
-            and (selection.after is None or event.timestamp > selection.after)
-            and selection.from_state in (None, event.from_state)
-            and selection.to_state in (None, event.to_state)
-            and all(key in event.data and _text(event.data[key]) == value for key, value in selection.data)
+            if is_selected_event(event, selection)
         ]
 
     def events(self, selection: EventSelection, window: PageWindow) -> list[EventRow]:
-        rows = sorted(self._events_of(selection), key=lambda e: (e.timestamp, e.id), reverse=window.descending)
-        return rows[window.offset : window.offset + window.limit]
+        def key(event: EventRow) -> tuple[int, int]:
+            return event.timestamp, event.id
+
+        rows = sorted(self._events_of(selection), key=key, reverse=window.descending)
+        return part_of(rows, key, window)
 
     def event_count(self, selection: EventSelection) -> int:
         return len(self._events_of(selection))
@@ -311,41 +314,6 @@ class MemoryTx(MemoryFilesTx):
                 self._set(self._tables.children, parent, rest)
 
 
-def _conditions(selection: JobSelection) -> Iterator[Callable[[JobRow], bool]]:
-    lists: tuple[tuple[str, tuple[Any, ...] | None], ...] = (
-        ("id", selection.ids),
-        ("app_id", selection.app_ids),
-        ("site_id", selection.site_ids),
-        ("batch_job_id", selection.batch_job_ids),
-        ("state", selection.states),
-    )
-    for column, values in lists:
-        if values is not None:
-            yield _is_one_of(column, frozenset(values))
-    if selection.parent_ids is not None:
-        parents = frozenset(selection.parent_ids)
-        yield lambda job: not parents.isdisjoint(job.parent_ids)
-    if selection.failures is not None:
-        yield _is_one_of("failure", frozenset(selection.failures))
-    if selection.tags:
-        yield lambda job: all(job.tags.get(key) == value for key, value in selection.tags)
-    if selection.workdir_contains is not None:
-        part = selection.workdir_contains
-        yield lambda job: part in job.workdir
-    if selection.updated_before is not None:
-        before = selection.updated_before
-        yield lambda job: job.last_update < before
-    if selection.updated_after is not None:
-        after = selection.updated_after
-        yield lambda job: job.last_update > after
-    if selection.pending_file_cleanup is not None:
-        yield lambda job: job.pending_file_cleanup == selection.pending_file_cleanup
-
-
-def _is_one_of(column: str, values: frozenset[Any]) -> Callable[[JobRow], bool]:
-    return lambda job: getattr(job, column) in values
-
-
 def _fits(job: JobRow, criteria: AcquireCriteria) -> bool:
     return (
         job.site_id == criteria.site_id
@@ -368,13 +336,6 @@ def _fits(job: JobRow, criteria: AcquireCriteria) -> bool:
 
 def _hot(job: JobRow) -> HotJob:
     return HotJob(*[*(getattr(job, name) for name in _HOT), bool(job.tags)])
-
-
-def _text(value: object) -> str:
-    """The text of a JSON value as SQL casts it."""
-    if isinstance(value, bool):
-        return str(int(value))
-    return json.dumps(value, separators=(",", ":")) if isinstance(value, (list, dict)) else str(value)
 
 
 def _new_row(job: NewJob, job_id: int, at: int) -> JobRow:

@@ -84,6 +84,16 @@ class ReadTx(Protocol):
         """Number of selected Jobs in each state that has any."""
         ...
 
+    def job_groups(
+        self, selection: JobSelection, column: str, path: tuple[str, ...], limit: int
+    ) -> list[tuple[Any, int]]:
+        """Number of selected Jobs by the value of a column, or of a key below a JSON column (None: it is not there).
+
+        Largest first, equal ones by value; when there are more than `limit`, some of them. By kept numbers where
+        `job_count` has them.
+        """
+        ...
+
     def hot_jobs(self, job_ids: Iterable[int]) -> dict[int, HotJob]:
         """What a transition needs, by id."""
         ...

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from balsam.domain.failure import Failure
 from balsam.domain.states import JobState, TransferState
 from balsam.domain.transfers import TransferDirection
+from balsam.server.store.conditions import Condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +26,20 @@ class JobSelection:
     updated_before: int | None = None
     updated_after: int | None = None
     pending_file_cleanup: bool | None = None
+    conditions: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PageWindow:
-    """Which part of an ordered result: `after` is the id of the last row of the page before, for orderings by id."""
+    """Which part of an ordered result: `after` is the id of the last row of the page before, `after_value` what it was
+    ordered by, where that is not the id."""
 
     order_by: str = "id"  # id, last_update, state, workdir (Jobs); timestamp (events)
     descending: bool = False
     limit: int = 1000
     offset: int = 0
     after: int | None = None
+    after_value: int | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class EventSelection:
     after: int | None = None
     from_state: JobState | None = None
     to_state: JobState | None = None
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def jobs(self) -> JobSelection:

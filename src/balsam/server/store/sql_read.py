@@ -7,7 +7,7 @@
 
 import heapq
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -25,10 +25,12 @@ from balsam.server.store.codec import (
     table,
     tag_number,
 )
+from balsam.server.store.conditions import groups
 from balsam.server.store.protocol import R, Value
 from balsam.server.store.records import EVENT_SEQ_BITS, EventRow, HotJob, JobRow
 from balsam.server.store.selections import EventSelection, JobSelection, PageWindow
 from balsam.server.store.sql_files import FilesReadTx
+from balsam.server.store.sql_groups import row_groups
 from balsam.server.store.sql_select import (
     Query,
     counts_suffice,
@@ -43,6 +45,7 @@ EVENTS_COUNTER = 0  # kept in state_counts beside the states: how many events th
 _BY_IDS = "id IN (SELECT value FROM json_each(?))"
 _ENOUGH = 1000
 _MANY_JOBS = 5000
+_COUNTED = ("site_id", "app_id", "state")  # as `_counted` has them
 
 
 class SqlReadTx(FilesReadTx):
@@ -172,21 +175,37 @@ class SqlReadTx(FilesReadTx):
         sql = f"SELECT jobs.state, count(*) FROM {query.source} WHERE {query.where} GROUP BY jobs.state"
         return {STATES[state]: n for state, n in self._db.execute(sql, query.params)}
 
+    def job_groups(
+        self, selection: JobSelection, column: str, path: tuple[str, ...], limit: int
+    ) -> list[tuple[Any, int]]:
+        if column in _COUNTED and counts_suffice(selection):
+            place = _COUNTED.index(column)
+            kept = ((key[place], n) for key, n in self._counted(selection))
+            return groups(((STATES[value] if column == "state" else value, n) for value, n in kept), limit)
+        driver = driver_of(selection)
+        query = job_query(selection, "owner" if driver == "states" else driver)
+        return row_groups(self._db, query, column, path, limit)
+
     def _counters(self, selection: JobSelection) -> dict[tuple[int, int], int]:
         """Numbers of Jobs by (site, state), where there are any, of a selection's owner, Sites, Apps and states."""
+        counts: dict[tuple[int, int], int] = {}
+        for (site, _, state), n in self._counted(selection):
+            counts[site, state] = counts.get((site, state), 0) + n
+        return counts
+
+    def _counted(self, selection: JobSelection) -> Iterator[tuple[tuple[int, int, int], int]]:
+        """Kept numbers of Jobs by (site, App, state)."""
         sites = None if selection.site_ids is None else set(selection.site_ids)
         apps = None if selection.app_ids is None else set(selection.app_ids)
         states = None if selection.states is None else {STATE_NUMBERS[state] for state in selection.states}
         sql = "SELECT site_id, app_id, state, n FROM state_counts WHERE owner_id = ? AND state > 0 AND n > 0"
-        counts: dict[tuple[int, int], int] = {}
         for site, app, state, n in self._db.execute(sql, (selection.owner_id,)):
             if (
                 (sites is None or site in sites)
                 and (apps is None or app in apps)
                 and (states is None or state in states)
             ):
-                counts[site, state] = counts.get((site, state), 0) + n
-        return counts
+                yield (site, app, state), n
 
     def hot_jobs(self, job_ids: Iterable[int]) -> dict[int, HotJob]:
         return {row[0]: hot_job(row) for row in self._db.execute(f"{SELECT_HOT} WHERE {_BY_IDS}", (listed(job_ids),))}
@@ -229,6 +248,7 @@ class SqlReadTx(FilesReadTx):
 
     def events(self, selection: EventSelection, window: PageWindow) -> list[EventRow]:
         query = event_query(selection, by_time=self._has_many_jobs(selection))
+        _add_keyset(query, window, "e.")
         order = "DESC" if window.descending else "ASC"
         sql = (
             "SELECT e.id, e.attempt, e.from_state, e.to_state, e.actor, e.timestamp, e.reported_at, e.data"
@@ -256,9 +276,21 @@ def _event_row(row: tuple[Any, ...]) -> EventRow:
     return EventRow(event, job_id, seq, attempt, *moves, timestamp, reported_at, load(data))
 
 
-def _add_keyset(query: Query, window: PageWindow) -> None:
-    if window.after is not None:
-        query.add(f"{query.key} {'<' if window.descending else '>'} ?", window.after)
+def _add_keyset(query: Query, window: PageWindow, prefix: str = "jobs.") -> None:
+    if window.after is None:
+        return
+    past = "<" if window.descending else ">"
+    if window.after_value is None:
+        query.add(f"{query.key} {past} ?", window.after)
+        return
+    value = _order_value(window)
+    query.add(f"({prefix}{window.order_by}, {query.key}) {past} (?, ?)", value, window.after)
+
+
+def _order_value(window: PageWindow) -> int | str | None:
+    """What the last row of the page before was ordered by, as it is stored."""
+    value = window.after_value
+    return STATE_NUMBERS[JobState(str(value))] if window.order_by == "state" else value
 
 
 def _ordering(query: Query, window: PageWindow) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from balsam.server.store.codec import STATE_NUMBERS, tag_number
 from balsam.server.store.records import EVENT_SEQ_BITS
 from balsam.server.store.selections import EventSelection, JobSelection
+from balsam.server.store.sql_conditions import EVENTS, JOBS, condition_sql
 
 _ANY = "IN (SELECT value FROM json_each(?))"
 
@@ -76,6 +77,9 @@ def job_query(selection: JobSelection, driver: str) -> Query:
         query.add("instr(jobs.workdir, ?) > 0", selection.workdir_contains)
     if selection.pending_file_cleanup is not None:
         query.add("jobs.pending_file_cleanup = ?", int(selection.pending_file_cleanup))
+    for condition in selection.conditions:
+        text, params = condition_sql(condition, JOBS)
+        query.add(text, *params)
     return query
 
 
@@ -87,6 +91,7 @@ def stream_query(selection: JobSelection, site_id: int, state: int) -> Query:
         updated_before=selection.updated_before,
         workdir_contains=selection.workdir_contains,
         pending_file_cleanup=selection.pending_file_cleanup,
+        conditions=selection.conditions,
     )
     query = job_query(rest, "none")
     query.source = "jobs INDEXED BY jobs_by_state"
@@ -189,7 +194,7 @@ def event_query(selection: EventSelection, *, by_time: bool = False) -> Query:
     `by_time`: the Jobs are so many that the time line is read, and of each event it is looked up whether its Job is
     one of them.
     """
-    query = Query("events e INDEXED BY events_by_time")
+    query = Query("events e INDEXED BY events_by_time", key="e.id")
     jobs = None if by_time else _jobs_of(selection)
     if selection.ids is not None:
         query.source = "events e"
@@ -218,6 +223,9 @@ def event_query(selection: EventSelection, *, by_time: bool = False) -> Query:
         query.add(
             "EXISTS (SELECT 1 FROM json_each(e.data) d WHERE d.key = ? AND CAST(d.value AS TEXT) = ?)", key, value
         )
+    for condition in selection.conditions:
+        text, params = condition_sql(condition, EVENTS)
+        query.add(text, *params)
     return query
 
 

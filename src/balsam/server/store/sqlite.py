@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from balsam.server.errors import Unavailable
+from balsam.domain.clock import Clock, SystemClock
+from balsam.server.errors import ServiceError, TooSlow, Unavailable
 from balsam.server.store.filesystem import network_filesystem
 from balsam.server.store.protocol import ReadTx, Subscriber, Tx
 from balsam.server.store.schema import migrate
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 MAX_GROUP = 100
 READERS = 3
 BUSY_TIMEOUT_SEC = 5.0
+READ_LIMIT_SEC = 10.0
+LOOK_EVERY = 20_000  # steps of SQLite's machine between two looks at the clock: a few milliseconds at most
 _SAVE_COUNT = """INSERT INTO state_counts VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (owner_id, site_id, app_id, state) DO UPDATE SET n = n + excluded.n"""
 
@@ -65,11 +68,16 @@ class SqliteStore:
     """Store over one SQLite file in WAL mode.
 
     `durable=True`: a write that returned survives loss of power (synchronous=FULL); False: it survives the end of the
-    process, not of the machine. Raises StoreInUse when another process has the file open.
+    process, not of the machine. A read that takes longer than `read_limit_sec` ends with TooSlow: it would keep one of
+    the few readers from everybody else (S16). Raises StoreInUse when another process has the file open.
     """
 
-    def __init__(self, path: Path, *, durable: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, durable: bool = True, read_limit_sec: float = READ_LIMIT_SEC, clock: Clock | None = None
+    ) -> None:
         self.path = path
+        self._clock = clock or SystemClock()
+        self._read_limit_sec = read_limit_sec
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if kind := network_filesystem(path.parent):
             log.warning("%s is on %s: use a local disk for the service's data, or run it on one host only", path, kind)
@@ -120,11 +128,14 @@ class SqliteStore:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self.read_sync, fn)
 
     def read_sync(self, fn: Callable[[ReadTx], T]) -> T:
-        with _typed_errors(), self._reader() as db:
+        with _typed_errors(self._read_limit_sec), self._reader() as db:
+            give_up_at = self._clock.monotonic() + self._read_limit_sec
+            db.set_progress_handler(lambda: self._clock.monotonic() > give_up_at, LOOK_EVERY)
             db.execute("BEGIN")
             try:
                 return fn(SqlReadTx(db))
             finally:
+                db.set_progress_handler(None, 0)
                 if db.in_transaction:
                     db.execute("ROLLBACK")
 
@@ -291,20 +302,22 @@ def _take_lock(path: Path) -> int:
 
 
 @contextmanager
-def _typed_errors() -> Iterator[None]:
+def _typed_errors(read_limit_sec: float = 0.0) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        refusal = _refusal(error)
+        refusal = _refusal(error, read_limit_sec)
         if refusal is None:
             raise
         log.error("the database refused: %s (%s)", error, error.sqlite_errorname)
         raise refusal from error
 
 
-def _refusal(error: sqlite3.OperationalError) -> Unavailable | None:
+def _refusal(error: sqlite3.OperationalError, read_limit_sec: float) -> ServiceError | None:
     """What the caller is told; None for a fault of our own in the SQL."""
     name = getattr(error, "sqlite_errorname", "") or ""
+    if name == "SQLITE_INTERRUPT":
+        return TooSlow(read_limit_sec)
     if name.startswith("SQLITE_FULL"):
         return Unavailable("the service's disk is full; nothing was written. Free space and try again", status=507)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):

@@ -1,6 +1,7 @@
 """Apps: sync a definition, list, delete."""
 
 from datetime import datetime
+from functools import partial
 
 from balsam.domain.app import AppParameter as Parameter
 from balsam.domain.app import with_template_parameters
@@ -12,10 +13,12 @@ from balsam.server.store.protocol import ReadTx, Tx
 from balsam.server.store.records import AppRow, micros
 from balsam.server.store.selections import JobSelection
 from balsam.server.usecases.limits import BadJson, json_text
+from balsam.server.usecases.lookups import conditions, matches
 from balsam.server.usecases.scope import own_app, own_site, own_sites
 from balsam.server.usecases.views import app_view
 from balsam.wire.apps import AppFilter, AppParameter, AppsPage, AppSync, AppView
 from balsam.wire.base import Deleted, ErrorDetail
+from balsam.wire.lookups import APP_FIELDS
 
 MAX_DEFINITION_BYTES = 1_048_576
 
@@ -26,6 +29,7 @@ def list_apps(tx: ReadTx, principal: Principal, message: AppFilter) -> AppsPage:
         for site in own_sites(tx, principal)
         if message.site_name in (None, site.name) and (message.site_path is None or message.site_path in site.path)
     }
+    wanted = conditions(message.where, APP_FIELDS)
     rows = [
         app
         for app in tx.find(AppRow, owner_id=principal.user_id)
@@ -33,9 +37,14 @@ def list_apps(tx: ReadTx, principal: Principal, message: AppFilter) -> AppsPage:
         and (message.id is None or app.id in message.id)
         and (message.site_id is None or app.site_id in message.site_id)
         and message.name in (None, app.name)
+        and matches(wanted, partial(_field, app))
     ]
     page = rows[message.offset : message.offset + message.limit]
     return AppsPage(count=len(rows), results=[app_view(app) for app in page])
+
+
+def _field(app: AppRow, name: str) -> object:
+    return app.definition[name] if name == "description" else getattr(app, name)
 
 
 def get_app(tx: ReadTx, principal: Principal, app_id: int) -> AppView:

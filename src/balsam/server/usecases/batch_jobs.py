@@ -17,15 +17,13 @@ from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Tx, Wake
 from balsam.server.store.records import BatchJobRow, SessionRow, SiteRow, TokenRow, micros
 from balsam.server.usecases.accounts import add_token, revoke
-from balsam.server.usecases.limits import BadJson, json_text, pairs
-from balsam.server.usecases.scope import own_batch_job, own_site, own_sites
+from balsam.server.usecases.limits import BadJson, json_text
+from balsam.server.usecases.scope import own_batch_job, own_site
 from balsam.server.usecases.views import batch_job_view
 from balsam.wire.base import Deleted, ErrorDetail
 from balsam.wire.batch_jobs import (
     BatchJobCreate,
-    BatchJobFilter,
     BatchJobPatch,
-    BatchJobsPage,
     BatchJobsPatch,
     BatchJobsPatched,
     BatchJobView,
@@ -33,52 +31,6 @@ from balsam.wire.batch_jobs import (
 from balsam.wire.sites import QueueLimits, SiteToken
 
 _WAITING = (BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED)
-_SORTS = ("id", "start_time")
-
-
-def list_batch_jobs(tx: ReadTx, principal: Principal, message: BatchJobFilter) -> BatchJobsPage:
-    principal.require("user", "site")
-    rows = [row for row in _candidates(tx, principal, message) if _matches(row, message)]
-    key = message.ordering.lstrip("-")
-    if key not in _SORTS:
-        raise Invalid([ErrorDetail(where="ordering", message="one of: id, -id, start_time, -start_time")])
-    rows.sort(key=lambda row: (getattr(row, key) or 0, row.id), reverse=message.ordering.startswith("-"))
-    page = rows[message.offset : message.offset + message.limit]
-    return BatchJobsPage(count=len(rows), results=[batch_job_view(row) for row in page])
-
-
-def _candidates(tx: ReadTx, principal: Principal, message: BatchJobFilter) -> list[BatchJobRow]:
-    sites = {site.id for site in own_sites(tx, principal)}
-    if message.site_id is not None:
-        sites &= set(message.site_id)
-    states = tuple(BatchJobState) if message.state is None else tuple(message.state)
-    if message.id is not None:
-        rows = tx.find(BatchJobRow, id=tuple(message.id))
-        return [row for row in rows if row.site_id in sites and row.state in states]
-    return tx.find(BatchJobRow, site_id=tuple(sites), state=states)
-
-
-def _matches(row: BatchJobRow, message: BatchJobFilter) -> bool:
-    tags = dict(pairs(message.filter_tags, "filter_tags"))
-    spans = (
-        (row.created_at, message.created_after, None),
-        (row.start_time, message.start_time_after, message.start_time_before),
-        (row.end_time, message.end_time_after, message.end_time_before),
-    )
-    return (
-        message.scheduler_id in (None, row.scheduler_id)
-        and message.queue in (None, row.queue)
-        and tags.items() <= row.filter_tags.items()
-        and all(_within(*span) for span in spans)
-    )
-
-
-def _within(at: int | None, after: datetime | None, before: datetime | None) -> bool:
-    if after is None and before is None:
-        return True
-    if at is None:
-        return False
-    return (after is None or at > micros(after)) and (before is None or at < micros(before))
 
 
 def get_batch_job(tx: ReadTx, principal: Principal, batch_job_id: int) -> BatchJobView:
@@ -166,7 +118,7 @@ def patch_batch_job(
     principal.require("user", "site")
     row = own_batch_job(tx, principal, batch_job_id)
     given = message.model_dump(exclude_unset=True, exclude_none=True)
-    _check_given(principal, given)
+    check_given(principal, given)
     _check_changeable(row, given)
     target: BatchJobState | None = given.pop("state", None)
     changes: dict[str, Any] = {
@@ -183,7 +135,8 @@ def patch_batch_job(
     return batch_job_view(after)
 
 
-def _check_given(principal: Principal, given: dict[str, Any]) -> None:
+def check_given(principal: Principal, given: dict[str, Any]) -> None:
+    """Raises Forbidden for what only the agent reports, Invalid for what can't be."""
     if principal.kind == "user":
         state = given.get("state")
         if state not in (None, BatchJobState.PENDING_DELETION):

@@ -3,16 +3,29 @@
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx
 from balsam.server.store.records import BatchJobRow, micros
-from balsam.server.store.selections import EventSelection, PageWindow
+from balsam.server.store.selections import EventSelection
 from balsam.server.usecases.filters import app_ids, visible_sites
 from balsam.server.usecases.limits import pairs
+from balsam.server.usecases.lookups import conditions, with_conditions
+from balsam.server.usecases.paging import page_window
 from balsam.server.usecases.views import event_view
-from balsam.wire.events import EventQuery, EventsPage
+from balsam.wire.events import EventFilter, EventQuery, EventsPage
+from balsam.wire.lookups import EVENT_FIELDS
 
 
 def list_events(tx: ReadTx, principal: Principal, message: EventQuery, with_count: bool = True) -> EventsPage:
     """A page of events of the caller's Jobs. A BatchJob selects the Jobs whose last attempt ran in it."""
     principal.require("user", "site")
+    selection = event_selection(tx, principal, message)
+    window = page_window(message, message.ordering)
+    rows = tx.events(selection, window) if message.limit else []
+    return EventsPage(
+        count=tx.event_count(selection) if with_count else None, results=[event_view(row) for row in rows]
+    )
+
+
+def event_selection(tx: ReadTx, principal: Principal, message: EventFilter) -> EventSelection:
+    """Raises Invalid for what can't be asked."""
     selection = EventSelection(
         owner_id=principal.user_id,
         ids=None if message.id is None else tuple(message.id),
@@ -30,13 +43,10 @@ def list_events(tx: ReadTx, principal: Principal, message: EventQuery, with_coun
         from_state=message.from_state,
         to_state=message.to_state,
     )
-    window = PageWindow("timestamp", message.ordering.startswith("-"), message.limit, message.offset)
-    rows = tx.events(selection, window) if message.limit else []
-    count = tx.event_count(selection) if with_count else None
-    return EventsPage(count=count, results=[event_view(row) for row in rows])
+    return with_conditions(selection, conditions(message.where, EVENT_FIELDS))
 
 
-def _batch_jobs(tx: ReadTx, principal: Principal, message: EventQuery) -> tuple[int, ...] | None:
+def _batch_jobs(tx: ReadTx, principal: Principal, message: EventFilter) -> tuple[int, ...] | None:
     wanted = None if message.batch_job_id is None else tuple(message.batch_job_id)
     if message.scheduler_id is None:
         return wanted

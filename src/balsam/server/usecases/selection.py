@@ -1,7 +1,8 @@
 """Verbs on every Job that a filter selects: update, cancel, retry, delete.
 
-Run in slices, each a transaction of its own, so that a filter over a million Jobs keeps nobody else waiting. A verb on
-many Jobs is therefore not one unit: an interruption leaves the rest unchanged, and the caller can say it again.
+Run in slices, so that a filter over a million Jobs keeps nobody else waiting: each is looked for in a read of its own,
+however long that takes, and then checked again and changed in a transaction. A verb on many Jobs is therefore not one
+unit: an interruption leaves the rest unchanged, and the caller can say it again.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from datetime import datetime
 from balsam.domain.states import DONE_STATES, JobState
 from balsam.server.errors import Invalid
 from balsam.server.principal import Principal
-from balsam.server.store.protocol import Store, Tx
+from balsam.server.store.protocol import ReadTx, Store, Tx
 from balsam.server.store.selections import JobSelection
 from balsam.server.usecases.cancel import cancel_jobs
 from balsam.server.usecases.change import change_slice
@@ -100,11 +101,20 @@ async def _over(
     while after is not None:
         start = after
 
-        def one_slice(tx: Tx, start: int = start) -> tuple[Outcome, int | None]:
-            ids = tx.job_ids(_kept(job_selection(tx, principal, wanted), keep), start, SLICE)
-            return (verb(tx, ids) if ids else Outcome()), (ids[-1] if len(ids) == SLICE else None)
+        def find(tx: ReadTx, start: int = start) -> list[int]:
+            return tx.job_ids(_kept(job_selection(tx, principal, wanted), keep), start, SLICE)
 
-        outcome, after = await store.write(one_slice)
+        found = await store.read(find)
+        if not found:
+            break
+        after = found[-1] if len(found) == SLICE else None
+
+        def act(tx: Tx, found: list[int] = found) -> Outcome:
+            selection = _kept(job_selection(tx, principal, wanted), keep)
+            ids = tx.job_ids(replace(selection, ids=tuple(found)), 0, SLICE)
+            return verb(tx, ids) if ids else Outcome()
+
+        outcome = await store.write(act)
         total.changed += outcome.changed
         total.refused.update(outcome.refused)
     return total

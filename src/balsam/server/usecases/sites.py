@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from balsam.server.errors import Conflict, Invalid
@@ -22,8 +23,10 @@ from balsam.server.store.records import (
 from balsam.server.store.selections import JobSelection
 from balsam.server.usecases.accounts import add_token, revoke
 from balsam.server.usecases.limits import BadJson, json_text
+from balsam.server.usecases.lookups import conditions, matches
 from balsam.server.usecases.scope import own_job, own_site, own_sites
 from balsam.wire.base import Deleted, ErrorDetail
+from balsam.wire.lookups import SITE_FIELDS
 from balsam.wire.sites import (
     AgentLeaseReply,
     AgentLeaseRequest,
@@ -82,6 +85,7 @@ def create_site(tx: Tx, principal: Principal, message: SiteCreate, secret: str, 
 
 def list_sites(tx: ReadTx, principal: Principal, message: SiteFilter, now: datetime) -> SitesPage:
     since = None if message.last_refresh_after is None else micros(message.last_refresh_after)
+    wanted = conditions(message.where, SITE_FIELDS)
     rows = [
         site
         for site in own_sites(tx, principal)
@@ -89,9 +93,14 @@ def list_sites(tx: ReadTx, principal: Principal, message: SiteFilter, now: datet
         and message.name in (None, site.name)
         and (message.path is None or message.path in site.path)
         and (since is None or (site.last_refresh or 0) > since)
+        and matches(wanted, partial(_field, site))
     ]
     page = rows[message.offset : message.offset + message.limit]
     return SitesPage(count=len(rows), results=[site_view(tx, site, now) for site in page])
+
+
+def _field(site: SiteRow, name: str) -> object:
+    return site.created_at if name == "creation_date" else getattr(site, name)
 
 
 def get_site(tx: ReadTx, principal: Principal, site_id: int, now: datetime) -> SiteView:

@@ -1,0 +1,204 @@
+"""The part of the store conformance suite that is about look-ups, groups and pages. See store_conformance.
+
+What a condition means is `server.store.conditions.holds`: the suite asks it about each row, and the store about all.
+"""
+# ruff: noqa: S101 -- tests that are shipped
+
+from collections import Counter
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from balsam.domain.failure import Failure
+from balsam.domain.states import JobState
+from balsam.server.errors import Invalid
+from balsam.server.store.conditions import MISSING, Condition, groups, holds, value_at
+from balsam.server.store.protocol import ReadTx
+from balsam.server.store.records import JobRow
+from balsam.server.store.selections import EventSelection, JobSelection, PageWindow
+from balsam.testing.store_world import StoreWorld
+from balsam.wire.lookups import EVENT_FIELDS, JOB_FIELDS, OPS, OPS_OF, Kind, Lookup
+from balsam.wire.sessions import LaunchEvent
+
+COLUMNS = sorted(JOB_FIELDS.keys() - {"app_name"})  # which use cases turn into ids of Apps
+KEYS = ["x", "y z", "ü"]
+NUMBERS: list[Any] = [0, 1, 2, -3, 1.0, 2.5, 1e20]
+TEXTS: list[Any] = ["", "a", "ab", "b", "%", "1", "ä\U0001f600"]
+SCALARS: list[Any] = [*NUMBERS, *TEXTS, True, False, None]
+LISTS: list[Any] = [[], ["a"], [1, 2], [1, "a", None]]
+VALUES: list[Any] = [*SCALARS, *LISTS, {"x": 1}, {"x": {"x": "a"}}]
+DOCUMENTS = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), max_size=3)
+SHAPES = st.fixed_dictionaries(
+    {
+        "num_nodes": st.integers(1, 3),
+        "gpus_per_rank": st.sampled_from([0, 0.5, 1, 2]),
+        "max_attempts": st.sampled_from([None, 1, 3]),
+        "workdir": st.sampled_from(["a", "a/b", "b", "ab%"]),
+        "tags": st.dictionaries(st.sampled_from("kl"), st.sampled_from(["1", "12", "x"]), max_size=2),
+        "data": DOCUMENTS,
+    }
+)
+ROWS = st.lists(SHAPES, min_size=1, max_size=6)
+
+
+@st.composite
+def conditions(draw: st.DrawFn) -> Condition:
+    """Any condition on a Job that a look-up can become."""
+    column = draw(st.sampled_from(COLUMNS))
+    kind = JOB_FIELDS[column]
+    op = draw(st.sampled_from(sorted(OPS_OF[kind])))
+    path = draw(st.lists(st.sampled_from([*KEYS, "k"]), min_size=1, max_size=2)) if kind is Kind.JSON else []
+    one = st.sampled_from(_values(kind))
+    value = draw(st.booleans() if op == "isnull" else st.lists(one, max_size=3) if op == "in" else one)
+    if kind is not Kind.TIME and Lookup(field=column, path=path, op=op, value=value).problem(JOB_FIELDS):
+        value = "a" if op in ("contains", "startswith", "endswith") else 1
+    return Condition(column, op, tuple(value) if isinstance(value, list) else value, tuple(path))
+
+
+def _values(kind: Kind) -> list[Any]:
+    match kind:
+        case Kind.INTEGER:
+            return [0, 1, 2, 3, 2**40]
+        case Kind.NUMBER:
+            return [0, 0.5, 1, 1.5]
+        case Kind.TEXT:
+            return [*TEXTS, "a/b"]
+        case Kind.TIME:
+            return [0, 10**15, 2 * 10**15]
+        case Kind.FLAG:
+            return [True, False]
+        case Kind.JSON:
+            return [*SCALARS, ["a"], [1, 2]]
+        case Kind.FAILURE:
+            return list(Failure)
+        case _:
+            return list(JobState)
+
+
+def fill(world: StoreWorld, shapes: list[dict[str, Any]]) -> list[JobRow]:
+    """Only these Jobs, one of which ran, one of which runs. Returns all rows."""
+    for held in world.page(state=["RUNNING"]):
+        world.close(held.session_id or 0)
+    world.delete()
+    for shape in shapes:
+        world.submit(**shape)
+    session = world.open_session()
+    for number, job in enumerate(world.acquire(session.id, 2)):
+        world.tell(session.id, job, LaunchEvent.STARTED)
+        if number:
+            world.tell(session.id, job, LaunchEvent.RUN_ERROR, return_code=1)
+    return world.read(lambda tx: tx.job_page(JobSelection(world.ada.user_id), PageWindow()))
+
+
+class ListRules:
+    """Look-ups, groups and pages."""
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(shapes=ROWS, condition=conditions())
+    def test_a_condition_selects_what_it_means(self, world: StoreWorld, shapes: Any, condition: Condition) -> None:
+        rows = fill(world, shapes)
+        selection = JobSelection(world.ada.user_id, conditions=(condition,))
+        wanted = [row for row in rows if holds(condition, getattr(row, condition.column))]
+        assert world.read(lambda tx: tx.job_ids(selection, 0, 100)) == [row.id for row in wanted]
+        assert world.read(lambda tx: tx.job_count(selection)) == len(wanted)
+        assert world.read(lambda tx: tx.job_counts(selection)) == Counter(row.state for row in wanted)
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(shapes=ROWS, column=st.sampled_from(COLUMNS), key=st.sampled_from([*KEYS, "k"]))
+    def test_groups_are_what_counting_gives(self, world: StoreWorld, shapes: Any, column: str, key: str) -> None:
+        path = (key,) if JOB_FIELDS[column] is Kind.JSON else ()
+        rows = fill(world, shapes)
+        for part in (None, "a"):
+            selection = JobSelection(world.ada.user_id, workdir_contains=part)
+            found = world.read(partial(_groups, selection=selection, column=column, path=path))
+            values = [value_at(getattr(row, column), path) for row in rows if (part or "") in row.workdir]
+            assert found == groups(((None if value is MISSING else value, 1) for value in values), 100)
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        column=st.sampled_from(sorted(EVENT_FIELDS)), op=st.sampled_from(OPS), value=st.sampled_from([0, 1, 2, 3, "a"])
+    )
+    def test_conditions_on_events(self, world: StoreWorld, column: str, op: Any, value: Any) -> None:
+        """All that look-ups can ask of events but times, which are compared like numbers."""
+        kind = EVENT_FIELDS[column]
+        if kind is Kind.JOB_STATE:
+            value = [JobState.CREATED, JobState.READY, JobState.RUNNING][hash(value) % 3]
+        path = ["return_code"] if kind is Kind.JSON else []
+        value = [value] if op == "in" else bool(value) if op == "isnull" else value
+        if kind is not Kind.TIME and Lookup(field=column, path=path, op=op, value=value).problem(EVENT_FIELDS):
+            return
+        if op not in OPS_OF[kind] or (isinstance(value, str) and kind is Kind.TIME):
+            return
+        fill(world, [{}, {}, {}])
+        condition = Condition(column, op, tuple(value) if isinstance(value, list) else value, tuple(path))
+        every, some = EventSelection(world.ada.user_id), EventSelection(world.ada.user_id, conditions=(condition,))
+        window = PageWindow("timestamp")
+        wanted = [e for e in world.read(lambda tx: tx.events(every, window)) if holds(condition, getattr(e, column))]
+        assert world.read(lambda tx: tx.events(some, window)) == wanted
+        assert world.read(lambda tx: tx.event_count(some)) == len(wanted)
+
+    def test_s14_conditions_never_cross_owners(self, world: StoreWorld) -> None:
+        eve = world.add_user("eve")
+        site = world.add_site(eve)
+        app = world.add_app(eve, site)
+        world.submit(3, num_nodes=2, data={"x": 1})
+        world.submit_all([world.job(app_id=app.id, num_nodes=2, data={"x": 1})], eve)
+        for condition in (Condition("num_nodes", "eq", 2), Condition("data", "eq", 1, ("x",))):
+            for who, number in ((eve, 1), (world.ada, 3)):
+                selection = JobSelection(who.user_id, conditions=(condition,))
+                rows = world.read(partial(_page, selection=selection))
+                assert [row.owner_id for row in rows] == [who.user_id] * number
+                assert world.read(partial(_groups, selection=selection, column="data", path=("x",))) == [(1, number)]
+                assert world.read(partial(_groups, selection=selection, column="num_nodes", path=())) == [(2, number)]
+
+    def test_pages_go_on_after_their_last_row_in_every_order(self, world: StoreWorld) -> None:
+        for number in range(25):
+            world.submit(workdir=f"w{number % 4}")
+            world.clock.advance(number % 2)
+        world.cancel([3, 9, 11])
+        for ordering in ("id", "-id", "last_update", "-last_update", "state", "-state", "workdir", "-workdir"):
+            whole = [job.id for job in world.page(ordering=ordering)]
+            seen: list[int] = []
+            after: dict[str, Any] = {}
+            while page := world.page(ordering=ordering, limit=4, **after):
+                seen += [job.id for job in page]
+                last = page[-1]
+                value = None if ordering in ("id", "-id") else getattr(last, ordering.removeprefix("-"))
+                after = {"after": last.id} if value is None else {"after": last.id, "after_value": _text(value)}
+            assert seen == whole, ordering
+            assert sorted(seen) == list(range(1, 26))
+
+    def test_pages_of_events_go_on_after_their_last_row(self, world: StoreWorld) -> None:
+        for number in range(9):
+            world.submit()
+            world.clock.advance(number % 2)
+        for ordering in ("timestamp", "-timestamp"):
+            whole = world.event_page(ordering=ordering)
+            seen: list[Any] = []
+            after: dict[str, Any] = {}
+            while page := world.event_page(ordering=ordering, limit=4, **after):
+                seen += page
+                after = {"after": page[-1].id, "after_value": page[-1].timestamp.isoformat()}
+            assert seen == whole
+            assert len(seen) == 27
+
+    def test_a_page_that_can_not_go_on_is_refused(self, world: StoreWorld) -> None:
+        for ordering, value in (("state", "NO_STATE"), ("last_update", "yesterday"), ("-workdir", None)):
+            with pytest.raises(Invalid, match="after_value"):
+                world.page(ordering=ordering, after=1, after_value=value)
+
+
+def _text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _page(tx: ReadTx, selection: JobSelection) -> list[JobRow]:
+    return tx.job_page(selection, PageWindow())
+
+
+def _groups(tx: ReadTx, selection: JobSelection, column: str, path: tuple[str, ...]) -> list[tuple[Any, int]]:
+    return tx.job_groups(selection, column, path, 100)
