@@ -55,7 +55,7 @@ def conditions(draw: st.DrawFn) -> Condition:
     one = st.sampled_from(_values(kind))
     value = draw(st.booleans() if op == "isnull" else st.lists(one, max_size=3) if op == "in" else one)
     if kind is not Kind.TIME and Lookup(field=column, path=path, op=op, value=value).problem(JOB_FIELDS):
-        value = "a" if op in ("contains", "startswith", "endswith") else 1
+        value = [1, "a"] if op == "in" else "a" if op in ("contains", "startswith", "endswith") else 1
     return Condition(column, op, tuple(value) if isinstance(value, list) else value, tuple(path))
 
 
