@@ -89,6 +89,13 @@ def load(text: str) -> Any:
     return from_json(text) if text != "[]" else []
 
 
+def sql_value(value: Any) -> Any:
+    """A value to compare a column with: yes and no are 1 and 0 in every table, enums their text."""
+    if isinstance(value, bool):
+        return int(value)
+    return str(value) if isinstance(value, StrEnum) else value
+
+
 @dataclass(frozen=True)
 class Table:
     """How one kind of row is stored."""

@@ -11,7 +11,7 @@ from typing import TypeVar
 from balsam.server.errors import Unavailable
 from balsam.server.store.memory_tx import MemoryTx, Tables
 from balsam.server.store.protocol import ReadTx, Subscriber, Tx
-from balsam.server.store.wakes import merged
+from balsam.server.store.wakes import Subscribers
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._tables = Tables()
-        self._subscribers: list[Subscriber] = []
+        self._subscribers = Subscribers()
         self._lock = threading.Lock()
         self._inside = 0  # the thread that is in a transaction
         self._closed = False
@@ -40,9 +40,7 @@ class MemoryStore:
             except BaseException:
                 tx.undo()
                 raise
-            wakes = merged(tx.wakes)
-        for subscriber in list(self._subscribers) if wakes else ():
-            subscriber(wakes)
+        self._subscribers.publish(tx.wakes)
         return result
 
     def read_sync(self, fn: Callable[[ReadTx], T]) -> T:
@@ -50,13 +48,7 @@ class MemoryStore:
             return fn(MemoryTx(self._tables))
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        self._subscribers.append(subscriber)
-
-        def unsubscribe() -> None:
-            if subscriber in self._subscribers:
-                self._subscribers.remove(subscriber)
-
-        return unsubscribe
+        return self._subscribers.add(subscriber)
 
     def close(self) -> None:
         self._closed = True

@@ -5,7 +5,6 @@ Used by sql_select. `Columns` says how a column of a row is written; coded colum
 
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from balsam.server.store.codec import ACTOR_NUMBERS, STATE_NUMBERS
 from balsam.server.store.conditions import Condition, array_text, holds, json_path, kind_of
 from balsam.server.store.records import EVENT_SEQ_BITS
+from balsam.server.store.sql_database import listed
 
 _TYPES = {"number": "IN ('integer', 'real')", "text": "= 'text'", "array": "= 'array'"}
 _COMPARED = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
@@ -46,7 +46,7 @@ def condition_sql(condition: Condition, columns: Columns) -> Sql:
     column = columns.of(condition.column)
     codes = columns.codes.get(condition.column)
     if codes is not None:
-        return f"{column} {_LISTED}", [json.dumps([number for name, number in codes.items() if holds(condition, name)])]
+        return f"{column} {_LISTED}", [listed(number for name, number in codes.items() if holds(condition, name))]
     if condition.path:
         return _json_sql(condition, column)
     return _plain_sql(condition, column)
@@ -57,7 +57,7 @@ def _plain_sql(condition: Condition, column: str) -> Sql:
     if op == "isnull":
         return f"{column} IS {'' if value else 'NOT '}NULL", []
     if op == "in":
-        return f"{column} {_LISTED}", [json.dumps([_plain(one) for one in value])]
+        return f"{column} {_LISTED}", [listed(map(_plain, value))]
     if op in _COMPARED:
         return f"{column} {_COMPARED[op]} ?", [_plain(value)]
     if op in ("eq", "ne"):
@@ -119,7 +119,7 @@ def _any_of(values: tuple[Any, ...], found: str, kind: str, path: list[str]) -> 
     pieces: list[Sql] = []
     for its, some in by_kind.items():
         if its in ("number", "text"):
-            pieces.append((f"{kind} {_TYPES[its]} AND {found} {_LISTED}", [*path, *path, json.dumps(some)]))
+            pieces.append((f"{kind} {_TYPES[its]} AND {found} {_LISTED}", [*path, *path, listed(some)]))
         else:
             pieces.append(_same_sql(some[0], found, kind, path))
     return _either(pieces)

@@ -2,15 +2,14 @@
 
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from balsam.server.store.codec import STATE_NUMBERS, table, tag_number
-from balsam.server.store.protocol import Duplicate
 from balsam.server.store.records import BlobRow, Row, TransferItemRow
 from balsam.server.store.selections import PageWindow, TransferSelection
-from balsam.server.store.sql_select import Query, listed
+from balsam.server.store.sql_database import Database, listed
+from balsam.server.store.sql_select import Query
 
 _ANY = "IN (SELECT value FROM json_each(?))"
 _DUE = "t.state IN ('pending', 'active', 'inactive')"
@@ -20,7 +19,7 @@ _ITEMS = f"item_id {_ANY}"
 class FilesReadTx:
     """The part of ReadTx about files on their way."""
 
-    _db: sqlite3.Connection
+    _db: Database
 
     def transfer_items(self, selection: TransferSelection, window: PageWindow) -> list[TransferItemRow]:
         its, query = table(TransferItemRow), _query(selection)
@@ -69,22 +68,16 @@ class FilesReadTx:
 class FilesTx:
     """The part of Tx about files on their way."""
 
-    _db: sqlite3.Connection
+    _db: Database
 
     def put_all(self, rows: Sequence[Row]) -> None:
-        if not rows:
-            return
-        its = table(type(rows[0]))
-        try:
+        if rows:
+            its = table(type(rows[0]))
             self._db.executemany(its.put_sql, [its.encode(row) for row in rows])
-        except sqlite3.IntegrityError as error:
-            if error.sqlite_errorname == "SQLITE_CONSTRAINT_UNIQUE":
-                raise Duplicate(str(error)) from error
-            raise
 
     def use_blobs(self, uses: Iterable[tuple[int, int]]) -> None:
         pairs = sorted(set(uses))
-        self._db.executemany("INSERT INTO blob_uses VALUES (?, ?)", pairs)
+        self._db.executemany("INSERT INTO blob_uses (item_id, blob_id) VALUES (?, ?)", pairs)
         self._db.executemany("UPDATE blobs SET uses = uses + 1 WHERE id = ?", [(blob,) for _, blob in pairs])
 
     def release_blobs(self, item_ids: Iterable[int]) -> None:

@@ -2,20 +2,18 @@
 
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
-import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
 from balsam.server.store.codec import STATES, load
 from balsam.server.store.conditions import groups, json_path
+from balsam.server.store.sql_database import Cursor, Database
 from balsam.server.store.sql_select import Query
 
 _FLAGS = frozenset({"cancel_requested", "pending_file_cleanup"})
 
 
-def row_groups(
-    db: sqlite3.Connection, query: Query, column: str, path: tuple[str, ...], limit: int
-) -> list[tuple[Any, int]]:
+def row_groups(db: Database, query: Query, column: str, path: tuple[str, ...], limit: int) -> list[tuple[Any, int]]:
     """From the rows of a query over `jobs`."""
     if path:
         by, params = f"json_type(jobs.{column}, ?), json_extract(jobs.{column}, ?)", [json_path(path)] * 2
@@ -26,7 +24,7 @@ def row_groups(
     return groups(_decoded(rows, column, bool(path)), limit)
 
 
-def _decoded(rows: sqlite3.Cursor, column: str, is_json: bool) -> Iterator[tuple[Any, int]]:
+def _decoded(rows: Cursor, column: str, is_json: bool) -> Iterator[tuple[Any, int]]:
     for kind, value, number in rows:
         if is_json:
             yield _json_value(kind, value), number

@@ -6,7 +6,6 @@
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
 import heapq
-import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -22,6 +21,7 @@ from balsam.server.store.codec import (
     hot_job,
     job_row,
     load,
+    sql_value,
     table,
     tag_number,
 )
@@ -29,6 +29,7 @@ from balsam.server.store.conditions import groups
 from balsam.server.store.protocol import R, Value
 from balsam.server.store.records import EVENT_SEQ_BITS, EventRow, HotJob, JobRow
 from balsam.server.store.selections import EventSelection, JobSelection, PageWindow
+from balsam.server.store.sql_database import Database, listed
 from balsam.server.store.sql_files import FilesReadTx
 from balsam.server.store.sql_groups import row_groups
 from balsam.server.store.sql_select import (
@@ -37,7 +38,6 @@ from balsam.server.store.sql_select import (
     driver_of,
     event_query,
     job_query,
-    listed,
     stream_query,
 )
 
@@ -49,10 +49,19 @@ _COUNTED = ("site_id", "app_id", "state")  # as `_counted` has them
 
 
 class SqlReadTx(FilesReadTx):
-    """ReadTx over a connection that is inside a transaction."""
+    """ReadTx over a connection that is inside a transaction.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._db = connection
+    Where several processes write, a writing transaction locks the rows that it reads: the two hooks say how.
+    """
+
+    _job_lock = ""  # appended to what reads Jobs in order to move them
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def _row_lock(self, kind: type[Any]) -> str:
+        """Appended to what reads rows of a small table."""
+        return ""
 
     def get(self, kind: type[R], row_id: int) -> R | None:
         found: list[R] = self.find(kind, id=row_id)
@@ -64,14 +73,15 @@ class SqlReadTx(FilesReadTx):
         for column, value in equals.items():
             if isinstance(value, tuple):
                 conditions.append((column, "any"))
-                params.append(listed(value))
+                params.append(listed(map(sql_value, value)))
             elif value is None:
                 conditions.append((column, "null"))
             else:
                 conditions.append((column, "one"))
-                params.append(value)
+                params.append(sql_value(value))
         its = table(kind)
-        return [its.decode(row) for row in self._db.execute(its.find_sql(conditions), params)]
+        sql = its.find_sql(conditions) + self._row_lock(kind)
+        return [its.decode(row) for row in self._db.execute(sql, params)]
 
     def created_before(self, kind: type[R], at: int) -> list[R]:
         its = table(kind)
@@ -79,9 +89,8 @@ class SqlReadTx(FilesReadTx):
         return [its.decode(row) for row in self._db.execute(sql, (at,))]
 
     def jobs(self, job_ids: Iterable[int]) -> list[JobRow]:
-        return [
-            job_row(row) for row in self._db.execute(f"{SELECT_JOB} WHERE {_BY_IDS} ORDER BY id", (listed(job_ids),))
-        ]
+        sql = f"{SELECT_JOB} WHERE {_BY_IDS} ORDER BY id{self._job_lock}"
+        return [job_row(row) for row in self._db.execute(sql, (listed(job_ids),))]
 
     def job_page(self, selection: JobSelection, window: PageWindow) -> list[JobRow]:
         ids = self._page_ids(selection, window)
@@ -138,7 +147,7 @@ class SqlReadTx(FilesReadTx):
     def _narrowest_tag_first(self, selection: JobSelection) -> JobSelection:
         if len(selection.tags) < 2:
             return selection
-        sql = "SELECT count(*) FROM (SELECT 1 FROM job_tags WHERE tag = ? LIMIT ?)"
+        sql = "SELECT count(*) FROM (SELECT 1 FROM job_tags WHERE tag = ? LIMIT ?) some"
 
         def how_many(tag: tuple[str, str]) -> int:
             number = tag_number(selection.owner_id, *tag)
@@ -198,7 +207,10 @@ class SqlReadTx(FilesReadTx):
         sites = None if selection.site_ids is None else set(selection.site_ids)
         apps = None if selection.app_ids is None else set(selection.app_ids)
         states = None if selection.states is None else {STATE_NUMBERS[state] for state in selection.states}
-        sql = "SELECT site_id, app_id, state, n FROM state_counts WHERE owner_id = ? AND state > 0 AND n > 0"
+        sql = (
+            "SELECT site_id, app_id, state, CAST(sum(n) AS BIGINT) FROM state_counts WHERE owner_id = ? AND state > 0"
+            " GROUP BY site_id, app_id, state HAVING sum(n) > 0"
+        )
         for site, app, state, n in self._db.execute(sql, (selection.owner_id,)):
             if (
                 (sites is None or site in sites)
@@ -208,10 +220,11 @@ class SqlReadTx(FilesReadTx):
                 yield (site, app, state), n
 
     def hot_jobs(self, job_ids: Iterable[int]) -> dict[int, HotJob]:
-        return {row[0]: hot_job(row) for row in self._db.execute(f"{SELECT_HOT} WHERE {_BY_IDS}", (listed(job_ids),))}
+        sql = f"{SELECT_HOT} WHERE {_BY_IDS} ORDER BY id{self._job_lock}"
+        return {row[0]: hot_job(row) for row in self._db.execute(sql, (listed(job_ids),))}
 
     def held_jobs(self, session_id: int) -> list[HotJob]:
-        sql = f"{SELECT_HOT} INDEXED BY jobs_held WHERE session_id = ? ORDER BY id"
+        sql = f"{SELECT_HOT} INDEXED BY jobs_held WHERE session_id = ? ORDER BY id{self._job_lock}"
         return [hot_job(row) for row in self._db.execute(sql, (session_id,))]
 
     def granted_jobs(self, session_id: int, grant_seq: int) -> list[JobRow]:
@@ -264,7 +277,7 @@ class SqlReadTx(FilesReadTx):
 
     def event_count(self, selection: EventSelection) -> int:
         if selection == EventSelection(selection.owner_id):
-            sql = "SELECT coalesce(sum(n), 0) FROM state_counts WHERE owner_id = ? AND state = ?"
+            sql = "SELECT CAST(coalesce(sum(n), 0) AS BIGINT) FROM state_counts WHERE owner_id = ? AND state = ?"
             return int(self._db.execute(sql, (selection.owner_id, EVENTS_COUNTER)).fetchone()[0])
         return self._count(event_query(selection))
 

@@ -6,8 +6,8 @@ from balsam.domain.lifecycle import Decision
 from balsam.server.store.codec import ACTOR_NUMBERS, JOB_COLUMNS, STATE_NUMBERS, dump
 from balsam.server.store.records import JobShape, JobUpdate, NewJob, event_id
 
-# Columns of a Job that are the same for every new one, in order; the others are parameters.
-_NEW_JOB = {
+# Columns of a Job that are the same for every new one, as SQL has them; the others are parameters.
+NEW_JOB = {
     "token": "0",
     "attempt": "0",
     "lost_attempts": "0",
@@ -21,9 +21,25 @@ _NEW_JOB = {
     "ended_at": "NULL",
     "spent_attempts": "0",
 }
-JOB_TABLE = f"jobs ({', '.join(JOB_COLUMNS)})"
-JOB_VALUES = f"({', '.join(_NEW_JOB.get(column, '?') for column in JOB_COLUMNS)})"
-EVENT_VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+NEW_JOB_COLUMNS = tuple(column for column in JOB_COLUMNS if column not in NEW_JOB)
+EVENT_COLUMNS = (
+    *("id", "owner_id", "timestamp", "reported_at", "attempt"),
+    *("from_state", "to_state", "actor", "data"),
+)
+TAG_COLUMNS = ("tag", "job_id")
+RUNNABLE_TAG_COLUMNS = (
+    *("tag", "site_id", "rank", "job_id", "wall_time_min", "num_nodes", "ranks_per_node"),
+    *("node_packing_count", "gpus_per_rank"),
+)
+
+
+UPDATED_COLUMNS = (
+    *("state", "attempt", "session_id", "cancel_requested", "lost_attempts", "was_preprocessed", "event_seq"),
+    *("batch_job_id", "return_code", "started_at", "ended_at", "spent_attempts", "failure", "last_update"),
+)
+# S4: the guard of the Decision is repeated in the update, so that a fault in Python can't write past it. These columns
+# are equal, and `session_id` is equal or NULL on both sides.
+UPDATE_GUARD = ("id", "state", "token", "event_seq")
 
 
 def shape_values(shape: JobShape) -> tuple[Any, ...]:
@@ -50,7 +66,7 @@ def shape_values(shape: JobShape) -> tuple[Any, ...]:
 
 
 def new_row(job: NewJob, shared: tuple[Any, ...], job_id: int, at: int) -> tuple[Any, ...]:
-    """All columns of a new Job; `shared` are the `shape_values` of its shape."""
+    """NEW_JOB_COLUMNS of a new Job; `shared` are the `shape_values` of its shape."""
     return (
         job_id,
         *shared,
@@ -68,6 +84,7 @@ def new_row(job: NewJob, shared: tuple[Any, ...], job_id: int, at: int) -> tuple
 
 
 def update_values(update: JobUpdate, events: int, at: int) -> tuple[Any, ...]:
+    """UPDATED_COLUMNS, then UPDATE_GUARD and session_id."""
     job, facts = update.job, update.after
     return (
         STATE_NUMBERS[facts.state],

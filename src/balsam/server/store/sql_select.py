@@ -7,8 +7,6 @@ and merged, because no single index gives them in order of id.
 
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
-import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,13 +14,10 @@ from balsam.server.store.codec import STATE_NUMBERS, tag_number
 from balsam.server.store.records import EVENT_SEQ_BITS
 from balsam.server.store.selections import EventSelection, JobSelection
 from balsam.server.store.sql_conditions import EVENTS, JOBS, condition_sql
+from balsam.server.store.sql_database import listed
 
 _ANY = "IN (SELECT value FROM json_each(?))"
-
-
-def listed(values: Iterable[object]) -> str:
-    """A list as the one parameter of `IN (SELECT value FROM json_each(?))`: the statement's text stays the same."""
-    return json.dumps(list(values))
+DATA_HAS = "EXISTS (SELECT 1 FROM json_each(e.data) d WHERE d.key = ? AND CAST(d.value AS TEXT) = ?)"
 
 
 @dataclass(slots=True)
@@ -220,9 +215,7 @@ def event_query(selection: EventSelection, *, by_time: bool = False) -> Query:
         if state is not None:
             query.add(f"e.{column} = ?", STATE_NUMBERS[state])
     for key, value in selection.data:
-        query.add(
-            "EXISTS (SELECT 1 FROM json_each(e.data) d WHERE d.key = ? AND CAST(d.value AS TEXT) = ?)", key, value
-        )
+        query.add(DATA_HAS, key, value)
     for condition in selection.conditions:
         text, params = condition_sql(condition, EVENTS)
         query.add(text, *params)

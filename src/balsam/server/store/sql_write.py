@@ -1,18 +1,19 @@
-"""Writing transactions in SQL.
+"""Writing transactions in SQL, the same for SQLite and PostgreSQL.
 
 `SqlTx` is made by the writer thread for one item of a grouped commit. What can be summed over the commit (counters,
-wakes) is collected in its `Pending` and given up with the item when the item fails.
+wakes) is collected in its `Pending` and given up with the item when the item fails. What the databases do in ways of
+their own for the sake of speed are methods that sqlite_tx.py and postgres_tx.py fill in.
 """
 
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
 import json
-import sqlite3
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby
-from typing import Any
+from itertools import groupby
+from typing import Any, Protocol
 
 from balsam.domain.job import GPU_EPSILON, MAX_RANKS
 from balsam.domain.states import RUNNABLE_STATES, JobState
@@ -23,13 +24,11 @@ from balsam.server.store.codec import (
     TABLE_NAMES,
     dump,
     job_row,
-    table,
     tag_number,
 )
-from balsam.server.store.protocol import Duplicate, GuardFailed, Wake
+from balsam.server.store.protocol import GuardFailed, Wake
 from balsam.server.store.records import (
     CHANGEABLE_COLUMNS,
-    EVENT_SEQ_BITS,
     HotJob,
     JobRow,
     JobShape,
@@ -39,45 +38,43 @@ from balsam.server.store.records import (
     event_id,
 )
 from balsam.server.store.selections import AcquireCriteria, fitting
+from balsam.server.store.sql_database import Database, listed
 from balsam.server.store.sql_files import FilesTx
 from balsam.server.store.sql_read import EVENTS_COUNTER, SqlReadTx
 from balsam.server.store.sql_rows import (
-    EVENT_VALUES,
-    JOB_TABLE,
-    JOB_VALUES,
+    EVENT_COLUMNS,
+    NEW_JOB,
+    NEW_JOB_COLUMNS,
+    RUNNABLE_TAG_COLUMNS,
+    TAG_COLUMNS,
     append_events,
-    event_values,
     new_row,
     shape_values,
     update_values,
 )
-from balsam.server.store.sql_select import listed
 
-_ROWS_AT_ONCE = 100
-_FINISHED = STATE_NUMBERS[JobState.JOB_FINISHED]
-_INSERT_PARENT = f"INSERT INTO job_parents SELECT id, ?2, state <> {_FINISHED} FROM jobs WHERE id = ?1"
-_NOTE_FINISHED = "UPDATE job_parents SET unfinished = 0 WHERE parent_id IN (SELECT value FROM json_each(?))"
-_INSERT_TAG = "INSERT INTO job_tags VALUES (?, ?)"
-_INSERT_RUNNABLE_TAG = "INSERT INTO runnable_tags VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_DELETE_RUNNABLE_TAG = "DELETE FROM runnable_tags WHERE tag = ? AND site_id = ? AND rank = ? AND job_id = ?"
-# S4: the guard of the Decision is repeated here, so that a fault in Python can't write past it.
-_UPDATE_JOB = """UPDATE jobs SET state = ?, attempt = ?, session_id = ?, cancel_requested = ?, lost_attempts = ?,
-    was_preprocessed = ?, event_seq = ?, batch_job_id = ?, return_code = ?, started_at = ?, ended_at = ?,
-    spent_attempts = ?, failure = ?, last_update = ?
-    WHERE id = ? AND state = ? AND token = ? AND event_seq = ? AND session_id IS ?"""
 _GRANT = """UPDATE jobs SET token = token + 1, session_id = ?, grant_seq = ?
     WHERE id IN (SELECT value FROM json_each(?)) AND session_id IS NULL AND state IN (5, 10)"""
 _UNLOCK = """UPDATE jobs SET session_id = NULL
     WHERE id IN (SELECT value FROM json_each(?)) AND session_id = ? AND state <> 6"""
+_NOTE_FINISHED = "UPDATE job_parents SET unfinished = 0 WHERE parent_id IN (SELECT value FROM json_each(?))"
+# What goes with a Job, and by which column; the Job itself comes last.
+_OF_JOBS = (("job_parents", "parent_id"), ("job_parents", "child_id"), ("results", "id"), ("jobs", "id"))
 _JSON_COLUMNS = frozenset({"parameters", "tags", "data", "launch_params"})
-_FIRST_EVENTS = f"""WITH RECURSIVE new(id) AS (SELECT ? UNION ALL SELECT id + 1 FROM new WHERE id < ?),
-    step(number, reported_at, attempt, source, target, actor, data) AS (VALUES {{}})
-    INSERT INTO events SELECT (new.id << {EVENT_SEQ_BITS}) | step.number, ?, ?, step.reported_at, step.attempt,
-    step.source, step.target, step.actor, step.data FROM new CROSS JOIN step"""
+_NONE: Mapping[str, str] = {}
+_FINISHED = STATE_NUMBERS[JobState.JOB_FINISHED]
 _NO_LIMIT = 1 << 40
 _Home = tuple[int, int, int]  # owner, Site, App
 _Move = tuple[int, int, int, JobState | None, JobState | None]
 _BY_IDS = "id IN (SELECT value FROM json_each(?))"
+
+
+class Ids(Protocol):
+    """Where new ids come from."""
+
+    def take(self, name: str, count: int) -> Sequence[int]:
+        """Ids of a table that were never given out, growing."""
+        ...
 
 
 @dataclass(slots=True)
@@ -92,47 +89,33 @@ class Pending:
         self.wakes.extend(other.wakes)
 
 
-class Sequences:
-    """Ids of all tables. Only the writer gives out ids; `save` writes what was given out with the commit."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._next: dict[str, int] = dict(db.execute("SELECT name, next FROM sequences").fetchall())
-        self._moved: set[str] = set()
-
-    def take(self, name: str, count: int) -> int:
-        first = self._next.get(name, 1)
-        self._next[name] = first + count
-        self._moved.add(name)
-        return first
-
-    def save(self, db: sqlite3.Connection) -> None:
-        if self._moved:
-            rows = [(name, self._next[name]) for name in self._moved]
-            db.executemany("INSERT INTO sequences VALUES (?, ?) ON CONFLICT DO UPDATE SET next = excluded.next", rows)
-
-    def saved(self) -> None:
-        self._moved.clear()
-
-
-class SqlTx(FilesTx, SqlReadTx):
+class SqlTx(FilesTx, SqlReadTx, ABC):
     """Tx over the writer's connection."""
 
-    def __init__(self, connection: sqlite3.Connection, sequences: Sequences) -> None:
-        super().__init__(connection)
-        self._sequences = sequences
+    def __init__(self, database: Database, ids: Ids) -> None:
+        super().__init__(database)
+        self._ids = ids
         self.pending = Pending()
 
+    @abstractmethod
+    def _insert_many(
+        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], same: Mapping[str, str] = _NONE
+    ) -> None:
+        """Insert rows into a table. `same` are columns with the same SQL literal in all of them."""
+
+    @abstractmethod
+    def _insert_first_events(self, shape: JobShape, ids: Sequence[int], at: int) -> None:
+        """Insert the events of new Jobs that are alike; the ids are successive numbers where that is of use."""
+
+    @abstractmethod
+    def _update_jobs(self, rows: Sequence[Sequence[Any]]) -> int:
+        """Carry out the rows of `update_values`; returns how many Jobs were as the guard asks (S4)."""
+
     def new_id(self, kind: type[Row]) -> int:
-        return self._sequences.take(TABLE_NAMES[kind], 1)
+        return self._ids.take(TABLE_NAMES[kind], 1)[0]
 
     def put(self, row: Row) -> None:
-        its = table(type(row))
-        try:
-            self._db.execute(its.put_sql, its.encode(row))
-        except sqlite3.IntegrityError as error:
-            if error.sqlite_errorname == "SQLITE_CONSTRAINT_UNIQUE":
-                raise Duplicate(str(error)) from error
-            raise
+        self.put_all([row])
 
     def remove(self, kind: type[Row], row_id: int) -> None:
         self._db.execute(f"DELETE FROM {TABLE_NAMES[kind]} WHERE id = ?", (row_id,))
@@ -141,39 +124,25 @@ class SqlTx(FilesTx, SqlReadTx):
         self.pending.wakes.append(wake)
 
     def insert_jobs(self, jobs: Sequence[NewJob], at: int) -> list[int]:
-        first = self._sequences.take("jobs", len(jobs))
+        ids = list(self._ids.take("jobs", len(jobs)))
         rows: list[tuple[Any, ...]] = []
         for shape, alike in groupby(jobs, key=lambda job: job.shape):
-            shared, start = shape_values(shape), first + len(rows)
-            rows += [new_row(job, shared, job_id, at) for job_id, job in enumerate(alike, start)]
-            self._insert_first_events(shape, range(start, first + len(rows)), at)
-        self._insert_many(JOB_TABLE, JOB_VALUES, rows)
-        ids = list(range(first, first + len(jobs)))
+            shared, start = shape_values(shape), len(rows)
+            rows += [new_row(job, shared, job_id, at) for job_id, job in zip(ids[start:], alike, strict=False)]
+            self._insert_first_events(shape, ids[start : len(rows)], at)
+            self._tally_new(shape, len(rows) - start)
+        self._insert_many("jobs", NEW_JOB_COLUMNS, rows, NEW_JOB)
         self._insert_links(list(zip(ids, jobs, strict=True)))
         return ids
 
-    def _insert_first_events(self, shape: JobShape, ids: range, at: int) -> None:
-        """The events of new Jobs that are alike: written once, multiplied by SQLite."""
-        events = event_values(shape.decision, None, {})
-        sql = _FIRST_EVENTS.format(", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(events)))
-        numbered = chain.from_iterable((number, *values) for number, values in enumerate(events, 1))
-        self._db.execute(sql, (ids[0], ids[-1], *numbered, shape.owner_id, at))
+    def _tally_new(self, shape: JobShape, count: int) -> None:
         home = (shape.owner_id, shape.site_id, shape.app_id)
         state = shape.decision.after.state
-        self._tally({(*home, None, state): len(ids)}, {home: len(ids) * len(events)})
-
-    def _insert_many(self, name: str, marks: str, rows: list[tuple[Any, ...]]) -> None:
-        """Insert rows a hundred to the statement: half the cost of one each, and a hundredth of the thread switches."""
-        whole = len(rows) - len(rows) % _ROWS_AT_ONCE
-        many = f"INSERT INTO {name} VALUES {', '.join([marks] * _ROWS_AT_ONCE)}"
-        for start in range(0, whole, _ROWS_AT_ONCE):
-            self._db.execute(many, list(chain.from_iterable(rows[start : start + _ROWS_AT_ONCE])))
-        self._db.executemany(f"INSERT INTO {name} VALUES {marks}", rows[whole:])
+        self._tally({(*home, None, state): count}, {home: count * len(shape.decision.transitions)})
 
     def _insert_links(self, jobs: list[tuple[int, NewJob]]) -> None:
-        parents = [(parent, job_id) for job_id, job in jobs for parent in dict.fromkeys(job.parent_ids)]
-        if parents:
-            self._db.executemany(_INSERT_PARENT, parents)
+        if any(job.parent_ids for _, job in jobs):
+            self._insert_parents(jobs)
         tagged = [job_id for job_id, job in jobs if job.tags]
         if tagged:
             tags = [
@@ -182,8 +151,19 @@ class SqlTx(FilesTx, SqlReadTx):
                 if job.tags
                 for item in job.tags.items()
             ]
-            self._db.executemany(_INSERT_TAG, tags)
+            self._insert_many("job_tags", TAG_COLUMNS, tags)
             self._offer(tagged)
+
+    def _insert_parents(self, jobs: list[tuple[int, NewJob]]) -> None:
+        wanted = listed({parent for _, job in jobs for parent in job.parent_ids})
+        states = dict(self._db.execute(f"SELECT id, state FROM jobs WHERE {_BY_IDS}", (wanted,)).fetchall())
+        rows = [
+            (parent, job_id, int(states[parent] != _FINISHED))
+            for job_id, job in jobs
+            for parent in dict.fromkeys(job.parent_ids)
+            if parent in states
+        ]
+        self._insert_many("job_parents", ("parent_id", "child_id", "unfinished"), rows)
 
     def apply(self, updates: Sequence[JobUpdate], at: int) -> None:
         rows: list[tuple[Any, ...]] = []
@@ -202,10 +182,10 @@ class SqlTx(FilesTx, SqlReadTx):
             logged[home] += taken
         offered = [update.job.id for update in updates if update.job.tagged and _is_available(update.job)]
         self._withdraw(offered)
-        changed = self._db.executemany(_UPDATE_JOB, rows).rowcount if rows else 0
+        changed = self._update_jobs(rows) if rows else 0
         if changed != len(rows):
             raise GuardFailed(f"S4: {len(rows) - changed} of {len(rows)} Jobs were not as they were read")
-        self._insert_many("events", EVENT_VALUES, events)
+        self._insert_many("events", EVENT_COLUMNS, events)
         finished = [update.job.id for update in updates if update.after.state is JobState.JOB_FINISHED]
         if finished:
             self._db.execute(_NOTE_FINISHED, (listed(finished),))
@@ -296,8 +276,8 @@ class SqlTx(FilesTx, SqlReadTx):
             raise GuardFailed(f"Job {job_id} is gone")
         owner, before = row
         old = [(tag_number(owner, *item), job_id) for item in json.loads(before).items()]
-        self._db.executemany("DELETE FROM job_tags WHERE tag = ? AND job_id = ?", old)
-        self._db.executemany(_INSERT_TAG, [(tag_number(owner, *item), job_id) for item in tags.items()])
+        self._delete_many("job_tags", TAG_COLUMNS, old)
+        self._insert_many("job_tags", TAG_COLUMNS, [(tag_number(owner, *item), job_id) for item in tags.items()])
 
     def delete_jobs(self, job_ids: Sequence[int]) -> None:
         self._withdraw(job_ids)
@@ -305,16 +285,19 @@ class SqlTx(FilesTx, SqlReadTx):
         sql = f"SELECT id, owner_id, site_id, app_id, state, event_seq, tags FROM jobs WHERE {_BY_IDS}"
         rows = self._db.execute(sql, (listed(job_ids),)).fetchall()
         tags = [(tag_number(row[1], *item), row[0]) for row in rows for item in json.loads(row[6]).items()]
-        self._db.executemany("DELETE FROM job_tags WHERE tag = ? AND job_id = ?", tags)
+        self._delete_many("job_tags", TAG_COLUMNS, tags)
         spans = [(event_id(row[0], 0), event_id(row[0] + 1, 0)) for row in rows]
         self._db.executemany("DELETE FROM events WHERE id > ? AND id < ?", spans)
-        ids = [(row[0],) for row in rows]
-        self._db.executemany("DELETE FROM job_parents WHERE parent_id = ?", ids)
-        self._db.executemany("DELETE FROM job_parents WHERE child_id = ?", ids)
-        self._db.executemany("DELETE FROM results WHERE id = ?", ids)
-        self._db.executemany("DELETE FROM jobs WHERE id = ?", ids)
+        ids = listed(row[0] for row in rows)
+        for name, column in _OF_JOBS:
+            self._db.execute(f"DELETE FROM {name} WHERE {column} IN (SELECT value FROM json_each(?))", (ids,))
         for _, owner, site, app, state, event_seq, _ in rows:
             self._tally({(owner, site, app, STATES[state], None): 1}, {(owner, site, app): -event_seq})
+
+    def _delete_many(self, name: str, key: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Delete the rows of a table that have these keys."""
+        where = " AND ".join(f"{column} = ?" for column in key)
+        self._db.executemany(f"DELETE FROM {name} WHERE {where}", rows)
 
     def _tally(self, moves: Mapping[_Move, int], events: Mapping[_Home, int]) -> None:
         """Count Jobs that went from state to state (None: from or to nowhere), and events that came."""
@@ -332,12 +315,12 @@ class SqlTx(FilesTx, SqlReadTx):
     def _withdraw(self, job_ids: Sequence[int]) -> None:
         """Take Jobs out of runnable_tags; called before they change."""
         if job_ids:
-            self._db.executemany(_DELETE_RUNNABLE_TAG, [row[:4] for row in self._runnable_tags(job_ids)])
+            self._delete_many("runnable_tags", RUNNABLE_TAG_COLUMNS[:4], [r[:4] for r in self._runnable_tags(job_ids)])
 
     def _offer(self, job_ids: Sequence[int]) -> None:
         """Put those of the Jobs that can be granted into runnable_tags; called after they changed."""
         if job_ids:
-            self._db.executemany(_INSERT_RUNNABLE_TAG, self._runnable_tags(job_ids))
+            self._insert_many("runnable_tags", RUNNABLE_TAG_COLUMNS, self._runnable_tags(job_ids))
 
     def _runnable_tags(self, job_ids: Sequence[int]) -> list[tuple[int, ...]]:
         sql = (

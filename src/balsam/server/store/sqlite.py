@@ -1,8 +1,8 @@
 """The store in one SQLite file: the default.
 
-One writer thread owns the only writing connection. It takes what queued while its last commit ran (no waiting for more)
-and commits that as one group; each item has a savepoint, so an item that fails does not hurt the others. Reads run on
-connections of their own and never wait for the writer. Wakes are published after the commit.
+One writer thread owns the only writing connection and commits groups (writer.py); each item of a group has a savepoint,
+so an item that fails does not hurt the others. Reads run on connections of their own and never wait for the writer.
+Wakes are published after the commit.
 """
 
 import asyncio
@@ -11,12 +11,11 @@ import logging
 import os
 import queue
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from balsam.domain.clock import Clock, SystemClock
 from balsam.server.errors import ServiceError, TooSlow, Unavailable
@@ -24,13 +23,14 @@ from balsam.server.store.filesystem import network_filesystem
 from balsam.server.store.protocol import ReadTx, Subscriber, Tx
 from balsam.server.store.schema import migrate
 from balsam.server.store.sql_read import SqlReadTx
-from balsam.server.store.sql_write import Pending, Sequences, SqlTx
-from balsam.server.store.wakes import merged
+from balsam.server.store.sql_write import Pending
+from balsam.server.store.sqlite_tx import Sequences, SqliteTx
+from balsam.server.store.wakes import Subscribers
+from balsam.server.store.writer import STOPPING, GroupedWriter, Item
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-MAX_GROUP = 100
 READERS = 3
 BUSY_TIMEOUT_SEC = 5.0
 READ_LIMIT_SEC = 10.0
@@ -41,27 +41,6 @@ _SAVE_COUNT = """INSERT INTO state_counts VALUES (?, ?, ?, ?, ?)
 
 class StoreInUse(Exception):
     """Another process has this database open; the text names it."""
-
-
-class _Item:
-    """One `write` on its way through the writer thread."""
-
-    __slots__ = ("error", "fn", "future", "loop", "result")
-
-    def __init__(self, fn: Callable[[Tx], Any], future: Any, loop: asyncio.AbstractEventLoop | None) -> None:
-        self.fn = fn
-        self.future = future
-        self.loop = loop
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def settle(self) -> None:
-        if self.future.cancelled():
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)
 
 
 class SqliteStore:
@@ -96,35 +75,21 @@ class SqliteStore:
         except BaseException:
             os.close(self._lock)
             raise
-        self._subscribers: list[Subscriber] = []
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._subscribers = Subscribers()
         self._readers: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
         self._closed = False
-        self._writer = threading.Thread(target=self._run, name="store-write", daemon=True)
-        self._writer.start()
+        self._writer = GroupedWriter(self._write_group)
 
     async def write(self, fn: Callable[[Tx], T]) -> T:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._submit(_Item(fn, future, loop))
-        return await future
+        return await self._writer.write(fn)
 
     def write_sync(self, fn: Callable[[Tx], T]) -> T:
-        if threading.current_thread() is self._writer:
-            raise RuntimeError("a write inside a write would wait for itself")
-        future: Future[T] = Future()
-        self._submit(_Item(fn, future, None))
-        return future.result()
-
-    def _submit(self, item: _Item) -> None:
-        if self._closed:
-            raise Unavailable("the service is stopping; try again")
-        self._queue.put(item)
+        return self._writer.write_sync(fn)
 
     async def read(self, fn: Callable[[ReadTx], T]) -> T:
         if self._closed:
-            raise Unavailable("the service is stopping; try again")
+            raise Unavailable(STOPPING)
         return await asyncio.get_running_loop().run_in_executor(self._pool, self.read_sync, fn)
 
     def read_sync(self, fn: Callable[[ReadTx], T]) -> T:
@@ -153,50 +118,20 @@ class SqliteStore:
             self._readers.put(db)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        self._subscribers.append(subscriber)
-
-        def unsubscribe() -> None:
-            if subscriber in self._subscribers:
-                self._subscribers.remove(subscriber)
-
-        return unsubscribe
+        return self._subscribers.add(subscriber)
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        self._queue.put(None)
-        self._writer.join()
-        self._refuse_rest()
+        self._writer.close()
         self._pool.shutdown()
         while not self._readers.empty():
             self._readers.get_nowait().close()
         self._db.close()
         os.close(self._lock)
 
-    def _run(self) -> None:
-        """The writer thread: one group after another until `None` comes."""
-        while (item := self._queue.get()) is not None:
-            group = [item]
-            last = False
-            while len(group) < MAX_GROUP and not self._queue.empty():
-                following = self._queue.get()
-                if following is None:
-                    last = True
-                    break
-                group.append(following)
-            self._write_group(group)
-            if last:
-                return
-
-    def _refuse_rest(self) -> None:
-        """Answer what was queued after the end by a thread that had not seen it yet."""
-        while not self._queue.empty():
-            if (item := self._queue.get()) is not None:
-                item.error = Unavailable("the service is stopping; try again")
-                _settle([item])
-
-    def _write_group(self, group: list[_Item]) -> None:
+    def _write_group(self, group: list[Item]) -> None:
         pending = Pending()
         try:
             with _typed_errors():
@@ -212,12 +147,11 @@ class SqliteStore:
                 item.error = item.error or error
             pending = Pending()
         # Before the callers hear: a revoked token must be forgotten when its revocation is answered.
-        self._publish(pending)
-        _settle(group)
+        self._subscribers.publish(pending.wakes)
 
-    def _write_item(self, item: _Item, pending: Pending, *, alone: bool) -> None:
+    def _write_item(self, item: Item, pending: Pending, *, alone: bool) -> None:
         """Run one item. What it raises is its own; what the database can't do any more is the whole group's."""
-        tx = SqlTx(self._db, self._sequences)
+        tx = SqliteTx(self._db, self._sequences)
         if alone:
             # Nobody else is in the transaction: giving up the item is giving up the transaction.
             item.result = item.fn(tx)
@@ -248,37 +182,6 @@ class SqliteStore:
                 self._db.execute("ROLLBACK")
             except sqlite3.Error:
                 log.exception("rollback failed")
-
-    def _publish(self, pending: Pending) -> None:
-        wakes = merged(pending.wakes)
-        if not wakes:
-            return
-        for subscriber in list(self._subscribers):
-            try:
-                subscriber(wakes)
-            except Exception:
-                # The rows are durable; a subscriber that fails must not stop the writer.
-                log.exception("a subscriber failed")
-
-
-def _settle(group: Sequence[_Item]) -> None:
-    """Give every item its answer, with one call into each event loop."""
-    loops: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
-    for item in group:
-        if item.loop is None:
-            item.settle()
-        else:
-            loops.setdefault(item.loop, []).append(item)
-    for loop, items in loops.items():
-        try:
-            loop.call_soon_threadsafe(_settle_all, items)
-        except RuntimeError:
-            log.info("an event loop was closed before its %d answers were ready", len(items))
-
-
-def _settle_all(items: list[_Item]) -> None:
-    for item in items:
-        item.settle()
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -1,8 +1,38 @@
-"""Merging the wakes of one commit: every subscriber hears each thing once, with the newest data."""
+"""From the wakes of one commit to whoever listens: each hears each thing once, with the newest data."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 
-from balsam.server.store.protocol import Wake
+from balsam.server.store.protocol import Subscriber, Wake
+
+log = logging.getLogger(__name__)
+
+
+class Subscribers:
+    """Who is called once per commit, in the writer's thread."""
+
+    def __init__(self) -> None:
+        self._all: list[Subscriber] = []
+
+    def add(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Returns how to unsubscribe."""
+        self._all.append(subscriber)
+
+        def remove() -> None:
+            if subscriber in self._all:
+                self._all.remove(subscriber)
+
+        return remove
+
+    def publish(self, wakes: Iterable[Wake]) -> None:
+        """Tell all of them, when there is anything to tell."""
+        found = merged(wakes)
+        for subscriber in list(self._all) if found else ():
+            try:
+                subscriber(found)
+            except Exception:
+                # The rows are durable; a subscriber that fails must not stop the writer.
+                log.exception("a subscriber failed")
 
 
 def merged(wakes: Iterable[Wake]) -> list[Wake]:

@@ -205,7 +205,8 @@ def hide_site(tx: Tx, principal: Principal, site_id: int, now: datetime) -> None
     """The Site is gone for everybody from here on, and its name is free."""
     principal.require("user")
     site = own_site(tx, principal, site_id)
-    tx.put(replace(site, deleted_at=micros(now), name=f"{site.name}\0{site.id}"))
+    # Names have no control characters: the old name is free, and nobody can take this one.
+    tx.put(replace(site, deleted_at=micros(now), name=f"{site.name}\x1f{site.id}"))
     revoke(tx, tx.find(TokenRow, site_id=site.id), now)
     tx.wake(Wake("site", site.id, "site_changed", {}))
 

@@ -1,0 +1,125 @@
+"""The thread through which all writes of a process go, in groups: what queued while the last commit ran is one commit.
+
+No waiting for more: an item that comes alone is committed at once. A store gives a function that commits a group and
+gives each item its result or its error; used by the SQLite and the PostgreSQL store.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from balsam.server.errors import Unavailable
+from balsam.server.store.protocol import Tx
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+MAX_GROUP = 100
+STOPPING = "the service is stopping; try again"
+
+
+class Item:
+    """One `write` on its way through the writer thread: `result` or `error` is set by the store."""
+
+    __slots__ = ("_future", "error", "fn", "loop", "result")
+
+    def __init__(self, fn: Callable[[Tx], Any], future: Any, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.fn = fn
+        self.loop = loop
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._future = future
+
+    def settle(self) -> None:
+        """Tell the caller."""
+        if self._future.cancelled():
+            return
+        if self.error is not None:
+            self._future.set_exception(self.error)
+        else:
+            self._future.set_result(self.result)
+
+
+class GroupedWriter:
+    """Runs `write_group` in a thread of its own; it must not raise, and leaves result or error in each item."""
+
+    def __init__(self, write_group: Callable[[list[Item]], None]) -> None:
+        self._write_group = write_group
+        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
+        self._thread.start()
+
+    async def write(self, fn: Callable[[Tx], T]) -> T:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._submit(Item(fn, future, loop))
+        return await future
+
+    def write_sync(self, fn: Callable[[Tx], T]) -> T:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a write inside a write would wait for itself")
+        future: Future[T] = Future()
+        self._submit(Item(fn, future, None))
+        return future.result()
+
+    def _submit(self, item: Item) -> None:
+        if self._closed:
+            raise Unavailable(STOPPING)
+        self._queue.put(item)
+
+    def close(self) -> None:
+        """Finish what is queued. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        self._thread.join()
+        self._refuse_rest()
+
+    def _run(self) -> None:
+        """One group after another until `None` comes."""
+        while (item := self._queue.get()) is not None:
+            group = [item]
+            last = False
+            while len(group) < MAX_GROUP and not self._queue.empty():
+                following = self._queue.get()
+                if following is None:
+                    last = True
+                    break
+                group.append(following)
+            self._write_group(group)
+            settle(group)
+            if last:
+                return
+
+    def _refuse_rest(self) -> None:
+        """Answer what was queued after the end by a thread that had not seen it yet."""
+        while not self._queue.empty():
+            if (item := self._queue.get()) is not None:
+                item.error = Unavailable(STOPPING)
+                settle([item])
+
+
+def settle(group: Sequence[Item]) -> None:
+    """Give every item its answer, with one call into each event loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[Item]] = {}
+    for item in group:
+        if item.loop is None:
+            item.settle()
+        else:
+            loops.setdefault(item.loop, []).append(item)
+    for loop, items in loops.items():
+        try:
+            loop.call_soon_threadsafe(_settle_all, items)
+        except RuntimeError:
+            log.info("an event loop was closed before its %d answers were ready", len(items))
+
+
+def _settle_all(items: list[Item]) -> None:
+    for item in items:
+        item.settle()
