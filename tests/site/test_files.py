@@ -160,7 +160,7 @@ def test_a_link_put_there_right_after_the_look_is_not_followed_t9(
             (workdir / "swap").symlink_to(target)
         return found
 
-    monkeypatch.setattr("balsam.site.services.workdir.os.stat", look_and_swap)
+    monkeypatch.setattr("balsam.transfer.descent.os.stat", look_and_swap)
     reply = ask(desk, path=path)
     assert reply.error
     assert SECRET.encode() not in reply.data

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from balsam.domain.clock import Clock
 from balsam.site.service import ServiceAway
-from balsam.site.services.workdir import Refused, open_inside, open_workdir
+from balsam.transfer.descent import Refused, open_inside, open_workdir
 from balsam.wire.base import MAX_FILE_READ_BYTES
 from balsam.wire.sites import FileEntry, FileReply, FileRequest
 

@@ -1,19 +1,21 @@
-"""Opening files of a Job's workdir for somebody far away, and nothing outside of it.
+"""Opening files below a directory, and nothing outside of it.
 
-The service may lie and the Job's own processes may plant links (S15), so names are never handed to the kernel as a
-path: each part is opened relative to the directory before it without following links. A link that stays inside the
-workdir is followed by hand, one that leaves it is refused, and a name swapped between look and use changes nothing.
+Used for a Job's workdir by whoever looks into it for somebody far away. The service may lie and the Job's own processes
+may plant links (S15), so names are never handed to the kernel as a path: each part is opened relative to the directory
+before it without following links. A link that stays inside is followed by hand, one that leaves is refused, and a name
+swapped between look and use changes nothing.
 """
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from balsam.domain.paths import BadPath, contained
 
 MAX_LINKS = 20
+MAX_PATH = 4096
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK a FIFO planted as `job.out` would hold the reader for ever.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -23,16 +25,20 @@ class Refused(Exception):
     """The file may not be looked at; the text says why."""
 
 
+class NoPlainFile(Refused):
+    """Neither a file nor a directory."""
+
+
 @contextmanager
-def open_workdir(data: Path, workdir: str) -> Iterator[int]:
-    """A descriptor of the workdir. Raises Refused, FileNotFoundError, OSError.
+def open_workdir(data: Path, workdir: str, *, make: bool = False) -> Iterator[int]:
+    """A descriptor of the workdir, which `make` makes if need be. Raises Refused, FileNotFoundError, OSError.
 
     The data directory itself may be reached over links, as the Site's owner made it; below it none is followed.
     """
     here = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for name in PurePosixPath(_contained(workdir, "workdir")).parts:
-            deeper = _open_directory(name, here)
+        for name in parts_of(workdir, "workdir"):
+            deeper = _make_directory(name, here) if make else _open_directory(name, here)
             os.close(here)
             here = deeper
         yield here
@@ -46,14 +52,41 @@ def open_inside(workdir: int, path: str) -> Iterator[tuple[int, os.stat_result]]
 
     Raises Refused, FileNotFoundError, OSError.
     """
+    with open_parts(workdir, parts_of(path, "path") if path not in ("", ".") else []) as found:
+        yield found
+
+
+@contextmanager
+def open_parts(workdir: int, parts: Sequence[str]) -> Iterator[tuple[int, os.stat_result]]:
+    """As `open_inside`, for a path that is taken apart already: names as a directory tells them."""
     walk = _Walk(workdir)
     try:
-        if path not in ("", "."):
-            walk.enter([*PurePosixPath(_contained(path, "path")).parts])
-        status = os.fstat(walk.here)
-        yield walk.here, status
+        walk.enter([*parts])
+        yield walk.here, os.fstat(walk.here)
     finally:
         walk.close()
+
+
+@contextmanager
+def make_directories(root: int, parts: Sequence[str]) -> Iterator[int]:
+    """A descriptor of a directory below `root`, made if need be. No link is followed. Raises Refused, OSError."""
+    here = os.dup(root)
+    try:
+        for name in parts:
+            deeper = _make_directory(name, here)
+            os.close(here)
+            here = deeper
+        yield here
+    finally:
+        os.close(here)
+
+
+def parts_of(path: str, what: str) -> list[str]:
+    """The names of a relative path that somebody else wrote. Raises Refused when it would lead out."""
+    try:
+        return [*PurePosixPath(contained(path, what, max_length=MAX_PATH)).parts]
+    except BadPath as error:
+        raise Refused(str(error)) from error
 
 
 class _Walk:
@@ -102,13 +135,6 @@ class _Walk:
         return [part for part in target.split("/") if part not in ("", ".")]
 
 
-def _contained(path: str, what: str) -> str:
-    try:
-        return contained(path, what, max_length=4096)
-    except BadPath as error:
-        raise Refused(str(error)) from error
-
-
 def _open_directory(name: str, parent: int) -> int:
     try:
         return os.open(name, _DIRECTORY, dir_fd=parent)
@@ -118,14 +144,23 @@ def _open_directory(name: str, parent: int) -> int:
         raise
 
 
+def _make_directory(name: str, parent: int) -> int:
+    try:
+        return _open_directory(name, parent)
+    except FileNotFoundError:
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=parent)
+    return _open_directory(name, parent)
+
+
 def _open_file(name: str, parent: int) -> int:
     """Only a regular file: opening a device may have effects. Looked at before and after, as names can be swapped."""
     if not stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-        raise Refused(f"{name} is neither a file nor a directory")
+        raise NoPlainFile(f"{name} is neither a file nor a directory")
     handle = os.open(name, _FILE, dir_fd=parent)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise Refused(f"{name} is neither a file nor a directory")
+        raise NoPlainFile(f"{name} is neither a file nor a directory")
     return handle
 
 
