@@ -362,7 +362,6 @@ def test_an_app_that_was_deleted_is_synced_again_after_one_clear_error(client: C
         ({"parameters": {"name": {"required": True, "default": "x"}}}, errors.ValidationFailed, "choose one"),
         ({"run": lambda self: 1}, errors.ValidationFailed, r"command_template and run\(\) are both there"),
         ({"run": lambda self, *x: 1, "command_template": None}, errors.ValidationFailed, "takes 'x' by position"),
-        ({"preprocess": lambda self: 1}, errors.ValidationFailed, "preprocess: Sites of this release"),
         ({"site": None}, errors.ValidationFailed, "site is missing"),
     ],
 )

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.domain.states import JobState
 from balsam.server.errors import Unavailable
 from balsam.server.store import sql_read
@@ -89,6 +90,8 @@ HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "acquire by size": lambda w, s: w.acquire(s, 5, sort_by="long_large_first", max_wall_time_min=9),
     "report": lambda w, s: [w.tell(s, job, E.STARTED, E.RUN_DONE, return_code=0) for job in w.acquire(s, 3)],
     "results": lambda w, s: (w.result(1), w.results([1, 2, 3])),
+    "acquire hooks": lambda w, s: w.acquire(w.open_processing().id, 5),
+    "verdicts": lambda w, s: [_verdict(w, w.open_processing().id) for _ in range(2)],
     "renew": lambda w, s: w.renew(s),
     "close": lambda w, s: w.close(s),
     "sweep": lambda w, s: w.sweep(),
@@ -137,6 +140,13 @@ HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "sweep of blobs": lambda w, s: w.read(lambda tx: (tx.unused_blobs(5, 9), tx.holding_items(5, 0, 9))),
     "may the Site read": lambda w, s: w.read(lambda tx: tx.site_takes_blob(w.site.id, 1)),
 }
+
+
+def _verdict(world: StoreWorld, session: int) -> None:
+    for job in world.acquire(session, 2):
+        world.tell(session, job, E.HOOK_DONE, changes={"data": {"x": 1}})
+
+
 BIG = r"(jobs|events|results|job_tags|runnable_tags|job_parents|transfer_items|blobs|blob_uses|t|e|p|o|u)"
 
 
@@ -146,6 +156,7 @@ def test_hot_statements_are_driven_by_an_index(
 ) -> None:
     monkeypatch.setattr(sql_read, "_MANY_JOBS", 10)
     world.submit(20, tags={"a": "1", "b": "2"})
+    world.submit(5, app_id=world.add_app_with_hooks().id)
     session = world.open_session().id
     statements = traced(world, lambda: HOT[name](world, session))
     assert statements
@@ -182,11 +193,25 @@ def test_the_order_of_acquire_comes_from_its_index(world: StoreWorld, tmp_path: 
         assert not any("TEMP B-TREE" in step for step in plan), plan
 
 
+def test_the_order_of_hooks_comes_from_their_index(world: StoreWorld, tmp_path: Path) -> None:
+    """Flat however many Jobs there are that wait for none."""
+    world.submit(5, app_id=world.add_app_with_hooks().id)
+    session = world.open_processing().id
+    statements = traced(world, lambda: world.acquire(session, 2))
+    (walk,) = [text for text in statements if "jobs_awaiting_hook" in text]
+    plan = plan_of(tmp_path / "balsam.sqlite", walk)
+    assert any(
+        re.search(r"SEARCH jobs USING (COVERING )?INDEX jobs_awaiting_hook \(site_id=\?", step) for step in plan
+    ), plan
+    assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
 def test_the_numbers_of_states_and_actors_never_change() -> None:
     """They are in people's databases, and the partial indexes name them."""
     assert STATE_NUMBERS[JobState.PREPROCESSED] == 5
     assert STATE_NUMBERS[JobState.RESTART_READY] == 10
     assert STATE_NUMBERS[JobState.CANCELLED] == 15
+    assert [STATE_NUMBERS[state] for state in AWAITED_HOOKS] == [4, 7, 8, 9]
     assert sorted(STATE_NUMBERS.values()) == list(range(1, len(JobState) + 1))
     assert list(ACTOR_NUMBERS.values()) == [1, 2, 3, 4, 5]
 

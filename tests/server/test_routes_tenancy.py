@@ -191,7 +191,7 @@ WITHOUT_OBJECTS = {
     "create_user": "test_auth: administrators",
     "list_users": "test_auth: administrators",
     "create_site": "makes the caller's own",
-    "job_stream": "test_stream: of the caller's own Jobs",
+    "job_stream": "test_stream: of the caller's own Jobs, or of the Site's",
     "blob_usage": "test_blobs: the caller's own",
     "upload_state": "test_blobs: names are the caller's own",
     "upload_piece": "test_blobs: names are the caller's own",
@@ -287,6 +287,30 @@ def stranger(service: RunningService) -> Person:
     with service.client(person.token) as client:
         ok(client.post("/api/jobs/delete", json={"filter": {}}))
     return person
+
+
+@pytest.fixture(scope="module")
+def second(service: RunningService, ann: Person) -> Person:
+    """Another Site of the same owner, without Jobs."""
+    person = furnish(service, Person(f"{ann.name} there", ann.token))
+    with service.client(ann.token) as client:
+        ok(client.post("/api/jobs/delete", json={"filter": {"site_id": [person.site_id]}}))
+    return person
+
+
+@pytest.mark.parametrize("operation", sorted(set(NAMED) | set(SELECTING)))
+def test_a_sites_token_reaches_its_own_site_only(
+    operation: str, service: RunningService, ann: Person, second: Person, operations: dict[str, Any]
+) -> None:
+    """Code that runs at a Site, its hooks too, can do no more than that Site may."""
+    if "site" not in operations[operation]["x-balsam-kinds"]:
+        return
+    for ask in NAMED.get(operation, []):
+        real = answers(service, second.site_token, ask, ann)
+        assert real[0] == ask.refused, real
+        assert without_numbers(real) == without_numbers(answers(service, second.site_token, ask, missing(ann)))
+    for ask in SELECTING.get(operation, []):
+        assert only_of(second, answers(service, second.site_token, ask, ann)[1])
 
 
 def test_the_owner_is_served(service: RunningService, ann: Person) -> None:

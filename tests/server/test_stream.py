@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
 import pytest
 
+from balsam.domain.envelope import Envelope
 from balsam.server import broker as broker_module
 from balsam.server.broker import Broker, Mailbox
 from balsam.server.errors import TooMany, Unavailable
@@ -49,6 +51,51 @@ def test_job_stream_says_hello_and_tells_each_commit_to_its_owner_only(
             time.sleep(0.01)
         assert states(mine)[job_id] == "CANCELLED"
         assert [name for name, _, _ in others.events] == ["hello"]
+
+
+def test_a_sites_token_hears_of_its_own_jobs_only(service: RunningService, ann: Person) -> None:
+    second = furnish(service, Person(ann.name, ann.token))
+    with (
+        Listener(service, "/api/jobs/stream", ann.site_token) as here,
+        Listener(service, "/api/jobs/stream", second.site_token) as there,
+        service.client(ann.site_token) as client,
+    ):
+        [job_id] = make_jobs(client, ann.app_id)
+        ok(client.post("/api/jobs/cancel", json={"filter": {"id": [job_id]}}))
+        assert here.wait("states")["jobs"] == [[job_id, "CANCELLED", None]]
+        assert [name for name, _, _ in there.events] == ["hello"]
+
+
+def test_many_processes_of_a_site_may_wait_for_jobs(service: RunningService, bob: Person) -> None:
+    with contextlib.ExitStack() as stack:
+        listeners = [
+            stack.enter_context(Listener(service, "/api/jobs/stream", bob.site_token))
+            for _ in range(broker_module.STREAMS_PER_HOLDER + 2)
+        ]
+        with service.client(bob.token) as client:
+            [job_id] = make_jobs(client, bob.app_id)
+            ok(client.post("/api/jobs/cancel", json={"filter": {"id": [job_id]}}))
+        for listener in listeners:
+            assert listener.wait("states")["jobs"] == [[job_id, "CANCELLED", None]]
+
+
+def test_the_agent_hears_of_hooks_and_of_cancels_of_their_jobs(service: RunningService, ann: Person) -> None:
+    envelope = Envelope.seal(b"never opened", python="3.11", pickler="cloudpickle 3").as_json()
+    app = {"site_id": ann.site_id, "name": "hooked", "command_template": "echo"}
+    with (
+        Listener(service, f"/api/sites/{ann.site_id}/stream", ann.site_token) as stream,
+        service.client(ann.token) as client,
+        service.client(ann.site_token) as agent,
+    ):
+        made = ok(client.put("/api/apps", json=app | {"hooks": ["preprocess"], "code": {"envelope": envelope}}))
+        [job_id] = make_jobs(client, made["id"])
+        stream.wait("hooks")
+        session = ok(agent.post("/api/sessions", json={"site_id": ann.site_id, "purpose": "processing"}))["id"]
+        ask = {"acquire_seq": 1, "max_jobs": 10}
+        granted = ok(agent.post(f"/api/sessions/{session}/acquire", json=ask))["jobs"]
+        assert [(job["id"], job["hook"]) for job in granted] == [(job_id, "preprocess")]
+        ok(client.post("/api/jobs/cancel", json={"filter": {"id": [job_id]}}))
+        assert stream.wait("cancel")["job_ids"] == [job_id]
 
 
 def test_job_stream_filters_by_state(service: RunningService, ann: Person) -> None:

@@ -5,6 +5,7 @@ import pytest
 from balsam.domain.envelope import Envelope
 from balsam.domain.states import JobState
 from balsam.server.errors import Conflict, Forbidden, Invalid, NotFound, ServiceError
+from balsam.server.principal import Principal
 from balsam.server.store.memory import MemoryStore
 from balsam.server.usecases import apps
 from balsam.server.usecases.submit import submit_jobs
@@ -105,9 +106,19 @@ def test_s14_unknown_and_foreign_apps_and_parents_look_the_same(world: StoreWorl
         assert answers[0].details[0].message.replace(text, "4711") == answers[1].details[0].message
 
 
-def test_only_users_submit(world: StoreWorld) -> None:
+def test_s14_code_at_a_site_submits_to_that_site_only(world: StoreWorld) -> None:
+    other = world.add_site(name="other")
+    there = world.add_app(site=other, name="there")
+    (mine,) = world.submit_all([world.job()], world.agent()).ids
+    assert world.get(mine).state is JobState.PREPROCESSED
+    (elsewhere,) = world.submit(app_id=there.id)
+    for job in (world.job(app_id=there.id), world.job(parent_ids=[elsewhere])):
+        with pytest.raises(NotFound) as refused:
+            world.submit_all([job], world.agent())
+        assert "or it is not of this Site" in refused.value.details[0].message
+    launcher = Principal(world.ada.user_id, "ada", "launcher", site_id=world.site.id, batch_job_id=1)
     with pytest.raises(Forbidden):
-        world.submit_all([world.job()], world.agent())
+        world.submit_all([world.job()], launcher)
 
 
 def test_the_answer_is_in_the_order_of_the_request(world: StoreWorld) -> None:

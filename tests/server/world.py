@@ -106,7 +106,7 @@ def furnish(service: RunningService, person: Person) -> Person:
         person.blob = make_blob(client, f"input of {person.name}".encode())
         staged = {"input": stage_in(person.blob, len(f"input of {person.name}"))}
         [person.staging_job_id] = make_jobs(client, person.app_id, transfers=staged)
-        [item] = ok(client.get("/api/transfers"))["results"]
+        [item] = ok(client.get("/api/transfers", params={"job_id": person.staging_job_id}))["results"]
         person.item_id = item["id"]
         person.batch_job_id = ok(client.post("/api/batch-jobs", json=batch_job_body(person.site_id)))["id"]
     with service.client(person.site_token) as agent:

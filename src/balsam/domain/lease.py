@@ -23,6 +23,13 @@ class LeaseKind(StrEnum):
     HEARTBEAT = "heartbeat"
 
 
+class SessionPurpose(StrEnum):
+    """What a Session's Jobs are held for."""
+
+    RUN = "run"  # a launcher runs them
+    PROCESSING = "processing"  # the Site's agent runs their hooks
+
+
 class CallOrder(StrEnum):
     """How a numbered call relates to the last one seen."""
 

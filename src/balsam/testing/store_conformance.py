@@ -165,6 +165,8 @@ class StoreConformance(JobRules, ListRules, FileRules):
             tx.put(UserRow(tx.new_id(UserRow), "ada", None, False, 1))
             tx.wake(Wake("jobs", 1, "states", {"jobs": [[5, "READY", None], [6, "READY", None]]}))
             tx.wake(Wake("jobs", 1, "states", {"jobs": [[5, "RUNNING", None]]}))
+            tx.wake(Wake("site_jobs", 1, "states", {"jobs": [[5, "RUNNING", None]]}))
+            tx.wake(Wake("site", 3, "cancel", {"job_ids": [7]}))
             tx.wake(Wake("session", 3, "cancel", {"job_ids": [5]}))
             tx.wake(Wake("session", 3, "cancel", {"job_ids": [6, 5]}))
             tx.wake(Wake("work", 2, "work", {}))
@@ -180,6 +182,8 @@ class StoreConformance(JobRules, ListRules, FileRules):
         assert users == 1, "a wake was heard before its commit could be read"
         assert wakes == [
             Wake("jobs", 1, "states", {"jobs": [[6, "READY", None], [5, "RUNNING", None]]}),
+            Wake("site_jobs", 1, "states", {"jobs": [[5, "RUNNING", None]]}),
+            Wake("site", 3, "cancel", {"job_ids": [7]}),
             Wake("session", 3, "cancel", {"job_ids": [5, 6]}),
             Wake("work", 2, "work", {}),
         ]

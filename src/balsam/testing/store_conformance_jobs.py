@@ -10,7 +10,7 @@ import pytest
 
 from balsam.domain.failure import Failure
 from balsam.domain.job import Resources
-from balsam.domain.lifecycle import Request, decide
+from balsam.domain.lifecycle import Hook, Request, decide
 from balsam.domain.packing import Node, NodePool
 from balsam.domain.states import Actor, JobEvent, JobState
 from balsam.server.errors import ServiceError, SessionEnded
@@ -204,6 +204,59 @@ class JobRules:
             world.acquire(session.id)
         with pytest.raises(SessionEnded):
             world.renew(session.id)
+
+    # Hooks
+
+    def test_a_session_for_processing_gets_what_waits_for_a_hook(self, world: StoreWorld) -> None:
+        app = world.add_app_with_hooks()
+        plain = world.submit(2)
+        low = world.submit(app_id=app.id)
+        high = world.submit(2, app_id=app.id, priority=3, tags={"a": "b"})
+        there = world.add_app_with_hooks(site=world.add_site(name="other"))
+        world.submit(app_id=there.id)
+        agent, launcher = world.open_processing(), world.open_session()
+        assert [job.id for job in world.acquire(agent.id, 2)] == high
+        assert [job.id for job in world.acquire(launcher.id)] == plain
+        (last,) = world.acquire(agent.id)
+        assert (last.id, last.hook, last.attempt, last.token) == (low[0], Hook.PREPROCESS, 0, 1)
+        assert world.acquire_reply(agent.id, seq=2).jobs == [last], "S3"
+        assert world.acquire(agent.id) == []
+
+    def test_s6_of_many_agents_one_gets_a_hook(self, world: StoreWorld) -> None:
+        ids = world.submit(200, app_id=world.add_app_with_hooks().id)
+        sessions = [world.open_processing() for _ in range(4)]
+        granted: list[int] = []
+
+        def take(session_id: int) -> None:
+            while jobs := world.acquire(session_id, 7):
+                granted.extend(job.id for job in jobs)
+
+        threads = [threading.Thread(target=take, args=(session.id,)) for session in sessions]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert Counter(granted) == Counter(ids)
+
+    def test_verdicts_move_jobs_and_end_the_lease(self, world: StoreWorld) -> None:
+        ids = world.submit(3, app_id=world.add_app_with_hooks().id, tags={"a": "b"})
+        agent = world.open_processing()
+        jobs = world.acquire(agent.id)
+        changes = {"data": {"x": [1]}, "tags": {"a": "c"}, "num_nodes": 2, "max_attempts": 5}
+        world.tell(agent.id, jobs[0], LaunchEvent.HOOK_DONE, verdict="PREPROCESSED", changes=changes)
+        world.tell(agent.id, jobs[1], LaunchEvent.HOOK_DONE, verdict="FAILED", message="no input")
+        world.tell(agent.id, jobs[2], LaunchEvent.HOOK_DONE)
+        rows = [world.get(job_id) for job_id in ids]
+        assert [row.state for row in rows] == [JobState.PREPROCESSED, JobState.FAILED, JobState.PREPROCESSED]
+        assert [row.session_id for row in rows] == [None] * 3
+        assert (rows[0].data, rows[0].tags, rows[0].num_nodes, rows[0].max_attempts) == ({"x": [1]}, {"a": "c"}, 2, 5)
+        assert rows[1].failure is Failure.HOOK
+        assert world.read(lambda tx: tx.held_jobs(agent.id)) == []
+        launcher = world.open_session()
+        assert [job.id for job in world.acquire(launcher.id, filter_tags={"a": "c"})] == ids[:1]
+        assert [job.id for job in world.acquire(launcher.id, filter_tags={"a": "b"})] == ids[2:]
+        for job_id in ids:
+            assert replayed(world, job_id) is world.state(job_id)
 
     # Lists
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from balsam.domain.failure import Failure
+from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.domain.states import DONE_STATES, RUNNABLE_STATES, BatchJobState, JobState
 from balsam.server.errors import ServiceError
 from balsam.server.store.memory import MemoryStore
@@ -34,6 +35,11 @@ SHAPES = st.fixed_dictionaries(
         "max_attempts": st.sampled_from([None, 1, 2]),
     }
 )
+VERDICTS = ["PREPROCESSED", "POSTPROCESSED", "RESTART_READY", "FAILED", "RUNNING"]
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={"tags": TAGS, "max_attempts": st.sampled_from([None, 1, 3]), "num_nodes": st.integers(-1, 2)},
+)
 STATES = st.lists(st.sampled_from(list(JobState)), max_size=3)
 
 
@@ -48,7 +54,9 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.model = StoreWorld(MemoryStore())
         self.real = StoreWorld(self.make_store())
+        self.hooked = self.both(lambda world: world.add_app_with_hooks()).id
         self.sessions: list[int] = []
+        self.agents: list[int] = []
         self.granted: list[tuple[int, GrantedJob]] = []
 
     def teardown(self) -> None:
@@ -71,6 +79,31 @@ class StoreMachine(RuleBasedStateMachine):
     def submit_child(self, data: st.DataObject, tags: dict[str, str]) -> None:
         parents = data.draw(st.lists(st.just(self.some_job(data)), min_size=1, max_size=2), label="parents")
         self.both(lambda world: world.submit(1, parent_ids=parents, tags=tags))
+
+    @rule(count=st.integers(1, 3), fields=SHAPES)
+    def submit_with_hooks(self, count: int, fields: dict[str, Any]) -> None:
+        self.both(lambda world: world.submit(count, app_id=self.hooked, **fields))
+
+    @rule()
+    def open_processing(self) -> None:
+        self.agents.append(self.both(lambda world: world.open_processing()).id)
+
+    @precondition(lambda self: self.agents)
+    @rule(data=st.data(), max_jobs=st.integers(1, 4))
+    def acquire_hooks(self, data: st.DataObject, max_jobs: int) -> None:
+        session = data.draw(st.sampled_from(self.agents), label="agent")
+        jobs = self.both(lambda world: world.acquire(session, max_jobs))
+        if isinstance(jobs, list):
+            self.granted += [(session, job) for job in jobs]
+
+    @precondition(lambda self: self.granted)
+    @rule(data=st.data(), verdict=st.sampled_from(["", *VERDICTS]), changes=CHANGES)
+    def conclude(self, data: st.DataObject, verdict: str, changes: dict[str, Any]) -> None:
+        """Of hooks, by their agent, or by a launcher that has no business with them."""
+        session, job = data.draw(st.sampled_from(self.granted), label="grant")
+        self.both(
+            lambda world: world.tell(session, job, LaunchEvent.HOOK_DONE, verdict=verdict, changes=changes, message="m")
+        )
 
     @rule(in_batch_job=st.booleans())
     def open_session(self, in_batch_job: bool) -> None:
@@ -125,16 +158,16 @@ class StoreMachine(RuleBasedStateMachine):
         columns = {job_id: {"tags": tags, "priority": priority}}
         self.both(lambda world: world.write(lambda tx: tx.change_jobs(columns, 77)))
 
-    @precondition(lambda self: self.sessions)
+    @precondition(lambda self: self.sessions or self.agents)
     @rule(data=st.data(), lost=st.booleans())
     def close(self, data: st.DataObject, lost: bool) -> None:
-        session = data.draw(st.sampled_from(self.sessions), label="session")
+        session = data.draw(st.sampled_from([*self.sessions, *self.agents]), label="session")
         self.both(lambda world: world.close(session, lost=lost))
 
-    @precondition(lambda self: self.sessions)
+    @precondition(lambda self: self.sessions or self.agents)
     @rule(data=st.data())
     def renew(self, data: st.DataObject) -> None:
-        session = data.draw(st.sampled_from(self.sessions), label="session")
+        session = data.draw(st.sampled_from([*self.sessions, *self.agents]), label="session")
         self.both(lambda world: world.renew(session))
 
     @rule(data=st.data(), state=st.sampled_from([BatchJobState.RUNNING, BatchJobState.FINISHED]))
@@ -199,7 +232,9 @@ class StoreMachine(RuleBasedStateMachine):
             assert job.state is not JobState.RUNNING or job.session_id is not None
             assert job.state is JobState.RUNNING or not job.cancel_requested
             if job.session_id is not None:
-                assert job.state in RUNNABLE_STATES | DONE_STATES | {JobState.RUNNING}
+                launcher = job.session_id in self.sessions
+                held = RUNNABLE_STATES | {JobState.RUNNING} if launcher else AWAITED_HOOKS.keys()
+                assert job.state in DONE_STATES | held
 
     @rule()
     def read_results(self) -> None:

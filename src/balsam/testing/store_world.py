@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from balsam.domain.lease import LeaseKind
+from balsam.domain.envelope import Envelope
+from balsam.domain.lease import LeaseKind, SessionPurpose
+from balsam.domain.lifecycle import Hook
 from balsam.domain.states import BatchJobState, JobMode, JobState
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Store, Tx, Wake
@@ -31,7 +33,7 @@ from balsam.server.usecases import (
 )
 from balsam.server.usecases.submit import submit_jobs
 from balsam.testing.clock import FakeClock
-from balsam.wire.apps import AppParameter, AppSync, AppView
+from balsam.wire.apps import AppParameter, AppSync, AppView, PythonCode
 from balsam.wire.base import Deleted
 from balsam.wire.batch_jobs import BatchJobCreate, BatchJobPatch, BatchJobView
 from balsam.wire.events import EventQuery, EventView
@@ -137,6 +139,11 @@ class StoreWorld:
         message = AppSync(site_id=(site or self.site).id, name=name, **{**values, **fields})
         return self.write(lambda tx: apps.sync_app(tx, user or self.ada, message, self.now))
 
+    def add_app_with_hooks(self, *hooks: Hook, name: str = "hooked", **fields: Any) -> AppView:
+        """An App whose class has hooks; nobody here looks into its envelope."""
+        envelope = Envelope.seal(b"never opened", python="3.11", pickler="cloudpickle 3").as_json()
+        return self.add_app(name=name, hooks=list(hooks or Hook), code=PythonCode(envelope=envelope), **fields)
+
     # Jobs
 
     def job(self, **fields: Any) -> JobCreate:
@@ -208,6 +215,11 @@ class StoreWorld:
         self, kind: LeaseKind = LeaseKind.HEARTBEAT, batch_job_id: int | None = None, who: Principal | None = None
     ) -> SessionView:
         message = SessionCreate(site_id=self.site.id, batch_job_id=batch_job_id, kind=kind)
+        return self.write(lambda tx: sessions.open_session(tx, who or self.agent(), message, self.now))
+
+    def open_processing(self, who: Principal | None = None) -> SessionView:
+        """The lease of the agent for the hooks that it runs."""
+        message = SessionCreate(site_id=self.site.id, purpose=SessionPurpose.PROCESSING)
         return self.write(lambda tx: sessions.open_session(tx, who or self.agent(), message, self.now))
 
     def acquire_reply(

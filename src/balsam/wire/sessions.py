@@ -6,18 +6,21 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from balsam.domain.failure import Failure
-from balsam.domain.lease import LeaseKind
+from balsam.domain.lease import LeaseKind, SessionPurpose
+from balsam.domain.lifecycle import Hook
 from balsam.wire.apps import AppView
 from balsam.wire.base import MAX_ACQUIRE, MAX_REPORT, Id, JsonDict, Message, Tags, Timestamp
 from balsam.wire.results import JobResult
 
 
 class SessionCreate(Message):
-    """Open a Session for the launcher of a BatchJob, or of no BatchJob (heartbeat lease)."""
+    """Open a Session for the launcher of a BatchJob, or of no BatchJob (heartbeat lease); or, for `processing`, for the
+    Site's agent, which runs hooks."""
 
     site_id: Id
     batch_job_id: Id | None = None
     kind: LeaseKind = LeaseKind.HEARTBEAT
+    purpose: SessionPurpose = SessionPurpose.RUN
     label: str = ""  # host and pid, partition: shown to people
 
 
@@ -28,6 +31,7 @@ class SessionView(Message):
     site_id: int
     batch_job_id: int | None
     kind: LeaseKind
+    purpose: SessionPurpose
     label: str
     ttl_sec: float
     renew_sec: float
@@ -39,7 +43,10 @@ class SessionView(Message):
 
 
 class AcquireRequest(Message):
-    """Ask for up to `max_jobs` runnable Jobs. `acquire_seq` only grows; a repeat gets the same grants (S3)."""
+    """Ask for up to `max_jobs` runnable Jobs. `acquire_seq` only grows; a repeat gets the same grants (S3).
+
+    A Session for processing gets Jobs that wait for a hook, and says nothing of what it can run.
+    """
 
     acquire_seq: Annotated[int, Field(ge=1)]
     max_jobs: Annotated[int, Field(ge=1, le=MAX_ACQUIRE)]
@@ -54,7 +61,8 @@ class AcquireRequest(Message):
 
 
 class GrantedJob(Message):
-    """A Job granted to this Session. `attempt` is the number the next start will have."""
+    """A Job granted to this Session. `attempt` is the number the next start will have, or with a `hook` that of the
+    attempt that the hook is about (0: none yet)."""
 
     id: int
     app_id: int
@@ -70,6 +78,7 @@ class GrantedJob(Message):
     node_packing_count: int
     wall_time_min: int
     launch_params: dict[str, str]
+    hook: Hook | None = None
 
 
 class AcquireReply(Message):
@@ -81,7 +90,7 @@ class AcquireReply(Message):
 
 
 class LaunchEvent(StrEnum):
-    """What a launcher reports of a Job."""
+    """What a launcher reports of a Job, and at the end what the agent reports of a hook."""
 
     STARTED = "started"
     RUN_DONE = "run_done"
@@ -89,12 +98,14 @@ class LaunchEvent(StrEnum):
     RUN_TIMEOUT = "run_timeout"
     KILLED = "killed"
     RELEASED = "released"  # granted, not started, handed back
+    HOOK_DONE = "hook_done"  # `verdict` and `changes` say what came of it
 
 
 class ReportRecord(Message):
     """One fact, in the launcher's durable order. `at` is by the launcher's clock: for people, orders nothing (S13).
 
-    `result` comes with the end of an attempt of a Python App.
+    `result` comes with the end of an attempt of a Python App. `verdict` is the state that a hook set ("": none), and
+    `changes` are the fields of the Job that it set, as in a JobPatch.
     """
 
     seq: Annotated[int, Field(ge=1)]
@@ -107,6 +118,8 @@ class ReportRecord(Message):
     message: Annotated[str, Field(max_length=8192)] = ""
     data: JsonDict = Field(default_factory=dict)
     result: JobResult | None = None
+    verdict: Annotated[str, Field(max_length=64)] = ""
+    changes: JsonDict = Field(default_factory=dict)
 
 
 class Report(Message):

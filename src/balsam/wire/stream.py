@@ -16,8 +16,9 @@ class StreamEvent(StrEnum):
     HELLO = "hello"  # first on every stream: the subscription is in place, read the state now
     STATES = "states"  # jobs stream: JobStates
     WORK = "work"  # session stream: runnable Jobs at the Site
-    CANCEL = "cancel"  # session stream: JobIds to kill
+    CANCEL = "cancel"  # session stream: JobIds to kill; site stream: JobIds whose hooks are to be stopped
     CLOSING = "closing"  # session stream: drain, the BatchJob is to end
+    HOOKS = "hooks"  # site stream: Jobs began to wait for a hook
     BATCH_JOBS = "batch_jobs"  # site stream: BatchJobs were created or changed
     TRANSFERS = "transfers"  # site stream: TransferItems are due
     FILE_REQUEST = "file_request"  # site stream: FileRequest

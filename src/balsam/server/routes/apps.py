@@ -1,6 +1,6 @@
 """Apps: what a Site can run."""
 
-from balsam.server.auth.needs import ANYBODY, USER
+from balsam.server.auth.needs import ANYBODY, USER, USER_OR_SITE
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.usecases import apps
@@ -16,7 +16,7 @@ async def list_apps(call: Call, query: AppFilter) -> AppsPage:
     return await call.read(lambda tx: apps.list_apps(tx, call.principal, query))
 
 
-@routes.put("/apps", needs=USER)
+@routes.put("/apps", needs=USER_OR_SITE)
 async def sync_app(call: Call, body: AppSync) -> AppView:
     """Create the App of this Site and name, or replace its definition."""
     return await call.create(AppView, lambda tx: apps.sync_app(tx, call.principal, body, call.now))

@@ -6,7 +6,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from balsam.domain.paths import BadPath, contained
-from balsam.server.auth.needs import USER
+from balsam.server.auth.needs import USER_OR_SITE
 from balsam.server.errors import Conflict, Forbidden, Invalid, NotFound, ServiceError
 from balsam.server.problems import Problem
 from balsam.server.routes.call import Call
@@ -34,13 +34,13 @@ class ReadQuery(Message):
     max_bytes: Annotated[int, Field(ge=1, le=MAX_FILE_READ_BYTES)] = MAX_FILE_READ_BYTES
 
 
-@routes.get("/jobs/{job_id}/files", needs=USER)
+@routes.get("/jobs/{job_id}/files", needs=USER_OR_SITE)
 async def look_at_files(call: Call, job_id: int, query: LookQuery) -> FileReply:
     """List a directory of the workdir, or look at one entry; 504 `site_offline` when no agent answers."""
     return await _ask(call, job_id, query.path, op=query.op)
 
 
-@routes.get("/jobs/{job_id}/files/content", needs=USER, media_type="application/octet-stream")
+@routes.get("/jobs/{job_id}/files/content", needs=USER_OR_SITE, media_type="application/octet-stream")
 async def read_file(call: Call, job_id: int, query: ReadQuery) -> Response:
     """Up to 1 MiB of a file; X-File-Size and X-File-Offset say which part of how much."""
     reply = await _ask(call, job_id, query.path, op="read", offset=query.offset, max_bytes=query.max_bytes)

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from balsam.domain.states import JobState
-from balsam.server.auth.needs import USER, USER_OR_SITE
+from balsam.server.auth.needs import USER_OR_SITE
 from balsam.server.broker import Mailbox
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
@@ -44,7 +44,7 @@ class StateFilter(Message):
     state: Annotated[list[JobState], Field(max_length=len(JobState))] | None = None
 
 
-@routes.post("/jobs", needs=USER, status=201, body_limit=MAX_BODY_BYTES)
+@routes.post("/jobs", needs=USER_OR_SITE, status=201, body_limit=MAX_BODY_BYTES)
 async def create_jobs(call: Call, body: JobsCreate) -> JobsCreated:
     """Create up to 10,000 Jobs, all or none."""
     return await call.create(JobsCreated, lambda tx: submit.submit_jobs(tx, call.principal, body, call.now))
@@ -56,7 +56,7 @@ async def list_jobs(call: Call, query: JobsQuery) -> JobsPage:
     return await call.read(lambda tx: jobs.list_jobs(tx, call.principal, query, query.with_count))
 
 
-@routes.patch("/jobs", needs=USER, body_limit=MAX_BODY_BYTES)
+@routes.patch("/jobs", needs=USER_OR_SITE, body_limit=MAX_BODY_BYTES)
 async def patch_jobs(call: Call, body: JobsPatch) -> JobsChanged:
     """Different changes to different Jobs, all or none."""
     return await call.create(JobsChanged, lambda tx: change.patch_jobs(tx, call.principal, body, call.now))
@@ -74,14 +74,19 @@ async def group_jobs(call: Call, query: JobGroupsQuery) -> JobGroups:
     return await call.read(lambda tx: jobs.group_jobs(tx, call.principal, query))
 
 
-@routes.get("/jobs/stream", needs=USER, media_type="text/event-stream")
+@routes.get("/jobs/stream", needs=USER_OR_SITE, media_type="text/event-stream")
 async def job_stream(call: Call, query: StateFilter) -> EventStream:
-    """Server-sent events: hello, then `states` with the newest state of each Job that changed."""
+    """Server-sent events: hello, then `states` with the newest state of each Job that changed; to a Site of its own."""
 
     async def allowed() -> None:
         return None
 
     states = None if query.state is None else frozenset(query.state)
+    site_id = call.principal.site_id
+    if site_id is not None:
+        # Of code that runs at the Site: any number of its processes may wait for Jobs, not only the one agent.
+        box = Mailbox([("site_jobs", site_id)], states)
+        return EventStream(call, box, ("site_jobs", site_id), allowed, per_holder=False)
     user_id = call.principal.user_id
     return EventStream(call, Mailbox([("jobs", user_id)], states), ("user", user_id), allowed)
 
@@ -92,25 +97,25 @@ async def list_results(call: Call, query: ResultsQuery) -> ResultsPage:
     return await call.read(lambda tx: results.list_results(tx, call.principal, query))
 
 
-@routes.post("/jobs/update", needs=USER, body_limit=MAX_BODY_BYTES)
+@routes.post("/jobs/update", needs=USER_OR_SITE, body_limit=MAX_BODY_BYTES)
 async def update_jobs(call: Call, body: JobsSelect) -> JobsChanged:
     """The same change to every Job that the filter selects."""
     return await selection.update_selected(call.service.store, call.principal, body, call.now)
 
 
-@routes.post("/jobs/cancel", needs=USER, body_limit=MAX_BODY_BYTES)
+@routes.post("/jobs/cancel", needs=USER_OR_SITE, body_limit=MAX_BODY_BYTES)
 async def cancel_jobs(call: Call, body: JobsSelect) -> JobsChanged:
     """Cancel: at once when the Job does not run, else after its end was observed."""
     return await selection.cancel_selected(call.service.store, call.principal, body, call.now)
 
 
-@routes.post("/jobs/retry", needs=USER, body_limit=MAX_BODY_BYTES)
+@routes.post("/jobs/retry", needs=USER_OR_SITE, body_limit=MAX_BODY_BYTES)
 async def retry_jobs(call: Call, body: JobsSelect) -> JobsChanged:
     """Run FAILED and CANCELLED Jobs again."""
     return await selection.retry_selected(call.service.store, call.principal, body, call.now)
 
 
-@routes.post("/jobs/delete", needs=USER, body_limit=MAX_BODY_BYTES)
+@routes.post("/jobs/delete", needs=USER_OR_SITE, body_limit=MAX_BODY_BYTES)
 async def delete_jobs(call: Call, body: JobsSelect) -> Deleted:
     """Delete Jobs with their events; those that run, or that others wait for, are named in `skipped`."""
     return await selection.delete_selected(call.service.store, call.principal, body, call.now)

@@ -18,20 +18,32 @@ Allowed = Callable[[], Awaitable[object]]  # raises ServiceError when the stream
 
 
 class EventStream:
-    """An ASGI response that sends what comes into a mailbox."""
+    """An ASGI response that sends what comes into a mailbox.
+
+    `per_holder`: there is one process that listens, so a new stream of the same owner takes the place of the oldest;
+    by default so for everybody but users.
+    """
 
     def __init__(
-        self, call: Call, box: Mailbox, owner: Hashable, allowed: Allowed, first: Sequence[bytes] = ()
+        self,
+        call: Call,
+        box: Mailbox,
+        owner: Hashable,
+        allowed: Allowed,
+        first: Sequence[bytes] = (),
+        *,
+        per_holder: bool | None = None,
     ) -> None:
         self._call = call
         self._allowed = allowed
         self._box = box
         self._owner = owner
         self._first = b"".join([HELLO, *first])
+        self._per_holder = call.principal.kind != "user" if per_holder is None else per_holder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         broker, box = self._call.service.broker, self._box
-        broker.open(box, self._owner, per_holder=self._call.principal.kind != "user")
+        broker.open(box, self._owner, per_holder=self._per_holder)
         gone = asyncio.create_task(_until_gone(receive, box))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self._headers()})

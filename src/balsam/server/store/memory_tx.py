@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from balsam.domain.job import gpus_needed
-from balsam.domain.lifecycle import JobFacts
+from balsam.domain.lifecycle import AWAITED_HOOKS, JobFacts
 from balsam.domain.states import RUNNABLE_STATES, JobState
 from balsam.server.store.conditions import MISSING, groups, value_at
 from balsam.server.store.memory_files import MemoryFilesTx
@@ -318,7 +318,7 @@ def _fits(job: JobRow, criteria: AcquireCriteria) -> bool:
     return (
         job.site_id == criteria.site_id
         and job.session_id is None
-        and job.state in RUNNABLE_STATES
+        and job.state in (AWAITED_HOOKS if criteria.awaits_hook else RUNNABLE_STATES)
         and (criteria.max_wall_time_min is None or job.wall_time_min <= criteria.max_wall_time_min)
         and (criteria.max_nodes_per_job is None or job.num_nodes <= criteria.max_nodes_per_job)
         and (

@@ -22,16 +22,18 @@ from balsam.server.store.selections import (
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)
 Value = int | str | bool | None
-Topic = Literal["site", "session", "work", "jobs", "tokens"]
+Topic = Literal["site", "session", "work", "jobs", "site_jobs", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
 class Wake:
     """A hint with data that is published once its transaction is durable.
 
-    ("site", site_id, "batch_jobs" | "site_changed" | "transfers", {}), ("work", site_id, "work", {}),
-    ("session", session_id, "cancel", {"job_ids": [...]}), ("session", session_id, "closing", {}), ("jobs", owner_id,
-    "states", {"jobs": [[id, state, return_code], ...]}): merged over the commit, newest state of each Job;
+    ("site", site_id, "batch_jobs" | "hooks" | "site_changed" | "transfers", {}), ("site", site_id, "cancel",
+    {"job_ids": [...]}): of Jobs whose hooks the agent runs, ("work", site_id, "work", {}), ("session", session_id,
+    "cancel", {"job_ids": [...]}), ("session", session_id, "closing", {}), ("jobs", owner_id, "states", {"jobs": [[id,
+    state, return_code], ...]}): merged over the commit, newest state of each Job, ("site_jobs", site_id, "states",
+    {...}): the same of one Site;
     ("tokens", 0, "revoked", {}): whoever remembers tokens must look them up again.
     """
 
@@ -191,7 +193,7 @@ class Tx(ReadTx, Protocol):
         ...
 
     def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
-        """Grant runnable Jobs to a Session: token + 1, nobody else holds them (S6). Rows as after the grant."""
+        """Grant Jobs to a Session: token + 1, nobody else holds them (S6). Rows as after the grant."""
         ...
 
     def unlock(self, session_id: int, jobs: Sequence[HotJob]) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from balsam.domain.failure import Failure
-from balsam.domain.lease import LeaseKind
+from balsam.domain.lease import LeaseKind, SessionPurpose
 from balsam.domain.lifecycle import Decision, Hook, JobFacts
 from balsam.domain.states import BatchJobState, JobMode, JobState, TransferState
 from balsam.domain.transfers import TransferDirection
@@ -153,6 +153,7 @@ class SessionRow:
     acquire_seq: int
     report_seq: int
     max_gpus_per_node: int | None
+    purpose: SessionPurpose = SessionPurpose.RUN
 
 
 @dataclass(frozen=True, slots=True)

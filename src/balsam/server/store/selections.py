@@ -95,7 +95,10 @@ class TransferSelection:
 
 @dataclass(frozen=True, slots=True)
 class AcquireCriteria:
-    """What a Session can run. Jobs come by priority, then oldest first; or longest and largest first."""
+    """What a Session can run. Jobs come by priority, then oldest first; or longest and largest first.
+
+    `awaits_hook`: Jobs that wait for a hook, by priority, then oldest first; nothing else is asked of them.
+    """
 
     site_id: int
     max_jobs: int
@@ -106,6 +109,7 @@ class AcquireCriteria:
     serial_only: bool = False
     filter_tags: tuple[tuple[str, str], ...] = ()
     long_large_first: bool = False
+    awaits_hook: bool = False
 
     @property
     def candidates(self) -> int:

@@ -54,7 +54,9 @@ from balsam.server.store.sql_rows import (
 )
 
 _GRANT = """UPDATE jobs SET token = token + 1, session_id = ?, grant_seq = ?
-    WHERE id IN (SELECT value FROM json_each(?)) AND session_id IS NULL AND state IN (5, 10)"""
+    WHERE id IN (SELECT value FROM json_each(?)) AND session_id IS NULL AND state IN {}"""
+# As the partial indexes have them: SQLite compares texts.
+_RUNNABLE, _AWAITING_HOOK = "(5, 10)", "(4, 7, 8, 9)"
 _UNLOCK = """UPDATE jobs SET session_id = NULL
     WHERE id IN (SELECT value FROM json_each(?)) AND session_id = ? AND state <> 6"""
 _NOTE_FINISHED = "UPDATE job_parents SET unfinished = 0 WHERE parent_id IN (SELECT value FROM json_each(?))"
@@ -193,19 +195,31 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         self._offer([update.job.id for update in updates if update.job.tagged])
 
     def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
-        if not self._any_short_enough(criteria):
-            return []
-        ids = fitting(self._candidates(criteria), criteria)
+        ids = self._awaiting_hook(criteria) if criteria.awaits_hook else self._runnable(criteria)
         if not ids:
             return []
-        if criteria.filter_tags or self._any_tagged(ids):
-            self._withdraw(ids)
-        granted = self._db.execute(_GRANT, (session_id, grant_seq, listed(ids))).rowcount
+        states = _AWAITING_HOOK if criteria.awaits_hook else _RUNNABLE
+        granted = self._db.execute(_GRANT.format(states), (session_id, grant_seq, listed(ids))).rowcount
         if granted != len(ids):  # S6
             raise GuardFailed(f"S6: {len(ids) - granted} of {len(ids)} Jobs could not be granted")
         rows = self._db.execute(f"{SELECT_JOB} WHERE {_BY_IDS}", (listed(ids),))
         place = {job_id: index for index, job_id in enumerate(ids)}
         return sorted(map(job_row, rows), key=lambda job: place[job.id])
+
+    def _runnable(self, criteria: AcquireCriteria) -> list[int]:
+        if not self._any_short_enough(criteria):
+            return []
+        ids = fitting(self._candidates(criteria), criteria)
+        if ids and (criteria.filter_tags or self._any_tagged(ids)):
+            self._withdraw(ids)
+        return ids
+
+    def _awaiting_hook(self, criteria: AcquireCriteria) -> list[int]:
+        sql = (
+            "SELECT id FROM jobs INDEXED BY jobs_awaiting_hook WHERE site_id = ? AND session_id IS NULL"
+            f" AND state IN {_AWAITING_HOOK} ORDER BY priority DESC, id LIMIT ?"
+        )
+        return [row[0] for row in self._db.execute(sql, (criteria.site_id, criteria.max_jobs))]
 
     def _any_short_enough(self, criteria: AcquireCriteria) -> bool:
         """Whether any runnable Job of the Site is short enough: spares a walk over a million that are all too long."""

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable
 
-from balsam.server.store.protocol import Subscriber, Wake
+from balsam.server.store.protocol import Subscriber, Topic, Wake
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +37,19 @@ class Subscribers:
 
 def merged(wakes: Iterable[Wake]) -> list[Wake]:
     """One Wake per (topic, key, event); lists of Jobs are joined, the newest entry of each Job wins."""
-    states: dict[int, dict[int, list[object]]] = {}
-    cancels: dict[int, dict[int, None]] = {}
+    states: dict[tuple[Topic, int], dict[int, list[object]]] = {}
+    cancels: dict[tuple[Topic, int], dict[int, None]] = {}
     others: dict[tuple[str, int, str], Wake] = {}
     for wake in wakes:
-        if wake.topic == "jobs":
-            newest = states.setdefault(wake.key, {})
+        if wake.event == "states":
+            newest = states.setdefault((wake.topic, wake.key), {})
             for entry in wake.data["jobs"]:
                 newest.pop(entry[0], None)
                 newest[entry[0]] = entry
         elif wake.event == "cancel":
-            cancels.setdefault(wake.key, {}).update(dict.fromkeys(wake.data["job_ids"]))
+            cancels.setdefault((wake.topic, wake.key), {}).update(dict.fromkeys(wake.data["job_ids"]))
         else:
             others[wake.topic, wake.key, wake.event] = wake
-    result = [Wake("jobs", owner, "states", {"jobs": list(newest.values())}) for owner, newest in states.items()]
-    result += [Wake("session", session, "cancel", {"job_ids": list(ids)}) for session, ids in cancels.items()]
+    result = [Wake(topic, key, "states", {"jobs": list(newest.values())}) for (topic, key), newest in states.items()]
+    result += [Wake(topic, key, "cancel", {"job_ids": list(ids)}) for (topic, key), ids in cancels.items()]
     return result + list(others.values())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 
-from balsam.domain.lease import LeaseKind, is_expired
+from balsam.domain.lease import LeaseKind, SessionPurpose, is_expired
 from balsam.domain.states import BATCH_JOB_ENDED, Actor
 from balsam.server.errors import Unavailable
 from balsam.server.store.protocol import ReadTx, Store, Tx
@@ -17,6 +17,7 @@ from balsam.server.usecases.sessions import end_session
 
 # A longer pause between two runs means that the whole process was stopped: a laptop was closed, a machine was frozen.
 MAX_PAUSE = timedelta(seconds=30)
+_HOLDERS = {SessionPurpose.RUN: "the launcher", SessionPurpose.PROCESSING: "the agent"}
 
 
 @dataclass(slots=True)
@@ -63,7 +64,7 @@ def _reason(tx: ReadTx, session: SessionRow, up_since: datetime, now: datetime) 
     # An end that the scheduler told of is an end for both kinds; silence is one for heartbeat leases only.
     for kind, why in (
         (LeaseKind.ALLOCATION, "the allocation ended"),
-        (session.kind, "the launcher was not heard of for the time of its lease"),
+        (session.kind, f"{_HOLDERS[session.purpose]} was not heard of for the time of its lease"),
     ):
         if is_expired(kind, renewed_at=renewed_at, allocation_ended_at=ended_at, service_up_since=up_since, now=now):
             return why

@@ -7,26 +7,31 @@ it was granted the first time, an older one with nothing (S3).
 from dataclasses import replace
 from datetime import datetime
 
-from balsam.domain.lease import CallOrder, call_order
+from balsam.domain.lease import CallOrder, SessionPurpose, call_order
+from balsam.domain.lifecycle import AWAITED_HOOKS
+from balsam.server.errors import Invalid
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Tx
-from balsam.server.store.records import AppRow, JobRow
+from balsam.server.store.records import AppRow, JobRow, SessionRow
 from balsam.server.store.selections import AcquireCriteria
 from balsam.server.usecases.sessions import is_closing, open_session_of
 from balsam.server.usecases.views import app_view
 from balsam.wire.apps import AppView
+from balsam.wire.base import ErrorDetail
 from balsam.wire.sessions import AcquireReply, AcquireRequest, GrantedJob
 
 
 def acquire_jobs(tx: Tx, principal: Principal, session_id: int, message: AcquireRequest, now: datetime) -> AcquireReply:
     """Grant up to `max_jobs` Jobs. Raises SessionEnded when the lease is over."""
     session = open_session_of(tx, principal, session_id)
+    if session.purpose is SessionPurpose.PROCESSING:
+        _check_plain(message)
     jobs: list[JobRow] = []
     match call_order(session.acquire_seq, message.acquire_seq):
         case CallOrder.NEW:
             tx.put(replace(session, acquire_seq=message.acquire_seq, max_gpus_per_node=message.max_gpus_per_node))
             if not is_closing(tx, session):
-                jobs = tx.acquire(_criteria(session.site_id, message), session.id, message.acquire_seq)
+                jobs = tx.acquire(_criteria(session, message), session.id, message.acquire_seq)
         case CallOrder.REPEAT:
             jobs = tx.granted_jobs(session.id, message.acquire_seq)
         case CallOrder.OLD:
@@ -37,9 +42,17 @@ def acquire_jobs(tx: Tx, principal: Principal, session_id: int, message: Acquire
     return AcquireReply(acquire_seq=message.acquire_seq, jobs=granted, apps=unknown)
 
 
-def _criteria(site_id: int, message: AcquireRequest) -> AcquireCriteria:
+def _check_plain(message: AcquireRequest) -> None:
+    for name in sorted(message.model_fields_set - {"acquire_seq", "max_jobs", "known_apps"}):
+        why = "a Session for processing takes whatever waits for a hook; leave it out"
+        raise Invalid([ErrorDetail(where=name, message=why)])
+
+
+def _criteria(session: SessionRow, message: AcquireRequest) -> AcquireCriteria:
+    if session.purpose is SessionPurpose.PROCESSING:
+        return AcquireCriteria(session.site_id, message.max_jobs, awaits_hook=True)
     return AcquireCriteria(
-        site_id=site_id,
+        site_id=session.site_id,
         max_jobs=message.max_jobs,
         max_wall_time_min=message.max_wall_time_min,
         max_nodes_per_job=message.max_nodes_per_job,
@@ -59,11 +72,12 @@ def _apps(tx: ReadTx, jobs: list[JobRow]) -> list[AppView]:
 
 def _granted(job: JobRow, app: AppView) -> GrantedJob:
     defaults = {name: spec.default for name, spec in app.parameters.items() if spec.default is not None}
+    hook = AWAITED_HOOKS.get(job.state)
     return GrantedJob(
         id=job.id,
         app_id=job.app_id,
         token=job.token,
-        attempt=job.attempt + 1,
+        attempt=job.attempt + (hook is None),
         workdir=job.workdir,
         parameters={**defaults, **job.parameters},
         num_nodes=job.num_nodes,
@@ -74,4 +88,5 @@ def _granted(job: JobRow, app: AppView) -> GrantedJob:
         node_packing_count=job.node_packing_count,
         wall_time_min=job.wall_time_min,
         launch_params=job.launch_params,
+        hook=hook,
     )

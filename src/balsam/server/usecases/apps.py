@@ -53,7 +53,7 @@ def get_app(tx: ReadTx, principal: Principal, app_id: int) -> AppView:
 
 def sync_app(tx: Tx, principal: Principal, message: AppSync, now: datetime) -> AppView:
     """Create the App (site, name) or replace its definition. Raises Invalid with every fault of the definition."""
-    principal.require("user")
+    principal.require("user", "site")
     site = own_site(tx, principal, message.site_id)
     message = _complete(message)
     try:
@@ -101,11 +101,10 @@ def _complete(message: AppSync) -> AppSync:
 
 def _unsupported(message: AppSync) -> list[ErrorDetail]:
     methods = [] if message.code is None else ["run"] * message.code.runs + list(message.code.launch_methods)
-    names = ", ".join([*message.hooks, *methods])
-    if not names:
+    if not methods:
         return []
-    why = f"{names}: Sites of this release do not run Python code yet; do the step in the command itself"
-    return [ErrorDetail(where="hooks", message=why)]
+    why = f"{', '.join(methods)}: launchers of this release do not run Python code yet; do it in the command itself"
+    return [ErrorDetail(where="code", message=why)]
 
 
 def delete_app(tx: Tx, principal: Principal, app_id: int) -> Deleted:

@@ -1,18 +1,20 @@
-"""Changing fields of Jobs. What decides how a Job runs changes only while nobody holds it."""
+"""Changing fields of Jobs. What decides how a Job runs changes only while no launcher holds it."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from balsam.domain.job import Resources
+from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.domain.paths import BadPath, contained
 from balsam.domain.states import JobState
-from balsam.domain.template import ParameterError, check_parameters
+from balsam.domain.template import ParameterError
 from balsam.server.errors import Conflict, Invalid, NotFound
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import Tx
 from balsam.server.store.records import AppRow, JobRow, micros
 from balsam.server.usecases.limits import BadJson, json_text, tag_problems
+from balsam.server.usecases.scope import may_see_job
 from balsam.wire.apps import AppSync
 from balsam.wire.base import ErrorDetail
 from balsam.wire.jobs import JobPatch, JobsChanged, JobsPatch
@@ -29,8 +31,8 @@ _MERGED = {"merge_tags": "tags", "merge_data": "data", "merge_parameters": "para
 
 def patch_jobs(tx: Tx, principal: Principal, message: JobsPatch, now: datetime) -> JobsChanged:
     """Make a different change to each Job; all or none. Raises NotFound, Invalid, Conflict `job_held`."""
-    principal.require("user")
-    owned = {job.id for job in tx.hot_jobs(message.patches).values() if job.owner_id == principal.user_id}
+    principal.require("user", "site")
+    owned = {job.id for job in tx.hot_jobs(message.patches).values() if may_see_job(principal, job)}
     missing = [job_id for job_id in message.patches if job_id not in owned]
     if missing:
         why = "there is no such Job, or it is not yours"
@@ -53,12 +55,16 @@ def change_slice(tx: Tx, patches: Mapping[int, JobPatch], now: datetime) -> tupl
     refused: dict[int, str] = {}
     faults: list[ErrorDetail] = []
     for job in jobs:
-        given = _given(patches[job.id], job)
+        given = fields_of(patches[job.id], job)
         faults += [
             ErrorDetail(where=f"patches[{job.id}].{where}", message=why)
-            for where, why in _problems(job, apps[job.app_id], given)
+            for where, why in problems_of(job, apps[job.app_id], given)
         ]
-        if job.session_id is not None and (fixed := sorted(_WHILE_FREE & given.keys())):
+        if (
+            job.session_id is not None
+            and job.state not in AWAITED_HOOKS
+            and (fixed := sorted(_WHILE_FREE & given.keys()))
+        ):
             state = "RUNNING" if job.state is JobState.RUNNING else "granted to a launcher"
             refused[job.id] = f"it is {state}; {', '.join(fixed)} can't be changed now"
         elif given:
@@ -69,7 +75,7 @@ def change_slice(tx: Tx, patches: Mapping[int, JobPatch], now: datetime) -> tupl
     return len(changes), refused
 
 
-def _given(patch: JobPatch, job: JobRow) -> dict[str, Any]:
+def fields_of(patch: JobPatch, job: JobRow) -> dict[str, Any]:
     """What was given, by column. A null means nothing but for the fields that can be without a value."""
     given = patch.model_dump(exclude_unset=True)
     given = {name: value for name, value in given.items() if value is not None or name in _NULLABLE}
@@ -80,7 +86,7 @@ def _given(patch: JobPatch, job: JobRow) -> dict[str, Any]:
     return given
 
 
-def _problems(job: JobRow, app: AppRow, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def problems_of(job: JobRow, app: AppRow, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(where, what is wrong); puts a workdir into its normal form."""
     if any(name in given for name in _SHAPE):
         for why in Resources(**{name: given.get(name, getattr(job, name)) for name in _SHAPE}).problems():
@@ -100,8 +106,7 @@ def _problems(job: JobRow, app: AppRow, given: dict[str, Any]) -> Iterator[tuple
     if abs(given.get("priority", 0)) > MAX_PRIORITY:
         yield "priority", f"it must be between -{MAX_PRIORITY} and {MAX_PRIORITY}"
     if "parameters" in given:
-        spec = AppSync.model_validate(app.definition).spec()
         try:
-            check_parameters(spec.required_parameters, spec.optional_parameters, given["parameters"], app.name)
+            AppSync.model_validate(app.definition).spec().check_parameters(given["parameters"])
         except ParameterError as error:
             yield "parameters", str(error)

@@ -1,6 +1,7 @@
 """Removing Jobs with their history."""
 
-from balsam.domain.states import JobState
+from balsam.domain.lifecycle import AWAITED_HOOKS
+from balsam.domain.states import DONE_STATES, JobState
 from balsam.server.store.protocol import Tx
 from balsam.server.store.records import HotJob
 
@@ -28,7 +29,13 @@ def delete_jobs(tx: Tx, job_ids: list[int]) -> tuple[int, dict[int, str]]:
 def _held(job: HotJob) -> str:
     if job.state is JobState.RUNNING:
         return "it is RUNNING; cancel it first"
-    return "a launcher holds it; cancel it first" if job.session_id is not None else ""
+    if job.session_id is None:
+        return ""
+    if job.state in AWAITED_HOOKS:
+        return f"its hook {AWAITED_HOOKS[job.state]} runs; cancel it first"
+    if job.state in DONE_STATES:
+        return "it was cancelled, and what held it has not let it go yet; try again in a moment"
+    return "a launcher holds it; cancel it first"
 
 
 def _waits(job: HotJob) -> bool:

@@ -10,6 +10,8 @@ from datetime import datetime
 
 from balsam.domain.failure import Failure
 from balsam.domain.job import gpus_needed
+from balsam.domain.lease import SessionPurpose
+from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.domain.states import (
     BATCH_JOB_ENDED,
     DONE_STATES,
@@ -68,6 +70,8 @@ def explain_job(tx: ReadTx, principal: Principal, job_id: int, now: datetime) ->
         summary, reasons = _waiting(tx, job)
     elif job.state in RUNNABLE_STATES:
         summary, reasons = _runnable(tx, site, job, now)
+    elif job.state in AWAITED_HOOKS:
+        summary, reasons = _awaiting_hook(tx, site, job)
     elif job.state in (JobState.READY, JobState.POSTPROCESSED):
         summary, reasons = _staged(tx, job)
     else:
@@ -119,6 +123,19 @@ def _waiting(tx: ReadTx, job: JobRow) -> tuple[str, list[str]]:
     if len(parents) > _SHOWN_PARENTS:
         reasons.append(f"And {len(parents) - _SHOWN_PARENTS} more.")
     return f"It waits for {len(parents)} of its {len(job.parent_ids)} parents to finish.", reasons
+
+
+def _awaiting_hook(tx: ReadTx, site: SiteRow, job: JobRow) -> tuple[str, list[str]]:
+    hook = AWAITED_HOOKS[job.state]
+    reasons = [] if job.failure is None else _said(_last_events(tx, job))
+    if job.session_id is not None:
+        return f"The agent of its Site runs its hook {hook}, or is about to.", reasons
+    if not tx.find(SessionRow, site_id=site.id, purpose=SessionPurpose.PROCESSING.value, ended_at=None):
+        off = (
+            f"The agent of Site {site.name!r} runs no hooks now; see that settings.yml does not say `processing: null`."
+        )
+        return f"It waits for its hook {hook}.", [off, *reasons]
+    return f"It waits for its hook {hook}; the workers of its Site are busy with others.", reasons
 
 
 def _staged(tx: ReadTx, job: JobRow) -> tuple[str, list[str]]:

@@ -1,4 +1,5 @@
-"""Reports of a launcher: what started, what ended and how, in the order of its durable outbox.
+"""Reports of a launcher: what started, what ended and how, in the order of its durable outbox; and of the Site's agent:
+what came of hooks.
 
 Records that were counted before are skipped (S3). A record whose Job is not this Session's any more changes nothing and
 is answered `fenced`, which makes the launcher kill that run (S7). A late result of an unchanged token is still good,
@@ -8,7 +9,7 @@ whether it comes from the launcher or from the Site that found its outbox.
 from dataclasses import replace
 from datetime import datetime
 
-from balsam.domain.lifecycle import Refused, Request
+from balsam.domain.lifecycle import AWAITED_HOOKS, Refused, Request
 from balsam.domain.states import Actor, JobEvent, JobState
 from balsam.server.errors import Invalid
 from balsam.server.principal import Principal
@@ -17,6 +18,7 @@ from balsam.server.store.records import HotJob, Json, ResultRow, SessionRow, mic
 from balsam.server.usecases.limits import BadJson, json_text
 from balsam.server.usecases.scope import own_session
 from balsam.server.usecases.transitions import Transitions
+from balsam.server.usecases.verdicts import Verdicts
 from balsam.wire.base import ErrorDetail
 from balsam.wire.results import MAX_STORED_BYTES, JobResult, RunError
 from balsam.wire.sessions import LaunchEvent, Report, ReportRecord, ReportReply
@@ -35,6 +37,7 @@ def report(tx: Tx, principal: Principal, session_id: int, message: Report, now: 
     session = own_session(tx, principal, session_id)
     _check_order(message)
     work = _Work(tx, session, now)
+    work.verdicts.make_changes(message.records)
     work.steps.load({record.job_id for record in message.records})
     for record in message.records:
         work.judge(record)
@@ -61,6 +64,7 @@ class _Work:
         self.tx = tx
         self.session = session
         self.steps = Transitions(tx, now)
+        self.verdicts = Verdicts(tx, session, now)
         self.fenced: dict[int, None] = {}
         self.unlocked: dict[int, HotJob] = {}
         self.results: list[ResultRow] = []
@@ -75,8 +79,22 @@ class _Work:
         elif record.seq > self.session.report_seq:
             if record.event is LaunchEvent.RELEASED:
                 self._release(job, record)
+            elif record.event is LaunchEvent.HOOK_DONE:
+                self._conclude(job, record)
             else:
                 self._take(job, record)
+
+    def _conclude(self, job: HotJob, record: ReportRecord) -> None:
+        """A hook came to its end; its verdict decides, and its Job is not held any longer."""
+        facts = self.steps.facts(job.id)
+        if facts.state not in AWAITED_HOOKS:
+            self._release(job, record)  # cancelled in the middle of the hook
+            return
+        try:
+            request = self.verdicts.request(facts, record)
+            self.steps.take(job.id, request, reported_at=micros(record.at), data=_data(record))
+        except Refused:
+            self.fenced[job.id] = None
 
     def _take(self, job: HotJob, record: ReportRecord) -> None:
         request = Request(

@@ -9,6 +9,7 @@ from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx
 from balsam.server.store.records import HotJob, ResultRow
 from balsam.server.usecases.explain import why_done
+from balsam.server.usecases.scope import may_see_job
 from balsam.wire.results import JobResult, ResultsPage, ResultsQuery, ResultView
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -28,14 +29,14 @@ _UNSUCCESSFUL = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 def get_result(tx: ReadTx, principal: Principal, job_id: int) -> ResultView:
     job = tx.hot_jobs([job_id]).get(job_id)
-    if job is None or not _may_see(principal, job):
+    if job is None or not may_see_job(principal, job):
         raise NotFound
     return _view(tx, job)[0]
 
 
 def list_results(tx: ReadTx, principal: Principal, message: ResultsQuery) -> ResultsPage:
     """Results in the order of the ids, up to a size of answer; at least one."""
-    jobs = {job_id: job for job_id, job in tx.hot_jobs(message.id).items() if _may_see(principal, job)}
+    jobs = {job_id: job for job_id, job in tx.hot_jobs(message.id).items() if may_see_job(principal, job)}
     views: list[ResultView] = []
     room = MAX_ANSWER_BYTES
     for job_id in dict.fromkeys(message.id):
@@ -47,11 +48,6 @@ def list_results(tx: ReadTx, principal: Principal, message: ResultsQuery) -> Res
             break
         views.append(view)
     return ResultsPage(results=views)
-
-
-def _may_see(principal: Principal, job: HotJob) -> bool:
-    """S14."""
-    return job.owner_id == principal.user_id and principal.site_id in (None, job.site_id)
 
 
 def _view(tx: ReadTx, job: HotJob) -> tuple[ResultView, int]:

@@ -6,7 +6,7 @@ What belongs to somebody else is answered exactly like what does not exist.
 from balsam.server.errors import NotFound
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx
-from balsam.server.store.records import AppRow, BatchJobRow, JobRow, SessionRow, SiteRow
+from balsam.server.store.records import AppRow, BatchJobRow, HotJob, JobRow, SessionRow, SiteRow
 
 
 def own_site(tx: ReadTx, principal: Principal, site_id: int) -> SiteRow:
@@ -39,6 +39,11 @@ def own_job(tx: ReadTx, principal: Principal, job_id: int) -> JobRow:
         raise NotFound
     _check_site(principal, jobs[0].site_id)
     return jobs[0]
+
+
+def may_see_job(principal: Principal, job: HotJob) -> bool:
+    """Whether the Job is the caller's, and for a site token of that Site (S14)."""
+    return job.owner_id == principal.user_id and principal.site_id in (None, job.site_id)
 
 
 def own_batch_job(tx: ReadTx, principal: Principal, batch_job_id: int) -> BatchJobRow:

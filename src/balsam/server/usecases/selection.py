@@ -95,7 +95,7 @@ async def delete_selected(store: Store, principal: Principal, message: JobsSelec
 async def _over(
     store: Store, principal: Principal, wanted: JobFilter, verb: Verb, keep: list[JobState] | None = None
 ) -> Outcome:
-    principal.require("user")
+    principal.require("user", "site")
     total = Outcome()
     after: int | None = 0
     while after is not None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from balsam.domain.lease import LEASE_TTL_SEC, LeaseKind
+from balsam.domain.lease import LEASE_TTL_SEC, LeaseKind, SessionPurpose
 from balsam.domain.lifecycle import Request
 from balsam.domain.states import BATCH_JOB_ENDED, Actor, BatchJobState, JobEvent, JobState
 from balsam.server.errors import Conflict, Invalid, SessionEnded
@@ -49,10 +49,15 @@ def open_session_of(tx: ReadTx, principal: Principal, session_id: int) -> Sessio
 
 
 def open_session(tx: Tx, principal: Principal, message: SessionCreate, now: datetime) -> SessionView:
-    """Open a lease at a Site, for the launcher of a BatchJob that has not ended."""
+    """Open a lease at a Site, for the launcher of a BatchJob that has not ended, or for the hooks its agent runs."""
     site = own_site(tx, principal, message.site_id)
+    if message.purpose is SessionPurpose.PROCESSING:
+        principal.require("user", "site")
     if len(message.label) > MAX_LABEL:
         raise Invalid([ErrorDetail(where="label", message=f"at most {MAX_LABEL} characters")])
+    if message.purpose is SessionPurpose.PROCESSING and message.model_fields_set & {"batch_job_id", "kind"}:
+        why = "hooks are run by the Site's agent under a heartbeat lease and in no BatchJob; leave it out"
+        raise Invalid([ErrorDetail(where="purpose", message=why)])
     if message.batch_job_id is not None:
         batch_job = own_batch_job(tx, principal, message.batch_job_id)
         if batch_job.site_id != site.id:
@@ -77,6 +82,7 @@ def open_session(tx: Tx, principal: Principal, message: SessionCreate, now: date
         acquire_seq=0,
         report_seq=0,
         max_gpus_per_node=None,
+        purpose=message.purpose,
     )
     tx.put(row)
     return session_view(row)

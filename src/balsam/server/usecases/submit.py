@@ -9,7 +9,7 @@ from datetime import datetime
 
 from balsam.domain.app import AppSpec
 from balsam.domain.job import Resources
-from balsam.domain.lifecycle import JobFacts, submit
+from balsam.domain.lifecycle import AWAITED_HOOKS, JobFacts, submit
 from balsam.domain.paths import BadPath, contained
 from balsam.domain.states import RUNNABLE_STATES, JobState
 from balsam.domain.template import ParameterError, check_parameters
@@ -29,6 +29,7 @@ from balsam.server.store.records import (
     steps_mask,
 )
 from balsam.server.usecases.limits import BadJson, json_text, tag_problems
+from balsam.server.usecases.scope import may_see_job
 from balsam.server.usecases.submit_transfers import Slots, Wanted, insert_items, load_blobs
 from balsam.wire.apps import AppSync
 from balsam.wire.base import ErrorDetail
@@ -56,6 +57,7 @@ class _Submission:
     """One request while it is checked. Jobs that are alike share a shape, whose resources are checked once."""
 
     owner_id: int
+    whose: str  # what the Jobs that it may name are, in words
     apps: dict[int, _App]
     parents: dict[int, HotJob]
     invalid: list[ErrorDetail] = field(default_factory=list)
@@ -77,8 +79,11 @@ class _Submission:
 
 def submit_jobs(tx: Tx, principal: Principal, message: JobsCreate, now: datetime) -> JobsCreated:
     """Create all Jobs of the request. Raises Invalid naming every bad row, NotFound naming unknown Apps and parents."""
-    principal.require("user")
-    work = _Submission(principal.user_id, _load_apps(tx, principal, message), _load_parents(tx, principal, message))
+    principal.require("user", "site")
+    whose = "yours" if principal.site_id is None else "of this Site"
+    work = _Submission(
+        principal.user_id, whose, _load_apps(tx, principal, message), _load_parents(tx, principal, message)
+    )
     new = [made for index, job in enumerate(message.jobs) if (made := _checked(work, index, job)) is not None]
     if work.invalid:
         raise Invalid(work.invalid + work.missing)
@@ -88,8 +93,11 @@ def submit_jobs(tx: Tx, principal: Principal, message: JobsCreate, now: datetime
     ids = tx.insert_jobs(new, micros(now))
     if work.transfers:
         insert_items(tx, [(ids[index], new[index], slots) for index, slots in work.transfers.items()], blobs, now)
-    for site_id in {it.site_id for it in work.shapes.values() if it.decision.after.state in RUNNABLE_STATES}:
+    begun = {(it.site_id, it.decision.after.state) for it in work.shapes.values()}
+    for site_id in {site_id for site_id, state in begun if state in RUNNABLE_STATES}:
         tx.wake(Wake("work", site_id, "work", {}))
+    for site_id in {site_id for site_id, state in begun if state in AWAITED_HOOKS}:
+        tx.wake(Wake("site", site_id, "hooks", {}))
     states = [job.shape.decision.after.state for job in new]
     return JobsCreated(ids=ids, states=states, site_ids=[job.shape.site_id for job in new], created_at=now)
 
@@ -99,6 +107,8 @@ def _load_apps(tx: Tx, principal: Principal, message: JobsCreate) -> dict[int, _
     apps: dict[int, _App] = {}
     sites = {site.id: site for site in tx.find(SiteRow, id=tuple({row.site_id for row in rows}))}
     for row in rows:
+        if principal.site_id not in (None, row.site_id):
+            continue
         spec = AppSync.model_validate(row.definition).spec()
         required = tuple(name for name, slot in spec.transfers.items() if slot.required)
         slots = Slots(row.name, spec.transfers, required, sites[row.site_id])
@@ -111,7 +121,7 @@ def _load_parents(tx: Tx, principal: Principal, message: JobsCreate) -> dict[int
     ids = {parent for job in message.jobs for parent in job.parent_ids}
     if not ids:
         return {}
-    return {job.id: job for job in tx.hot_jobs(ids).values() if job.owner_id == principal.user_id}
+    return {job.id: job for job in tx.hot_jobs(ids).values() if may_see_job(principal, job)}
 
 
 def _checked(work: _Submission, index: int, job: JobCreate) -> NewJob | None:
@@ -130,7 +140,7 @@ def _checked(work: _Submission, index: int, job: JobCreate) -> NewJob | None:
     data = _text(work, index, "data", job.data)
     launch_params = _text(work, index, "launch_params", job.launch_params)
     if app is None:
-        work.miss(index, "app_id", f"there is no App {job.app_id}, or it is not yours")
+        work.miss(index, "app_id", f"there is no App {job.app_id}, or it is not {work.whose}")
         return None
     _check_app(work, index, app, job)
     slots = _slots(work, index, app, job) if job.transfers or app.slots.required else _NO_SLOTS
@@ -157,7 +167,7 @@ def _slots(work: _Submission, index: int, app: _App, job: JobCreate) -> tuple[Wa
 def _check_parents(work: _Submission, index: int, job: JobCreate) -> None:
     for number, parent in enumerate(job.parent_ids):
         if parent not in work.parents:
-            why = f"there is no Job {parent}, or it is not yours; parents are submitted before their children"
+            why = f"there is no Job {parent}, or it is not {work.whose}; parents are submitted before their children"
             work.miss(index, f"parent_ids[{number}]", why)
 
 

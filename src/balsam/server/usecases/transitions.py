@@ -7,7 +7,7 @@ each (S5); waiting children and wakes follow from the effects of the decisions.
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from balsam.domain.lifecycle import Decision, Effect, JobFacts, Request, decide
+from balsam.domain.lifecycle import AWAITED_HOOKS, Decision, Effect, JobFacts, Request, decide
 from balsam.domain.states import RUNNABLE_STATES, Actor, JobEvent, JobState
 from balsam.server.store.protocol import Tx, Wake
 from balsam.server.store.records import HotJob, JobUpdate, Json, Step, micros
@@ -23,6 +23,7 @@ class Transitions:
         self._jobs: dict[int, HotJob] = {}
         self._updates: dict[int, JobUpdate] = {}
         self._runnable_sites: set[int] = set()
+        self._hook_sites: set[int] = set()
 
     def load(self, job_ids: Iterable[int]) -> None:
         """Read the Jobs that are not read yet; ids that do not exist are left out."""
@@ -64,14 +65,25 @@ class Transitions:
         return update
 
     def _note_effects(self, job_id: int, decision: Decision) -> None:
+        site_id = self._jobs[job_id].site_id
         if Effect.KILL_RUN in decision.effects and decision.after.session_id is not None:
-            self._tx.wake(Wake("session", decision.after.session_id, "cancel", {"job_ids": [job_id]}))
+            stop = {"job_ids": [job_id]}
+            if decision.before.state in AWAITED_HOOKS:
+                self._tx.wake(Wake("site", site_id, "cancel", stop))
+            else:
+                self._tx.wake(Wake("session", decision.after.session_id, "cancel", stop))
         if Effect.BECAME_RUNNABLE in decision.effects:
-            self._runnable_sites.add(self._jobs[job_id].site_id)
+            self._runnable_sites.add(site_id)
+        if Effect.AWAITS_HOOK in decision.effects:
+            self._hook_sites.add(site_id)
 
     def released(self, jobs: Iterable[HotJob]) -> None:
-        """The Jobs were unlocked without a step; those that are runnable can be granted again."""
-        self._runnable_sites.update(job.site_id for job in jobs if job.state in RUNNABLE_STATES)
+        """The Jobs were unlocked without a step; they can be granted again."""
+        for job in jobs:
+            if job.state in RUNNABLE_STATES:
+                self._runnable_sites.add(job.site_id)
+            elif job.state in AWAITED_HOOKS:
+                self._hook_sites.add(job.site_id)
 
     def flush(self) -> int:
         """Write everything, then the consequences for children, until there are none. Returns how many Jobs moved."""
@@ -88,17 +100,20 @@ class Transitions:
             self._pass_staged(follow_jobs(self._tx, updates, self._at))
         for site_id in self._runnable_sites:
             self._tx.wake(Wake("work", site_id, "work", {}))
-        self._runnable_sites = set()
+        for site_id in self._hook_sites:
+            self._tx.wake(Wake("site", site_id, "hooks", {}))
+        self._runnable_sites, self._hook_sites = set(), set()
         return moved
 
     def _announce(self, updates: list[JobUpdate]) -> None:
-        owners: dict[int, list[list[object]]] = {}
+        changed: dict[tuple[int, int], list[list[object]]] = {}
         for update in updates:
             if update.transition_count:
                 entry = [update.job.id, update.after.state, update.return_code]
-                owners.setdefault(update.job.owner_id, []).append(entry)
-        for owner_id, entries in owners.items():
+                changed.setdefault((update.job.owner_id, update.job.site_id), []).append(entry)
+        for (owner_id, site_id), entries in changed.items():
             self._tx.wake(Wake("jobs", owner_id, "states", {"jobs": entries}))
+            self._tx.wake(Wake("site_jobs", site_id, "states", {"jobs": entries}))
 
     def _move_children(self, updates: list[JobUpdate]) -> None:
         finished: list[int] = []

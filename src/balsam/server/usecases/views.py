@@ -104,6 +104,7 @@ def session_view(row: SessionRow) -> SessionView:
         site_id=row.site_id,
         batch_job_id=row.batch_job_id,
         kind=row.kind,
+        purpose=row.purpose,
         label=row.label,
         ttl_sec=LEASE_TTL_SEC,
         renew_sec=LEASE_RENEW_SEC,
