@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from balsam.client.settings import ClientSettings
@@ -19,8 +20,10 @@ from balsam.platform.scheduler.base import SchedulerConfig
 from balsam.platform.scheduler.local import LocalScheduler
 from balsam.site.directory import SiteDirectory
 from balsam.site.init import init_site
+from tests.services import RunningService, running_service
 from tests.site.fake_service import USER_TOKEN, FakeService, serving
 
+WAIT_SEC = 30.0
 # A pilot that does nothing but live: what the template runs in place of the launcher.
 SLEEPING_TEMPLATE = "#!/bin/bash\necho started >> {{ balsam_site_path }}/starts\nexec sleep 600\n"
 QUICK_TEMPLATE = "#!/bin/bash\necho started >> {{ balsam_site_path }}/starts\n"
@@ -112,3 +115,46 @@ def end_allocations(site: SiteDirectory) -> None:
         assert time.monotonic() < deadline, open_ones
         time.sleep(0.02)
     scheduler.close()
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[RunningService]:
+    with running_service(tmp_path / "home") as running:
+        yield running
+
+
+@pytest.fixture
+def place(tmp_path: Path, real: RunningService) -> Iterator[SiteDirectory]:
+    """A Site of the real service whose allocations only sleep."""
+    transport = Transport(ClientSettings(url=real.url, token=real.token))
+    made = init_site(tmp_path / "place", "a place", transport=transport)
+    transport.close()
+    directory = SiteDirectory(made.path)
+    directory.settings.write_text(settings_text(sync_period_sec=1))
+    (directory.root / "job-template.sh").write_text(SLEEPING_TEMPLATE)
+    yield directory
+    end_allocations(directory)
+
+
+def ask_for_allocation(client: httpx2.Client, **more: object) -> int:
+    body = {
+        "site_id": 1,
+        "num_nodes": 1,
+        "wall_time_min": 5,
+        "job_mode": "serial",
+        "queue": "local",
+        "project": "local",
+    }
+    answer = client.post("/api/batch-jobs", json=body | more)
+    assert answer.status_code == 201, answer.text
+    return int(answer.json()["id"])
+
+
+def wait_for(client: httpx2.Client, number: int, state: str) -> dict[str, object]:
+    deadline = time.monotonic() + WAIT_SEC
+    while True:
+        view = client.get(f"/api/batch-jobs/{number}").json()
+        if view["state"] == state:
+            return dict(view)
+        assert time.monotonic() < deadline, view
+        time.sleep(0.02)

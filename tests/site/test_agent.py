@@ -126,7 +126,9 @@ def test_service_away_and_back_l2(site: SiteDirectory, service: FakeService) -> 
         service.away = True
         scheduler = json.loads((site.qsubmit / "balsam-1-1" / "batch_job.json").read_text())["scheduler_id"]
         assert scheduler == view.scheduler_id
-        leader = int((site.qsubmit / "balsam-1-1.started").read_text().split()[0])
+        claim = site.qsubmit / "balsam-1-1.started"
+        service.wait_until(lambda: claim.exists() and claim.read_text(), "the script was not started")
+        leader = int(claim.read_text().split()[0])
         for child in psutil.Process(leader).children():
             child.kill()
         time.sleep(1.0)
@@ -254,7 +256,9 @@ def test_a_deleted_batch_job_takes_its_allocation_with_it(site: SiteDirectory, s
     with running_agent(site):
         number = service.add_batch_job()
         service.wait_for(number, RUNNING)
-        leader = int((site.qsubmit / "balsam-1-1.started").read_text().split()[0])
+        claim = site.qsubmit / "balsam-1-1.started"
+        service.wait_until(lambda: claim.exists() and claim.read_text(), "the script was not started")
+        leader = int(claim.read_text().split()[0])
         service.remove_batch_job(number)
         service.wait_until(lambda: not psutil.pid_exists(leader), "the allocation runs on")
         service.wait_until(
@@ -280,5 +284,7 @@ def test_the_agent_keeps_the_users_own_token_from_what_it_starts(site: SiteDirec
     with running_agent(site, BALSAM_TOKEN="secret-canary", BALSAM_URL="http://127.0.0.1:1"):
         number = service.add_batch_job()
         service.wait_for(number, RUNNING)
-        leader = int((site.qsubmit / "balsam-1-1.started").read_text().split()[0])
+        claim = site.qsubmit / "balsam-1-1.started"
+        service.wait_until(lambda: claim.exists() and claim.read_text(), "the script was not started")
+        leader = int(claim.read_text().split()[0])
         assert "secret-canary" not in str(psutil.Process(leader).environ())

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from balsam.client.settings import ClientSettings
@@ -15,54 +13,9 @@ from balsam.client.transport import Transport
 from balsam.site.control import init_site, start_site, stop_site
 from balsam.site.directory import SiteDirectory, SiteError
 from tests.services import RunningService, running_service
-from tests.site.conftest import SLEEPING_TEMPLATE, end_allocations, running_agent, settings_text, starts
+from tests.site.conftest import WAIT_SEC, ask_for_allocation, end_allocations, running_agent, starts, wait_for
 
 pytestmark = pytest.mark.slow
-
-WAIT_SEC = 30.0
-
-
-@pytest.fixture
-def real(tmp_path: Path) -> Iterator[RunningService]:
-    with running_service(tmp_path / "home") as running:
-        yield running
-
-
-@pytest.fixture
-def place(tmp_path: Path, real: RunningService) -> Iterator[SiteDirectory]:
-    """A Site of the real service whose allocations only sleep."""
-    transport = Transport(ClientSettings(url=real.url, token=real.token))
-    made = init_site(tmp_path / "place", "a place", transport=transport)
-    transport.close()
-    directory = SiteDirectory(made.path)
-    directory.settings.write_text(settings_text(sync_period_sec=1))
-    (directory.root / "job-template.sh").write_text(SLEEPING_TEMPLATE)
-    yield directory
-    end_allocations(directory)
-
-
-def ask_for_allocation(client: httpx2.Client, **more: object) -> int:
-    body = {
-        "site_id": 1,
-        "num_nodes": 1,
-        "wall_time_min": 5,
-        "job_mode": "serial",
-        "queue": "local",
-        "project": "local",
-    }
-    answer = client.post("/api/batch-jobs", json=body | more)
-    assert answer.status_code == 201, answer.text
-    return int(answer.json()["id"])
-
-
-def wait_for(client: httpx2.Client, number: int, state: str) -> dict[str, object]:
-    deadline = time.monotonic() + WAIT_SEC
-    while True:
-        view = client.get(f"/api/batch-jobs/{number}").json()
-        if view["state"] == state:
-            return dict(view)
-        assert time.monotonic() < deadline, view
-        time.sleep(0.02)
 
 
 def test_from_init_to_the_end_of_an_allocation(place: SiteDirectory, real: RunningService) -> None:

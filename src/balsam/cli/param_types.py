@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     _Ranges = click.ParamType[tuple[range, ...]]
     _Time = click.ParamType[datetime]
     _Member = click.ParamType[StrEnum]
+    _Text = click.ParamType[str]
 else:  # generic in newer versions of click only
-    _Ranges = _Time = _Member = click.ParamType
+    _Ranges = _Time = _Member = _Text = click.ParamType
 
 MAX_IDS = 10_000
 _PART = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
@@ -103,3 +104,25 @@ class OneOf(_Member):
         from click.shell_completion import CompletionItem
 
         return [CompletionItem(one.value) for key, one in self._known.items() if key.startswith(incomplete.lower())]
+
+
+class MachineName(_Text):
+    """A machine that settings are shipped for. Looked up only when it is given."""
+
+    name = "machine"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from balsam.platform.machines import UnknownMachine, settings_text
+
+        try:
+            settings_text(str(value))
+        except UnknownMachine as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem
+
+        from balsam.platform.machines import machine_names
+
+        return [CompletionItem(name) for name in machine_names() if name.startswith(incomplete)]

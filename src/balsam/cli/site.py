@@ -8,6 +8,8 @@ _COMMANDS = {
     "init": ("balsam.cli.site_agent:init", "Create a Site in a directory and register it."),
     "start": ("balsam.cli.site_agent:start", "Start the agent of a Site."),
     "stop": ("balsam.cli.site_agent:stop", "Stop the agent; allocations run on."),
+    "sync": ("balsam.cli.site_agent:sync", "Have changes of the settings take effect; nothing that runs is touched."),
+    "sample-settings": ("balsam.cli.site_settings:sample_settings", "Print the settings that a new Site begins with."),
     "ls": ("balsam.cli.site_list:list_sites", "List your Sites."),
 }
 

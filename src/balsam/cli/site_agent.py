@@ -1,21 +1,25 @@
-"""`balsam site init`, `start` and `stop`."""
+"""`balsam site init`, `start`, `stop` and `sync`."""
 
 from pathlib import Path
 
 import click
 
 from balsam.cli.output import json_option, plain, print_json
+from balsam.cli.param_types import MachineName
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("-n", "--name", help="Name at the service. [default: the directory's name]")
+@click.option(
+    "-m", "--machine", type=MachineName(), default="local", show_default=True, help="Whose settings to begin with."
+)
 @json_option
-def init(path: Path, name: str | None, as_json: bool) -> None:
+def init(path: Path, name: str | None, machine: str, as_json: bool) -> None:
     """Create a Site in the directory PATH and register it at the service."""
     from balsam.site.control import init_site
 
-    made = init_site(path, name)
+    made = init_site(path, name, machine)
     if as_json:
         print_json({"id": made.id, "name": made.name, "path": str(made.path)})
     else:
@@ -53,3 +57,30 @@ def stop(path: Path | None, as_json: bool) -> None:
         print_json({"stopped": stopped})
     else:
         click.echo("Agent stopped." if stopped else "No agent was running.")
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+@json_option
+def sync(path: Path | None, as_json: bool) -> None:
+    """Have changes of settings.yml and job-template.sh take effect, without touching what is queued or runs.
+
+    A running agent begins anew with them; without one, the service is told what the Site offers. Faults in the files
+    are named with their lines, and nothing is changed then.
+    """
+    from balsam.site.control import sync_site
+
+    synced = sync_site(path)
+    agent = synced.agent
+    if as_json:
+        offer = synced.offer.model_dump(mode="json", exclude_none=True)
+        print_json({"offer": offer, "agent": None if agent is None else {"pid": agent.pid, "state": agent.state}})
+        return
+    queues = ", ".join(synced.offer.allowed_queues or {}) or "none"
+    click.echo(f"Queues: {plain(queues)}. Projects: {plain(', '.join(synced.offer.allowed_projects or []) or 'none')}.")
+    if agent is None:
+        click.echo("The service knows. No agent runs: balsam site start", err=True)
+    elif agent.state == "waiting":
+        click.echo(f"The agent has taken them up and waits for the service: {plain(agent.detail)}", err=True)
+    else:
+        click.echo(f"The agent (process {agent.pid} on {agent.hostname}) has taken them up.")

@@ -55,6 +55,7 @@ class Agent:
         sync_period_sec: float,
         clock: Clock,
         on_status: Callable[[AgentStatus], None] = lambda status: None,
+        reload_wanted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._lock = lock
         self._link = link
@@ -67,20 +68,26 @@ class Agent:
         self._period_sec = sync_period_sec
         self._clock = clock
         self._on_status = on_status
+        self._reload_wanted = reload_wanted
+        self._reloading = False
         self._wakes: SimpleQueue[str] = SimpleQueue()  # its put is safe in a signal handler
         self._stopping = threading.Event()
         self._ousted = ""
         self._stream: EventStream | None = None
         self._url = link.url
 
-    def run(self) -> None:
-        """Serve until stopped. Raises SiteError when another agent holds the Site's lease."""
+    def run(self) -> bool:
+        """Serve until stopped; True when it is to begin anew with other settings, for which it keeps its claims.
+
+        Raises SiteError when another agent holds the Site's lease.
+        """
         self._say("starting")
         lease = self._first_lease()
         if lease is None:
-            self._say("stopped")
             self._link.close()
-            return
+            if not self._reloading:
+                self._say("stopped")
+            return self._reloading
         self._say("running")
         self._scheduler.watch(lambda scheduler_id: self._wakes.put("scheduler"))
         self._files.start()
@@ -96,6 +103,11 @@ class Agent:
             self._end()
         if self._ousted:
             raise SiteError(f"{self._ousted}; this agent stops")
+        return self._reloading
+
+    def look(self) -> None:
+        """Look now whether settings are to be loaded again. May be called from a signal handler."""
+        self._wakes.put("look")
 
     def stop(self) -> None:
         """Ask `run` to return soon. Allocations run on."""
@@ -116,6 +128,8 @@ class Agent:
                 candidates.pop(0)
             except ServiceAway as away:
                 self._say("waiting", str(away))
+                if self._begins_anew():
+                    return None
                 self._stopping.wait(pause_sec)
                 pause_sec = min(pause_sec * 2, LONGEST_PAUSE_SEC)
         return None
@@ -150,6 +164,12 @@ class Agent:
             if self._allocations.any_open:
                 wait_sec = min(wait_sec, poll_at - now)
             reasons = self._wait(min(wait_sec, list_at - now))
+            if not self._stopping.is_set() and self._begins_anew():
+                return
+
+    def _begins_anew(self) -> bool:
+        self._reloading = self._reload_wanted()
+        return self._reloading
 
     def _pass(self, *, listing: bool, polling: bool) -> bool:
         """One pass over the Site's duties. Whatever goes wrong in it, there will be another one."""
@@ -222,12 +242,13 @@ class Agent:
             self._stream.close()
         self._files.close()
         self._scheduler.close()
-        if not self._ousted:
+        if not self._ousted and not self._reloading:
             try:
                 self._link.release_agent_lease(self._lock.instance)
             except ServiceAway:
                 log.info("the service did not hear that this agent stops; its claim ends by itself")
-        self._say("stopped", self._ousted)
+        if not self._reloading:
+            self._say("stopped", self._ousted)
         self._link.close()
 
     def _say(self, state: str, detail: str = "") -> None:

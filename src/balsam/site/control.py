@@ -11,6 +11,7 @@ import select
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from balsam.platform.processes import is_alive, send
@@ -18,13 +19,32 @@ from balsam.site.directory import SiteDirectory, SiteError, require_site
 from balsam.site.init import InitializedSite, init_site
 from balsam.site.lock import AgentStatus, is_locked, read_status
 from balsam.site.logs import LOG_FILE
+from balsam.site.reload import ANSWER_SEC, ask_to_reload, running_agent, wait_for_answer
+from balsam.wire.sites import SitePatch
 
-__all__ = ["AgentStatus", "InitializedSite", "init_site", "site_status", "start_site", "stop_site"]
+__all__ = [
+    "AgentStatus",
+    "InitializedSite",
+    "SyncedSite",
+    "init_site",
+    "site_status",
+    "start_site",
+    "stop_site",
+    "sync_site",
+]
 
 START_SEC = 60.0
 STOP_SEC = 20.0
 _LOOK_AGAIN_SEC = 0.05
 _READY_FD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SyncedSite:
+    """What a Site offers from now on, and its agent; None when none runs."""
+
+    offer: SitePatch
+    agent: AgentStatus | None
 
 
 def start_site(path: Path | None = None, *, foreground: bool = False, timeout_sec: float = START_SEC) -> AgentStatus:
@@ -83,11 +103,31 @@ def stop_site(path: Path | None = None, *, timeout_sec: float = STOP_SEC) -> boo
 
 def site_status(path: Path | None = None) -> AgentStatus | None:
     """How the agent is; None when none runs. An agent on another host is told as it last wrote."""
+    return running_agent(require_site(path))
+
+
+def sync_site(path: Path | None = None, *, timeout_sec: float = ANSWER_SEC) -> SyncedSite:
+    """Have settings.yml and job-template.sh take effect: the running agent begins anew with them, in its own process.
+
+    Allocations, their launchers and Jobs are not touched. Without an agent the service is told what the Site offers.
+    Raises SettingsError, ScriptError (nothing was changed then), SiteError.
+    """
+    from balsam.site.run import Plan, site_offer
+    from balsam.site.service import ServiceAway, ServiceLink
+
     site = require_site(path)
-    status = read_status(site)
-    if status is None or status.state == "stopped":
-        return None
-    return status if status.is_alive or (not status.is_of_this_host and is_locked(site)) else None
+    plan = Plan.read(site)
+    offer = site_offer(site, plan.settings)
+    if running_agent(site) is not None:
+        return SyncedSite(offer, wait_for_answer(site, ask_to_reload(site, site.root), timeout_sec))
+    link = ServiceLink.connect(site, plan.identity.id)
+    try:
+        link.update_site(offer)
+    except ServiceAway as error:
+        raise SiteError(f"no agent runs for {site.root}, and the service was not told: {error}") from error
+    finally:
+        link.close()
+    return SyncedSite(offer, None)
 
 
 def _run_here(site: SiteDirectory) -> AgentStatus:

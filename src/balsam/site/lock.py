@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import uuid
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from balsam.platform.processes import ProcessId, boot_id, is_alive, look
@@ -30,7 +30,8 @@ LOOK_AGAIN_SEC = 0.05
 class AgentStatus:
     """What an agent says of itself. `claims`: instances of which one may hold the service's agent lease.
 
-    `state` is `starting`, `waiting` (for the service), `running` or `stopped`; `detail` says why in words.
+    `state` is `starting`, `waiting` (for the service), `running` or `stopped`; `detail` says why in words. `answered`
+    is the last wish of `site.reload` that was heard, `refusal` why it was not obeyed.
     """
 
     hostname: str
@@ -42,6 +43,8 @@ class AgentStatus:
     since: str
     detail: str = ""
     claims: list[str] = field(default_factory=list)
+    answered: str = ""
+    refusal: str = ""
 
     @property
     def is_of_this_host(self) -> bool:
@@ -68,6 +71,9 @@ class AgentLock:
         self._own = ProcessId(os.getpid(), info.id.start if info else 0)
         self.instance = uuid.uuid4().hex
         self._claims = _claims_of(previous)
+        self._said: AgentStatus | None = None
+        self.answered = previous.answered if previous is not None else ""
+        self._refusal = ""
 
     @classmethod
     def take(cls, site: SiteDirectory) -> "AgentLock":
@@ -99,13 +105,37 @@ class AgentLock:
         if self.instance not in claims:
             claims.append(self.instance)
         status = AgentStatus(
-            os.uname().nodename, self._own.pid, self._own.start, boot_id(), self.instance, state, since, detail, claims
+            hostname=os.uname().nodename,
+            pid=self._own.pid,
+            start=self._own.start,
+            boot_id=boot_id(),
+            instance=self.instance,
+            state=state,
+            since=since,
+            detail=detail,
+            claims=claims,
+            answered=self.answered,
+            refusal=self._refusal,
         )
+        self._write(status)
+        return status
+
+    def answer(self, number: str, refusal: str = "") -> None:
+        """A wish was heard; without `refusal` the next `say` tells that it is obeyed."""
+        self.answered, self._refusal = number, refusal
+        if refusal and self._said is not None:
+            self._write(replace(self._said, answered=number, refusal=refusal))
+
+    def move_to(self, site: SiteDirectory) -> None:
+        """The Site's directory has another name from now on; the lock is on the file and goes with it."""
+        self._site = site
+
+    def _write(self, status: AgentStatus) -> None:
+        self._said = status
         try:
             write_json(self._site.agent_status, asdict(status))
         except OSError as error:
             log.warning("%s can't be written: %s", self._site.agent_status, error.strerror)
-        return status
 
     def release(self) -> None:
         if self._handle is not None:

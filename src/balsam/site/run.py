@@ -14,20 +14,21 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from balsam.client.errors import BalsamError
 from balsam.domain.clock import Clock, SystemClock
 from balsam.platform.registry import SCHEDULERS
-from balsam.platform.scheduler.base import Scheduler, SchedulerConfig
+from balsam.platform.scheduler.base import Scheduler, SchedulerConfig, SchedulerUnavailable
 from balsam.site.agent import Agent
 from balsam.site.crash_points import crash_point
-from balsam.site.directory import SiteDirectory
+from balsam.site.directory import SiteDirectory, SiteError, SiteIdentity
 from balsam.site.launcher_config import launcher_config_maker
 from balsam.site.ledger import Ledger
 from balsam.site.lock import AgentLock, AgentStatus
 from balsam.site.logs import start_logging
+from balsam.site.reload import LOOK_SIGNAL, pending_request
 from balsam.site.service import ServiceLink
 from balsam.site.services.allocations import Allocations
 from balsam.site.services.batch_jobs import BatchJobs
@@ -74,42 +75,96 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_agent(site: SiteDirectory, *, terminal: bool, on_status: Callable[[AgentStatus], None]) -> None:
     """Be the Site's agent until SIGTERM or SIGINT. Raises SiteError, SettingsError and their like."""
-    identity = site.identity()
-    settings = load_settings(site.settings)
-    os.chdir(site.root)
-    start_logging(site, settings.logging, terminal=terminal)
+    plan = Plan.read(site)
+    start_logging(site, plan.settings.logging, terminal=terminal)
     lock = AgentLock.take(site)
     try:
-        link = ServiceLink.connect(site, identity.id)
-        agent = build_agent(site, settings, lock, link, SystemClock(), on_status)
-        log.info("agent of Site %s (%d) at %s starts", identity.name, identity.id, link.url)
-        _obey_signals(agent)
-        agent.run()
+        reloads = _Reloads(lock, plan)
+        signals = _Signals()
+        while reloads.begin_anew or signals.agent is None:
+            plan = reloads.take()
+            os.chdir(plan.site.root)
+            start_logging(plan.site, plan.settings.logging, terminal=terminal)
+            link = ServiceLink.connect(plan.site, plan.identity.id)
+            agent = build_agent(plan, lock, link, SystemClock(), on_status, reload_wanted=reloads.wanted)
+            log.info("agent of Site %s (%d) at %s starts", plan.identity.name, plan.identity.id, link.url)
+            signals.obeyed_by(agent)
+            agent.run()
         log.info("agent stopped; allocations run on")
     finally:
         lock.release()
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an agent is made of, read and checked before anything is started or stopped for it."""
+
+    site: SiteDirectory
+    identity: SiteIdentity
+    settings: Settings
+    template: JobTemplate
+
+    @classmethod
+    def read(cls, site: SiteDirectory) -> "Plan":
+        """Raises SiteError, SettingsError, ScriptError."""
+        settings = load_settings(site.settings)
+        template = JobTemplate.read(site.root / settings.scheduler.job_template_path)
+        return cls(site, site.identity(), settings, template)
+
+
+class _Reloads:
+    """Wishes to begin anew: each is checked, answered, and kept until the present agent has ended."""
+
+    def __init__(self, lock: AgentLock, plan: Plan) -> None:
+        self._lock = lock
+        self._plan = plan
+        self.begin_anew = False
+
+    def take(self) -> Plan:
+        """What the next agent is made of."""
+        self.begin_anew = False
+        return self._plan
+
+    def wanted(self) -> bool:
+        """Whether the agent is to end for another one; a wish that can't be fulfilled is refused."""
+        request = pending_request(self._plan.site, self._lock.answered)
+        if request is None:
+            return False
+        site = SiteDirectory(Path(request.root))
+        try:
+            plan = Plan.read(site)
+            if plan.identity.id != self._plan.identity.id:
+                raise SiteError(f"{site.root} is Site {plan.identity.id}, not {self._plan.identity.id}")
+            make_scheduler(plan, SystemClock()).close()
+        except (SiteError, SchedulerUnavailable, ValueError, OSError) as error:
+            log.error("the settings are not loaded again: %s", error)
+            self._lock.answer(request.number, str(error))
+            return False
+        self._plan, self.begin_anew = plan, True
+        self._lock.answer(request.number)
+        self._lock.move_to(site)
+        log.info("beginning anew in %s with the settings that are there", site.root)
+        return True
+
+
 def build_agent(
-    site: SiteDirectory,
-    settings: Settings,
+    plan: Plan,
     lock: AgentLock,
     link: ServiceLink,
     clock: Clock,
     on_status: Callable[[AgentStatus], None],
     scheduler: Scheduler | None = None,
+    reload_wanted: Callable[[], bool] = lambda: False,
 ) -> Agent:
-    """The parts put together; `scheduler` in place of the one that the settings name. Raises ScriptError."""
+    """The parts put together; `scheduler` in place of the one that the settings name."""
+    site, settings = plan.site, plan.settings
     for directory in (site.data, site.log, site.qsubmit):
         directory.mkdir(mode=0o700, exist_ok=True)
-    template = JobTemplate.read(site.root / settings.scheduler.job_template_path)
-    if scheduler is None:
-        make = SCHEDULERS.load(settings.scheduler.scheduler_class)
-        scheduler = make(SchedulerConfig(submit_dir=site.qsubmit, clock=clock, crash_point=crash_point))
+    scheduler = scheduler or make_scheduler(plan, clock)
     ledger = Ledger(site.qsubmit, link.site_id)
     allocations = Allocations(ledger, scheduler, clock)
     make_config = launcher_config_maker(site, settings, link.site_id)
-    submission = Submission(site, settings, template, ledger, scheduler, link, lambda: link.url, make_config)
+    submission = Submission(site, settings, plan.template, ledger, scheduler, link, lambda: link.url, make_config)
     delivery = Delivery(link, ledger.directory)
     return Agent(
         lock=lock,
@@ -123,7 +178,14 @@ def build_agent(
         sync_period_sec=settings.scheduler.sync_period,
         clock=clock,
         on_status=on_status,
+        reload_wanted=reload_wanted,
     )
+
+
+def make_scheduler(plan: Plan, clock: Clock) -> Scheduler:
+    """The scheduler that the settings name. Raises SchedulerUnavailable or ValueError when it can't work here."""
+    make: Callable[[SchedulerConfig], Scheduler] = SCHEDULERS.load(plan.settings.scheduler.scheduler_class)
+    return make(SchedulerConfig(submit_dir=plan.site.qsubmit, clock=clock, crash_point=crash_point))
 
 
 def site_offer(site: SiteDirectory, settings: Settings) -> SitePatch:
@@ -170,15 +232,32 @@ def _leave_parent() -> None:
         os._exit(0)
 
 
-def _obey_signals(agent: Agent) -> None:
-    def stop(signum: int, frame: object) -> None:
-        agent.stop()
+class _Signals:
+    """SIGTERM and its like end the agent of the moment, and every later one; LOOK_SIGNAL makes it look for wishes."""
+
+    def __init__(self) -> None:
+        self.agent: Agent | None = None
+        self._stopped = False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._stop)
+        signal.signal(LOOK_SIGNAL, self._look)
+
+    def obeyed_by(self, agent: Agent) -> None:
+        self.agent = agent
+        if self._stopped:
+            agent.stop()
+
+    def _stop(self, signum: int, frame: object) -> None:
+        self._stopped = True
+        if self.agent is not None:
+            self.agent.stop()
         hurry = threading.Timer(STOP_SEC, os._exit, (0,))
         hurry.daemon = True
         hurry.start()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, stop)
+    def _look(self, signum: int, frame: object) -> None:
+        if self.agent is not None:
+            self.agent.look()
 
 
 if __name__ == "__main__":
