@@ -5,6 +5,7 @@ import pytest
 from balsam.domain.lifecycle import Refusal, Refused, decide_batch_job
 from balsam.domain.states import (
     BATCH_JOB_ENDED,
+    BATCH_JOB_LISTED,
     BATCH_JOB_MOVES,
     DONE_STATES,
     EDGES,
@@ -72,7 +73,7 @@ def test_users_cancel_everything_but_what_runs_or_is_done() -> None:
 @pytest.mark.parametrize("source", BatchJobState)
 @pytest.mark.parametrize("target", BatchJobState)
 def test_every_batch_job_move(source: BatchJobState, target: BatchJobState) -> None:
-    sticky = source is BatchJobState.PENDING_DELETION and target in (BatchJobState.QUEUED, BatchJobState.RUNNING)
+    sticky = source is BatchJobState.PENDING_DELETION and target in BATCH_JOB_LISTED
     if source is target or sticky:
         assert decide_batch_job(source, target) is False
     elif (source, target) in BATCH_JOB_MOVES:

@@ -185,10 +185,9 @@ class Checkers:
 
     def told_finished(self, batch_job_id: int) -> None:
         """S12: the agent says that an allocation ended; has it?"""
-        name = f"balsam-{self.world.service.site_id}-{batch_job_id}"
         for allocation in self.world.cluster.allocations.values():
-            if allocation.name == name and not allocation.state.is_over:
-                self.fail(f"S12: BatchJob {batch_job_id} is told to be finished while {name} is {allocation.state}")
+            if allocation.batch_job_id == batch_job_id and not allocation.state.is_over:
+                self.fail(f"S12: BatchJob {batch_job_id} is told to be finished and {allocation.id} is not over")
 
     # The end
 

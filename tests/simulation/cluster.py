@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from balsam.launcher.config import LauncherConfig
 from balsam.launcher.partition import Partition, PartitionNode
 from balsam.platform.scheduler.base import (
+    QueueLimits,
     SchedulerJob,
     SchedulerState,
     SchedulerUnavailable,
+    SubmitInDoubt,
     SubmitRequest,
 )
 from tests.simulation.disk import SimPath
@@ -46,9 +48,19 @@ class Allocation:
     stopping: bool = False
     over_soon: bool = field(default=False)
 
+    @property
+    def batch_job_id(self) -> int:
+        """As the agent names allocations: balsam-SITE-NUMBER-TIME."""
+        return int(self.name.split("-")[2])
+
 
 class Cluster:
-    """A Scheduler for the agent."""
+    """A Scheduler for the agent, as the adapters over command lines are: a submission that is cut off, or whose agent
+    dies, may still be taken for a while.
+    """
+
+    doubt_sec = 75.0
+    slowest_sec = 60.0
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -62,16 +74,32 @@ class Cluster:
     # The Scheduler protocol
 
     def submit(self, script_path: object, name: str, request: SubmitRequest) -> str:
-        self._answer()
+        known = self.find(name)
+        if known is not None:
+            return known
         luck = self.random.random()
+        order = (name, str(SimPath(script_path).parent), request)
+        try:
+            self.world.crash_point("before-start")
+        except BaseException:
+            if luck < 0.5:  # the command outlives its agent
+                self.kernel.after(self.random.uniform(0.0, self.slowest_sec), self._take, *order)
+            raise
         if luck < self.world.rates.scheduler:
-            raise SchedulerUnavailable("socket timed out on send/recv operation")
-        allocation = Allocation(str(100 + len(self.allocations)), name, str(SimPath(script_path).parent), request)
+            if luck < 0.5 * self.world.rates.scheduler:
+                self.kernel.after(self.random.uniform(0.0, self.slowest_sec), self._take, *order)
+            raise SubmitInDoubt("socket timed out on send/recv operation")
+        number = self._take(*order)
+        if luck < 3 * self.world.rates.scheduler:
+            raise SubmitInDoubt("submitted, and then exit 1")
+        self.world.crash_point("after-start")
+        return number
+
+    def _take(self, name: str, directory: str, request: SubmitRequest) -> str:
+        allocation = Allocation(str(100 + len(self.allocations)), name, directory, request)
         self.allocations[allocation.id] = allocation
         self.world.say(f"cluster takes {name} as {allocation.id}")
         self.kernel.after(self.random.uniform(1.0, 40.0), self._start, allocation)
-        if luck < 3 * self.world.rates.scheduler:
-            raise SchedulerUnavailable("submitted, and then exit 1")
         return allocation.id
 
     def find(self, name: str) -> str | None:
@@ -102,6 +130,10 @@ class Cluster:
         elif allocation.guardian is not None:
             allocation.guardian.told_to_stop()
             self.kernel.after(KILL_WAIT_SEC, self._end, allocation)
+
+    def queues(self) -> dict[str, QueueLimits]:
+        self._answer()
+        return {"local": QueueLimits(max_nodes=4)}
 
     def watch(self, on_change: Callable[[str], None]) -> bool:
         self._on_change = on_change

@@ -171,6 +171,11 @@ def _no_search_before_submit() -> Changes:
     return [(Cluster, "find", lambda self, name: None)]
 
 
+def _no_waiting_in_doubt() -> Changes:
+    """A submission that was cut off is made again as soon as its name is not found."""
+    return [(Cluster, "doubt_sec", 0.0)]
+
+
 def _slot_freed_at_exit() -> Changes:
     """The cores of a Job are given away when its first process ends."""
     shipping = Machine._exited
@@ -219,6 +224,7 @@ MUTATIONS = [
         "that only the holder starts a Job (S6)", 300, _no_session_check_on_start, ("cut machine", "kill launcher")
     ),
     Mutation("searching the name before submitting (S11)", 100, _no_search_before_submit),
+    Mutation("waiting while a submission is in doubt (S11)", 200, _no_waiting_in_doubt),
     Mutation("a slot is free only when its processes are gone (S9)", 60, _slot_freed_at_exit),
     Mutation("absence is not an end (S12)", 300, _absence_is_an_end),
     Mutation("finished is told after delivery (L3)", 300, _finished_before_delivery),

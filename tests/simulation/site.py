@@ -24,6 +24,7 @@ from balsam.site.services import batch_jobs as batch_jobs_module
 from balsam.site.services import submission as submission_module
 from balsam.site.services.allocations import Allocations
 from balsam.site.services.batch_jobs import BatchJobs
+from balsam.site.services.breaker import Breaker
 from balsam.site.services.delivery import Delivery
 from balsam.site.services.submission import Submission
 from balsam.wire.base import MAX_PAGE
@@ -120,7 +121,8 @@ class SimAgent(Process):
         directory = SimpleNamespace(root=SimPath(SITE), qsubmit=SimPath(f"{SITE}/qsubmit"))
         link = _Link(world, network)
         self.ledger = Ledger(directory.qsubmit, world.service.site_id)
-        self.allocations = Allocations(self.ledger, world.cluster, clock)
+        breaker = Breaker(clock)
+        self.allocations = Allocations(self.ledger, world.cluster, clock, breaker.lives, breaker.ended)
         submission = Submission(
             directory,  # type: ignore[arg-type]
             _settings(),
@@ -130,6 +132,8 @@ class SimAgent(Process):
             link,
             lambda: "sim",
             self._launcher_config,
+            clock,
+            breaker,
         )
         deliver = Delivery(link, self.ledger.directory).deliver
         self.batch_jobs = BatchJobs(self.ledger, self.allocations, link, submission, deliver, clock)

@@ -20,8 +20,12 @@ from balsam.platform.scheduler.base import SchedulerConfig
 from balsam.platform.scheduler.local import LocalScheduler
 from balsam.site.directory import SiteDirectory
 from balsam.site.init import init_site
+from balsam.site.settings import Settings
+from balsam.testing.clock import FakeClock
 from tests.services import RunningService, running_service
+from tests.site.bench import Bench
 from tests.site.fake_service import USER_TOKEN, FakeService, serving
+from tests.site.scripted_scheduler import ScriptedScheduler
 
 WAIT_SEC = 30.0
 # A pilot that does nothing but live: what the template runs in place of the launcher.
@@ -63,6 +67,12 @@ def site(tmp_path: Path, user: Transport) -> Iterator[SiteDirectory]:
     (directory.root / "job-template.sh").write_text(SLEEPING_TEMPLATE)
     yield directory
     end_allocations(directory)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, user: Transport, service: FakeService) -> Bench:
+    made = init_site(tmp_path / "site", transport=user)
+    return Bench(SiteDirectory(made.path), service, ScriptedScheduler(), FakeClock(), Settings())
 
 
 def start_agent(site: SiteDirectory, **environment: str) -> subprocess.Popen[bytes]:

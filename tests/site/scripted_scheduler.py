@@ -12,6 +12,7 @@ from balsam.platform.scheduler.base import (
     SchedulerJob,
     SchedulerState,
     SchedulerUnavailable,
+    SubmitInDoubt,
     SubmitRefused,
     SubmitRequest,
 )
@@ -19,7 +20,9 @@ from balsam.platform.scheduler.base import (
 
 @dataclass
 class ScriptedScheduler:
-    """Allocations by name; `unavailable`, `refuse`, `forgets` and `dies_after_submit` are the faults."""
+    """Allocations by name. The faults: `unavailable`, `refuse`, `dies_after_submit` (taken, and the answer is lost),
+    `cut_off` (not taken yet, and nobody knows: `take_late` does), `unlisted`, `accounting_unavailable`.
+    """
 
     known: dict[str, SchedulerJob] = field(default_factory=dict)
     submissions: list[str] = field(default_factory=list)
@@ -27,6 +30,11 @@ class ScriptedScheduler:
     unavailable: bool = False
     refuse: str = ""
     dies_after_submit: bool = False
+    cut_off: bool = False
+    accounting_unavailable: bool = False
+    limits: dict[str, QueueLimits] = field(default_factory=dict)
+    doubt_sec: float = 75.0
+    limits_asked: int = 0
     unlisted: set[str] = field(default_factory=set)
     accounting: bool = False
     listings: int = 0
@@ -42,11 +50,21 @@ class ScriptedScheduler:
         assert script_path.is_file()
         assert (script_path.parent / "credentials.json").is_file()
         assert (script_path.parent / "batch_job.json").is_file()
+        known = self.find(name)
+        if known is not None:
+            return known
+        if self.cut_off:
+            raise SubmitInDoubt("sbatch did not answer within 60 s")
+        number = self.take(name)
+        if self.dies_after_submit:
+            raise SubmitInDoubt("sbatch: timed out")
+        return number
+
+    def take(self, name: str) -> str:
+        """The scheduler takes a submission, whoever made it."""
         number = str(100 + len(self.submissions))
         self.submissions.append(name)
         self.known[number] = SchedulerJob(number, name, SchedulerState.QUEUED)
-        if self.dies_after_submit:
-            raise SchedulerUnavailable("sbatch: timed out")
         return number
 
     def find(self, name: str) -> str | None:
@@ -60,6 +78,8 @@ class ScriptedScheduler:
 
     def history(self, scheduler_ids: Iterable[str]) -> dict[str, SchedulerJob]:
         self._answer()
+        if self.accounting_unavailable:
+            raise SchedulerUnavailable("sacct: Unable to connect to slurmdbd")
         return {number: self.known[number] for number in scheduler_ids if self.accounting and number in self.known}
 
     def cancel(self, scheduler_id: str) -> None:
@@ -67,7 +87,9 @@ class ScriptedScheduler:
         self.cancelled.append(scheduler_id)
 
     def queues(self) -> dict[str, QueueLimits]:
-        return {}
+        self._answer()
+        self.limits_asked += 1
+        return self.limits
 
     def backfill_windows(self) -> dict[str, list[BackfillWindow]]:
         return {}

@@ -1,90 +1,33 @@
-"""One pass after another over BatchJobs: a scheduler that misbehaves, a clock that is moved, disks that fill."""
+"""One pass after another over BatchJobs: submissions, deletions, results of dead launchers, disks that fill."""
 
 from __future__ import annotations
 
 import errno
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from balsam.client.outbox import Outbox, outbox_path
-from balsam.client.transport import Transport
 from balsam.domain.states import BatchJobState
 from balsam.launcher.config import LauncherConfig
-from balsam.platform.scheduler.base import SchedulerState
+from balsam.platform.scheduler.base import QueueLimits, SchedulerState
 from balsam.site import directory as site_directory
 from balsam.site import ledger as ledger_module
-from balsam.site.directory import SiteDirectory
-from balsam.site.init import init_site
-from balsam.site.launcher_config import launcher_config_maker
-from balsam.site.ledger import Ledger
-from balsam.site.service import ServiceLink
 from balsam.site.services import delivery as delivery_module
-from balsam.site.services.allocations import CANCEL_AGAIN_SEC, MISSES, MISSING_SEC, Allocations
-from balsam.site.services.batch_jobs import BatchJobs
-from balsam.site.services.delivery import Delivery
-from balsam.site.services.script import JobTemplate
-from balsam.site.services.submission import Submission
-from balsam.site.settings import Settings
-from balsam.testing.clock import FakeClock
+from balsam.site.services.allocations import CANCEL_AGAIN_SEC
+from balsam.site.services.submission import LIMITS_SEC
 from balsam.wire.batch_jobs import BatchJobPartition
+from tests.site.bench import Bench
 from tests.site.fake_service import FakeService
-from tests.site.scripted_scheduler import ScriptedScheduler
 
 S = BatchJobState
-
-
-@dataclass
-class Bench:
-    """The agent's duty without its process: `go` is one pass, `restart` a new agent's memory."""
-
-    site: SiteDirectory
-    service: FakeService
-    scheduler: ScriptedScheduler
-    clock: FakeClock
-    settings: Settings
-
-    def __post_init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self.link = ServiceLink.connect(self.site, 1)
-        self.ledger = Ledger(self.site.qsubmit, 1)
-        allocations = Allocations(self.ledger, self.scheduler, self.clock)
-        template = JobTemplate.read(self.site.root / "job-template.sh")
-        make = launcher_config_maker(self.site, self.settings, 1)
-        submission = Submission(
-            self.site, self.settings, template, self.ledger, self.scheduler, self.link, lambda: self.link.url, make
-        )
-        deliver = Delivery(self.link, self.ledger.directory).deliver
-        self.batch_jobs = BatchJobs(self.ledger, allocations, self.link, submission, deliver, self.clock)
-
-    def go(self, *, listing: bool = True, polling: bool = True) -> bool:
-        return self.batch_jobs.run_once(listing=listing, polling=polling)
-
-    def state(self, number: int = 1) -> BatchJobState:
-        return self.service.batch_jobs[number].state
-
-    def record(self, number: int = 1) -> dict[str, object]:
-        return json.loads((self.site.qsubmit / f"balsam-1-{number}" / "batch_job.json").read_text())
-
-    def is_closed(self, number: int = 1) -> bool:
-        directory = self.site.qsubmit / f"balsam-1-{number}"
-        return (directory / "batch_job.closed.json").exists() and not (directory / "batch_job.json").exists()
-
-
-@pytest.fixture
-def bench(tmp_path: Path, user: Transport, service: FakeService) -> Bench:
-    made = init_site(tmp_path / "site", transport=user)
-    return Bench(SiteDirectory(made.path), service, ScriptedScheduler(), FakeClock(), Settings())
 
 
 def test_the_life_of_a_batch_job(bench: Bench) -> None:
     number = bench.service.add_batch_job(num_nodes=1, wall_time_min=30)
     bench.go()
-    assert (bench.state(), bench.scheduler.submissions) == (S.QUEUED, ["balsam-1-1"])
+    assert (bench.state(), bench.scheduler.submissions) == (S.QUEUED, [bench.name()])
     bench.scheduler.become("100", SchedulerState.RUNNING, start_time=bench.clock.now())
     bench.go(listing=False)
     assert bench.state() is S.RUNNING
@@ -116,66 +59,6 @@ def test_what_the_launcher_is_given(bench: Bench) -> None:
     assert "blsm" not in script
 
 
-def test_a_requeued_allocation_is_queued_again_f16(bench: Bench) -> None:
-    bench.service.add_batch_job()
-    bench.go()
-    for state in (SchedulerState.RUNNING, SchedulerState.QUEUED, SchedulerState.RUNNING):
-        bench.scheduler.become("100", state)
-        bench.go()
-    assert [state for _, state in bench.service.reports] == [S.QUEUED, S.RUNNING, S.QUEUED, S.RUNNING]
-
-
-def test_absence_from_listings_is_no_evidence_until_it_lasted_s12(bench: Bench) -> None:
-    bench.service.add_batch_job()
-    bench.go()
-    bench.scheduler.become("100", SchedulerState.RUNNING)
-    bench.go()
-    bench.scheduler.unlisted.add("100")
-    for _ in range(MISSES + 2):
-        bench.go()
-    assert bench.state() is S.RUNNING  # often enough, not long enough
-    bench.scheduler.unlisted.clear()
-    bench.clock.advance(MISSING_SEC)
-    bench.go()
-    bench.scheduler.unlisted.add("100")
-    bench.go()
-    bench.clock.advance(MISSING_SEC)
-    bench.go()
-    assert bench.state() is S.RUNNING  # long enough, not often enough: being seen in between starts it anew
-    bench.scheduler.unavailable = True
-    for _ in range(MISSES):
-        bench.go()
-    assert bench.state() is S.RUNNING  # listings that failed do not count
-    bench.scheduler.unavailable = False
-    bench.go()
-    assert bench.state() is S.FINISHED
-    assert "has not listed it" in bench.service.batch_jobs[1].status_info["scheduler"]
-
-
-def test_accounting_ends_it_at_once(bench: Bench) -> None:
-    bench.service.add_batch_job()
-    bench.go()
-    bench.scheduler.unlisted.add("100")
-    bench.scheduler.accounting = True
-    bench.scheduler.become("100", SchedulerState.FAILED, reason="NODE_FAIL", exit_code=1)
-    bench.go()
-    view = bench.service.batch_jobs[1]
-    assert (view.state, view.status_info["error"], view.status_info["exit_code"]) == (S.FINISHED, "NODE_FAIL", 1)
-
-
-def test_unknown_is_not_an_end_s12(bench: Bench) -> None:
-    bench.service.add_batch_job()
-    bench.go()
-    bench.scheduler.become("100", SchedulerState.RUNNING)
-    bench.go()
-    bench.scheduler.become("100", SchedulerState.UNKNOWN, reason="node does not answer")
-    for _ in range(10):
-        bench.clock.advance(600)
-        bench.go()
-    assert bench.state() is S.RUNNING
-    assert bench.service.batch_jobs[1].status_info["scheduler"] == "node does not answer"
-
-
 def test_a_submission_that_worked_and_was_called_failed_is_found_s11(bench: Bench) -> None:
     bench.service.add_batch_job()
     bench.scheduler.dies_after_submit = True
@@ -184,7 +67,7 @@ def test_a_submission_that_worked_and_was_called_failed_is_found_s11(bench: Benc
     assert "timed out" in bench.service.batch_jobs[1].status_info["error"]
     for _ in range(3):
         bench.go()
-    assert bench.scheduler.submissions == ["balsam-1-1"]
+    assert bench.scheduler.submissions == [bench.name()]
     assert bench.state() is S.QUEUED
     assert "error" not in bench.service.batch_jobs[1].status_info
 
@@ -199,7 +82,7 @@ def test_a_lost_record_does_not_submit_twice_s11(bench: Bench) -> None:
     bench.service.batch_jobs[1] = bench.service.batch_jobs[1].model_copy(update={"state": S.PENDING_SUBMISSION})
     bench.restart()
     bench.go()
-    assert bench.scheduler.submissions == ["balsam-1-1"]
+    assert bench.scheduler.submissions == [bench.name()]
     assert bench.state() is S.QUEUED
 
 
@@ -274,10 +157,7 @@ def test_deletion_that_meets_a_refused_submission_ends_as_finished(bench: Bench)
 
 
 def test_max_queued_jobs_counts_what_waits_and_runs(bench: Bench) -> None:
-    queue = bench.settings.scheduler.allowed_queues["local"].model_copy(update={"max_queued_jobs": 2})
-    scheduler = bench.settings.scheduler.model_copy(update={"allowed_queues": {"local": queue}})
-    bench.settings = bench.settings.model_copy(update={"scheduler": scheduler})
-    bench.restart()
+    allow(bench, max_queued_jobs=2)
     for _ in range(3):
         bench.service.add_batch_job()
     bench.go()
@@ -313,7 +193,7 @@ def test_the_service_restored_from_a_backup_does_not_adopt_anothers_allocation(
     bench.go()
     assert bench.state() is S.PENDING_SUBMISSION
     assert "is another one than that in" in caplog.text
-    assert bench.scheduler.submissions == ["balsam-1-1"]
+    assert len(bench.scheduler.submissions) == 1
 
 
 def full_disk(*_: object, **__: object) -> None:
@@ -329,7 +209,7 @@ def test_a_full_disk_stops_submissions_not_the_agent_f10(bench: Bench, monkeypat
         assert "No space left" in bench.service.batch_jobs[1].status_info["error"]
         assert bench.scheduler.submissions == []
     bench.go()
-    assert (bench.state(), bench.scheduler.submissions) == (S.QUEUED, ["balsam-1-1"])
+    assert (bench.state(), bench.scheduler.submissions) == (S.QUEUED, [bench.name()])
 
 
 def test_a_disk_full_after_the_submission_loses_nothing_f10(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +229,7 @@ def test_a_disk_full_after_the_submission_loses_nothing_f10(bench: Bench, monkey
     monkeypatch.setattr(ledger_module, "write_json", site_directory.write_json)
     bench.go()
     assert bench.record()["phase"] == "submitted"
-    assert bench.scheduler.submissions == ["balsam-1-1"]
+    assert bench.scheduler.submissions == [bench.name()]
 
 
 def leave_results(bench: Bench, session_id: int, count: int) -> Path:
@@ -418,15 +298,6 @@ def test_an_outbox_that_can_not_be_read_does_not_hold_up_the_end(bench: Bench, c
     assert bench.state() is S.FINISHED
 
 
-def test_one_listing_serves_all_allocations(bench: Bench) -> None:
-    for _ in range(20):
-        bench.service.add_batch_job()
-    bench.go()
-    bench.scheduler.listings = 0
-    bench.go(listing=False)
-    assert bench.scheduler.listings == 1
-
-
 def test_the_local_service_on_another_port_is_found_and_told_to_launchers(
     bench: Bench, tmp_path: Path, service: FakeService
 ) -> None:
@@ -443,3 +314,125 @@ def test_the_local_service_on_another_port_is_found_and_told_to_launchers(
     bench.batch_jobs._submission.move_service("http://127.0.0.1:10")
     written = json.loads((bench.site.qsubmit / "balsam-1-1" / "credentials.json").read_text())
     assert written == {"url": "http://127.0.0.1:10", "token": "blsm_launcher_1"}
+
+
+def test_a_cut_off_submission_is_not_repeated_while_it_may_be_taken_s11(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.scheduler.cut_off = True
+    bench.go()
+    assert bench.told() == "sbatch did not answer within 60 s"
+    bench.scheduler.cut_off = False
+    bench.clock.advance(bench.scheduler.doubt_sec - 1)
+    bench.go()
+    assert bench.scheduler.submissions == []
+    assert f"looked for under the name {bench.name()}" in bench.told()
+    bench.scheduler.take(bench.name())
+    bench.go()
+    assert (bench.state(), bench.view().scheduler_id, len(bench.scheduler.submissions)) == (S.QUEUED, "100", 1)
+    assert bench.told() == ""
+
+
+def test_after_the_doubt_it_is_submitted_again(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.scheduler.cut_off = True
+    bench.go()
+    bench.scheduler.cut_off = False
+    bench.clock.advance(bench.scheduler.doubt_sec)
+    bench.go()
+    assert (bench.state(), len(bench.scheduler.submissions)) == (S.QUEUED, 1)
+
+
+def test_an_agent_that_died_may_have_left_a_submission_under_way_s11(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.scheduler.cut_off = True
+    bench.go()
+    bench.scheduler.cut_off = False
+    bench.restart()
+    bench.go()
+    assert bench.scheduler.submissions == []
+    bench.clock.advance(bench.scheduler.doubt_sec)
+    bench.go()
+    assert len(bench.scheduler.submissions) == 1
+
+
+def test_deletion_in_doubt_ends_nothing_before_it_is_settled_s11(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    bench.scheduler.cut_off = True
+    bench.go()
+    bench.service.set_state(1, S.PENDING_DELETION)
+    bench.go()
+    assert bench.state() is S.PENDING_DELETION
+    bench.scheduler.take(bench.name())
+    bench.go()
+    assert bench.scheduler.cancelled == ["100"]
+    bench.scheduler.become("100", SchedulerState.CANCELLED)
+    bench.go()
+    assert bench.state() is S.FINISHED
+
+
+def test_a_lying_service_can_not_have_another_job_of_the_user_ended(bench: Bench) -> None:
+    """S15: it may claim that any id of the user's is a BatchJob's."""
+    bench.scheduler.take("thesis")
+    bench.service.add_batch_job()
+    claimed = {"state": S.PENDING_DELETION, "scheduler_id": "100"}
+    bench.service.batch_jobs[1] = bench.view().model_copy(update=claimed)
+    for _ in range(3):
+        bench.go()
+    assert bench.scheduler.cancelled == []
+    claimed = {"state": S.RUNNING, "scheduler_id": "100"}
+    bench.service.add_batch_job()
+    bench.service.batch_jobs[2] = bench.view(2).model_copy(update=claimed)
+    bench.go()
+    bench.service.set_state(2, S.PENDING_DELETION)
+    bench.go()
+    assert bench.scheduler.cancelled == []
+
+
+def test_names_are_no_other_sites_and_no_earlier_services(bench: Bench) -> None:
+    bench.service.add_batch_job()
+    first = bench.name()
+    bench.service.batch_jobs.clear()
+    bench.service.add_batch_job()
+    other = ledger_module.Ledger(bench.site.root / "elsewhere", 1).allocation_name(bench.view())
+    assert len({first, bench.name(), other}) == 3
+    assert bench.name().startswith(bench.ledger.allocation_prefix)
+    assert not other.startswith(bench.ledger.allocation_prefix)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"num_nodes": 5}, "5 nodes are more than the 4 that the scheduler's queue 'local' allows"),
+        ({"wall_time_min": 31}, "31 minutes are more than the 30 that the scheduler's queue 'local' allows"),
+    ],
+)
+def test_limits_of_the_schedulers_queue_are_named(bench: Bench, asked: dict[str, int], said: str) -> None:
+    allow(bench, max_nodes=100)
+    bench.scheduler.limits = {"local": QueueLimits(max_nodes=4, max_wall_time_min=30)}
+    bench.service.add_batch_job(**asked)
+    bench.service.add_batch_job(num_nodes=4, wall_time_min=30)
+    bench.go()
+    assert (bench.state(1), bench.state(2)) == (S.SUBMIT_FAILED, S.QUEUED)
+    assert bench.told(1) == said
+    assert bench.scheduler.limits_asked == 1
+    bench.clock.advance(LIMITS_SEC)
+    bench.service.add_batch_job(num_nodes=4)
+    bench.go()
+    assert bench.scheduler.limits_asked == 2
+
+
+def test_a_refusal_does_not_leave_alone_what_was_submitted_before_s11(bench: Bench) -> None:
+    """The record is lost and the limits have changed: what the scheduler has is taken on, not forgotten."""
+    bench.service.add_batch_job()
+    bench.scheduler.take(bench.name())
+    bench.scheduler.limits = {"local": QueueLimits(max_wall_time_min=1)}
+    bench.go()
+    assert (bench.state(), bench.view().scheduler_id) == (S.QUEUED, "100")
+
+
+def allow(bench: Bench, **limits: int) -> None:
+    """Other limits of the Site's own."""
+    queue = bench.settings.scheduler.allowed_queues["local"].model_copy(update=limits)
+    scheduler = bench.settings.scheduler.model_copy(update={"allowed_queues": {"local": queue}})
+    bench.settings = bench.settings.model_copy(update={"scheduler": scheduler})
+    bench.restart()

@@ -12,6 +12,7 @@ import pytest
 from balsam.platform.scheduler.base import SchedulerConfig, SubmitRequest
 from balsam.platform.scheduler.local import LocalScheduler
 from balsam.site.directory import SiteDirectory, SiteError
+from balsam.site.ledger import Ledger
 from balsam.site.leftovers import end_leftovers
 
 
@@ -40,7 +41,8 @@ def begin(site: SiteDirectory, name: str) -> int:
 
 
 def test_s9_every_allocation_ends_also_a_deaf_one(site: SiteDirectory) -> None:
-    pids = [begin(site, "balsam-1-1"), begin(site, "balsam-1-2")]
+    prefix = Ledger(site.qsubmit, 1).allocation_prefix
+    pids = [begin(site, f"{prefix}1"), begin(site, f"{prefix}2")]
     found: list[int] = []
     with pytest.raises(SiteError, match=r"do not end: \d+, \d+"):
         end_leftovers(site.root, found.append, timeout_sec=0.2)

@@ -80,6 +80,11 @@ elastic_queue: null
         ("logging:\n  level: LOUD\n", 2, "logging.level is 'LOUD'"),
         ("logging:\n  format: '%(nothing'\n", 2, "is no format for a log line"),
         ("scheduler:\n  scheduler_class: slurmm\n", 2, "has no 'slurmm'"),
+        (
+            "scheduler:\n  scheduler_class: slurm\n  scheduler_options:\n    queue_iss: qos\n",
+            4,
+            "unknown key scheduler.scheduler_options.queue_iss; did you mean queue_is?",
+        ),
         ("scheduler:\n  allowed_queues:\n    debug:\n      max_node: 3\n", 4, "did you mean max_nodes?"),
         ("scheduler:\n  allowed_queues:\n    debug:\n      max_nodes: 0\n", 4, "greater than or equal to 1"),
         ("scheduler:\n  allowed_projects: a\n", 2, "scheduler.allowed_projects is 'a'"),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from balsam.domain.failure import INFRASTRUCTURE, Failure
 from balsam.domain.states import (
+    BATCH_JOB_LISTED,
     BATCH_JOB_MOVES,
     DONE_STATES,
     EDGES,
@@ -191,7 +192,7 @@ def decide_batch_job(state: BatchJobState, target: BatchJobState) -> bool:
     """
     if state == target:
         return False
-    if state is BatchJobState.PENDING_DELETION and target in (BatchJobState.QUEUED, BatchJobState.RUNNING):
+    if state is BatchJobState.PENDING_DELETION and target in BATCH_JOB_LISTED:
         return False
     if (state, target) not in BATCH_JOB_MOVES:
         raise Refused(Refusal.ILLEGAL, f"a BatchJob that is {state} can't become {target}")

@@ -140,23 +140,27 @@ LEGAL_MOVES: frozenset[tuple[JobState, JobState]] = frozenset((e.source, e.targe
 
 
 class BatchJobState(StrEnum):
-    """States of a BatchJob, an allocation asked from a scheduler. Names and values are Balsam's."""
+    """States of a BatchJob, an allocation asked from a scheduler. Names and values are Balsam's, plus UNKNOWN."""
 
     PENDING_SUBMISSION = "pending_submission"
     QUEUED = "queued"
     RUNNING = "running"
+    UNKNOWN = "unknown"  # the scheduler can't say: neither running nor over
     FINISHED = "finished"
     SUBMIT_FAILED = "submit_failed"
     PENDING_DELETION = "pending_deletion"  # sticky: only `finished` leaves it
 
 
 BATCH_JOB_ENDED = frozenset({BatchJobState.FINISHED, BatchJobState.SUBMIT_FAILED})
+BATCH_JOB_LISTED = frozenset({BatchJobState.QUEUED, BatchJobState.RUNNING, BatchJobState.UNKNOWN})  # at the scheduler
 BATCH_JOB_MOVES: frozenset[tuple[BatchJobState, BatchJobState]] = frozenset(
     (source, target)
     for source, targets in {
         BatchJobState.PENDING_SUBMISSION: ("queued", "running", "finished", "submit_failed", "pending_deletion"),
-        BatchJobState.QUEUED: ("running", "finished", "pending_deletion"),
-        BatchJobState.RUNNING: ("queued", "finished", "pending_deletion"),  # back to queued: requeued by the scheduler
+        BatchJobState.QUEUED: ("running", "unknown", "finished", "pending_deletion"),
+        # Back to queued: requeued by the scheduler.
+        BatchJobState.RUNNING: ("queued", "unknown", "finished", "pending_deletion"),
+        BatchJobState.UNKNOWN: ("queued", "running", "finished", "pending_deletion"),
         BatchJobState.PENDING_DELETION: ("finished",),
     }.items()
     for target in map(BatchJobState, targets)

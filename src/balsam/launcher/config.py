@@ -24,7 +24,7 @@ class LauncherConfigError(ValueError):
 class LauncherConfig:
     """All settings of a launcher. Paths are absolute; `directory` is the BatchJob's own, where outboxes are kept.
 
-    `num_nodes` is what was asked for; a machine without a batch system deals its cores out to so many.
+    `num_nodes`: a machine without a batch system deals its cores out to so many nodes.
     `node_cpus`, `node_gpus` override detection. `pinned_apps`: hashes of the only Apps that may run (S15);
     None runs what the Site's owner synced.
     """

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 ENDED = ("finished", "submit_failed")
-ACTIVE = ("pending_submission", "queued", "running", "pending_deletion")
+ACTIVE = ("pending_submission", "queued", "running", "unknown", "pending_deletion")
 
 
 class Revocation(threading.Thread):

@@ -48,12 +48,20 @@ class BackEnds:
         """Names that can be asked for, sorted; those of broken back ends too."""
         return sorted(self._claims())
 
+    def plain_name(self, name: str) -> str:
+        """The name without the class path that Balsam 0.7 had.
+
+        >>> SCHEDULERS.plain_name("balsam.platform.scheduler.SlurmScheduler")
+        'slurm'
+        """
+        return _LEGACY_CLASSES.get(name.rpartition(".")[2], name)
+
     def load(self, name: str) -> Any:
         """The object registered as `name`; class paths of Balsam 0.7 settings (`...app_run.MPICHRun`) are understood.
 
         Raises UnknownBackEnd, or BackEndBroken with the reason.
         """
-        wanted = _LEGACY_CLASSES.get(name.rpartition(".")[2], name)
+        wanted = self.plain_name(name)
         claims = self._claims().get(wanted)
         if claims is None:
             near = difflib.get_close_matches(wanted, self.names(), n=1)

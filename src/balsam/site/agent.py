@@ -89,7 +89,8 @@ class Agent:
                 self._say("stopped")
             return self._reloading
         self._say("running")
-        self._scheduler.watch(lambda scheduler_id: self._wakes.put("scheduler"))
+        watches = self._scheduler.watch(lambda scheduler_id: self._wakes.put("scheduler"))
+        self._allocations.is_polled = not watches
         self._files.start()
         threads = [
             threading.Thread(target=self._follow_stream, name="balsam-stream", daemon=True),

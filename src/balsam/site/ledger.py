@@ -6,6 +6,7 @@ of a BatchJob takes the place of an earlier one that was not reported yet: the o
 """
 
 import errno
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -36,7 +37,10 @@ class Phase(StrEnum):
 
 @dataclass(slots=True)
 class Entry:
-    """One BatchJob. Times are ISO text; `unreported` is true while the service has not acknowledged this state."""
+    """One BatchJob. Times are ISO text; `unreported` is true while the service has not acknowledged this state.
+
+    `name` is that of its directory, `allocation_name` what the scheduler knows it by.
+    """
 
     batch_job_id: int
     name: str
@@ -51,6 +55,8 @@ class Entry:
     unreported: bool = False
     deleting: bool = False  # the user asked for its end: the service takes no state but `finished`
     orphan: bool = False  # the service does not know it any more
+    project: str = ""
+    allocation_name: str = ""
 
     def patch(self) -> BatchJobPatch:
         """What to tell the service: always all of it, so that one report makes up for any number of lost ones."""
@@ -72,16 +78,22 @@ class Entry:
             return BatchJobState.FINISHED if self.deleting else self.state
         return None if self.deleting or self.state is BatchJobState.PENDING_SUBMISSION else self.state
 
+    def tell(self, **facts: Any) -> None:
+        """Show people these facts; what is None or empty is not shown any more."""
+        known = {**self.status_info, **facts}
+        self.status_info = {key: value for key, value in known.items() if value not in (None, "", ())}
+
     def complain(self, error: str, now: datetime) -> None:
         """Show people what went wrong."""
-        self.status_info = {**self.status_info, "error": error, "error_time": now.isoformat()}
+        self.tell(error=error, error_time=now.isoformat())
 
     def over(self, state: BatchJobState, phase: Phase, now: datetime, reason: str = "") -> None:
         """It has come to its end."""
         self.state, self.phase = state, phase
         self.end_time = self.end_time or now.isoformat()
+        self.tell(unknown_since=None, expected_start=None)
         if reason:
-            self.status_info = {**self.status_info, "scheduler": reason}
+            self.tell(scheduler=reason)
         log.info("BatchJob %d is over%s", self.batch_job_id, f": {reason}" if reason else "")
 
 
@@ -104,9 +116,18 @@ class Ledger:
     def get(self, batch_job_id: int) -> Entry | None:
         return self._entries.get(batch_job_id)
 
-    def name_of(self, batch_job_id: int) -> str:
-        """The name under which the scheduler gets a BatchJob: the same after any crash, so it can be searched (S11)."""
-        return f"balsam-{self._site_id}-{batch_job_id}"
+    def allocation_name(self, view: BatchJobView) -> str:
+        """The name under which the scheduler gets a BatchJob: the same after any crash, so it can be searched (S11).
+
+        And no other's: a user may have Sites of several services on a cluster, which number their BatchJobs alike, and
+        a service that was set up anew begins again at 1, while the scheduler remembers.
+        """
+        return f"{self.allocation_prefix}{view.id}-{_mark(view.created_at.isoformat())}"
+
+    @property
+    def allocation_prefix(self) -> str:
+        """How the names of this Site's allocations begin, and no other Site's."""
+        return f"balsam-{_mark(f'{self._site_id} {self._qsubmit}')}-"
 
     def directory(self, entry: Entry) -> Path:
         """The BatchJob's own directory under qsubmit."""
@@ -116,10 +137,11 @@ class Ledger:
         """A new entry, in memory only until `save` or `save_durably`."""
         entry = Entry(
             batch_job_id=view.id,
-            name=self.name_of(view.id),
+            name=f"balsam-{self._site_id}-{view.id}",
             created_at=view.created_at.isoformat(),
             queue=view.queue,
-            scheduler_id=view.scheduler_id,
+            project=view.project,
+            allocation_name=self.allocation_name(view),
         )
         self._entries[view.id] = entry
         self._unsaved.add(view.id)
@@ -167,11 +189,16 @@ def _load(path: Path) -> Entry | None:
         known = {one.name for one in fields(Entry)}
         entry = Entry(**{key: value for key, value in content.items() if key in known})
         entry.phase, entry.state = Phase(entry.phase), BatchJobState(entry.state)
+        entry.allocation_name = entry.allocation_name or entry.name
     except (OSError, ValueError, TypeError, AttributeError) as error:
         # The name can still be searched at the scheduler, so nothing is submitted twice without this record.
         log.error("%s can't be read (%s); asking service and scheduler instead", path, error)
         return None
     return entry
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def _why(error: OSError) -> str:

@@ -12,6 +12,7 @@ from balsam.domain.clock import SystemClock
 from balsam.platform.registry import SCHEDULERS
 from balsam.platform.scheduler.base import Scheduler, SchedulerConfig, SchedulerState, SchedulerUnavailable
 from balsam.site.directory import SiteError, require_site
+from balsam.site.ledger import Ledger
 from balsam.site.settings_file import load_settings
 
 KILL_GRACE_SEC = 3.0
@@ -28,10 +29,15 @@ def end_leftovers(path: Path, on_found: Callable[[int], None], *, timeout_sec: f
     """
     site = require_site(path)
     try:
-        name = load_settings(site.settings).scheduler.scheduler_class
+        settings = load_settings(site.settings).scheduler
+        name = settings.scheduler_class
         # What is left had its time to end in order; only our own scheduler is known to take this option.
-        options = {"kill_grace_sec": KILL_GRACE_SEC} if SCHEDULERS.load(name) is SCHEDULERS.load("local") else {}
-        scheduler = SCHEDULERS.load(name)(SchedulerConfig(site.qsubmit, options, SystemClock()))
+        quick = {"kill_grace_sec": KILL_GRACE_SEC} if SCHEDULERS.plain_name(name) == "local" else {}
+        prefix = Ledger(site.qsubmit, site.identity().id).allocation_prefix
+        config = SchedulerConfig(
+            site.qsubmit, {**settings.scheduler_options, **quick}, SystemClock(), name_prefix=prefix
+        )
+        scheduler = SCHEDULERS.load(name)(config)
         try:
             _end_all(scheduler, site.root, on_found, time.monotonic() + timeout_sec)
         finally:

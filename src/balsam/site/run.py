@@ -32,6 +32,7 @@ from balsam.site.reload import LOOK_SIGNAL, pending_request
 from balsam.site.service import ServiceLink
 from balsam.site.services.allocations import Allocations
 from balsam.site.services.batch_jobs import BatchJobs
+from balsam.site.services.breaker import Breaker
 from balsam.site.services.delivery import Delivery
 from balsam.site.services.files import Files
 from balsam.site.services.script import JobTemplate
@@ -162,9 +163,12 @@ def build_agent(
         directory.mkdir(mode=0o700, exist_ok=True)
     scheduler = scheduler or make_scheduler(plan, clock)
     ledger = Ledger(site.qsubmit, link.site_id)
-    allocations = Allocations(ledger, scheduler, clock)
+    breaker = Breaker(clock)
+    allocations = Allocations(ledger, scheduler, clock, breaker.lives, breaker.ended)
     make_config = launcher_config_maker(site, settings, link.site_id)
-    submission = Submission(site, settings, plan.template, ledger, scheduler, link, lambda: link.url, make_config)
+    submission = Submission(
+        site, settings, plan.template, ledger, scheduler, link, lambda: link.url, make_config, clock, breaker
+    )
     delivery = Delivery(link, ledger.directory)
     return Agent(
         lock=lock,
@@ -185,7 +189,7 @@ def build_agent(
 def make_scheduler(plan: Plan, clock: Clock) -> Scheduler:
     """The scheduler that the settings name. Raises SchedulerUnavailable or ValueError when it can't work here."""
     make: Callable[[SchedulerConfig], Scheduler] = SCHEDULERS.load(plan.settings.scheduler.scheduler_class)
-    return make(SchedulerConfig(submit_dir=plan.site.qsubmit, clock=clock, crash_point=crash_point))
+    return make(SchedulerConfig(plan.site.qsubmit, plan.settings.scheduler.scheduler_options, clock, crash_point))
 
 
 def site_offer(site: SiteDirectory, settings: Settings) -> SitePatch:

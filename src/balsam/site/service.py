@@ -45,6 +45,7 @@ OPEN_STATES = [
     BatchJobState.PENDING_SUBMISSION,
     BatchJobState.QUEUED,
     BatchJobState.RUNNING,
+    BatchJobState.UNKNOWN,
     BatchJobState.PENDING_DELETION,
 ]
 READ_TIMEOUT_SEC = 30.0

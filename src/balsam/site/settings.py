@@ -74,6 +74,7 @@ class SchedulerSettings(Section):
     """`scheduler`: which batch scheduler, and what may be asked of it through this Site."""
 
     scheduler_class: Short = "local"
+    scheduler_options: dict[Short, bool | int | float | str] = {}
     sync_period: PositiveSec = 10.0
     allowed_queues: dict[Short, QueueSettings] = {"local": QueueSettings(max_nodes=1, max_walltime=1440)}
     allowed_projects: list[Short] = ["local"]

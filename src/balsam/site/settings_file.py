@@ -43,7 +43,7 @@ def load_settings(path: Path) -> Settings:
     except ValidationError as error:
         faults += [_Fault(_line_of(lines, fault["loc"]), _sentence(fault)) for fault in error.errors()]
     if settings is not None:
-        faults += _unknown_back_ends(settings, lines)
+        faults += _unknown_back_ends(settings, lines) or _unknown_options(settings, lines)
     if faults or settings is None:
         said = "\n".join(f"  line {fault.line}: {fault.text}" for fault in sorted(faults, key=lambda one: one.line))
         raise SettingsError(f"{path} can't be used:\n{said}")
@@ -200,4 +200,18 @@ def _unknown_back_ends(settings: Settings, lines: dict[Where, int]) -> list[_Fau
             group.load(name)
         except (UnknownBackEnd, BackEndBroken) as error:
             faults.append(_Fault(_line_of(lines, where), f"{'.'.join(map(str, where))}: {error}"))
+    return faults
+
+
+def _unknown_options(settings: Settings, lines: dict[Where, int]) -> list[_Fault]:
+    """Of a scheduler that can be loaded; what their values must be it says itself when the agent starts."""
+    scheduler = settings.scheduler
+    known = SCHEDULERS.load(scheduler.scheduler_class).options
+    faults = []
+    for name in scheduler.scheduler_options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known) or 'none'}"
+            where = ("scheduler", "scheduler_options", name)
+            faults.append(_Fault(_line_of(lines, where), f"unknown key {'.'.join(where)}; {hint}"))
     return faults

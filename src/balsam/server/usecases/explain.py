@@ -41,7 +41,8 @@ from balsam.server.usecases.sites import is_online
 from balsam.wire.batch_jobs import status_reason
 from balsam.wire.jobs import JobExplanation
 
-_ALIVE = (BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED, BatchJobState.RUNNING)
+_MAY_RUN = (BatchJobState.RUNNING, BatchJobState.UNKNOWN)
+_ALIVE = (BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED, *_MAY_RUN)
 _SHOWN_PARENTS = 5
 _FAILED: dict[Failure | None, str] = {
     Failure.EXIT_CODE: "Its command ended with return code {code} in attempt {attempt}.",
@@ -166,14 +167,15 @@ def _runnable(tx: ReadTx, site: SiteRow, job: JobRow, now: datetime) -> tuple[st
     fitting = [row for row in allocations if not unfit[row.id]]
     if not fitting:
         return "None of the Site's allocations can run it.", [why for reasons in unfit.values() for why in reasons]
-    running = tuple(row.id for row in fitting if row.state is BatchJobState.RUNNING)
-    pending = [_pending(row) for row in fitting if row.id not in running]
-    if not running:
+    pending = [_pending(row) for row in fitting if row.state is not BatchJobState.RUNNING]
+    launchers = tx.find(
+        SessionRow, batch_job_id=tuple(row.id for row in fitting if row.state in _MAY_RUN), ended_at=None
+    )
+    if launchers:
+        return _acquirable(job, launchers, pending)
+    if len(pending) == len(fitting):
         return "It waits for an allocation to start.", pending
-    launchers = tx.find(SessionRow, batch_job_id=running, ended_at=None)
-    if not launchers:
-        return "Its allocation runs, and no launcher has reported from it yet.", ["See the Site's log of the launcher."]
-    return _acquirable(job, launchers, pending)
+    return "Its allocation runs, and no launcher has reported from it yet.", ["See the Site's log of the launcher."]
 
 
 def _acquirable(job: JobRow, launchers: list[SessionRow], pending: list[str]) -> tuple[str, list[str]]:
@@ -204,7 +206,7 @@ def _last_failure(tx: ReadTx, site: SiteRow) -> Iterator[str]:
 
 def _minutes_left(allocation: BatchJobRow, now: datetime) -> int:
     """Begun minutes count, as they do for the launcher."""
-    if allocation.state is not BatchJobState.RUNNING or allocation.start_time is None:
+    if allocation.state not in _MAY_RUN or allocation.start_time is None:
         return allocation.wall_time_min
     gone_min = (micros(now) - allocation.start_time) / 60e6
     return min(allocation.wall_time_min, max(0, math.ceil(allocation.wall_time_min - gone_min)))
@@ -244,7 +246,15 @@ def _part_misfit(name: str, part: dict[str, object], allocation: BatchJobRow, jo
 
 def _pending(row: BatchJobRow) -> str:
     told = status_reason(row.status_info)
-    said = f": {told}" if told else ""
+    since = row.status_info.get("unknown_since")
+    start = row.status_info.get("expected_start")
+    said = "".join(
+        (
+            f" since {since}" if since else "",
+            f": {told}" if told else "",
+            f"; the scheduler expects to start it at {start}" if start else "",
+        )
+    )
     return f"BatchJob {row.id} is {row.state} in queue {row.queue!r}{said}."
 
 

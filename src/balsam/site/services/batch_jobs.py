@@ -48,7 +48,9 @@ class BatchJobs:
     @property
     def has_unfinished_business(self) -> bool:
         """Whether something waits for service or disk: come back soon, not only with the next period."""
-        return any(entry.unreported or entry.phase in (Phase.ENDED, Phase.DELIVERED) for entry in self._ledger)
+        return self._look_again or any(
+            entry.unreported or entry.phase in (Phase.ENDED, Phase.DELIVERED) for entry in self._ledger
+        )
 
     def run_once(self, *, listing: bool, polling: bool) -> bool:
         """One pass: take the service's requests, look at the scheduler, deliver, report.
@@ -64,8 +66,7 @@ class BatchJobs:
         except ServiceAway:
             heard = False
         if polling or self._look_again:
-            self._look_again = False
-            self._allocations.poll()
+            self._look_again = not self._allocations.poll()
         try:
             self._deliver_ended()
             self._report()
@@ -112,7 +113,7 @@ class BatchJobs:
             scheduler_id = self._submission.submit(view, entry, self._active_in(view))
         except GiveUp as refused:
             log.warning("BatchJob %d is not submitted: %s", view.id, refused)
-            entry.status_info = {**entry.status_info, **self._submission.facts(entry)}
+            entry.tell(**self._submission.facts(entry))
             entry.complain(str(refused), self._clock.now())
             entry.over(BatchJobState.SUBMIT_FAILED, Phase.DELIVERED, self._clock.now())
             self._ledger.note(entry)
@@ -142,7 +143,7 @@ class BatchJobs:
         entry = self._ledger.open(view)
         entry.phase, entry.state, entry.status_info = Phase.SUBMITTED, view.state, dict(view.status_info)
         entry.start_time = view.start_time.isoformat() if view.start_time else None
-        entry.scheduler_id = entry.scheduler_id or self._allocations.find(entry)
+        entry.scheduler_id = self._submission.find(entry)  # not the service's word: it would be cancelled by it
         self._ledger.save(entry)
 
     def _end(self, view: BatchJobView, entry: Entry | None) -> None:
@@ -175,7 +176,7 @@ class BatchJobs:
         """An entry that is to end: was it submitted? A crash may have come between submission and record (S11)."""
         if entry.phase is not Phase.INTENT:
             return
-        entry.scheduler_id = self._allocations.find(entry)
+        entry.scheduler_id = self._submission.find(entry)
         if entry.scheduler_id is None:
             entry.over(BatchJobState.FINISHED, Phase.DELIVERED, self._clock.now(), "ended before it was submitted")
             self._ledger.note(entry)

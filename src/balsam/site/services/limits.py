@@ -1,9 +1,10 @@
 """What the Site allows, checked again at the Site whatever the service let pass (S15)."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from balsam.domain.partitions import filter_tag_problems, partition_tag_problems
+from balsam.platform.scheduler.base import QueueLimits
 from balsam.site.settings import Settings
 from balsam.wire.batch_jobs import BatchJobView
 
@@ -34,6 +35,20 @@ def refusal(job: BatchJobView, settings: Settings, active_in_queue: int) -> str 
     return (
         _parameter_refusal(job, settings) or _partition_refusal(job, settings) or _tag_refusal(job) or _unsafe_word(job)
     )
+
+
+def queue_refusal(job: BatchJobView, queues: Mapping[str, QueueLimits]) -> str | None:
+    """Why the scheduler would let it wait for ever: some take what is over the limit of a queue, and never start it."""
+    limits = queues.get(job.queue)
+    if limits is None:
+        return None  # a queue that is not shown to everybody: the scheduler itself says whether it takes it
+    for asked, most, what in (
+        (job.num_nodes, limits.max_nodes, "nodes"),
+        (job.wall_time_min, limits.max_wall_time_min, "minutes"),
+    ):
+        if most is not None and asked > most:
+            return f"{asked} {what} are more than the {most} that the scheduler's queue {job.queue!r} allows"
+    return None
 
 
 def _parameter_refusal(job: BatchJobView, settings: Settings) -> str | None:

@@ -1,0 +1,228 @@
+"""A service, and a Site on the cluster with its agent, all processes of an unprivileged user; and her scripts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.testbed.slurm_bed import BED, ClusterUser, SlurmBed
+
+PYTHON = str(BED / "venv/bin/python")
+SETTINGS: dict[str, Any] = {
+    "launcher": {"idle_ttl_sec": 600.0, "kill_grace_sec": 2.0},
+    "scheduler": {
+        "scheduler_class": "slurm",
+        "scheduler_options": {"command_timeout_sec": 10},
+        "sync_period": 1.0,
+        "allowed_queues": {
+            name: {"max_nodes": 9, "max_walltime": 2880, "max_queued_jobs": 0} for name in ("batch", "debug", "urgent")
+        },
+        "allowed_projects": ["proj1", "proj2", "nobody"],
+        "optional_batch_job_params": {"greeting": "hello", "fail": "no"},
+    },
+    "node": {"cpus": 8},
+    "mpirun": "plain",
+}
+# What a Site's own template has more than the shipped one: directives, and the optional parameters in use.
+TEMPLATE = """\
+#!/bin/bash
+#SBATCH --exclusive
+{%- macro word(text) %}'{{ text | string | replace("'", "'\\\\''") }}'{% endmacro %}
+
+export GREETING={{ word(optional_params.greeting) }} NUM_NODES={{ num_nodes }}
+echo started >> {{ balsam_site_path }}/starts
+{% if optional_params.fail == "yes" %}
+echo "no such module" >&2; exit 3
+{% endif %}
+exec {{ launcher_cmd }} -j {{ job_mode }} -t {{ wall_time_min }}
+{%- for key, value in filter_tags.items() %} --tag={{ word(key ~ "=" ~ value) }}{% endfor %} {{ partitions }}
+"""
+PRELUDE = """
+import json, sys, time
+from pathlib import Path
+from balsam.api import ApplicationDefinition, BatchJob, EventLog, Job, Site
+
+SITE = Site.objects.get(name="cluster")
+ROOT = Path({root!r})
+
+class Sh(ApplicationDefinition):
+    site = "cluster"
+    command_template = "sh -c {{{{ code }}}}"
+
+def submit(name, code, **fields):
+    job = Job(app_id=Sh, workdir=name, parameters={{"code": code}}, node_packing_count=8, **fields)
+    job.save()
+    return job
+
+def allocation(queue="batch", project="proj1", num_nodes=1, wall_time_min=10, job_mode="mpi", **fields):
+    return BatchJob.objects.create(site_id=SITE.id, num_nodes=num_nodes, wall_time_min=wall_time_min,
+                                   job_mode=job_mode, queue=queue, project=project, **fields)
+
+def until(look, what, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+def reach(batch, *states, seconds=60):
+    def there():
+        batch.refresh_from_db()
+        return str(batch.state.value) in states
+    until(there, f"{{batch}} {{batch.status_info}} is not {{states}}", seconds)
+    return batch
+
+def offers():
+    SITE.refresh_from_db()
+    return "batch" in SITE.allowed_queues
+until(offers, "the agent does not say what its Site allows")
+
+def states_of(job):
+    return [event.to_state.value for event in EventLog.objects.filter(job_id=job.id).order_by("timestamp")]
+"""
+
+
+@dataclass
+class LiveCluster:
+    """One user's service and Site. Everything of it is in `root`."""
+
+    bed: SlurmBed
+    root: Path
+    service: subprocess.Popen[str] | None = None
+    agent: subprocess.Popen[str] | None = None
+    port: int = 0
+    scripts: int = 0
+    _files: list[Any] = field(default_factory=list)
+
+    @property
+    def user(self) -> ClusterUser:
+        return self.bed.user
+
+    @property
+    def site(self) -> Path:
+        return self.root / "site"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"BALSAM_HOME": str(self.root / "home")}
+
+    def start_service(self) -> None:
+        words = [PYTHON, "-m", "balsam.server", "--json", "--port", str(self.port)]
+        self.service = self._start(words, "service.log", stdout=subprocess.PIPE)
+        assert self.service.stdout is not None
+        line = self.service.stdout.readline()
+        assert line, (self.root / "service.log").read_text()
+        self.port = int(json.loads(line)["url"].rpartition(":")[2])
+
+    def start_agent(self) -> None:
+        self.agent = self._start([PYTHON, "-m", "balsam.site", "--site", str(self.site)], "agent.log")
+
+    def kill_agent(self) -> None:
+        assert self.agent is not None
+        self.agent.kill()
+        self.agent.wait()
+
+    def restart_agent(self) -> None:
+        self.kill_agent()
+        self.start_agent()
+
+    def change_settings(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Takes effect when the agent starts again."""
+        settings = json.loads(json.dumps(SETTINGS))
+        change(settings)
+        (self.site / "settings.yml").write_text(yaml.safe_dump(settings))
+
+    def begin(self, code: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a Python script of the user, with PRELUDE before it."""
+        self.scripts += 1
+        path = self.root / f"script{self.scripts}.py"
+        path.write_text(PRELUDE.format(root=str(self.site)) + textwrap.dedent(code))
+        path.chmod(0o644)
+        return self.user.start(
+            [PYTHON, "-X", "faulthandler", str(path)],
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, code: str, timeout: float = 120) -> str:
+        """Run such a script to its end; what it printed."""
+        return finished(self.begin(code), timeout)
+
+    def balsam(self, *words: str) -> str:
+        """What the command says."""
+        return self.user.run(str(BED / "venv/bin/balsam"), *words, env=self.environment)
+
+    def starts(self) -> int:
+        """How many batch scripts of the Site were started."""
+        path = self.site / "starts"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def log(self) -> str:
+        return (self.root / "agent.log").read_text()
+
+    def stop(self) -> None:
+        for process in (self.agent, self.service):
+            if process is not None and process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(15)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+        for file in self._files:
+            file.close()
+
+    def _start(self, words: list[str], log: str, **options: Any) -> subprocess.Popen[str]:
+        file = (self.root / log).open("a")
+        self._files.append(file)
+        return self.user.start(words, env=self.environment, stderr=file, **{"stdout": file, **options})
+
+
+def finished(process: subprocess.Popen[str], timeout: float) -> str:
+    """The stdout of a script that ends well in time."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # faulthandler prints where it hangs
+        out, err = process.communicate(timeout=10)
+        raise AssertionError(f"script did not end within {timeout} s\n{out}\n{err}") from None
+    assert process.returncode == 0, f"exit status {process.returncode}\n{out}\n{err}"
+    return out
+
+
+def eventually(look: Callable[[], Any], what: str, timeout: float = 60) -> Any:
+    """What `look` returns once it is true."""
+    deadline = time.monotonic() + timeout
+    while not (answer := look()):
+        assert time.monotonic() < deadline, f"{what} (after {timeout} s)"
+        time.sleep(0.1)
+    return answer
+
+
+@contextmanager
+def live_cluster(bed: SlurmBed, directory: Path | None = None) -> Iterator[LiveCluster]:
+    """A service and a Site called `cluster` with a running agent, in a directory of the user's home."""
+    cluster = LiveCluster(bed, directory or bed.user.directory())
+    try:
+        cluster.start_service()
+        cluster.balsam("site", "init", str(cluster.site), "--name", "cluster")
+        cluster.change_settings(lambda settings: None)
+        (cluster.site / "job-template.sh").write_text(TEMPLATE)
+        cluster.start_agent()
+        yield cluster
+    finally:
+        cluster.stop()
+        bed.end_everything()
+        if directory is None:
+            shutil.rmtree(cluster.root)
