@@ -101,8 +101,6 @@ assert late == [], late
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_names_of_a_later_release_say_so() -> None:
-    with pytest.raises(ImportError, match="file transfers"):
-        from balsam.api import TransferItem  # noqa: F401
+def test_names_that_are_not_there() -> None:
     with pytest.raises(ImportError, match="cannot import name"):
         from balsam.api import Nonsense  # type: ignore[attr-defined] # noqa: F401

@@ -151,8 +151,8 @@ def test_unknown_names_are_named_with_the_nearest(client: Client, site: Any, hel
 
 def test_fields_of_the_service_are_read_only(hello: Any) -> None:
     job = hello.submit("a", name="x")
-    with pytest.raises(AttributeError, match=r"cancel\(\) or retry\(\)"):
-        job.state = "RUNNING"
+    with pytest.raises(AttributeError, match="site_id is set by the service"):
+        job.site_id = 3
     with pytest.raises(AttributeError, match="can't be changed once it is saved"):
         job.parent_ids = {1}
 
@@ -176,9 +176,10 @@ def test_cancel_retry_and_history(hello: Any, client: Client) -> None:
 def test_delete(hello: Any, client: Client) -> None:
     job = hello.submit("a", name="x")
     twin = client.Job.objects.get(id=job.id)
+    kept = job.id
     job.delete()
     twin.delete()
-    for act in (twin.refresh_from_db, lambda: client.Job.objects.get(id=job.id)):
+    for act in (twin.refresh_from_db, lambda: client.Job.objects.get(id=kept)):
         with pytest.raises(client.Job.DoesNotExist):
             act()
     twin.num_nodes = 3
@@ -314,13 +315,35 @@ def test_a_definition_is_sent_once_and_again_when_it_changed(
 ) -> None:
     syncs: list[str] = []
     sync = type(client.apps).sync
-    monkeypatch.setattr(type(client.apps), "sync", lambda self, d: (syncs.append(d.command_template), sync(self, d))[1])
+    monkeypatch.setattr(
+        type(client.apps), "sync", lambda self, d, old: (syncs.append(d.command_template), sync(self, d, old))[1]
+    )
     for number in range(3):
         hello.submit(f"a/{number}", name="x")
     assert len(syncs) == 1
     hello.command_template = "echo Bye, {{ name }}"
     hello.submit("a/4", name="x")
     assert syncs == ["echo Hello, {{ name }}", "echo Bye, {{ name }}"]
+
+
+def test_an_app_is_renamed_with_its_jobs(client: Client, hello: Any, site: Any) -> None:
+    job = hello.submit("a", name="x")
+    attributes = {"site": site.name, "command_template": "echo Bye, {{ name }}"}
+    bye = type("Bye", (client.ApplicationDefinition,), attributes)
+    with pytest.raises(errors.ValidationFailed, match="this Site has no App 'Helo'"):
+        bye.sync(rename_from="Helo")
+    bye.sync(rename_from="Hello")
+    bye.sync(rename_from="Hello")
+    assert {app.name: app.id for app in client.App.objects.filter(site_id=site.id)} == {"Bye": job.app_id}
+    assert client.Job.objects.get(id=job.id).app_name == "Bye"
+    assert bye.submit("b", name="y").app_id == job.app_id
+    assert client.ApplicationDefinition.load_by_name("Bye", site.name).command_template == "echo Bye, {{ name }}"
+    with pytest.raises(errors.ValidationFailed, match="no App 'Hello'"):
+        client.ApplicationDefinition.load_by_name("Hello", site.name)
+    hello._state.synced = None
+    hello.sync()
+    with pytest.raises(errors.Conflict, match="has an App 'Bye' already, beside 'Hello'"):
+        bye.sync(rename_from="Hello")
 
 
 def test_a_class_without_source_works(client: Client, site: Any) -> None:

@@ -305,9 +305,14 @@ def test_bulk_update_sends_each_its_own_changes(client: Client, hello: Any, requ
     assert len(requests) - start == 1
     client.Job.objects.bulk_refresh(jobs)
     assert [job.tags for job in jobs] == [{"number": "0"}, {"number": "1"}, {"number": "2"}, {}]
-    jobs[3].delete()
-    with pytest.raises(client.Job.DoesNotExist, match=str(jobs[3].id)):
-        client.Job.objects.bulk_refresh(jobs)
+    client.Job.objects.get(id=jobs[3].id).delete()
+    for number, job in enumerate(jobs):
+        job.tags = {"again": str(number)}
+    for act in (client.Job.objects.bulk_refresh, client.Job.objects.bulk_update):
+        with pytest.raises(client.Job.DoesNotExist, match=str(jobs[3].id)):
+            act(jobs)
+    client.Job.objects.bulk_refresh(jobs[:3])
+    assert [job.tags for job in jobs[:3]] == [{"number": "0"}, {"number": "1"}, {"number": "2"}], "all or none"
 
 
 def test_bulk_create_fills_the_given_jobs_and_returns_them(client: Client, hello: Any) -> None:

@@ -164,6 +164,7 @@ SELECTING: dict[str, list[Ask]] = {
         at("GET", lambda o: f"/api/transfers?id={o.item_id}&site_id={o.site_id}"),
         at("GET", lambda o: f"/api/transfers?job_id={o.staging_job_id}"),
     ],
+    "search_transfers": [body("POST", "/api/transfers/search", lambda o: {"id": [o.item_id]})],
     "report_transfers": [
         body("PATCH", "/api/transfers", lambda o: {"patches": {str(o.item_id): {"state": "error"}}}),
     ],

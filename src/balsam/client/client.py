@@ -17,6 +17,7 @@ from balsam.client.models.event import EventLog
 from balsam.client.models.job import Job
 from balsam.client.models.session import Session
 from balsam.client.models.site import Site
+from balsam.client.models.transfer import TransferItem
 from balsam.client.settings import ClientSettings
 from balsam.domain.clock import Clock
 from balsam.wire.auth import UserCreate, UserView, WhoAmI
@@ -81,6 +82,10 @@ class Client:
     @property
     def Session(self) -> type[Session]:  # noqa: N802
         return self.bound(Session)
+
+    @property
+    def TransferItem(self) -> type[TransferItem]:  # noqa: N802
+        return self.bound(TransferItem)
 
     @property
     def EventLog(self) -> type[EventLog]:  # noqa: N802

@@ -42,7 +42,11 @@ class BalsamError(Exception):
         return (type(self), self.args, self.__dict__)
 
 
-class NotConfigured(BalsamError):
+class NotAuthenticatedError(BalsamError):
+    """There is no token, or none that is accepted: NotConfigured or Unauthorized."""
+
+
+class NotConfigured(NotAuthenticatedError):
     """No service is known: no address, or no token for it."""
 
 
@@ -66,6 +70,10 @@ class ValidationFailed(BalsamError, ValueError):
     """The request is wrong; `details` names every field. Nothing was changed."""
 
 
+class QueryTooSlow(BalsamError):
+    """The service gave the selection up: it would have had to look at too many rows. The text says what is indexed."""
+
+
 class Conflict(BalsamError):
     """The request contradicts what is there now. Nothing was changed."""
 
@@ -78,7 +86,7 @@ class Fenced(Conflict):
     """The lease token is not the current one."""
 
 
-class Unauthorized(BalsamError):
+class Unauthorized(NotAuthenticatedError):
     """The service does not accept the token."""
 
 
@@ -106,7 +114,7 @@ class ServiceFault(BalsamError):
     """The service failed at this request (500), or what answered is not a Balsam service."""
 
 
-class NoResult(BalsamError):
+class NoResult(BalsamError, ValueError):
     """The Job has no result: its last attempt has not ended, or it is to run again. `Job.NoResult`."""
 
 
@@ -177,6 +185,7 @@ _BY_CODE: Mapping[str, type[BalsamError]] = {
     "session_ended": SessionEnded,
     "fenced": Fenced,
     "site_offline": SiteOffline,
+    "too_slow": QueryTooSlow,
 }
 _ADVICE: Mapping[type[BalsamError], str] = {
     Unauthorized: "log in again with `balsam login {url}` (on the machine of a local service: start `balsam up`)",

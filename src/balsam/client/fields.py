@@ -20,6 +20,7 @@ class Write(Enum):
 
     ALWAYS = "always"
     CREATE = "create"  # until it is saved
+    SAVED = "saved"  # once it is saved
     NEVER = "never"  # the service sets it
 
 
@@ -74,6 +75,8 @@ class Field(Generic[T]):
             raise AttributeError(
                 f"{type(instance).__name__}.{self.name} is set by the service{instance._hint(self.name)}"
             )
+        if self.write is Write.SAVED and instance._row is None:
+            raise AttributeError(f"{type(instance).__name__}.{self.name} can be set once it is saved")
         if self.write is Write.CREATE and instance._row is not None:
             raise AttributeError(f"{type(instance).__name__}.{self.name} can't be changed once it is saved")
         instance._values[self.name] = self.accept(value) if self.accept is not None else value
@@ -88,6 +91,20 @@ class Field(Generic[T]):
         if value is REQUIRED:
             return None
         return copied(value) if self.load is None or value is None else self.load(value)
+
+
+class IdField(Field[int]):
+    """The id: None before an object is saved, and again when it was deleted."""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: "Model", owner: type) -> int: ...
+    def __get__(self, instance: "Model | None", owner: type) -> Self | int:
+        if instance is None:
+            return self
+        found: int = self.of_row(None if instance._deleted else instance._row)
+        return found
 
 
 def copied(value: Any) -> Any:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from balsam.client import errors
-from balsam.client.fields import REQUIRED, Field, Write
+from balsam.client.fields import REQUIRED, Field, IdField, Write
 from balsam.client.values import json_copy, nearest
 
 if TYPE_CHECKING:
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from balsam.client.settings import ClientSettings
 
 
+_LATER = (Write.ALWAYS, Write.SAVED)
+
+
 class Model:
     """Base of the classes in `balsam.api`. Two instances are equal when they stand for the same row."""
 
     DoesNotExist: ClassVar[type[errors.DoesNotExist]]
     MultipleObjectsReturned: ClassVar[type[errors.MultipleObjectsReturned]]
-    id = Field[int](None, write=Write.NEVER)
+    id = IdField(None, write=Write.NEVER)
 
     _fields: ClassVar[dict[str, Field[Any]]] = {"id": id}
     _required: ClassVar[frozenset[str]] = frozenset()
@@ -35,6 +38,7 @@ class Model:
     _row: dict[str, Any] | None
     _key: tuple[str, bytes] | None  # of a creation whose outcome is not known
     _stale: bool = False  # the row is older than what is known of the object
+    _deleted: bool = False  # by this instance
 
     def __init_subclass__(cls, bound_to: "Client | None" = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -87,6 +91,7 @@ class Model:
         if self._row is None:
             manager._create(self)
             return
+        self._saved_id()
         changes = self._changes()
         if changes:
             manager._update(self, changes)
@@ -96,8 +101,13 @@ class Model:
         self._take_row(self._manager()._read(self._saved_id()))
 
     def delete(self) -> None:
-        """Delete the object at the service. One that is gone already is no error: a repeated call must not fail."""
-        self._manager()._delete(self)
+        """Delete the object at the service; its `id` is None then.
+
+        One that is gone already is no error: a repeated call must not fail.
+        """
+        if not self._deleted:
+            self._manager()._delete(self)
+            self._deleted = True
 
     def display_dict(self) -> dict[str, Any]:
         """All fields as plain values, for tables and JSON."""
@@ -112,7 +122,7 @@ class Model:
         """Fields that differ from the row, as JSON values."""
         row, fields = self._row, self._fields
         changed = (name for name, value in self._values.items() if value != fields[name].of_row(row))
-        return {name: json_copy(self._values[name], name) for name in changed if fields[name].write is Write.ALWAYS}
+        return {name: json_copy(self._values[name], name) for name in changed if fields[name].write in _LATER}
 
     def _given(self) -> dict[str, Any]:
         """Fields that were set on an unsaved instance, as JSON values."""
@@ -124,6 +134,8 @@ class Model:
     def _saved_id(self) -> int:
         if self._row is None:
             raise ValueError(f"this {self._base.__name__} is not saved yet; call save() first")
+        if self._deleted:
+            raise self.DoesNotExist(f"{self._base.__name__} {self._row['id']} was deleted", code="not_found")
         return int(self._row["id"])
 
     def _hint(self, name: str) -> str:

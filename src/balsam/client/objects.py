@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
-from balsam.client.errors import NotFound
+from balsam.client.errors import NotFound, Problem, ValidationFailed
 from balsam.client.lookups import aware, lookups_of
 from balsam.client.query import FIRST_PAGE, NEXT_PAGES, Changed, Query
 from balsam.client.values import checked
@@ -177,6 +177,9 @@ class Manager(Generic[M]):
         for name, value in filters.items():
             value = self._filter_value(name, value)
             takes_list = name in known and _is_list(known[name])
+            if name == "id" and value is None:
+                why = "is None: an object that is not saved, or was deleted, has no id; leave it out to select all"
+                raise ValidationFailed(f"id {why}", code="validation", details=[Problem("id", why)])
             if name not in known or (name in self.lookups and not takes_list and isinstance(value, (list, tuple, set))):
                 where += lookups_of(name, value, self.lookups, self.name, known)
             elif value is not None:

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from balsam.client.errors import BalsamError, Problem, ValidationFailed
+from balsam.client.errors import Problem, ValidationFailed
 from balsam.client.models.application import ApplicationDefinition
 from balsam.client.models.job import Job
 from balsam.client.models.site import Site
@@ -26,19 +26,10 @@ if TYPE_CHECKING:
 Definition = type[ApplicationDefinition]
 
 
-class Unsupported(BalsamError, NotImplementedError):
-    """The definition uses a part of Balsam that this release does not have yet."""
-
-
 def sync(app: Definition, rename_from: str | None) -> None:
     """Register the App, or replace its definition. A class that was loaded is what the service has already."""
-    if rename_from is not None:
-        raise Unsupported(
-            f"{app.__name__}.sync(rename_from={rename_from!r}): an App can't be renamed in this release; "
-            "sync it under its new name, Jobs of the old one go on"
-        )
     if app._state.loaded is None:
-        _send(app, definition(app))
+        _send(app, definition(app), rename_from)
 
 
 def ensure_synced(app: Definition) -> int:
@@ -148,12 +139,14 @@ def site_id_of(client: "Client", name: str) -> int:
     return sites[name]
 
 
-def _send(app: Definition, content: AppSync) -> int:
+def _send(app: Definition, content: AppSync, rename_from: str | None = None) -> int:
     client, view = app._client(), None
-    if not content.source_code:  # from a prompt, or rebuilt in a worker process: keep the source that is there
+    if (
+        not content.source_code and rename_from is None
+    ):  # from a prompt, or rebuilt in a worker process: keep the source that is there
         view = client.apps.same(content)
     if view is None:
-        view = client.apps.sync(content)
+        view = client.apps.sync(content, rename_from)
     app._state.app_id, app._state.synced = view.id, (client.url, _fingerprint(app))
     return view.id
 

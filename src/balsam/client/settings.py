@@ -8,7 +8,7 @@ Settings that came from a file can be read again: a local service that was resta
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,8 @@ class ClientSettings:
     """Address, token and patience of a client. Immutable; times in seconds.
 
     `retry_for_sec`: how long a call without a deadline of its own is repeated while the service can't be reached.
-    `source`: the file it came from, read again when the service refuses the connection or the token.
+    `source`: the file it came from, read again when the service refuses the connection or the token. `api_root` is
+    Balsam's name of `url`.
 
     >>> ClientSettings(url="http://127.0.0.1:8000/", token="blsm_user_x").url
     'http://127.0.0.1:8000'
@@ -41,15 +42,16 @@ class ClientSettings:
     Raises NotConfigured for an address that is none, or that would send the token unencrypted over a network.
     """
 
-    url: str
+    url: str = ""
     token: str = field(default="", repr=False)
     connect_timeout_sec: float = 6.2
     read_timeout_sec: float = 120.0
     retry_for_sec: float = 1800.0
     source: Path | None = None
+    api_root: InitVar[str | None] = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "url", normal_url(self.url))
+    def __post_init__(self, api_root: str | None) -> None:
+        object.__setattr__(self, "url", normal_url(self.url or api_root or ""))
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> "ClientSettings":

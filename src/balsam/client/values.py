@@ -58,6 +58,8 @@ def _copy(value: Any, depth: int) -> Any:
         return int(value)
     if isinstance(value, PurePath):
         return str(value)
+    if isinstance(value, Message):
+        return value.model_dump(mode="json")
     to_python = getattr(value, "tolist", None)  # numpy scalars and arrays
     if callable(to_python):
         plain = to_python()

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class JobState(StrEnum):
-    """States of a Job. The names are Balsam's, plus CANCELLED."""
+    """States of a Job. The names are Balsam's, plus CANCELLED; scripts for Balsam write them in small letters, too."""
 
     CREATED = "CREATED"  # being submitted; only ever seen as the origin of a Job's first event
     AWAITING_PARENTS = "AWAITING_PARENTS"  # until every parent is JOB_FINISHED
@@ -27,6 +27,26 @@ class JobState(StrEnum):
     JOB_FINISHED = "JOB_FINISHED"  # done, well
     FAILED = "FAILED"  # done, badly; leaves only by an explicit retry
     CANCELLED = "CANCELLED"  # done by the user's wish; leaves only by an explicit retry
+
+    created = CREATED
+    awaiting_parents = AWAITING_PARENTS
+    ready = READY
+    staged_in = STAGED_IN
+    preprocessed = PREPROCESSED
+    running = RUNNING
+    run_done = RUN_DONE
+    run_error = RUN_ERROR
+    run_timeout = RUN_TIMEOUT
+    restart_ready = RESTART_READY
+    postprocessed = POSTPROCESSED
+    staged_out = STAGED_OUT
+    job_finished = JOB_FINISHED
+    failed = FAILED
+
+    @classmethod
+    def is_valid(cls, state: str) -> bool:
+        """Whether there is a state of this name."""
+        return state in frozenset(cls)
 
 
 DONE_STATES = frozenset({JobState.JOB_FINISHED, JobState.FAILED, JobState.CANCELLED})
@@ -150,6 +170,13 @@ class BatchJobState(StrEnum):
     SUBMIT_FAILED = "submit_failed"
     PENDING_DELETION = "pending_deletion"  # sticky: only `finished` leaves it
 
+    pending_submission = PENDING_SUBMISSION
+    queued = QUEUED
+    running = RUNNING
+    finished = FINISHED
+    submit_failed = SUBMIT_FAILED
+    pending_deletion = PENDING_DELETION
+
 
 BATCH_JOB_ENDED = frozenset({BatchJobState.FINISHED, BatchJobState.SUBMIT_FAILED})
 BATCH_JOB_LISTED = frozenset({BatchJobState.QUEUED, BatchJobState.RUNNING, BatchJobState.UNKNOWN})  # at the scheduler
@@ -177,9 +204,19 @@ class TransferState(StrEnum):
     DONE = "done"
     ERROR = "error"
 
+    awaiting_job = AWAITING_JOB
+    pending = PENDING
+    active = ACTIVE
+    inactive = INACTIVE
+    done = DONE
+    error = ERROR
+
 
 class JobMode(StrEnum):
     """How a launcher runs Jobs: `mpi` through the machine's mpirun, `serial` as many single-node processes."""
 
     MPI = "mpi"
     SERIAL = "serial"
+
+    mpi = MPI
+    serial = SERIAL

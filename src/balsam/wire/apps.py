@@ -87,6 +87,12 @@ class AppSync(Message):
         )
 
 
+class AppRename(Message):
+    """What goes with a sync: the name that the App had until now. Its id, and so its Jobs, stay."""
+
+    rename_from: AppName | None = None
+
+
 class AppView(AppSync):
     """An App as the service knows it; `content_hash` is what a Site pins."""
 

@@ -134,6 +134,10 @@ class JobPatch(Message):
     """Fields to change; what is not given stays. What decides how it runs changes only while no launcher has it.
 
     `merge_*` changes single keys of a field and leaves the others; null removes a key.
+
+    `state` is a wish: RESTART_READY or READY (run a FAILED or CANCELLED Job again, from its command or from its inputs
+    on), or CANCELLED. `state_data` goes into the event of the transition, `state_timestamp` is when the caller says it
+    was.
     """
 
     tags: Tags | None = None
@@ -155,6 +159,9 @@ class JobPatch(Message):
     max_attempts: Annotated[int, Field(ge=1)] | None = None
     return_code: int | None = None
     pending_file_cleanup: bool | None = None
+    state: JobState | None = None
+    state_data: JsonDict | None = None
+    state_timestamp: Timestamp | None = None
 
 
 class JobsPatch(Message):

@@ -10,8 +10,8 @@ from balsam.client.errors import MultipleObjectsReturned, NotFound, Problem, Val
 from balsam.client.fields import Field, Write
 from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
-from balsam.client.values import nearest
-from balsam.wire.apps import AppFilter, AppParameter, AppsPage, AppSync, AppView, TransferSlot
+from balsam.client.values import checked, nearest
+from balsam.wire.apps import AppFilter, AppParameter, AppRename, AppsPage, AppSync, AppView, TransferSlot
 from balsam.wire.lookups import APP_FIELDS
 
 if TYPE_CHECKING:
@@ -71,9 +71,12 @@ class AppDirectory:
         self._by_id: dict[int, AppView] = {}
         self._ids: dict[tuple[str, str | None], int] = {}
 
-    def sync(self, definition: AppSync) -> AppView:
-        """Register a definition, or replace the one of that Site and name."""
-        view = self._client.transport.request("PUT", AppManager.path, body=definition, reply=AppView)
+    def sync(self, definition: AppSync, rename_from: str | None = None) -> AppView:
+        """Register a definition, or replace the one of that Site and name, which may have been another one."""
+        rename = None if rename_from is None else checked(AppRename, "sync", {"rename_from": rename_from})
+        view = self._client.transport.request("PUT", AppManager.path, body=definition, query=rename, reply=AppView)
+        if rename_from is not None:
+            self._ids.clear()
         self._by_id[view.id] = view
         return view
 

@@ -109,7 +109,9 @@ class ApplicationDefinition:
     def sync(cls, rename_from: str | None = None) -> None:
         """Register the App at its Site, or replace its definition. Every save of a Job does so when it changed.
 
-        Raises ValidationFailed with every fault of the definition, Unsupported for `rename_from`.
+        `rename_from`: the name of the class until now; the App takes the new one and keeps its Jobs. Raises
+        ValidationFailed with every fault of the definition, and when there is no App of the old name; Conflict when the
+        Site has Apps of both names.
         """
         from balsam.client import registration
 

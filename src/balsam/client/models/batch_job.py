@@ -103,10 +103,13 @@ class BatchJobManager(Manager["BatchJob"]):
         return super()._filter_value(name, value)
 
 
-def _partitions(value: Any) -> list[dict[str, Any]] | None:
+def _partitions(value: Any) -> list[BatchJobPartition] | None:
     if not value:
         return None
-    return [part.model_dump(mode="json") if isinstance(part, BatchJobPartition) else dict(part) for part in value]
+    return [
+        part if isinstance(part, BatchJobPartition) else checked(BatchJobPartition, f"partitions[{index}]", part)
+        for index, part in enumerate(value)
+    ]
 
 
 class BatchJob(Model):
@@ -128,7 +131,7 @@ class BatchJob(Model):
     project = Field[str](write=Write.CREATE)
     optional_params = Field[dict[str, str]]({}, write=Write.CREATE)
     filter_tags = Field[dict[str, str]]({})
-    partitions = Field[list[dict[str, Any]] | None](None, write=Write.CREATE, load=_partitions, accept=_partitions)
+    partitions = Field[list[BatchJobPartition] | None](None, write=Write.CREATE, load=_partitions, accept=_partitions)
     scheduler_id = Field[str | None](None)
     state = Field[BatchJobState](None, accept=BatchJobState)
     status_info = Field[dict[str, Any]]({})
@@ -157,11 +160,15 @@ class BatchJob(Model):
 
     def delete(self) -> None:
         """Ask for the end of a live allocation, like `cancel`; delete the record of one that has ended."""
+        if self._deleted:
+            return
         path = f"/batch-jobs/{self._saved_id()}"
         with suppress(NotFound):
             reply = self._manager().client.transport.request("DELETE", path, reply=Deleted)
             if not reply.deleted:
                 self.refresh_from_db()
+                return
+        self._deleted = True
 
     def validate(
         self,
@@ -183,10 +190,7 @@ class BatchJob(Model):
 
 
 def _requests(batch_job: BatchJob) -> list[PartitionRequest]:
-    return [
-        PartitionRequest(JobMode(part["job_mode"]), part["num_nodes"], part.get("filter_tags") or {})
-        for part in batch_job.partitions or []
-    ]
+    return [PartitionRequest(part.job_mode, part.num_nodes, part.filter_tags) for part in batch_job.partitions or []]
 
 
 def _problems(
@@ -207,6 +211,6 @@ def _problems(
     yield from filter_tag_problems(batch_job.filter_tags)
     for part in _requests(batch_job):
         yield from partition_tag_problems(part.filter_tags)
-    nodes = sum(part["num_nodes"] for part in batch_job.partitions or [])
+    nodes = sum(part.num_nodes for part in batch_job.partitions or [])
     if batch_job.partitions and nodes != batch_job.num_nodes:
         yield f"the partitions have {nodes} nodes, the BatchJob {batch_job.num_nodes}"

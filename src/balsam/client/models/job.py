@@ -8,16 +8,19 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from balsam.client.errors import Conflict, NotFound, ServiceUnavailable
 from balsam.client.fields import Field, Write
+from balsam.client.lookups import aware
 from balsam.client.model import Model
 from balsam.client.models.application import ApplicationDefinition
 from balsam.client.models.job_files import JobFiles
-from balsam.client.models.job_objects import JobManager, JobQuerySet, WaitResult, is_definition
+from balsam.client.models.job_objects import OF_STATE, JobManager, JobQuerySet, WaitResult, is_definition
 from balsam.client.models.job_result import JobResults
+from balsam.client.models.transfer import JobTransferItem
 from balsam.client.objects import Objects
+from balsam.client.remote_path import RemotePath
 from balsam.domain.failure import Failure
 from balsam.domain.states import DONE_STATES, JobState
 from balsam.wire.jobs import JobExplanation, JobView
@@ -42,6 +45,15 @@ def _found_by_name(app: type[ApplicationDefinition]) -> bool:
     return getattr(sys.modules.get(app.__module__), app.__qualname__, None) is app
 
 
+def _transfers(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Each as `alias:/path`."""
+    return {slot: str(item) if isinstance(item, JobTransferItem) else item for slot, item in value.items()}
+
+
+def _iso_time(value: datetime | str) -> str:
+    return aware(value).isoformat() if isinstance(value, datetime) else value
+
+
 def _ids(value: Any) -> set[int]:
     """Job ids, also from a row's list; Jobs stand for their ids."""
     return {item._saved_id() if isinstance(item, Model) else int(item) for item in value}
@@ -54,6 +66,9 @@ class Job(JobFiles, JobResults, Model):
     `workdir`: relative to the Site's data directory. Resources: nodes, ranks, threads, GPUs; `wall_time_min` is an
     estimate in minutes (0: unknown). `return_code`, `started_at`, `ended_at` are of the last attempt.
 
+    `state` can be set to RESTART_READY (run a FAILED or CANCELLED Job again), READY (from its inputs on) and CANCELLED,
+    which `save` asks for; `state_data` goes into the event.
+
     >>> job = Job(app_id="Hello", site_name="local", workdir="hello/3", parameters={"name": "you"})  # doctest: +SKIP
     >>> job.save()  # doctest: +SKIP
     >>> job.wait(timeout=60), job.return_code, job.read_text("job.out")  # doctest: +SKIP
@@ -61,7 +76,7 @@ class Job(JobFiles, JobResults, Model):
     """
 
     app_id = Field[int](write=Write.CREATE, accept=_app)
-    workdir = Field[str]()
+    workdir = Field[RemotePath](load=RemotePath, accept=RemotePath.of)
     parameters = Field[dict[str, Any]]({})
     tags = Field[dict[str, str]]({})
     data = Field[dict[str, Any]]({})
@@ -74,12 +89,14 @@ class Job(JobFiles, JobResults, Model):
     wall_time_min = Field[int](0)
     launch_params = Field[dict[str, str]]({})
     parent_ids = Field[set[int]]([], write=Write.CREATE, load=_ids, accept=_ids)
-    transfers = Field[dict[str, str]]({}, write=Write.CREATE)
+    transfers = Field[dict[str, str]]({}, write=Write.CREATE, accept=_transfers)
     priority = Field[int](0)
     max_attempts = Field[int | None](None)
     return_code = Field[int | None](None)
     pending_file_cleanup = Field[bool](True)
-    state = Field[JobState](None, write=Write.NEVER)
+    state = Field[JobState](None, write=Write.SAVED, accept=JobState)
+    state_data = Field[dict[str, Any] | None](None, write=Write.SAVED)
+    state_timestamp = Field[str | None](None, write=Write.SAVED, accept=_iso_time)
     site_id = Field[int](None, write=Write.NEVER)
     attempt = Field[int](0, write=Write.NEVER, volatile=True)
     failure = Field[Failure | None](None, write=Write.NEVER, volatile=True)
@@ -93,7 +110,6 @@ class Job(JobFiles, JobResults, Model):
 
     objects = Objects(JobManager)
     _shown = ("id", "state", "workdir", "app_id")
-    _hints: ClassVar[dict[str, str]] = {"state": "ask for a change with cancel() or retry()"}
     _site_name: str | None = None
     _watch: "Watch | None" = None
     _known_in: int | None = None  # connection of the stream during which the row was read
@@ -137,7 +153,8 @@ class Job(JobFiles, JobResults, Model):
         self._saved_id()
         if not self._known_done():
             self._client().watcher.look(self)
-        return self.state
+        state: JobState = (self._row or {})["state"]  # not what was set and is not saved
+        return state
 
     def done(self) -> bool:
         """Whether the Job is JOB_FINISHED, FAILED or CANCELLED, as far as is known now (see `poll_state`)."""
@@ -193,6 +210,7 @@ class Job(JobFiles, JobResults, Model):
         """All fields as plain values, for tables and JSON."""
         shown = super().display_dict()
         shown["parent_ids"] = sorted(self.parent_ids)
+        del shown["state_data"], shown["state_timestamp"]  # they go with a wish; events tell them
         if self._row is not None:
             shown["app_name"] = self.app_name
         return shown
@@ -214,8 +232,9 @@ class Job(JobFiles, JobResults, Model):
             self._stale = True
 
     def _changed(self, changes: Mapping[str, Any]) -> None:
-        """The service took over these fields."""
-        self._row = {**(self._row or {}), **changes}
+        """The service took over these fields; what became of the Job is to be read."""
+        kept = {name: value for name, value in changes.items() if name not in OF_STATE}
+        self._row = {**(self._row or {}), **kept}
         self._values = {name: value for name, value in self._values.items() if name not in changes}
 
     def _created(self, row: dict[str, Any], epoch: int | None) -> None:

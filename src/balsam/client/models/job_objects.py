@@ -36,6 +36,9 @@ def is_definition(value: Any) -> TypeGuard[type[ApplicationDefinition]]:
     return isinstance(value, type) and issubclass(value, ApplicationDefinition)
 
 
+OF_STATE = frozenset({"state", "state_data", "state_timestamp"})  # what goes with a wish for another state
+
+
 class WaitResult(NamedTuple):
     """What `Job.objects.wait` returns: Jobs in the order they were given."""
 
@@ -88,6 +91,9 @@ class JobManager(Manager["Job"]):
             self._patch(chunk)
             for row_id in chunk:
                 changed[row_id][0]._changed(chunk[row_id])
+            moved = [changed[row_id][0] for row_id in chunk if "state" in chunk[row_id]]
+            if moved:
+                self.bulk_refresh(moved)
         return given
 
     def bulk_refresh(self, jobs: "Iterable[Job]") -> None:
@@ -201,6 +207,8 @@ class JobManager(Manager["Job"]):
     def _update(self, instance: "Job", changes: dict[str, Any]) -> None:
         self._patch({instance._saved_id(): changes})
         instance._changed(changes)
+        if "state" in changes:
+            instance._take_row(self._row_dict(instance._view(None)))
 
     def _patch(self, patches: dict[int, dict[str, Any]]) -> None:
         body = checked(JobsPatch, "", {"patches": patches})

@@ -1,6 +1,6 @@
 """Session: a launcher's lease, under which it acquires Jobs. Launchers make their own; scripts mostly look at them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
 from balsam.client.values import checked
 from balsam.domain.lease import LeaseKind
+from balsam.domain.states import RUNNABLE_STATES
 from balsam.wire.base import Message
 from balsam.wire.sessions import (
     AcquireReply,
@@ -101,11 +102,18 @@ class Session(Model):
         serial_only: bool = False,
         sort_by: str | None = None,
         filter_tags: Mapping[str, str] | None = None,
+        states: Iterable[str] = RUNNABLE_STATES,
+        app_ids: Iterable[int] | None = None,
     ) -> "list[Job]":
         """Take up to `max_num_jobs` runnable Jobs of the Site under this lease and return them.
 
-        Raises SessionEnded when the lease is over, ValidationFailed for limits out of range.
+        `states` and `app_ids` are there for old scripts: what runs is PREPROCESSED or RESTART_READY, of any App; choose
+        by `filter_tags`. Raises SessionEnded when the lease is over, ValidationFailed for limits out of range.
         """
+        if frozenset(states) != RUNNABLE_STATES:
+            raise ValueError("a Session acquires what can run: PREPROCESSED and RESTART_READY together")
+        if app_ids:
+            raise ValueError("a Session acquires Jobs of every App of its Site; give them a tag and use filter_tags")
         number = (self.acquire_seq if self._last_acquire is None else self._last_acquire) + 1
         fields = {
             "acquire_seq": number,

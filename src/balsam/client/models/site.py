@@ -6,6 +6,7 @@ from typing import Any
 from balsam.client.fields import Field, Write
 from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
+from balsam.client.remote_path import RemotePath
 from balsam.client.values import checked
 from balsam.wire.lookups import SITE_FIELDS
 from balsam.wire.sites import QueueLimits, SiteCreate, SiteCreated, SiteFilter, SitePatch, SitesPage, SiteView
@@ -45,7 +46,7 @@ class Site(Model):
     """
 
     name = Field[str]()
-    path = Field[str]()
+    path = Field[RemotePath](load=RemotePath, accept=RemotePath.of)
     hostname = Field[str]("")
     allowed_projects = Field[list[str]]([])
     allowed_queues = Field[dict[str, dict[str, int]]]({}, load=_limits)

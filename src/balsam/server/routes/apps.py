@@ -4,7 +4,7 @@ from balsam.server.auth.needs import ANYBODY, USER, USER_OR_SITE
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.usecases import apps
-from balsam.wire.apps import AppFilter, AppsPage, AppSync, AppView
+from balsam.wire.apps import AppFilter, AppRename, AppsPage, AppSync, AppView
 from balsam.wire.base import Deleted
 
 routes = Routes("apps")
@@ -17,9 +17,11 @@ async def list_apps(call: Call, query: AppFilter) -> AppsPage:
 
 
 @routes.put("/apps", needs=USER_OR_SITE)
-async def sync_app(call: Call, body: AppSync) -> AppView:
-    """Create the App of this Site and name, or replace its definition."""
-    return await call.create(AppView, lambda tx: apps.sync_app(tx, call.principal, body, call.now))
+async def sync_app(call: Call, body: AppSync, query: AppRename) -> AppView:
+    """Create the App of this Site and name, or replace its definition; or rename one, with its Jobs."""
+    return await call.create(
+        AppView, lambda tx: apps.sync_app(tx, call.principal, body, call.now, rename_from=query.rename_from)
+    )
 
 
 @routes.get("/apps/{app_id}", needs=ANYBODY)

@@ -17,7 +17,7 @@ from balsam.wire.transfers import (
 routes = Routes("transfers")
 
 
-@routes.get("/transfers", needs=USER_OR_SITE)
+@routes.search("/transfers", needs=USER_OR_SITE)
 async def list_transfers(call: Call, query: TransferQuery) -> TransfersPage:
     """A page of TransferItems."""
     return await call.read(lambda tx: transfers.list_transfers(tx, call.principal, query))

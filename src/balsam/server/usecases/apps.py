@@ -51,8 +51,11 @@ def get_app(tx: ReadTx, principal: Principal, app_id: int) -> AppView:
     return app_view(own_app(tx, principal, app_id))
 
 
-def sync_app(tx: Tx, principal: Principal, message: AppSync, now: datetime) -> AppView:
-    """Create the App (site, name) or replace its definition. Raises Invalid with every fault of the definition."""
+def sync_app(tx: Tx, principal: Principal, message: AppSync, now: datetime, rename_from: str | None = None) -> AppView:
+    """Create the App (site, name) or replace its definition. Raises Invalid with every fault of the definition.
+
+    `rename_from` is the name it had; its Jobs stay its own. Once it has the new name, a repeat changes nothing.
+    """
     principal.require("user", "site")
     site = own_site(tx, principal, message.site_id)
     message = _complete(message)
@@ -69,9 +72,9 @@ def sync_app(tx: Tx, principal: Principal, message: AppSync, now: datetime) -> A
         problems.append(ErrorDetail(where="app", message=str(error)))
     if problems:
         raise Invalid(problems)
-    known = tx.find(AppRow, site_id=site.id, name=message.name)
+    known = _known_app(tx, site.id, message.name, rename_from)
     row = AppRow(
-        id=known[0].id if known else tx.new_id(AppRow),
+        id=tx.new_id(AppRow) if known is None else known.id,
         site_id=site.id,
         owner_id=principal.user_id,
         name=message.name,
@@ -81,6 +84,21 @@ def sync_app(tx: Tx, principal: Principal, message: AppSync, now: datetime) -> A
     )
     tx.put(row)
     return app_view(row)
+
+
+def _known_app(tx: Tx, site_id: int, name: str, rename_from: str | None) -> AppRow | None:
+    """The App that is meant. Raises Conflict when there are two, and Invalid when there is none to rename."""
+    there = {app.name: app for app in tx.find(AppRow, site_id=site_id, name=(name, rename_from or name))}
+    if rename_from is None or rename_from == name:
+        return there.get(name)
+    if len(there) == 2:
+        why = (
+            f"this Site has an App {name!r} already, beside {rename_from!r}; delete one of them, or choose another name"
+        )
+        raise Conflict("app_exists", why)
+    if not there:
+        raise Invalid([ErrorDetail(where="rename_from", message=f"this Site has no App {rename_from!r}")])
+    return next(iter(there.values()))
 
 
 def _complete(message: AppSync) -> AppSync:

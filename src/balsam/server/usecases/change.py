@@ -15,6 +15,7 @@ from balsam.server.store.protocol import Tx
 from balsam.server.store.records import AppRow, JobRow, micros
 from balsam.server.usecases.limits import BadJson, json_text, tag_problems
 from balsam.server.usecases.scope import may_see_job
+from balsam.server.usecases.wishes import OF_STATE, fulfil, wish_problems
 from balsam.wire.apps import AppSync
 from balsam.wire.base import ErrorDetail
 from balsam.wire.jobs import JobPatch, JobsChanged, JobsPatch
@@ -58,7 +59,7 @@ def change_slice(tx: Tx, patches: Mapping[int, JobPatch], now: datetime) -> tupl
         given = fields_of(patches[job.id], job)
         faults += [
             ErrorDetail(where=f"patches[{job.id}].{where}", message=why)
-            for where, why in problems_of(job, apps[job.app_id], given)
+            for where, why in (*problems_of(job, apps[job.app_id], given), *wish_problems(patches[job.id]))
         ]
         if (
             job.session_id is not None
@@ -67,18 +68,20 @@ def change_slice(tx: Tx, patches: Mapping[int, JobPatch], now: datetime) -> tupl
         ):
             state = "RUNNING" if job.state is JobState.RUNNING else "granted to a launcher"
             refused[job.id] = f"it is {state}; {', '.join(fixed)} can't be changed now"
-        elif given:
+        elif given or patches[job.id].state is not None:
             changes[job.id] = given
     if faults:
         raise Invalid(faults)
-    tx.change_jobs(changes, micros(now))
+    refused |= fulfil(tx, {job_id: patches[job_id] for job_id in changes}, now)
+    changes = {job_id: given for job_id, given in changes.items() if job_id not in refused}
+    tx.change_jobs({job_id: given for job_id, given in changes.items() if given}, micros(now))
     return len(changes), refused
 
 
 def fields_of(patch: JobPatch, job: JobRow) -> dict[str, Any]:
     """What was given, by column. A null means nothing but for the fields that can be without a value."""
     given = patch.model_dump(exclude_unset=True)
-    given = {name: value for name, value in given.items() if value is not None or name in _NULLABLE}
+    given = {name: it for name, it in given.items() if name not in OF_STATE and (it is not None or name in _NULLABLE)}
     for name, column in _MERGED.items():
         if name in given:
             merged = {**given.get(column, getattr(job, column)), **given.pop(name)}

@@ -17,6 +17,7 @@ from balsam.domain.verdict import BadVerdict, verdict_event
 from balsam.server.store.protocol import Tx
 from balsam.server.store.records import AppRow, JobRow, SessionRow, micros
 from balsam.server.usecases.change import fields_of, problems_of
+from balsam.server.usecases.wishes import OF_STATE
 from balsam.wire.jobs import JobPatch
 from balsam.wire.sessions import LaunchEvent, ReportRecord
 
@@ -68,7 +69,9 @@ class Verdicts:
 
 
 def _checked(job: JobRow, app: AppRow, changes: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The fields to set, and what is wrong with them."""
+    """The fields to set, and what is wrong with them. The state is the verdict's own, not one of them."""
+    if not OF_STATE.isdisjoint(changes):
+        return {}, [f"{name}: it is no field to set" for name in sorted(OF_STATE & changes.keys())]
     try:
         given = fields_of(JobPatch.model_validate(changes), job)
     except ValidationError as error:

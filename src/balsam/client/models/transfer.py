@@ -1,0 +1,81 @@
+"""TransferItem: one file, or one directory, on its way into a Job's workdir or out of it; and what fills a slot."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from balsam.client.fields import Field, Write
+from balsam.client.model import Model
+from balsam.client.objects import Manager, Objects
+from balsam.client.remote_path import RemotePath
+from balsam.domain.states import JobState, TransferState
+from balsam.domain.transfers import Location, TransferDirection
+from balsam.wire.transfers import TransferContent, TransferItemView, TransferQuery, TransfersPage
+
+
+@dataclass(frozen=True, slots=True)
+class JobTransferItem:
+    """What fills a transfer slot of a Job: an alias of the Site's `transfer_locations`, and an absolute path there.
+
+    `transfers={"result": JobTransferItem("laptop", "/data/out")}` is the same as `{"result": "laptop:/data/out"}`.
+
+    >>> str(JobTransferItem(location_alias="laptop", path="/data/out"))
+    'laptop:/data/out'
+
+    Raises BadLocation, a ValueError, for an alias or a path that can't be.
+    """
+
+    location_alias: str
+    path: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", str(self.path))
+        Location.parse(str(self))
+
+    def __str__(self) -> str:
+        return f"{self.location_alias}:{self.path}"
+
+
+class TransferManager(Manager["TransferItem"]):
+    """Filters: id, site_id, job_id, state, direction; of the Job: job_state, tags. Lists mean "any of"."""
+
+    path = "/transfers"
+    filter_type = TransferQuery
+    page_type = TransfersPage
+    row_type = TransferItemView
+    orderings = ("id", "-id")
+    keyset = frozenset({"id"})
+
+
+class TransferItem(Model):
+    """One file or directory on its way. Read only: the Site moves it, the service says how far it is.
+
+    `state`: awaiting_job, pending, active, inactive, done or error; `transfer_info` has the reason of an error.
+
+    >>> [item.local_path for item in TransferItem.objects.filter(direction="in", state="active")]  # doctest: +SKIP
+    []
+    """
+
+    job_id = Field[int](None, write=Write.NEVER)
+    site_id = Field[int](None, write=Write.NEVER)
+    slot = Field[str](None, write=Write.NEVER)
+    direction = Field[TransferDirection](None, write=Write.NEVER)
+    state = Field[TransferState](None, write=Write.NEVER)
+    local_path = Field[RemotePath](None, write=Write.NEVER, load=RemotePath)
+    location_alias = Field[str](None, write=Write.NEVER)
+    remote_path = Field[RemotePath](None, write=Write.NEVER, load=RemotePath)
+    recursive = Field[bool](False, write=Write.NEVER)
+    task_id = Field[str]("", write=Write.NEVER)
+    transfer_info = Field[dict[str, Any]]({}, write=Write.NEVER)
+    content = Field[TransferContent | None](None, write=Write.NEVER)
+    workdir = Field[RemotePath](None, write=Write.NEVER, load=RemotePath)
+    job_state = Field[JobState](None, write=Write.NEVER)
+    created_at = Field[datetime](None, write=Write.NEVER)
+    last_update = Field[datetime](None, write=Write.NEVER)
+    collected_at = Field[datetime | None](None, write=Write.NEVER)
+
+    objects = Objects(TransferManager)
+    _shown = ("id", "job_id", "direction", "state", "local_path", "location_alias", "remote_path")
+
+    def __init__(self, **fields: Any) -> None:
+        raise TypeError("TransferItems are made with their Jobs; read them with TransferItem.objects.filter(...)")
