@@ -44,7 +44,12 @@ class Runner:
         return [job.id for job in reply.jobs]
 
     def tell(
-        self, job_ids: list[int], *events: LaunchEvent, return_code: int = 0, result: JobResult | None = None
+        self,
+        job_ids: list[int],
+        *events: LaunchEvent,
+        return_code: int = 0,
+        result: JobResult | None = None,
+        data: dict[str, Any] | None = None,
     ) -> None:
         records = []
         for job_id in job_ids:
@@ -59,6 +64,7 @@ class Runner:
                         at=datetime.now(UTC),
                         return_code=None if event is LaunchEvent.STARTED else return_code,
                         result=None if event is LaunchEvent.STARTED else result,
+                        data=data or {},
                     )
                 )
         path = f"/sessions/{self.session}/report"

@@ -32,6 +32,7 @@ class Model:
     _base: ClassVar[type["Model"]]  # the class of balsam.api, also for the classes of another client
     _bound_client: ClassVar["Client | None"] = None
     _shown: ClassVar[tuple[str, ...]] = ("id",)
+    _columns: ClassVar[tuple[str, ...]] = ()  # of tables, where they are not what repr shows
     _hints: ClassVar[dict[str, str]] = {}
 
     _values: dict[str, Any]
@@ -169,6 +170,12 @@ class Model:
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {value}" for name, value in self.display_dict().items())
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from balsam.client.display import object_html
+
+        return object_html(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         settings = None if self._bound_client is None else self._bound_client.settings

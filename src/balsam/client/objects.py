@@ -94,13 +94,20 @@ class Manager(Generic[M]):
         instance.save()
         return instance
 
-    def _rows(self, filters: Mapping[str, Any], ordering: str | None, offset: int, wanted: int | None) -> Iterator[M]:
+    def _rows(
+        self,
+        filters: Mapping[str, Any],
+        ordering: str | None,
+        offset: int,
+        wanted: int | None,
+        deadline_sec: float | None = None,
+    ) -> Iterator[M]:
         """Rows in order, page by page."""
         page_size = FIRST_PAGE
         place: dict[str, Any] = {"offset": offset or None}
         while wanted is None or wanted > 0:
             limit = page_size if wanted is None else min(page_size, wanted)
-            rows = self._get_page({**filters, **self._paging(limit, ordering, place)}).results
+            rows = self._get_page({**filters, **self._paging(limit, ordering, place)}, deadline_sec).results
             for row in rows:
                 yield self.model._from_row(self._row_dict(row))
             if len(rows) < limit:
@@ -126,13 +133,13 @@ class Manager(Generic[M]):
         text = value.isoformat() if isinstance(value, datetime) else str(value)
         return {"after": row.id} if name == "id" else {"after": row.id, "after_value": text}
 
-    def _get_page(self, fields: Mapping[str, Any]) -> Any:
+    def _get_page(self, fields: Mapping[str, Any], deadline_sec: float | None = None) -> Any:
         query = checked(self.filter_type, self.name, fields)
-        return self.client.transport.search(self.path, query, reply=self.page_type)
+        return self.client.transport.search(self.path, query, reply=self.page_type, deadline_sec=deadline_sec)
 
-    def _count(self, filters: Mapping[str, Any]) -> int:
+    def _count(self, filters: Mapping[str, Any], deadline_sec: float | None = None) -> int:
         counted = {"with_count": True} if "with_count" in self.filter_type.model_fields else {}
-        return int(self._get_page({**filters, "limit": 0, **counted}).count)
+        return int(self._get_page({**filters, "limit": 0, **counted}, deadline_sec).count)
 
     @staticmethod
     def _row_dict(view: Message) -> dict[str, Any]:

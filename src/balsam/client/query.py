@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
+from balsam.client.errors import ServiceUnavailable
 from balsam.client.lookups import described
 
 if TYPE_CHECKING:
@@ -94,11 +95,14 @@ class Query(Generic[M]):
 
     def count(self) -> int:
         """Number of matches, counted by the service."""
+        return self._total(None)
+
+    def _total(self, deadline_sec: float | None) -> int:
         if self._cache is not None:
             return len(self._cache)
         if self._nothing:
             return 0
-        total = self._manager._count(self._filters)
+        total = self._manager._count(self._filters, deadline_sec)
         stop = total if self._stop is None else min(self._stop, total)
         return max(0, stop - self._start)
 
@@ -154,6 +158,19 @@ class Query(Generic[M]):
 
     def __repr__(self) -> str:
         return f"<{self._manager.name} query: {self._described()}>"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: the first rows, and how many there are."""
+        from balsam.client.display import DEADLINE_SEC, ROWS, rows_html
+
+        model = self._manager.model
+        try:
+            found = list(self._sliced(0, ROWS)._rows(DEADLINE_SEC))
+            total = len(found) if len(found) < ROWS else self._total(DEADLINE_SEC)
+        except ServiceUnavailable as error:
+            return rows_html((), (), f"{self!r}: {error}")
+        shown = "" if total == len(found) else f"the first {len(found)} of "
+        return rows_html(model._columns or model._shown, found, f"{self!r}: {shown}{total:,}")
 
     def _one(self, index: int) -> M:
         if index < 0:
@@ -224,11 +241,11 @@ class Query(Generic[M]):
             return self._cache[:wanted]
         return list(self._sliced(0, wanted)._rows())
 
-    def _rows(self) -> Iterator[M]:
+    def _rows(self, deadline_sec: float | None = None) -> Iterator[M]:
         if self._nothing or (self._stop is not None and self._stop <= self._start):
             return
         wanted = None if self._stop is None else self._stop - self._start
-        yield from self._manager._rows(self._filters, self._ordering, self._start, wanted)
+        yield from self._manager._rows(self._filters, self._ordering, self._start, wanted, deadline_sec)
 
     def _not_sliced(self, what: str) -> None:
         if self._start or self._stop is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic_core import to_json
 
 from balsam.client.errors import BalsamError, NotFound, Problem, ValidationFailed
+from balsam.client.progress import Advance
 from balsam.client.values import checked, json_copy
 from balsam.domain.failure import Failure
 from balsam.domain.states import JobState
@@ -46,8 +47,11 @@ def submit_one(client: "Client", job: "Job") -> None:
         raise _again(error, text, details) from None
 
 
-def submit(client: "Client", jobs: "Sequence[Job]") -> None:
-    """Create the Jobs; each takes over its id and state. Raises ValidationFailed that names the rows of `jobs`."""
+def submit(client: "Client", jobs: "Sequence[Job]", on_created: Advance = lambda _: None) -> None:
+    """Create the Jobs; each takes over its id and state. Raises ValidationFailed that names the rows of `jobs`.
+
+    `on_created` is called after each call with how many it created.
+    """
     apps = _Apps(client)
     rows = [_row(apps, job, index) for index, job in enumerate(jobs)]
     chunks = list(_chunks(rows))
@@ -68,6 +72,7 @@ def submit(client: "Client", jobs: "Sequence[Job]") -> None:
             failure = Failure.PARENT if state is JobState.FAILED else None  # nothing else can fail a new Job
             facts = {"id": row_id, "state": state, "site_id": site_id, "failure": failure}
             job._created({**told, **about, **row, **facts}, epoch)
+        on_created(end - start)
 
 
 class _Apps:

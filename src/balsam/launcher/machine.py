@@ -327,7 +327,7 @@ class Machine:
         if run is None:
             return
         run.started = True
-        self._record(Outcome.STARTED, run.job)
+        self._record_start(run.job)
         if run.killing is not None:
             self._runs.signal(now, run)
 
@@ -339,7 +339,7 @@ class Machine:
         if run.killing in (Killing.CANCEL, Killing.FENCED):
             self._record(Outcome.RELEASED, run.job)
         else:
-            self._record(Outcome.STARTED, run.job)
+            self._record_start(run.job)
             self._record(Outcome.RUN_ERROR, run.job, failed.return_code, failed.message, failure=Failure.NOT_STARTED)
 
     def _start_delayed(self, now: float, delayed: StartDelayed) -> None:
@@ -396,6 +396,10 @@ class Machine:
 
     def _say(self, output: Output) -> None:
         self._out.append(output)
+
+    def _record_start(self, job: LaunchJob) -> None:
+        """With the nodes that it occupies: utilization is reckoned from the EventLog alone."""
+        self._record(Outcome.STARTED, job, data={"num_nodes": job.resources.node_footprint})
 
     def _record(
         self,

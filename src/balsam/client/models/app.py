@@ -61,6 +61,7 @@ class App(Model):
 
     objects = Objects(AppManager)
     _shown = ("id", "name", "site_id")
+    _columns = (*_shown, "command_template", "description", "synced_at")
 
 
 class AppDirectory:

@@ -141,6 +141,7 @@ class BatchJob(Model):
 
     objects = Objects(BatchJobManager)
     _shown = ("id", "site_id", "state", "num_nodes", "wall_time_min", "queue", "project")
+    _columns = (*_shown, "job_mode", "scheduler_id", "filter_tags", "start_time", "end_time")
 
     def cancel(self) -> None:
         """Ask for the end of the allocation, queued or running; its Jobs run again in the next one.

@@ -60,6 +60,7 @@ class EventLog(Model):
 
     objects = Objects(EventManager)
     _shown = ("job_id", "seq", "from_state", "to_state", "timestamp")
+    _columns = (*_shown, "attempt", "actor", "data")
 
     def __init__(self, **fields: Any) -> None:
         raise TypeError("EventLog entries are written by the service; read them with EventLog.objects.filter(...)")

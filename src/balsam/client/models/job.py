@@ -110,6 +110,7 @@ class Job(JobFiles, JobResults, Model):
 
     objects = Objects(JobManager)
     _shown = ("id", "state", "workdir", "app_id")
+    _columns = ("id", "app_name", "workdir", "state", "parameters", "tags", "return_code", "last_update")
     _site_name: str | None = None
     _watch: "Watch | None" = None
     _known_in: int | None = None  # connection of the stream during which the row was read

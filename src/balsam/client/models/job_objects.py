@@ -8,6 +8,7 @@ from pydantic_core import to_json
 from balsam.client.errors import Conflict, NotFound
 from balsam.client.models.application import ApplicationDefinition
 from balsam.client.objects import Manager
+from balsam.client.progress import progress_bar
 from balsam.client.query import Changed, Query
 from balsam.client.submission import submit, submit_one
 from balsam.client.values import checked, json_copy, nearest
@@ -66,9 +67,10 @@ class JobManager(Manager["Job"]):
     keyset = frozenset({"id", "last_update", "state", "workdir"})
     lookups = JOB_FIELDS
 
-    def bulk_create(self, jobs: "Iterable[Job]") -> "list[Job]":
+    def bulk_create(self, jobs: "Iterable[Job]", *, progress: bool | None = None) -> "list[Job]":
         """Create any number of Jobs, in calls of up to 10,000. Returns them as a list; each has its id and state then.
 
+        `progress`: draw a progress bar; by default in a notebook or at a prompt, when it takes more than a second.
         Every Job is checked before the first is sent; each call creates all of its Jobs or none. Raises
         ValidationFailed that names the rows (`jobs[17].workdir`). When a later call fails, those with an id are
         created: go on with `[job for job in jobs if job.id is None]`.
@@ -78,7 +80,8 @@ class JobManager(Manager["Job"]):
         ['PREPROCESSED', 'PREPROCESSED', 'PREPROCESSED']
         """
         given = list(jobs)
-        submit(self.client, given)
+        with progress_bar(len(given), "creating", progress) as advance:
+            submit(self.client, given, advance)
         return given
 
     def bulk_update(self, jobs: "Iterable[Job]") -> "list[Job]":
@@ -116,34 +119,48 @@ class JobManager(Manager["Job"]):
         timeout: float | None = None,
         poll_interval: float = 1.0,
         return_when: str = "ALL_COMPLETED",
+        *,
+        progress: bool | None = None,
     ) -> WaitResult:
         """Wait until all Jobs are done (or with "FIRST_COMPLETED" one), or for `timeout` seconds.
 
         Done is JOB_FINISHED, FAILED or CANCELLED. By push; `poll_interval` is accepted for old scripts and not needed.
+        `progress`: draw a progress bar; by default in a notebook or at a prompt.
         """
         if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED"):
             raise ValueError(f"return_when is {return_when!r}; it must be ALL_COMPLETED or FIRST_COMPLETED")
         given = list(jobs)
         first = return_when == "FIRST_COMPLETED"
-        for _ in self.client.watcher.completed(given, timeout):
-            if first:
-                break
+        with progress_bar(1 if first else len(given), "waiting", progress) as advance:
+            for _ in self.client.watcher.completed(given, timeout):
+                advance(1)
+                if first:
+                    break
         done = [job for job in given if job._known_done()]
         return WaitResult(done, [job for job in given if not job._known_done()])
 
     def as_completed(
-        self, jobs: "Iterable[Job]", timeout: float | None = None, poll_interval: float = 1.0
+        self,
+        jobs: "Iterable[Job]",
+        timeout: float | None = None,
+        poll_interval: float = 1.0,
+        *,
+        progress: bool | None = None,
     ) -> "Iterator[Job]":
         """Yield Jobs as they become done, those that are done first. Raises TimeoutError after `timeout` seconds.
+
+        `progress`: draw a progress bar; by default in a notebook or at a prompt.
 
         >>> sorted(job.state.value for job in Job.objects.as_completed([job], timeout=60))  # doctest: +SKIP
         ['JOB_FINISHED']
         """
         given = list(jobs)
         found = 0
-        for job in self.client.watcher.completed(given, timeout):
-            found += 1
-            yield job
+        with progress_bar(len(given), "waiting", progress) as advance:
+            for job in self.client.watcher.completed(given, timeout):
+                found += 1
+                advance(1)
+                yield job
         if found < len(given):
             raise TimeoutError(f"{len(given) - found} of {len(given)} Jobs are not done after {timeout} s")
 

@@ -43,9 +43,10 @@ class SessionManager(Manager["Session"]):
     page_type = SessionsPage
     row_type = SessionView
 
-    def _get_page(self, fields: Mapping[str, Any]) -> SessionsPage:
+    def _get_page(self, fields: Mapping[str, Any], deadline_sec: float | None = None) -> SessionsPage:
         query = checked(SessionFilter, self.name, fields)
-        found = self.client.transport.request("GET", self.path, reply=SessionsPage).results
+        transport = self.client.transport
+        found = transport.request("GET", self.path, reply=SessionsPage, deadline_sec=deadline_sec).results
         rows = [row for row in found if query.id is None or row.id in query.id]
         return SessionsPage(count=len(rows), results=rows[query.offset : query.offset + query.limit])
 

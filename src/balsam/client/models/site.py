@@ -61,6 +61,7 @@ class Site(Model):
 
     objects = Objects(SiteManager)
     _shown = ("id", "name", "path")
+    _columns = (*_shown, "hostname", "is_active", "last_refresh")
     _agent_token: str | None = None
 
     @property

@@ -1,0 +1,90 @@
+"""Curves out of the EventLog, for plotting: how many Jobs were finished, how many nodes were busy, how many were there.
+
+Each function returns (times, values) of a step curve: `values[i]` holds from `times[i]` on. Rows are streamed page by
+page; nothing here needs a plotting library.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from heapq import merge
+from typing import TYPE_CHECKING
+
+from balsam.domain.states import JobState
+
+if TYPE_CHECKING:
+    from balsam.client.models.batch_job import BatchJob
+    from balsam.client.models.event import EventLog
+    from balsam.client.query import Query
+
+Curve = tuple[list[datetime], list[float]]
+
+
+def throughput_report(
+    event_query: "Query[EventLog]", to_state: JobState | str = JobState.JOB_FINISHED
+) -> tuple[list[datetime], list[int]]:
+    """How many Jobs came into a state, over time. `event_query` says of which Jobs, and from when to when.
+
+    >>> times, done = throughput_report(EventLog.objects.filter(job_id=job.id))  # doctest: +SKIP
+    >>> done  # doctest: +SKIP
+    [1]
+    """
+    events = event_query.filter(to_state=to_state).order_by("timestamp")
+    times = [event.timestamp for event in events]
+    return times, list(range(1, len(times) + 1))
+
+
+def utilization_report(event_query: "Query[EventLog]", node_weighting: bool = True) -> Curve:
+    """How many nodes were busy with Jobs, over time; without `node_weighting`, how many Jobs ran.
+
+    A Job that shares its node counts as a fraction of one. Jobs that ran when the time span of the query began count
+    from its first event on, one node each.
+
+    >>> times, busy = utilization_report(EventLog.objects.filter(job_id=job.id))  # doctest: +SKIP
+    >>> busy  # doctest: +SKIP
+    [1.0, 0.0]
+    """
+    running = JobState.RUNNING
+    starts = event_query.filter(to_state=running).order_by("timestamp")
+    ends = event_query.filter(from_state=running).order_by("timestamp")
+    changes: list[tuple[datetime, float]] = []
+    nodes: dict[int, float] = {}
+    earlier = 0.0
+    # Start and end of a short run may have come in one report, with one timestamp: their ids say which was first.
+    for event in merge(ends, starts, key=lambda event: (event.timestamp, event.id)):
+        if event.to_state is running:
+            used = float(event.data.get("num_nodes", 1.0)) if node_weighting else 1.0
+            nodes[event.job_id] = used
+            changes.append((event.timestamp, used))
+        else:
+            used = nodes.pop(event.job_id, 0.0)
+            earlier += 0.0 if used else 1.0
+            changes.append((event.timestamp, -(used or 1.0)))
+    return _steps(changes, earlier)
+
+
+def available_nodes(batch_job_query: "Query[BatchJob]") -> Curve:
+    """How many nodes the allocations had, over time. One that runs still has no end yet; others are left out.
+
+    >>> times, nodes = available_nodes(BatchJob.objects.filter(site_id=site.id))  # doctest: +SKIP
+    >>> nodes[0]  # doctest: +SKIP
+    1.0
+    """
+    return _steps(sorted(_allocated(batch_job_query)), 0.0)
+
+
+def _allocated(batch_jobs: "Query[BatchJob]") -> Iterator[tuple[datetime, float]]:
+    for batch_job in batch_jobs:
+        if batch_job.start_time is not None:
+            yield batch_job.start_time, float(batch_job.num_nodes)
+            if batch_job.end_time is not None:
+                yield batch_job.end_time, -float(batch_job.num_nodes)
+
+
+def _steps(changes: list[tuple[datetime, float]], level: float) -> Curve:
+    times: list[datetime] = []
+    levels: list[float] = []
+    for moment, change in changes:
+        level = round(level + change, 9)  # thirds of nodes do not add up to whole ones
+        times.append(moment)
+        levels.append(level)
+    return times, levels
