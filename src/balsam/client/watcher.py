@@ -10,10 +10,11 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
+from balsam.client.completions import Completions, Inbox
 from balsam.client.errors import BalsamError, ServiceUnavailable
 from balsam.domain.states import DONE_STATES, JobState
 from balsam.wire.jobs import JobQuery, JobsPage
@@ -52,7 +53,7 @@ class Watch:
         self.sure = False  # nothing that happened since the Job was read can have been missed
         self.gone = False  # it was deleted
         self.pid = os.getpid()
-        self.waiters: list[SimpleQueue[int | None]] = []
+        self.waiters: list[Inbox] = []
 
     @property
     def settled(self) -> bool:
@@ -86,9 +87,8 @@ class Watcher:
     def look(self, job: "Job") -> None:
         """Take over into `job` what is known of it. Sends nothing, waits for nothing."""
         watch = self._watch_of(job)
-        if self._error is not None:
-            raise self._error
-        self._take_over(job, watch)
+        self.check()
+        self.take_over(job, watch)
 
     def completed(self, jobs: "Sequence[Job]", timeout: float | None) -> "Iterator[Job]":
         """Yield the Jobs as they become done; end when all are, or after `timeout` seconds.
@@ -97,31 +97,22 @@ class Watcher:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         inbox: SimpleQueue[int | None] = SimpleQueue()
-        open_jobs: dict[int, list[Job]] = {}
-        for job in jobs:
-            job._saved_id()
-            if job._known_done():
-                yield job
-            else:
-                open_jobs.setdefault(job.id, []).append(job)
-        watches = {job_id: self._enter(same[0], inbox) for job_id, same in open_jobs.items()}
+        completions = Completions(self, jobs, inbox)
         try:
-            while open_jobs:
-                job_id = _next(inbox, deadline)
-                if job_id is None:
-                    if self._error is not None:
-                        raise self._error
+            yield from completions.done
+            while completions.are_open:
+                try:
+                    job_id = inbox.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+                except Empty:
                     return
-                for job in open_jobs.pop(job_id, ()):
-                    if watches[job_id].gone:
-                        raise job.DoesNotExist(f"Job {job_id} was deleted while it was waited for")
-                    self._take_over(job, watches[job_id])
-                    yield job
+                yield from completions.take(job_id)
         finally:
-            with self._lock:
-                for watch in watches.values():
-                    if inbox in watch.waiters:
-                        watch.waiters.remove(inbox)
+            completions.close()
+
+    def check(self) -> None:
+        """Raises what ended the watching, if anything did."""
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
         """Stop the threads; waiters end with an error."""
@@ -130,7 +121,8 @@ class Watcher:
             stream.close()
         self._fail(ServiceUnavailable("the client was closed"))
 
-    def _enter(self, job: "Job", inbox: "SimpleQueue[int | None]") -> Watch:
+    def enter(self, job: "Job", inbox: Inbox) -> Watch:
+        """Have the Job's id put into `inbox` when it is done."""
         watch = self._watch_of(job)
         with self._lock:
             watch.waiters.append(inbox)
@@ -139,6 +131,13 @@ class Watcher:
             elif self._error is not None:
                 inbox.put(None)
         return watch
+
+    def leave(self, watches: Iterable[Watch], inbox: Inbox) -> None:
+        """Put nothing into `inbox` any more."""
+        with self._lock:
+            for watch in watches:
+                if inbox in watch.waiters:
+                    watch.waiters.remove(inbox)
 
     def _watch_of(self, job: "Job") -> Watch:
         self._start()
@@ -162,7 +161,8 @@ class Watcher:
             self._kick.set()
         return watch
 
-    def _take_over(self, job: "Job", watch: Watch) -> None:
+    def take_over(self, job: "Job", watch: Watch) -> None:
+        """Let the Job know what is known of it."""
         if watch.version != job._seen:
             job._seen = watch.version
             job._observed(watch.state, watch.return_code)
@@ -286,13 +286,6 @@ class Watcher:
                     self._wake(watch)
                 elif watch.version == version and (view.state, view.return_code) != (watch.state, watch.return_code):
                     self._set(watch, view.state, view.return_code)  # not when a push came meanwhile: it is newer
-
-
-def _next(inbox: "SimpleQueue[int | None]", deadline: float | None) -> int | None:
-    try:
-        return inbox.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-    except Empty:
-        return None
 
 
 _watchers: "weakref.WeakSet[Watcher]" = weakref.WeakSet()

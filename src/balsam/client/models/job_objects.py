@@ -47,6 +47,12 @@ class WaitResult(NamedTuple):
     not_done: "list[Job]"
 
 
+def check_return_when(return_when: str) -> None:
+    """Raises ValueError for a word that `wait` does not know."""
+    if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED"):
+        raise ValueError(f"return_when is {return_when!r}; it must be ALL_COMPLETED or FIRST_COMPLETED")
+
+
 class JobPageQuery(JobQuery):
     """A page of Jobs; the count costs extra and is asked for only when it is wanted."""
 
@@ -127,8 +133,7 @@ class JobManager(Manager["Job"]):
         Done is JOB_FINISHED, FAILED or CANCELLED. By push; `poll_interval` is accepted for old scripts and not needed.
         `progress`: draw a progress bar; by default in a notebook or at a prompt.
         """
-        if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED"):
-            raise ValueError(f"return_when is {return_when!r}; it must be ALL_COMPLETED or FIRST_COMPLETED")
+        check_return_when(return_when)
         given = list(jobs)
         first = return_when == "FIRST_COMPLETED"
         with progress_bar(1 if first else len(given), "waiting", progress) as advance:

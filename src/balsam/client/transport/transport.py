@@ -20,6 +20,7 @@ from balsam.client.errors import (
     from_reply,
 )
 from balsam.client.settings import ClientSettings
+from balsam.client.transport.abandon import is_given_up
 from balsam.client.transport.codec import (
     MAX_TARGET,
     error_of,
@@ -220,8 +221,9 @@ class Transport:
                 raise self._unavailable(outcome, where, attempts, deadline_sec)
             self._outage.began(self.url, outcome)
             self._pause(pause)
-            if self._closed.is_set():
-                raise ServiceUnavailable(f"{where}: the client was closed while it waited for {self.url}")
+            if self._closed.is_set() or is_given_up():
+                why = "the client was closed" if self._closed.is_set() else "the caller went away"
+                raise ServiceUnavailable(f"{where}: {why} while it waited for {self.url}")
 
     def _patient_deadline(self, attempts: Attempts) -> float:
         """Of one try of a call without a deadline: a large body over a slow line may take its time."""
