@@ -79,7 +79,7 @@ def test_small_ones_do_not_wait_for_a_large_one(data: Path) -> None:
             return super().send_stream(name, size_bytes, read)
 
     backend = ServiceBackend(data, Watching())
-    orders = [give(data, 1, b"small"), give(data, 2, os.urandom(500_000)), give(data, 3, os.urandom(500_000))]
+    orders = [give(data, 1, b"small"), give(data, 2, os.urandom(4_500_000)), give(data, 3, os.urandom(4_500_000))]
     changed = threading.Event()
     backend.submit("task", orders, changed.set)
     rest = poll(backend, "task", changed)
@@ -88,7 +88,7 @@ def test_small_ones_do_not_wait_for_a_large_one(data: Path) -> None:
 
 
 def test_a_large_file_that_changes_while_it_is_read_is_tried_again(data: Path) -> None:
-    order = give(data, 1, os.urandom(400_000))
+    order = give(data, 1, os.urandom(4_500_000))
     path = data / "run1" / "out.dat"
 
     class Meddling(MemoryBlobs):

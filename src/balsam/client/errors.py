@@ -110,6 +110,10 @@ class SiteOffline(ServiceUnavailable):
     """The service answered, but the Site's agent did not: what only the Site knows can't be had now."""
 
 
+class StorageFull(BalsamError):
+    """The service has no room for more: its disk is full, or your quota is used up. Nothing was kept."""
+
+
 class ServiceFault(BalsamError):
     """The service failed at this request (500), or what answered is not a Balsam service."""
 
@@ -180,6 +184,7 @@ _BY_STATUS: Mapping[int, type[BalsamError]] = {
     502: ServiceUnavailable,
     503: ServiceUnavailable,
     504: ServiceUnavailable,
+    507: StorageFull,
 }
 _BY_CODE: Mapping[str, type[BalsamError]] = {
     "session_ended": SessionEnded,

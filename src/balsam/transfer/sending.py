@@ -110,7 +110,8 @@ class Sender:
             progress(file.size_bytes)
         else:
             self.flush()  # the small ones before it shall not wait
-            digest = self._send_large(file, name, progress)
+            send = self._send_whole if file.size_bytes <= PACK_BYTES else self._send_large
+            digest = send(file, name, progress)
             writer.add(Entry(file.path, file.size_bytes, file.mode, digest, digest))
 
     def _pack_file(self, writer: ManifestWriter, file: SourceFile) -> None:
@@ -121,6 +122,14 @@ class Sender:
         digest = hashlib.sha256(content).hexdigest()
         self._packed.append(Packed(writer, file.path, len(content), file.mode, digest, len(self._pack)))
         self._pack += content
+
+    def _send_whole(self, file: SourceFile, name: str, progress: Progress) -> str:
+        content = b"".join(file.pieces())
+        file.check_unchanged()
+        digest = hashlib.sha256(content).hexdigest()
+        self._sink.send_bytes(digest, content)
+        progress(len(content))
+        return digest
 
     def _send_large(self, file: SourceFile, name: str, progress: Progress) -> str:
         status = file.status

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import httpcore2
 
 MAX_CONNECTIONS = 64
+BULK_READ_BYTES = 512 * 1024
 KEEP_ALIVE_SEC = 4.0  # less than the 5 s after which uvicorn closes an idle connection
 
 
@@ -32,7 +33,7 @@ class RawRequest:
     method: str
     url: str
     headers: Mapping[str, str]
-    content: bytes
+    content: bytes | Iterator[bytes]  # pieces go with a Content-Length among the headers, and can be sent once only
     deadline: float
     connect_timeout_sec: float
     read_timeout_sec: float
@@ -89,6 +90,15 @@ class OpenReply:
             raise LinkError(_reason(error), maybe_done=True) from error
         finally:
             self._response.close()
+
+    def bulk_chunks(self) -> Iterator[bytes]:
+        """As `chunks`, for a body of megabytes: read from the network in large pieces."""
+        stream = self._response.extensions["network_stream"]
+        stream.read_bytes = BULK_READ_BYTES
+        try:
+            yield from self.chunks()
+        finally:
+            stream.read_bytes = 0
 
     def read(self) -> bytes:
         """The rest of the body."""

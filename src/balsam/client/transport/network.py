@@ -25,9 +25,10 @@ class DeadlineStream(httpcore2.NetworkStream):
     def __init__(self, stream: httpcore2.NetworkStream, left: Left) -> None:
         self._stream = stream
         self._left = left
+        self.read_bytes = 0  # larger than what the HTTP library asks for: few reads for a large body
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _cut(timeout, self._left(), httpcore2.ReadTimeout))
+        return self._stream.read(max(max_bytes, self.read_bytes), _cut(timeout, self._left(), httpcore2.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, _cut(timeout, self._left(), httpcore2.WriteTimeout))

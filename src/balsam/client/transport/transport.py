@@ -84,6 +84,18 @@ class Transport:
         """Address of the service."""
         return self.settings.url
 
+    @property
+    def is_closed(self) -> bool:
+        return self._closed.is_set()
+
+    def now(self) -> float:
+        """Monotonic seconds, by the clock that the deadlines are measured by."""
+        return self._clock.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Pause, but no longer than until `close`."""
+        self._pause(seconds)
+
     def new_key(self) -> str:
         """A fresh idempotency key. Make it before the first try of what must not happen twice."""
         return f"{self._random.getrandbits(128):032x}"
