@@ -42,7 +42,7 @@ def test_settings_are_what_the_site_accepts(machine: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("machine", machine_names())
 def test_settings_show_every_section(machine: str) -> None:
     shown = yaml.safe_load(settings_text(machine))
-    later = {"processing", "transfers", "file_cleaner", "queue_maintainer", "elastic_queue"}
+    later = {"processing", "file_cleaner", "queue_maintainer", "elastic_queue"}
     assert set(Settings.model_fields) - later <= set(shown)
 
 

@@ -221,6 +221,8 @@ class _Handler(BaseHTTPRequestHandler):
                     and str(view.site_id) in query["site_id"]
                 ]
                 return 200, {"count": len(found), "results": found}
+            case ("GET", "transfers"):
+                return 200, {"count": 0, "results": []}
             case ("PATCH", "batch-jobs"):
                 return 200, service.patch(BatchJobsPatch.model_validate_json(body).patches)
             case ("POST", "batch-jobs", number, "token"):

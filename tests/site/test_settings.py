@@ -56,6 +56,7 @@ elastic_queue: null
 """,
     )
     assert settings.logging.level == "DEBUG"
+    assert settings.transfers is None
     assert settings.mpirun_name.endswith("MPICHRun")
     assert settings.scheduler.optional_batch_job_params == {"shout": "no", "count": "3"}
     assert settings.scheduler.allowed_queues["debug"].max_queued_jobs == 3
@@ -92,6 +93,13 @@ elastic_queue: null
         ("elastic_queue:\n  min_num_nodes: 3\n", 1, "write `elastic_queue: null` or leave it out"),
         ("processing: {num_workers: 1}\n", 1, "processing is not part of this version"),
         ("apps: {accept: everything}\n", 1, "'owner' or 'pinned'"),
+        ("transfers:\n  transfer_locations: {theta: globus://1234}\n", 2, "globus: locations come in a later version"),
+        ("transfers:\n  transfer_locations: {x: /scratch}\n", 2, "must be a URL whose scheme is one of: file"),
+        ("transfers:\n  transfer_locations: {x: 'file://host/x'}\n", 2, "the form file:///absolute/path"),
+        ("transfers:\n  transfer_locations: {x: 'file:///x?link=soft'}\n", 2, "takes one option, ?link=hard"),
+        ("transfers:\n  transfer_locations: {client: 'file:///x'}\n", 2, "choose another name"),
+        ("transfers:\n  globus_endpoint_id: null\n", 2, "Globus locations come in a later version"),
+        ("transfers: {max_concurrent_transfers: 0}\n", 1, "greater than or equal to 1"),
         ("node: {cpus: -1}\n", 1, "node.cpus is -1"),
         ("mpirun: mpichh\n", 1, "did you mean 'mpich'?"),
         ("mpirun: mpich\nlauncher:\n  mpi_app_launcher: mpich\n", 1, "two names of one setting"),

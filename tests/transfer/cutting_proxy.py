@@ -55,12 +55,12 @@ class CuttingProxy:
                 target.sendall(piece)
                 carried += len(piece)
                 self.carried[direction] += len(piece)
-        for sock in (source, target):
+        for sock in (target, source):
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)  # wakes the other direction
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                sock.close()  # a reset: who is still sending must not wait for room
+                sock.shutdown(socket.SHUT_RDWR)  # what was passed on arrives; wakes the other direction
+        with contextlib.suppress(OSError):
+            source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            source.close()  # a reset: who is still sending must not wait for room
 
     def _cut_for(self, direction: str) -> int | None:
         with self._lock:

@@ -205,7 +205,7 @@ class Blocking(ThreadedBackend):
             self.entered.set()
             assert self.go_on.wait(20)
             try:
-                batch.moved_for(order)(1)
+                batch.moves(order)(1)
             except Cancelled:
                 if batch.is_wanted(order):
                     raise

@@ -25,6 +25,7 @@ from balsam.site.services.allocations import Allocations
 from balsam.site.services.batch_jobs import BatchJobs
 from balsam.site.services.files import Files
 from balsam.site.services.submission import Submission
+from balsam.site.services.transfers import Transfers
 from balsam.wire.sites import AgentLeaseReply, AgentLeaseRequest, FileRequest, SitePatch
 from balsam.wire.stream import StreamEvent
 
@@ -51,6 +52,7 @@ class Agent:
         allocations: Allocations,
         submission: Submission,
         files: Files,
+        transfers: Transfers,
         offer: SitePatch,
         sync_period_sec: float,
         clock: Clock,
@@ -64,6 +66,7 @@ class Agent:
         self._allocations = allocations
         self._submission = submission
         self._files = files
+        self._transfers = transfers
         self._offer: SitePatch | None = offer
         self._period_sec = sync_period_sec
         self._clock = clock
@@ -92,6 +95,7 @@ class Agent:
         watches = self._scheduler.watch(lambda scheduler_id: self._wakes.put("scheduler"))
         self._allocations.is_polled = not watches
         self._files.start()
+        self._transfers.start()
         threads = [
             threading.Thread(target=self._follow_stream, name="balsam-stream", daemon=True),
             threading.Thread(target=self._renew, args=(lease,), name="balsam-lease", daemon=True),
@@ -220,6 +224,8 @@ class Agent:
                 log.warning("a file request of the service can't be understood: %s", error)
         elif event.name in (StreamEvent.HELLO, StreamEvent.BATCH_JOBS):
             self._wakes.put("service")
+        if event.name in (StreamEvent.HELLO, StreamEvent.TRANSFERS):
+            self._transfers.look()
 
     def _renew(self, lease: AgentLeaseReply) -> None:
         pause_sec = lease.renew_sec
@@ -242,6 +248,7 @@ class Agent:
         if self._stream is not None:
             self._stream.close()
         self._files.close()
+        self._transfers.close()
         self._scheduler.close()
         if not self._ousted and not self._reloading:
             try:

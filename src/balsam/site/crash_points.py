@@ -21,12 +21,17 @@ CRASH_POINTS = (
     "after-delivery-before-finished",
     "after-finished-before-close",
 )
+TRANSFER_CRASH_POINTS = (
+    "before-transfer",
+    "after-transfer-before-told",
+    "after-transfer-told",
+)
 _ENVIRONMENT = "BALSAM_CRASH_POINT"
 
 
 def crash_point(name: str) -> None:
     """Die here when a test asked for it."""
-    if name not in CRASH_POINTS:
-        raise ValueError(f"{name!r} is not listed in CRASH_POINTS, so no test would die there")
+    if name not in CRASH_POINTS + TRANSFER_CRASH_POINTS:
+        raise ValueError(f"{name!r} is not listed here, so no test would die there")
     if os.environ.get(_ENVIRONMENT) == name:
         os.kill(os.getpid(), signal.SIGKILL)

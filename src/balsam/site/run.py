@@ -19,6 +19,7 @@ from pathlib import Path
 
 from balsam.client.errors import BalsamError
 from balsam.domain.clock import Clock, SystemClock
+from balsam.domain.transfers import CLIENT
 from balsam.platform.registry import SCHEDULERS
 from balsam.platform.scheduler.base import Scheduler, SchedulerConfig, SchedulerUnavailable
 from balsam.site.agent import Agent
@@ -37,8 +38,12 @@ from balsam.site.services.delivery import Delivery
 from balsam.site.services.files import Files
 from balsam.site.services.script import JobTemplate
 from balsam.site.services.submission import Submission
-from balsam.site.settings import Settings
+from balsam.site.services.transfers import TransferLimits, Transfers
+from balsam.site.settings import Settings, TransferSettings
 from balsam.site.settings_file import load_settings
+from balsam.transfer.base import TransferBackend
+from balsam.transfer.locations import open_location
+from balsam.transfer.service import ServiceBackend
 from balsam.wire.sites import QueueLimits, SitePatch
 
 log = logging.getLogger(__name__)
@@ -178,6 +183,7 @@ def build_agent(
         allocations=allocations,
         submission=submission,
         files=Files(site.data, link.reply_file, clock),
+        transfers=_transfers(site, settings.transfers, link, clock),
         offer=site_offer(site, settings),
         sync_period_sec=settings.scheduler.sync_period,
         clock=clock,
@@ -201,7 +207,27 @@ def site_offer(site: SiteDirectory, settings: Settings) -> SitePatch:
         allowed_projects=list(scheduler.allowed_projects),
         allowed_queues={name: QueueLimits(**queue.model_dump()) for name, queue in scheduler.allowed_queues.items()},
         optional_batch_job_params=dict(scheduler.optional_batch_job_params),
+        transfer_locations={} if settings.transfers is None else settings.transfers.offered,
     )
+
+
+def _transfers(site: SiteDirectory, settings: TransferSettings | None, link: ServiceLink, clock: Clock) -> Transfers:
+    """The back ends of the locations that the settings name; none of them without the section (S15)."""
+    if settings is None:
+        return Transfers(link, {}, TransferLimits(), clock)
+    backends: dict[str, TransferBackend] = {
+        alias: open_location(url, site.data) for alias, url in settings.transfer_locations.items()
+    }
+    if settings.client:
+        backends[CLIENT] = ServiceBackend(site.data, link.blobs())
+    limits = TransferLimits(
+        max_concurrent=settings.max_concurrent_transfers,
+        batch_size=settings.transfer_batch_size,
+        query_limit=settings.num_items_query_limit,
+        period_sec=settings.service_period,
+        retry_for_sec=settings.retry_for_min * 60,
+    )
+    return Transfers(link, backends, limits, clock)
 
 
 class _Told:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from balsam.client.blobs import ServiceBlobs
 from balsam.client.credentials import read_mapping, write_secret_file
 from balsam.client.errors import (
     BalsamError,
@@ -26,6 +27,7 @@ from balsam.client.errors import (
 from balsam.client.settings import ClientSettings
 from balsam.client.transport import EventStream, Transport
 from balsam.domain.states import BatchJobState
+from balsam.domain.transfers import TRANSFER_DUE
 from balsam.site.directory import SiteDirectory
 from balsam.wire.base import MAX_PAGE, Message
 from balsam.wire.batch_jobs import (
@@ -38,6 +40,14 @@ from balsam.wire.batch_jobs import (
 )
 from balsam.wire.sessions import Report, ReportReply, SessionsPage, SessionView
 from balsam.wire.sites import AgentLeaseReply, AgentLeaseRequest, FileReply, SitePatch, SiteToken, SiteView
+from balsam.wire.transfers import (
+    TransferItemView,
+    TransferPatch,
+    TransferQuery,
+    TransfersPage,
+    TransfersPatch,
+    TransfersPatched,
+)
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +167,22 @@ class ServiceLink:
             Conflict,
             NotFound,
         )
+
+    def due_transfers(self, limit: int) -> list[TransferItemView]:
+        """TransferItems that the Site is to work on, oldest first."""
+        query = TransferQuery(site_id=[self.site_id], state=list(TRANSFER_DUE), limit=limit)
+        return self._call(
+            lambda: self._transport.request("GET", "/transfers", reply=TransfersPage, query=query)
+        ).results
+
+    def report_transfers(self, patches: Mapping[int, TransferPatch]) -> TransfersPatched:
+        """Tell how TransferItems go; each is taken or refused by itself."""
+        body = TransfersPatch(patches=dict(patches))
+        return self._call(lambda: self._transport.request("PATCH", "/transfers", reply=TransfersPatched, body=body))
+
+    def blobs(self) -> ServiceBlobs:
+        """Content of files at the service, to send and to fetch."""
+        return ServiceBlobs(self._transport)
 
     def hold_agent_lease(self, request: AgentLeaseRequest) -> AgentLeaseReply:
         """Open or renew the claim to be the Site's only agent. Raises AnotherAgent, ServiceAway."""

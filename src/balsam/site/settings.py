@@ -9,6 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from balsam.domain.transfers import CLIENT
+from balsam.transfer.locations import location_problem
+
 Short = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Value = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Positive = Annotated[int, Field(ge=1)]
@@ -16,7 +19,10 @@ PositiveSec = Annotated[float, Field(gt=0)]
 Later = Annotated[None, Field(default=None)]
 
 # Sections of Balsam 0.7 whose service comes later: `null` is understood, anything else would be a promise not kept.
-LATER_SECTIONS = ("processing", "transfers", "file_cleaner", "queue_maintainer", "elastic_queue")
+LATER_SECTIONS = ("processing", "file_cleaner", "queue_maintainer", "elastic_queue")
+
+# Sections whose service `null` switches off, as in Balsam 0.7.
+OFF_BY_NULL = ("transfers",)
 
 
 class Section(BaseModel):
@@ -108,6 +114,33 @@ class NodeSettings(Section):
     gpus: Annotated[int, Field(ge=0)] | list[Short] | None = None
 
 
+class TransferSettings(Section):
+    """`transfers`: which locations Jobs may name (S15), and how files are moved. `client`: the machine that submits."""
+
+    client: bool = True
+    transfer_locations: dict[Short, str] = {}
+    max_concurrent_transfers: Positive = 5
+    transfer_batch_size: Annotated[int, Field(ge=1, le=1000)] = 100
+    num_items_query_limit: Annotated[int, Field(ge=1, le=10_000)] = 2000
+    service_period: PositiveSec = 30.0
+    retry_for_min: Annotated[float, Field(ge=0)] = 60.0
+
+    @field_validator("transfer_locations")
+    @classmethod
+    def _can_be_used(cls, value: dict[str, str]) -> dict[str, str]:
+        for alias, url in value.items():
+            if alias == CLIENT:
+                raise ValueError(f"has {CLIENT!r}, which is the machine that submits; choose another name")
+            if why := location_problem(url):
+                raise ValueError(f"has {alias!r}: {why}")
+        return value
+
+    @property
+    def offered(self) -> dict[str, str]:
+        """All locations by alias, as the service is told of them."""
+        return ({CLIENT: f"{CLIENT}:"} if self.client else {}) | self.transfer_locations
+
+
 class Settings(Section):
     """All of settings.yml.
 
@@ -123,7 +156,7 @@ class Settings(Section):
     node: NodeSettings = NodeSettings()
     mpirun: Short | None = None
     processing: Later
-    transfers: Later
+    transfers: TransferSettings | None = TransferSettings()
     file_cleaner: Later
     queue_maintainer: Later
     elastic_queue: Later
@@ -148,4 +181,6 @@ GONE = {
     "launcher.serial_mode_startup_params": "serial mode starts its workers by itself",
     "logging.buffer_num_records": "log lines are written at once",
     "logging.flush_period": "log lines are written at once",
+    "transfers.globus_endpoint_id": "Globus locations come in a later version",
+    "transfers.globus_endpoint_site_path": "Globus locations come in a later version",
 }

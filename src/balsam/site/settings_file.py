@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from balsam.platform.registry import MPIRUNS, NODES, SCHEDULERS, BackEndBroken, BackEnds, UnknownBackEnd
-from balsam.site.settings import GONE, LATER_SECTIONS, Settings
+from balsam.site.settings import GONE, LATER_SECTIONS, OFF_BY_NULL, Settings
 
 MAX_SIZE_BYTES = 1024 * 1024
 Where = tuple[str | int, ...]
@@ -124,8 +124,8 @@ def _without_reported(tree: dict[str, Any]) -> dict[str, Any]:
     for name, value in tree.items():
         if name in LATER_SECTIONS:
             continue
-        # A section that is named and left empty means its defaults.
-        if value is None and name in Settings.model_fields and name != "mpirun":
+        # A section that is named and left empty means its defaults, but for those that `null` switches off.
+        if value is None and name in Settings.model_fields and name not in ("mpirun", *OFF_BY_NULL):
             continue
         rest[name] = {k: v for k, v in value.items() if f"{name}.{k}" not in GONE} if isinstance(value, dict) else value
     return rest

@@ -71,10 +71,10 @@ class Outcome:
 
 @dataclass(slots=True)
 class Report:
-    """A batch: the orders that ended since the last look, the bytes moved so far, and whether all orders ended."""
+    """A batch: the orders that ended since the last look, bytes moved of those that go on, whether all ended."""
 
     ended: list[Outcome] = field(default_factory=list)
-    moved_bytes: int = 0
+    moved: dict[int, int] = field(default_factory=dict)
     is_over: bool = False
 
 

@@ -78,11 +78,11 @@ def _copied(batch: Batch, order: Order, destination: Destination, parts: Sequenc
     digest = hashlib.sha256()
     for piece in file.pieces():
         digest.update(piece)
-    moved = batch.moved_for(order)
+    move = batch.moves(order)
     with destination.file(parts, file.size_bytes, file.mode, digest.hexdigest()) as incoming:
         for piece in file.pieces(incoming.received_bytes):
             incoming.write(piece)
-            moved(len(piece))
+            move(len(piece))
         file.check_unchanged()
         incoming.finish()
 

@@ -38,6 +38,7 @@ class Wanted:
 
 
 Outcome = tuple[Wanted, Exception | None]
+Progress = Callable[[int, int], None]  # key, bytes
 
 
 def entries_of(content: Content, source: BlobSource) -> Iterator[Entry]:
@@ -61,7 +62,7 @@ def entries_of(content: Content, source: BlobSource) -> Iterator[Entry]:
 
 
 def receive(
-    source: BlobSource, wanted: Iterable[Wanted], progress: Callable[[int], None] = lambda size_bytes: None
+    source: BlobSource, wanted: Iterable[Wanted], progress: Progress = lambda key, size_bytes: None
 ) -> Iterator[Outcome]:
     """Fetch the files and say of each how it went. PeerAway ends it; the files up to there are in place.
 
@@ -115,27 +116,27 @@ def _attempt(work: Callable[[], None]) -> Exception | None:
     return None
 
 
-def _receive_one(source: BlobSource, one: Wanted, progress: Callable[[int], None]) -> None:
+def _receive_one(source: BlobSource, one: Wanted, progress: Progress) -> None:
     entry = one.entry
     if entry.is_directory:
         one.destination.directory(one.parts)
         return
     with one.destination.file(one.parts, entry.size_bytes, entry.mode, entry.sha256) as file:
-        progress(file.received_bytes)
+        progress(one.key, file.received_bytes)
         left = entry.size_bytes - file.received_bytes
         if left and entry.blob is not None:
             for piece in source.read(entry.blob, entry.offset + file.received_bytes, left):
                 file.write(piece)
-                progress(len(piece))
+                progress(one.key, len(piece))
         file.finish()
 
 
-def _receive_part(stream: "_Stream", one: Wanted, progress: Callable[[int], None]) -> None:
+def _receive_part(stream: "_Stream", one: Wanted, progress: Progress) -> None:
     entry = one.entry
     content = stream.take(entry.offset, entry.size_bytes)
     with one.destination.file(one.parts, entry.size_bytes, entry.mode, entry.sha256) as file:
         file.write(content[file.received_bytes :])
-        progress(entry.size_bytes)
+        progress(one.key, entry.size_bytes)
         file.finish()
 
 

@@ -78,7 +78,7 @@ class ServiceBackend(ThreadedBackend):
                 batch.failed(order, error)
         wanted.sort(key=lambda one: (one.entry.blob or "", one.entry.offset))
         by_id = {order.item_id: order for order in orders}
-        for one, failure in receive(self._blobs, wanted, batch.moved):
+        for one, failure in receive(self._blobs, wanted, batch.move):
             if failure is None:
                 yield Outcome(one.key, size_bytes=one.entry.size_bytes)
             else:
@@ -87,9 +87,10 @@ class ServiceBackend(ThreadedBackend):
     def _fetch_tree(self, batch: Batch, order: Order) -> None:
         size_bytes = 0
         try:
+            move = batch.moves(order)
             with ExitStack() as stack:
                 wanted = self._wanted(order, self._destination(stack, order))
-                for one, error in receive(self._blobs, wanted, batch.moved_for(order)):
+                for one, error in receive(self._blobs, wanted, lambda _, size_bytes: move(size_bytes)):
                     if error is not None:
                         raise error
                     size_bytes += one.entry.size_bytes
@@ -150,7 +151,7 @@ class _Outward:
     def _read(self, order: Order) -> _Sent:
         with open_workdir(self._data, order.workdir) as workdir:
             selection = select(Contained(workdir), order.local_path, order.recursive)
-            writer = self._sender.send(selection, str(order.item_id), self._batch.moved_for(order))
+            writer = self._sender.send(selection, str(order.item_id), self._batch.moves(order))
         return _Sent(order, writer, selection)
 
     def _tell_sent(self) -> None:

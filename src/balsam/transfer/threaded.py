@@ -25,7 +25,7 @@ class Batch:
 
     orders: Sequence[Order]
     changed: Callable[[], None]
-    moved_bytes: int = 0
+    moved: dict[int, int] = field(default_factory=dict)  # bytes, by order
     cancelled: frozenset[int] = frozenset()
     stopping: bool = False
     _told: set[int] = field(default_factory=set)
@@ -44,21 +44,21 @@ class Batch:
         """An order ended with an error. Raises the error when it is none of those that are expected."""
         self.done(Outcome(order.item_id, *trouble_of(error)))
 
-    def moved(self, size_bytes: int) -> None:
-        """Bytes were moved. Raises Cancelled when the agent stops: a large file is left in the middle then."""
-        self.moved_bytes += size_bytes
+    def move(self, item_id: int, size_bytes: int) -> None:
+        """Bytes of an order were moved. Raises Cancelled when the agent stops: a large file is left in the middle."""
+        self.moved[item_id] = self.moved.get(item_id, 0) + size_bytes
         if self.stopping:
             raise Cancelled
 
-    def moved_for(self, order: Order) -> Callable[[int], None]:
-        """As `moved`, for one order; raises Cancelled also when that one is not wanted any more."""
+    def moves(self, order: Order) -> Callable[[int], None]:
+        """`move` for one order; raises Cancelled also when that one is not wanted any more."""
 
-        def moved(size_bytes: int) -> None:
-            self.moved(size_bytes)
+        def move(size_bytes: int) -> None:
+            self.move(order.item_id, size_bytes)
             if order.item_id in self.cancelled:
                 raise Cancelled
 
-        return moved
+        return move
 
     def is_wanted(self, order: Order) -> bool:
         return order.item_id not in self.cancelled and not self.stopping
@@ -75,7 +75,8 @@ class Batch:
     def report(self) -> Report:
         with self._lock:
             ended, self._ended = self._ended, []
-            return Report(ended, self.moved_bytes, self._is_over)
+            moved = {item: size for item, size in list(self.moved.items()) if item not in self._told}
+            return Report(ended, moved, self._is_over)
 
 
 class ThreadedBackend:
