@@ -6,6 +6,7 @@ no process that a test started is still there, and in CI no test was skipped unl
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import uuid
@@ -85,6 +86,17 @@ def balsam_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ["BALSAM_HOME"] = str(home)
     yield home
     del os.environ["BALSAM_HOME"]
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """What a test sets on balsam's loggers, as `config_root_logger` does, is gone after it: loggers are the process's."""
+    logger = logging.getLogger("balsam")
+    before = (logger.level, logger.propagate, list(logger.handlers))
+    yield
+    logger.setLevel(before[0])
+    logger.propagate = before[1]
+    logger.handlers = before[2]
 
 
 @pytest.fixture(scope="session")
