@@ -4,6 +4,8 @@ It has the same models, filters and promises: what is a method with a request in
 a few threads of the client's own, over the same transport (repeats, idempotency keys, one stream of pushes); waiting
 takes no thread, however many Jobs are waited for. A call that is cancelled is not repeated any more; the try that was
 under way may still have been carried out.
+
+The examples with a bare `await` run in a notebook, or in `python -m asyncio`; `balsam` is an `AsyncClient()` there.
 """
 
 import asyncio
@@ -54,7 +56,7 @@ class AsyncClient:
     ...         await balsam.Job.objects.bulk_create(jobs)
     ...         async for job in balsam.Job.objects.as_completed(jobs, timeout=60):
     ...             print(job.state.value)
-    >>> asyncio.run(main())  # doctest: +SKIP
+    >>> asyncio.run(main())
     JOB_FINISHED
     JOB_FINISHED
     """
@@ -101,10 +103,7 @@ class AsyncClient:
     async def call(self, method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Await any blocking method of the SDK: `await client.call(job.read_text, "job.out")`. Raises what it raises.
 
-        >>> async def main() -> str:
-        ...     async with AsyncClient() as balsam:
-        ...         return await balsam.call(job.read_text, "job.out")
-        >>> asyncio.run(main())  # doctest: +SKIP
+        >>> await balsam.call(job.read_text, "job.out")
         'Hello, World\\n'
         """
         given_up = threading.Event()
@@ -121,25 +120,39 @@ class AsyncClient:
             raise
 
     async def save(self, instance: Model) -> None:
-        """See `Model.save`."""
+        """See `Model.save`.
+
+        >>> fresh = balsam.Job(app_id=Hello, workdir="aio/fresh", parameters={"name": "x"})
+        >>> await balsam.save(fresh)
+        >>> fresh.id > 0
+        True
+        """
         await self.call(instance.save)
 
     async def refresh(self, instance: Model) -> None:
-        """See `Model.refresh_from_db`."""
+        """See `Model.refresh_from_db`.
+
+        >>> await balsam.refresh(job)
+        >>> job.attempt
+        1
+        """
         await self.call(instance.refresh_from_db)
 
     async def delete(self, instance: Model) -> None:
-        """See `Model.delete`."""
+        """See `Model.delete`.
+
+        >>> unwanted = await balsam.call(Hello.submit, "aio/unwanted", name="x", num_nodes=1000)
+        >>> await balsam.delete(unwanted)
+        >>> unwanted.id is None
+        True
+        """
         await self.call(instance.delete)
 
     async def result(self, job: OneJob, timeout: float | None = None) -> Any:
         """What `job.result` returns or raises, without a thread that waits for it.
 
-        >>> async def main() -> None:
-        ...     async with AsyncClient() as balsam:
-        ...         job = await balsam.call(Hello.submit, "aio/result", name="you")
-        ...         print(await balsam.result(job, timeout=60))
-        >>> asyncio.run(main())  # doctest: +SKIP
+        >>> saying = await balsam.call(Hello.submit, "aio/result", name="you")
+        >>> print(await balsam.result(saying, timeout=60))
         None
         """
         if (await self.Job.objects.wait([job], timeout)).not_done:
@@ -147,7 +160,11 @@ class AsyncClient:
         return await self.call(job.result_nowait)
 
     async def close(self) -> None:
-        """Calls under way end with an error; the connections are closed."""
+        """Calls under way end with an error; the connections are closed.
+
+        >>> other = AsyncClient()
+        >>> await other.close()
+        """
         if self._owns_client:
             self.client.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -160,7 +177,11 @@ class AsyncClient:
 
 
 class AsyncModel(Generic[M]):
-    """A model class of an AsyncClient: `.objects` is awaited, calling it makes an instance that is not saved."""
+    """A model class of an AsyncClient: `.objects` is awaited, calling it makes an instance that is not saved.
+
+    >>> balsam.Job(app_id="Hello", workdir="aio/new", parameters={"name": "x"}).id is None
+    True
+    """
 
     def __init__(self, client: AsyncClient, model: type[M]) -> None:
         self._client = client
@@ -178,7 +199,7 @@ class AsyncModel(Generic[M]):
 
 
 class AsyncJobs(AsyncModel["Job"]):
-    """The Job class of an AsyncClient."""
+    """The Job class of an AsyncClient, whose `objects` can wait."""
 
     @property
     def objects(self) -> "AsyncJobManager":
@@ -189,11 +210,8 @@ class AsyncJobs(AsyncModel["Job"]):
 class AsyncQuery(Generic[M]):
     """A selection. Narrow it like a Query; `async for` streams its rows, every method that asks is awaited.
 
-    >>> async def main() -> int:
-    ...     async with AsyncClient() as balsam:
-    ...         return len([one async for one in balsam.Site.objects.filter(id=site.id)])
-    >>> asyncio.run(main())  # doctest: +SKIP
-    1
+    >>> [one.path == site.path async for one in balsam.Site.objects.filter(id=site.id)]
+    [True]
     """
 
     def __init__(self, client: AsyncClient, query: Query[M]) -> None:
@@ -201,11 +219,20 @@ class AsyncQuery(Generic[M]):
         self.query = query
 
     def filter(self, **filters: Any) -> "AsyncQuery[M]":
-        """See `Query.filter`."""
+        """See `Query.filter`.
+
+        >>> await balsam.Job.objects.all().filter(id=job.id, num_nodes__gt=1).count()
+        0
+        """
         return AsyncQuery(self._client, self.query.filter(**filters))
 
     def order_by(self, *fields: str) -> "AsyncQuery[M]":
-        """See `Query.order_by`."""
+        """See `Query.order_by`.
+
+        >>> events = balsam.EventLog.objects.filter(job_id=job.id).order_by("timestamp")
+        >>> (await events.first()).to_state.value
+        'READY'
+        """
         return AsyncQuery(self._client, self.query.order_by(*fields))
 
     def __getitem__(self, part: slice) -> "AsyncQuery[M]":
@@ -224,67 +251,129 @@ class AsyncQuery(Generic[M]):
                 yield row
 
     async def list(self) -> list[M]:
-        """All rows."""
+        """All rows.
+
+        >>> await balsam.Job.objects.filter(id=job.id).list() == [job]
+        True
+        """
         return await self._client.call(list[M], self.query)
 
     async def get(self, **filters: Any) -> M:
-        """See `Query.get`."""
+        """See `Query.get`.
+
+        >>> (await balsam.Site.objects.all().get(id=site.id)) == site
+        True
+        """
         return await self._client.call(self.query.get, **filters)
 
     async def first(self) -> M:
-        """See `Query.first`."""
+        """See `Query.first`.
+
+        >>> (await balsam.EventLog.objects.filter(job_id=job.id).first()).to_state.value
+        'JOB_FINISHED'
+        """
         return await self._client.call(self.query.first)
 
     async def count(self) -> int:
-        """See `Query.count`."""
+        """See `Query.count`.
+
+        >>> await balsam.Job.objects.filter(id=job.id).count()
+        1
+        """
         return await self._client.call(self.query.count)
 
     async def exists(self) -> bool:
-        """See `Query.exists`."""
+        """See `Query.exists`.
+
+        >>> await balsam.Job.objects.filter(id=job.id).exists()
+        True
+        """
         return await self._client.call(self.query.exists)
 
     async def update(self, **fields: Any) -> Changed:
-        """See `Query.update`."""
+        """See `Query.update`.
+
+        >>> await balsam.Job.objects.filter(id=job.id).update(tags={"seen": "yes"})
+        1
+        """
         return await self._client.call(self.query.update, **fields)
 
     async def delete(self) -> Changed:
-        """See `Query.delete`."""
+        """See `Query.delete`.
+
+        >>> await balsam.Job.objects.filter(workdir="aio/nowhere").delete()
+        0
+        """
         return await self._client.call(self.query.delete)
 
 
 class AsyncManager(Generic[M]):
-    """`objects` of a model of an AsyncClient."""
+    """`objects` of a model of an AsyncClient.
+
+    >>> (await balsam.Site.objects.get(id=site.id)).name == site.name
+    True
+    """
 
     def __init__(self, client: AsyncClient, manager: Manager[M]) -> None:
         self._client = client
         self._manager = manager
 
     def all(self) -> AsyncQuery[M]:
-        """Every row that is yours."""
+        """Every row that is yours.
+
+        >>> await balsam.Site.objects.all().count()
+        1
+        """
         return AsyncQuery(self._client, self._manager.all())
 
     def filter(self, **filters: Any) -> AsyncQuery[M]:
-        """Rows that match every filter; see `Query.filter`."""
+        """Rows that match every filter; see `Query.filter`.
+
+        >>> [one.name async for one in balsam.App.objects.filter(site_id=site.id, name="Hello")]
+        ['Hello']
+        """
         return AsyncQuery(self._client, self._manager.filter(**filters))
 
     def order_by(self, *fields: str) -> AsyncQuery[M]:
-        """Every row, ordered."""
+        """Every row, ordered.
+
+        >>> newest = await balsam.Job.objects.order_by("-id").first()
+        >>> newest.id >= job.id
+        True
+        """
         return AsyncQuery(self._client, self._manager.order_by(*fields))
 
     async def get(self, **filters: Any) -> M:
-        """The only match. Raises `DoesNotExist` or `MultipleObjectsReturned` of the model."""
+        """The only match. Raises `DoesNotExist` or `MultipleObjectsReturned` of the model.
+
+        >>> (await balsam.Job.objects.get(id=job.id)) == job
+        True
+        """
         return await self._client.call(self._manager.get, **filters)
 
     async def first(self) -> M:
-        """The first row. Raises IndexError when there is none."""
+        """The first row. Raises IndexError when there is none.
+
+        >>> (await balsam.Site.objects.first()) == site
+        True
+        """
         return await self._client.call(self._manager.first)
 
     async def count(self) -> int:
-        """Number of rows."""
+        """Number of rows.
+
+        >>> await balsam.Site.objects.count()
+        1
+        """
         return await self._client.call(self._manager.count)
 
     async def create(self, **fields: Any) -> M:
-        """Make an instance and save it."""
+        """Make an instance and save it.
+
+        >>> made = await balsam.Job.objects.create(app_id=Hello, workdir="aio/made", parameters={"name": "x"})
+        >>> made.workdir
+        'aio/made'
+        """
         return await self._client.call(self._manager.create, **fields)
 
     def __aiter__(self) -> AsyncIterator[M]:
@@ -292,38 +381,75 @@ class AsyncManager(Generic[M]):
 
 
 class AsyncJobManager(AsyncManager["Job"]):
-    """`Job.objects` of an AsyncClient. What a push tells of a Job is its state and return code; `refresh` for more."""
+    """`Job.objects` of an AsyncClient. What a push tells of a Job is its state and return code; `refresh` for more.
+
+    >>> await balsam.Job.objects.count_by("state", id=job.id)
+    {<JobState.JOB_FINISHED: 'JOB_FINISHED'>: 1}
+    """
 
     _manager: JobManager
 
     async def bulk_create(self, jobs: "Iterable[Job]") -> "list[Job]":
-        """See `JobManager.bulk_create`."""
+        """See `JobManager.bulk_create`.
+
+        >>> jobs = [Hello.submit(f"aio/bulk/{i}", name=str(i), save=False) for i in range(3)]
+        >>> len(await balsam.Job.objects.bulk_create(jobs))
+        3
+        """
         return await self._client.call(self._manager.bulk_create, jobs)
 
     async def bulk_update(self, jobs: "Iterable[Job]") -> "list[Job]":
-        """See `JobManager.bulk_update`."""
+        """See `JobManager.bulk_update`.
+
+        >>> job.data = {"seen": True}
+        >>> await balsam.Job.objects.bulk_update([job]) == [job]
+        True
+        """
         return await self._client.call(self._manager.bulk_update, jobs)
 
     async def bulk_refresh(self, jobs: "Iterable[Job]") -> None:
-        """See `JobManager.bulk_refresh`."""
+        """See `JobManager.bulk_refresh`.
+
+        >>> await balsam.Job.objects.bulk_refresh([job])
+        >>> job.return_code
+        0
+        """
         await self._client.call(self._manager.bulk_refresh, jobs)
 
     async def count_by(self, field: str, **filters: Any) -> dict[Any, int]:
-        """See `JobQuerySet.count_by`."""
+        """See `JobQuerySet.count_by`.
+
+        >>> await balsam.Job.objects.count_by("app_name", id=job.id)
+        {'Hello': 1}
+        """
         return await self._client.call(self._manager.count_by, field, **filters)
 
     async def cancel(self, jobs: "AsyncQuery[Job] | Iterable[Job | int]", reason: str = "") -> Changed:
-        """See `JobManager.cancel`."""
+        """See `JobManager.cancel`.
+
+        >>> waiting = await balsam.call(Hello.submit, "aio/cancel", name="x", num_nodes=1000)
+        >>> await balsam.Job.objects.cancel([waiting], reason="not needed")
+        1
+        """
         return await self._client.call(self._manager.cancel, _plain(jobs), reason)
 
     async def retry(self, jobs: "AsyncQuery[Job] | Iterable[Job | int]") -> Changed:
-        """See `JobManager.retry`."""
+        """See `JobManager.retry`.
+
+        >>> cancelled = await balsam.call(Hello.submit, "aio/retry", name="x", num_nodes=1000)
+        >>> await balsam.Job.objects.cancel([cancelled]), await balsam.Job.objects.retry([cancelled])
+        (1, 1)
+        """
         return await self._client.call(self._manager.retry, _plain(jobs))
 
     async def wait(
         self, jobs: "Iterable[Job]", timeout: float | None = None, return_when: str = "ALL_COMPLETED"
     ) -> WaitResult:
-        """Wait until all Jobs are done (or with "FIRST_COMPLETED" one), or for `timeout` seconds. By push."""
+        """Wait until all Jobs are done (or with "FIRST_COMPLETED" one), or for `timeout` seconds. By push.
+
+        >>> (await balsam.Job.objects.wait([job], timeout=60)).not_done
+        []
+        """
         check_return_when(return_when)
         given = list(jobs)
         async for _ in self._completed(given, timeout):
@@ -333,7 +459,11 @@ class AsyncJobManager(AsyncManager["Job"]):
         return WaitResult(done, [job for job in given if not job._known_done()])
 
     async def as_completed(self, jobs: "Iterable[Job]", timeout: float | None = None) -> "AsyncIterator[Job]":
-        """Yield Jobs as they become done. Raises TimeoutError after `timeout` seconds."""
+        """Yield Jobs as they become done. Raises TimeoutError after `timeout` seconds.
+
+        >>> [one.state.value async for one in balsam.Job.objects.as_completed([job], timeout=60)]
+        ['JOB_FINISHED']
+        """
         given = list(jobs)
         found = 0
         async for job in self._completed(given, timeout):

@@ -24,8 +24,8 @@ def throughput_report(
 ) -> tuple[list[datetime], list[int]]:
     """How many Jobs came into a state, over time. `event_query` says of which Jobs, and from when to when.
 
-    >>> times, done = throughput_report(EventLog.objects.filter(job_id=job.id))  # doctest: +SKIP
-    >>> done  # doctest: +SKIP
+    >>> times, done = throughput_report(EventLog.objects.filter(job_id=job.id))
+    >>> done
     [1]
     """
     events = event_query.filter(to_state=to_state).order_by("timestamp")
@@ -39,8 +39,8 @@ def utilization_report(event_query: "Query[EventLog]", node_weighting: bool = Tr
     A Job that shares its node counts as a fraction of one. Jobs that ran when the time span of the query began count
     from its first event on, one node each.
 
-    >>> times, busy = utilization_report(EventLog.objects.filter(job_id=job.id))  # doctest: +SKIP
-    >>> busy  # doctest: +SKIP
+    >>> times, busy = utilization_report(EventLog.objects.filter(job_id=job.id))
+    >>> busy
     [1.0, 0.0]
     """
     running = JobState.RUNNING
@@ -65,8 +65,8 @@ def utilization_report(event_query: "Query[EventLog]", node_weighting: bool = Tr
 def available_nodes(batch_job_query: "Query[BatchJob]") -> Curve:
     """How many nodes the allocations had, over time. One that runs still has no end yet; others are left out.
 
-    >>> times, nodes = available_nodes(BatchJob.objects.filter(site_id=site.id))  # doctest: +SKIP
-    >>> nodes[0]  # doctest: +SKIP
+    >>> times, nodes = available_nodes(BatchJob.objects.filter(site_id=site.id))
+    >>> nodes[0]
     1.0
     """
     return _steps(sorted(_allocated(batch_job_query)), 0.0)

@@ -27,10 +27,10 @@ class SiteConfig:
     `site_path`: default is what BALSAM_SITE_PATH names, else the Site that contains the working directory. In such a
     directory `balsam.api.site_config` is one of these, elsewhere None.
 
-    >>> config = SiteConfig(site_directory)  # doctest: +SKIP
-    >>> config.site_id == site.id, config.data_path == site_directory / "data"  # doctest: +SKIP
+    >>> config = SiteConfig(site_directory)
+    >>> config.site_id == site.id, config.data_path == site_directory / "data"
     (True, True)
-    >>> list(config.settings.scheduler.allowed_queues)  # doctest: +SKIP
+    >>> list(config.settings.scheduler.allowed_queues)
     ['local']
 
     Raises SiteError when there is no Site; reading `settings` raises InvalidSettings with every fault of settings.yml.
@@ -80,12 +80,20 @@ class SiteConfig:
 
     @staticmethod
     def resolve_site_path(site_path: str | Path | None = None) -> tuple[Path, int]:
-        """The directory of the Site and its id. Raises SiteError when there is none."""
+        """The directory of the Site and its id. Raises SiteError when there is none.
+
+        >>> SiteConfig.resolve_site_path(site_directory) == (site_directory, site.id)
+        True
+        """
         found = SiteConfig(site_path)
         return found.site_path, found.site_id
 
     def enable_logging(self, basename: str, filename: str | None = None) -> Path:
-        """Write what balsam's loggers say to `filename` (default: BASENAME_PID.log) in the Site's log directory."""
+        """Write what balsam's loggers say to `filename` (default: BASENAME_PID.log) in the Site's log directory.
+
+        >>> SiteConfig(site_directory).enable_logging("script").parent.name
+        'log'
+        """
         path = self.log_path / (filename or f"{basename}_{os.getpid()}.log")
         its = self.settings.logging
         handler = logging.FileHandler(path)

@@ -97,7 +97,11 @@ class Client:
         return cast("type[ApplicationDefinition]", self._bind(ApplicationDefinition))
 
     def bound(self, base: type[M]) -> type[M]:
-        """The model class that works on this client's service."""
+        """The model class that works on this client's service.
+
+        >>> default_client().bound(Job).objects.get(id=job.id) == job
+        True
+        """
         return cast("type[M]", self._bind(base))
 
     def _bind(self, base: type[Any]) -> type[Any]:
@@ -117,11 +121,19 @@ class Client:
         return self._watcher
 
     def watcher_epoch(self) -> int | None:
-        """The connection of the Jobs stream; None while there is none. Starts nothing."""
+        """The connection of the Jobs stream; None while there is none. Starts nothing.
+
+        >>> Client(ClientSettings(url="http://127.0.0.1:8000")).watcher_epoch() is None
+        True
+        """
         return None if self._watcher is None else self._watcher.epoch
 
     def site_id(self, name: str) -> int:
-        """The id of the Site of this name, looked up once. Raises ValidationFailed that names the nearest."""
+        """The id of the Site of this name, looked up once. Raises ValidationFailed that names the nearest.
+
+        >>> default_client().site_id(site.name) == site.id
+        True
+        """
         if name not in self._sites:
             from balsam.client.registration import site_id_of
 
@@ -129,20 +141,36 @@ class Client:
         return self._sites[name]
 
     def forget_names(self) -> None:
-        """Look Sites and Apps up again when they are next needed."""
+        """Look Sites and Apps up again when they are next needed.
+
+        >>> default_client().forget_names()
+        """
         self._sites.clear()
         self.apps.forget()
 
     def version(self) -> VersionReply:
-        """Which service answers, and which wire versions it speaks."""
+        """Which service answers, and which wire versions it speaks.
+
+        >>> reply = default_client().version()
+        >>> reply.wire_min <= 1 <= reply.wire_max
+        True
+        """
         return self.transport.request("GET", "/version", reply=VersionReply, deadline_sec=10.0)
 
     def who_am_i(self) -> WhoAmI:
-        """The account behind the token. Raises Unauthorized."""
+        """The account behind the token. Raises Unauthorized.
+
+        >>> default_client().who_am_i().username == site.owner
+        True
+        """
         return self.transport.request("GET", "/auth/me", reply=WhoAmI, deadline_sec=10.0)
 
     def create_user(self, username: str, password: str, *, is_admin: bool = False) -> UserView:
-        """Create a password account; only an administrator may. Raises Forbidden, Conflict, ValidationFailed."""
+        """Create a password account; only an administrator may. Raises Forbidden, Conflict, ValidationFailed.
+
+        >>> default_client().create_user("grace", "a long pass phrase").username
+        'grace'
+        """
         from balsam.client.values import checked
 
         fields = {"username": username, "password": password, "is_admin": is_admin}
@@ -157,7 +185,11 @@ class Client:
         )
 
     def close(self) -> None:
-        """Stop waiting and close the connections."""
+        """Stop waiting and close the connections.
+
+        >>> client = Client()
+        >>> client.close()
+        """
         if self._watcher is not None:
             self._watcher.close()
         self.transport.close()
@@ -195,6 +227,9 @@ def default_client() -> Client:
     """The client of this user's settings, made at first use; another one when the environment names other settings.
 
     Raises NotConfigured when no service is known, saying what to do.
+
+    >>> default_client() is default_client()
+    True
     """
     global _default
     places = tuple(os.environ.get(name) for name in _PLACES)

@@ -22,7 +22,11 @@ SERVICE_FILE = "service.json"
 
 
 def balsam_home(environ: Mapping[str, str] | None = None) -> Path:
-    """`$BALSAM_HOME`, default `~/.balsam`. It need not exist."""
+    """`$BALSAM_HOME`, default `~/.balsam`. It need not exist.
+
+    >>> balsam_home({"BALSAM_HOME": "/srv/balsam"})
+    PosixPath('/srv/balsam')
+    """
     environ = os.environ if environ is None else environ
     return Path(environ.get("BALSAM_HOME") or "~/.balsam").expanduser()
 

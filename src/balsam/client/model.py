@@ -87,6 +87,11 @@ class Model:
 
         A save that ended without a clear answer can be called again: it creates nothing twice.
         Raises ValidationFailed (every wrong field named), NotFound when it was deleted meanwhile, Conflict.
+
+        >>> job.tags["checked"] = "yes"
+        >>> job.save()
+        >>> Job.objects.get(id=job.id).tags["checked"]
+        'yes'
         """
         manager = self._manager()
         if self._row is None:
@@ -98,20 +103,34 @@ class Model:
             manager._update(self, changes)
 
     def refresh_from_db(self) -> None:
-        """Read the object again; changes that were not saved are dropped. Raises `DoesNotExist` when it is gone."""
+        """Read the object again; changes that were not saved are dropped. Raises `DoesNotExist` when it is gone.
+
+        >>> job.refresh_from_db()
+        >>> job.attempt
+        1
+        """
         self._take_row(self._manager()._read(self._saved_id()))
 
     def delete(self) -> None:
         """Delete the object at the service; its `id` is None then.
 
         One that is gone already is no error: a repeated call must not fail.
+
+        >>> unwanted = Hello.submit("docs/unwanted", name="x", num_nodes=1000)
+        >>> unwanted.delete()
+        >>> unwanted.id is None
+        True
         """
         if not self._deleted:
             self._manager()._delete(self)
             self._deleted = True
 
     def display_dict(self) -> dict[str, Any]:
-        """All fields as plain values, for tables and JSON."""
+        """All fields as plain values, for tables and JSON.
+
+        >>> site.display_dict()["name"] == site.name
+        True
+        """
         return {name: getattr(self, name) for name in self._fields}
 
     def _freshen(self) -> None:

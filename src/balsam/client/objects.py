@@ -62,34 +62,63 @@ class Manager(Generic[M]):
         return self.model._client()
 
     def all(self) -> Query[M]:
-        """Every row that is yours."""
+        """Every row that is yours.
+
+        >>> Site.objects.all().count()
+        1
+        """
         return Query(self)
 
     def filter(self, **filters: Any) -> Query[M]:
-        """Rows that match every filter; see `Query.filter`."""
+        """Rows that match every filter; see `Query.filter`.
+
+        >>> [one.name for one in App.objects.filter(site_id=site.id, name="Hello")]
+        ['Hello']
+        """
         return Query(self).filter(**filters)
 
     def get(self, **filters: Any) -> M:
-        """The only match. Raises `DoesNotExist` or `MultipleObjectsReturned` of the model."""
+        """The only match. Raises `DoesNotExist` or `MultipleObjectsReturned` of the model.
+
+        >>> Site.objects.get(name=site.name) == site
+        True
+        """
         return Query(self).get(**filters)
 
     def order_by(self, *fields: str) -> Query[M]:
-        """Every row, ordered."""
+        """Every row, ordered.
+
+        >>> BatchJob.objects.order_by("-start_time").first().site_id == site.id
+        True
+        """
         return Query(self).order_by(*fields)
 
     def count(self) -> int:
-        """Number of rows."""
+        """Number of rows.
+
+        >>> Site.objects.count()
+        1
+        """
         return Query(self).count()
 
     def first(self) -> M:
-        """The first row. Raises IndexError when there is none."""
+        """The first row. Raises IndexError when there is none.
+
+        >>> Site.objects.first() == site
+        True
+        """
         return Query(self).first()
 
     def __iter__(self) -> Iterator[M]:
         return iter(Query(self))
 
     def create(self, **fields: Any) -> M:
-        """Make an instance and save it."""
+        """Make an instance and save it.
+
+        >>> made = Job.objects.create(app_id=Hello, workdir="docs/made", parameters={"name": "x"})
+        >>> made.id > 0
+        True
+        """
         instance = self.model(**fields)
         instance.save()
         return instance

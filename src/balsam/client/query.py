@@ -41,7 +41,12 @@ class Changed(int):
 
 
 class Query(Generic[M]):
-    """A selection. Made by `objects.all()`, `objects.filter(...)`; see there for the filters of each model."""
+    """A selection. Made by `objects.all()`, `objects.filter(...)`; see there for the filters of each model.
+
+    >>> finished = Job.objects.filter(state="JOB_FINISHED").order_by("-last_update")[:10]
+    >>> job in finished
+    True
+    """
 
     def __init__(self, manager: "Manager[M]") -> None:
         self._manager = manager
@@ -53,7 +58,11 @@ class Query(Generic[M]):
         self._cache: list[M] | None = None
 
     def all(self) -> Self:
-        """The same selection, to be evaluated anew."""
+        """The same selection, to be evaluated anew.
+
+        >>> Job.objects.filter(id=job.id).all().count()
+        1
+        """
         return self._copy()
 
     def filter(self, **filters: Any) -> Self:
@@ -65,6 +74,9 @@ class Query(Generic[M]):
         differs from everything, and is null. The guide says which filters are fast with a million Jobs.
 
         Raises TypeError for an unknown filter, naming the nearest; ValidationFailed for a value that can't be.
+
+        >>> Job.objects.all().filter(id=job.id).filter(tags__kind__in=["a", "b"]).count()
+        0
         """
         self._not_sliced("filter")
         query = self._copy()
@@ -73,7 +85,11 @@ class Query(Generic[M]):
         return query
 
     def order_by(self, *fields: str) -> Self:
-        """Order by one field, `-field` for descending."""
+        """Order by one field, `-field` for descending.
+
+        >>> EventLog.objects.filter(job_id=job.id).order_by("timestamp").first().to_state.value
+        'READY'
+        """
         self._not_sliced("order_by")
         if len(fields) != 1 or fields[0] not in self._manager.orderings:
             known = ", ".join(self._manager.orderings) or "none"
@@ -83,7 +99,11 @@ class Query(Generic[M]):
         return query
 
     def get(self, **filters: Any) -> M:
-        """The only match. Raises `DoesNotExist` or `MultipleObjectsReturned` of the model."""
+        """The only match. Raises `DoesNotExist` or `MultipleObjectsReturned` of the model.
+
+        >>> Job.objects.filter(workdir=job.workdir).get(id=job.id) == job
+        True
+        """
         query = self.filter(**filters) if filters else self
         found = query._rows_at_once(2)
         kind = self._manager.model
@@ -94,7 +114,11 @@ class Query(Generic[M]):
         return found[0]
 
     def count(self) -> int:
-        """Number of matches, counted by the service."""
+        """Number of matches, counted by the service.
+
+        >>> Job.objects.filter(id=job.id).count()
+        1
+        """
         return self._total(None)
 
     def _total(self, deadline_sec: float | None) -> int:
@@ -107,18 +131,30 @@ class Query(Generic[M]):
         return max(0, stop - self._start)
 
     def first(self) -> M:
-        """The first match. Raises IndexError when there is none."""
+        """The first match. Raises IndexError when there is none.
+
+        >>> EventLog.objects.filter(job_id=job.id).first().to_state.value
+        'JOB_FINISHED'
+        """
         found = self._rows_at_once(1)
         if not found:
             raise IndexError(f"no {self._manager.name} matches {self._described()}")
         return found[0]
 
     def exists(self) -> bool:
-        """Whether anything matches."""
+        """Whether anything matches.
+
+        >>> Job.objects.filter(workdir__contains="no such place").exists()
+        False
+        """
         return bool(self._rows_at_once(1))
 
     def update(self, **fields: Any) -> Changed:
-        """Set the fields of every match. Returns how many were changed; `.refused` says which were not, and why."""
+        """Set the fields of every match. Returns how many were changed; `.refused` says which were not, and why.
+
+        >>> Job.objects.filter(id=job.id).update(tags={"seen": "yes"})
+        1
+        """
         self._not_sliced("update")
         self._cache = None
         if self._nothing:
@@ -126,7 +162,12 @@ class Query(Generic[M]):
         return self._manager._update_matching(self, fields)
 
     def delete(self) -> Changed:
-        """Delete every match. Returns how many; `.refused` says which could not be deleted, and why."""
+        """Delete every match. Returns how many; `.refused` says which could not be deleted, and why.
+
+        >>> unwanted = Hello.submit("docs/unwanted", name="x", num_nodes=1000)
+        >>> Job.objects.filter(id=unwanted.id).delete()
+        1
+        """
         self._not_sliced("delete")
         self._cache = None
         if self._nothing:

@@ -58,6 +58,9 @@ class ClientSettings:
         """The settings of this user on this machine.
 
         Raises NotConfigured when there are none, CredentialsError when a file can't be trusted.
+
+        >>> ClientSettings.load({"BALSAM_URL": "https://balsam.example.org", "BALSAM_TOKEN": "blsm_user_x"}).url
+        'https://balsam.example.org'
         """
         environ = os.environ if environ is None else environ
         found = cls._found(environ)
@@ -80,7 +83,13 @@ class ClientSettings:
 
     @classmethod
     def load_from_file(cls, path: Path | None = None) -> "ClientSettings":
-        """The settings in one file (default: `$BALSAM_HOME/client.yml`). Raises NotConfigured when it is missing."""
+        """The settings in one file (default: `$BALSAM_HOME/client.yml`). Raises NotConfigured when it is missing.
+
+        >>> settings = ClientSettings("http://127.0.0.1:8000", "blsm_user_x")
+        >>> path = settings.save_to_file(scratch / "one.yml")
+        >>> ClientSettings.load_from_file(path).url
+        'http://127.0.0.1:8000'
+        """
         path = balsam_home() / CLIENT_FILE if path is None else path
         found = _from_file(path)
         if found is None:
@@ -88,7 +97,13 @@ class ClientSettings:
         return found
 
     def save_to_file(self, path: Path | None = None, *, username: str = "", expires_at: str = "") -> Path:
-        """Write address and token with mode 0600 (default: `$BALSAM_HOME/client.yml`) and return the path."""
+        """Write address and token with mode 0600 (default: `$BALSAM_HOME/client.yml`) and return the path.
+
+        >>> settings = ClientSettings("http://127.0.0.1:8000", "blsm_user_x")
+        >>> path = settings.save_to_file(scratch / "two.yml")
+        >>> oct(path.stat().st_mode & 0o777)
+        '0o600'
+        """
         import yaml
 
         path = balsam_home() / CLIENT_FILE if path is None else path
@@ -97,7 +112,11 @@ class ClientSettings:
         return path
 
     def reloaded(self) -> "ClientSettings | None":
-        """What the source says now, or None when it says nothing new."""
+        """What the source says now, or None when it says nothing new.
+
+        >>> ClientSettings("http://127.0.0.1:8000", "blsm_user_x").reloaded() is None
+        True
+        """
         if self.source is None:
             return None
         try:
@@ -109,7 +128,11 @@ class ClientSettings:
         return replace(self, url=found.url, token=found.token)
 
     def build_client(self) -> "Client":
-        """A client of its own for these settings: `settings.build_client().Job.objects.all()`."""
+        """A client of its own for these settings: `settings.build_client().Job.objects.all()`.
+
+        >>> ClientSettings(url="http://127.0.0.1:8000", token="blsm_user_x").build_client().url
+        'http://127.0.0.1:8000'
+        """
         from balsam.client.client import Client
 
         return Client(self)

@@ -21,7 +21,11 @@ MAX_NAME_LENGTH = 200
 
 @dataclass(frozen=True, slots=True)
 class AppParameter:
-    """One parameter: required, or with a default."""
+    """One parameter: required, or with a default.
+
+    >>> AppParameter(required=False, default="1000", help="steps to take").default
+    '1000'
+    """
 
     required: bool = True
     default: str | None = None
@@ -30,7 +34,11 @@ class AppParameter:
 
 @dataclass(frozen=True, slots=True)
 class TransferSlot:
-    """A file that a Job of the App takes in or gives out. `local_path` is relative to the workdir."""
+    """A file that a Job of the App takes in or gives out. `local_path` is relative to the workdir.
+
+    >>> TransferSlot(required=True, direction="out", local_path="result.h5").direction
+    'out'
+    """
 
     required: bool
     direction: str  # "in" or "out"

@@ -11,7 +11,11 @@ from balsam.wire.lookups import Where
 
 
 class BatchJobPartition(Message):
-    """A slice of an allocation with a launcher of its own."""
+    """A slice of an allocation with a launcher of its own.
+
+    >>> BatchJobPartition(job_mode="mpi", num_nodes=2, filter_tags={"role": "leader"}).num_nodes
+    2
+    """
 
     job_mode: JobMode
     num_nodes: Annotated[int, Field(ge=1)]

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 class AppManager(Manager["App"]):
-    """Filters: id, site_id, name, site_name, site_path (a part of it)."""
+    """Filters: id, site_id, name, site_name, site_path (a part of it).
+
+    >>> App.objects.filter(site_id=site.id, name__startswith="Hel").count()
+    1
+    """
 
     path = "/apps"
     filter_type = AppFilter
@@ -42,7 +46,7 @@ def _plain_slots(row: dict[str, TransferSlot]) -> dict[str, dict[str, Any]]:
 class App(Model):
     """A registered application. Read only: change the class and `sync` it.
 
-    >>> App.objects.get(name="Hello", site_name="local").command_template  # doctest: +SKIP
+    >>> App.objects.get(name="Hello", site_name="local").command_template
     'echo Hello, {{ name }}'
     """
 

@@ -55,8 +55,8 @@ class ApplicationDefinition:
     >>> class Hello(ApplicationDefinition):
     ...     site = "local"
     ...     command_template = "echo Hello, {{ name }}"
-    >>> job = Hello.submit(workdir="hello/1", name="World")  # doctest: +SKIP
-    >>> job.wait(timeout=60)  # doctest: +SKIP
+    >>> job = Hello.submit(workdir="hello/1", name="World")
+    >>> job.wait(timeout=60)
     True
     """
 
@@ -92,15 +92,42 @@ class ApplicationDefinition:
         return self._make_job()
 
     def shell_preamble(self) -> str | list[str]:
-        """Shell text that is sourced before the command, at the Site; lines of a list are joined with `&&`."""
+        """Shell text that is sourced before the command, at the Site; lines of a list are joined with `&&`.
+
+        >>> class Simulation(ApplicationDefinition):
+        ...     site = "local"
+        ...     command_template = "simulate {{ input }}"
+        ...     def shell_preamble(self):
+        ...         return ["module load gcc", "ulimit -s unlimited"]
+        >>> Simulation().shell_preamble()
+        ['module load gcc', 'ulimit -s unlimited']
+        """
         return []
 
     def get_environ_vars(self) -> dict[str, str]:
-        """The environment of the Job, at the Site: by default that of the launcher with `environment_variables`."""
+        """The environment of the Job, at the Site: by default that of the launcher with `environment_variables`.
+
+        >>> class Threaded(ApplicationDefinition):
+        ...     site = "local"
+        ...     command_template = "simulate"
+        ...     def get_environ_vars(self):
+        ...         return {**super().get_environ_vars(), "OMP_PLACES": "cores"}
+        >>> Threaded().get_environ_vars()["OMP_PLACES"]
+        'cores'
+        """
         return dict(os.environ)
 
     def get_arg_str(self) -> str:
-        """The command line, at the Site: by default `command_template` with the parameters filled in."""
+        """The command line, at the Site: by default `command_template` with the parameters filled in.
+
+        >>> class Quiet(ApplicationDefinition):
+        ...     site = "local"
+        ...     command_template = "simulate"
+        ...     def get_arg_str(self):
+        ...         return super().get_arg_str() + " > /dev/null"
+        >>> Quiet().get_arg_str()
+        'simulate > /dev/null'
+        """
         from balsam.domain.template import CommandTemplate
 
         return CommandTemplate.parse(self.command_template or "").render(self._given).shell
@@ -112,6 +139,10 @@ class ApplicationDefinition:
         `rename_from`: the name of the class until now; the App takes the new one and keeps its Jobs. Raises
         ValidationFailed with every fault of the definition, and when there is no App of the old name; Conflict when the
         Site has Apps of both names.
+
+        >>> Hello.sync()
+        >>> App.objects.get(name="Hello", site_id=site.id).description
+        'Says hello.'
         """
         from balsam.client import registration
 
@@ -142,6 +173,10 @@ class ApplicationDefinition:
         """Make a Job of this App; `app_params` are its parameters. `save=False` leaves saving to you.
 
         `workdir` is relative to the Site's data directory. Raises ValidationFailed for parameters that do not match.
+
+        >>> jobs = [Hello.submit(f"docs/{i}", name=str(i), save=False) for i in range(3)]
+        >>> len(Job.objects.bulk_create(jobs))
+        3
         """
         from balsam.client import registration
 
@@ -168,7 +203,10 @@ class ApplicationDefinition:
 
     @classmethod
     def check_parameters(cls, given: Mapping[str, Any]) -> None:
-        """Raises ValidationFailed that names every missing and every unknown parameter."""
+        """Raises ValidationFailed that names every missing and every unknown parameter.
+
+        >>> Hello.check_parameters({"name": "you"})
+        """
         from balsam.client import registration
 
         registration.check_parameters(cls, given)
@@ -177,8 +215,8 @@ class ApplicationDefinition:
     def load_by_site(cls, site: "str | int | Site") -> dict[str, type["ApplicationDefinition"]]:
         """The Apps of a Site as classes, by name.
 
-        >>> apps = ApplicationDefinition.load_by_site("local")  # doctest: +SKIP
-        >>> apps["Hello"].submit(workdir="hello/2", name="again").state.value  # doctest: +SKIP
+        >>> apps = ApplicationDefinition.load_by_site("local")
+        >>> apps["Hello"].submit(workdir="hello/2", name="again").state.value
         'PREPROCESSED'
         """
         from balsam.client import registration
@@ -187,26 +225,42 @@ class ApplicationDefinition:
 
     @classmethod
     def load_by_name(cls, name: str, site_name: str | None = None) -> type["ApplicationDefinition"]:
-        """The App of this name as a class. Raises ValidationFailed when there is none, or several."""
+        """The App of this name as a class. Raises ValidationFailed when there is none, or several.
+
+        >>> ApplicationDefinition.load_by_name("Hello", site.name).command_template
+        'echo Hello, {{ name }}'
+        """
         return cls.load_by_id(cls._client().apps.id_of(name, site_name))
 
     @classmethod
     def load_by_id(cls, app_id: int) -> type["ApplicationDefinition"]:
-        """The App of this id as a class; its site is the Site's id. Raises `App.DoesNotExist`."""
+        """The App of this id as a class; its site is the Site's id. Raises `App.DoesNotExist`.
+
+        >>> ApplicationDefinition.load_by_id(job.app_id).__name__
+        'Hello'
+        """
         from balsam.client import registration
 
         return registration.load_by_id(cls, app_id)
 
     @classmethod
     def resolve_site_id(cls) -> int:
-        """The id of the App's Site. Raises ValidationFailed when there is no such Site, naming the nearest."""
+        """The id of the App's Site. Raises ValidationFailed when there is no such Site, naming the nearest.
+
+        >>> Hello.resolve_site_id() == site.id
+        True
+        """
         from balsam.client import registration
 
         return registration.site_id(cls)
 
     @classmethod
     def to_dict(cls) -> dict[str, Any]:
-        """The definition as it is sent to the service."""
+        """The definition as it is sent to the service.
+
+        >>> Hello.to_dict()["command_template"]
+        'echo Hello, {{ name }}'
+        """
         from balsam.client import registration
 
         return registration.definition(cls).model_dump(mode="json")

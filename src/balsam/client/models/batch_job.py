@@ -36,6 +36,9 @@ PATCHES_AT_ONCE = 1000
 class BatchJobManager(Manager["BatchJob"]):
     """Filters: id, site_id, state, scheduler_id, queue, filter_tags, created_after, start_time_before/after,
     end_time_before/after.
+
+    >>> BatchJob.objects.filter(site_id=site.id, state=["queued", "running"]).exists()
+    True
     """
 
     path = "/batch-jobs"
@@ -46,7 +49,14 @@ class BatchJobManager(Manager["BatchJob"]):
     orderings = ("id", "-id", "start_time", "-start_time")
 
     def bulk_update(self, batch_jobs: Iterable["BatchJob"]) -> list["BatchJob"]:
-        """Send the changes of several BatchJobs. Raises Conflict, naming them, when some are refused."""
+        """Send the changes of several BatchJobs. Raises Conflict, naming them, when some are refused.
+
+        >>> allocations = list(BatchJob.objects.filter(site_id=site.id, state="pending_submission"))
+        >>> for allocation in allocations:
+        ...     allocation.state = "pending_deletion"
+        >>> BatchJob.objects.bulk_update(allocations) == allocations
+        True
+        """
         given = list(batch_jobs)
         changed = {one._saved_id(): (one, one._changes()) for one in given}
         patches = {row_id: changes for row_id, (_, changes) in changed.items() if changes}
@@ -115,11 +125,11 @@ def _partitions(value: Any) -> list[BatchJobPartition] | None:
 class BatchJob(Model):
     """An allocation: asked for by `objects.create`, ended by `cancel`. `state` follows the scheduler.
 
-    >>> allocation = BatchJob.objects.create(  # doctest: +SKIP
+    >>> allocation = BatchJob.objects.create(
     ...     site_id=site.id, num_nodes=1, wall_time_min=5, job_mode="mpi", queue="local", project="local"
     ... )
-    >>> allocation.cancel()  # doctest: +SKIP
-    >>> allocation.state in ("pending_deletion", "finished")  # doctest: +SKIP
+    >>> allocation.cancel()
+    >>> allocation.state in ("pending_deletion", "finished")
     True
     """
 
@@ -147,6 +157,13 @@ class BatchJob(Model):
         """Ask for the end of the allocation, queued or running; its Jobs run again in the next one.
 
         Returns once the wish is recorded; the Site's agent obeys it, and `state` becomes `finished` then.
+
+        >>> allocation = BatchJob.objects.create(
+        ...     site_id=site.id, num_nodes=1, wall_time_min=5, job_mode="mpi", queue="local", project="local"
+        ... )
+        >>> allocation.cancel()
+        >>> allocation.state in ("pending_deletion", "finished")
+        True
         """
         self.refresh_from_db()
         if self.state in BATCH_JOB_ENDED or self.state is BatchJobState.PENDING_DELETION:
@@ -160,7 +177,13 @@ class BatchJob(Model):
                 raise
 
     def delete(self) -> None:
-        """Ask for the end of a live allocation, like `cancel`; delete the record of one that has ended."""
+        """Ask for the end of a live allocation, like `cancel`; delete the record of one that has ended.
+
+        >>> allocation = BatchJob.objects.create(
+        ...     site_id=site.id, num_nodes=1, wall_time_min=5, job_mode="mpi", queue="local", project="local"
+        ... )
+        >>> allocation.delete()
+        """
         if self._deleted:
             return
         path = f"/batch-jobs/{self._saved_id()}"
@@ -177,7 +200,13 @@ class BatchJob(Model):
         allowed_projects: Iterable[str],
         optional_batch_job_params: Mapping[str, str] | None = None,
     ) -> None:
-        """Check against what a Site allows. Raises ValueError that names every fault."""
+        """Check against what a Site allows. Raises ValueError that names every fault.
+
+        >>> wanted = BatchJob(
+        ...     site_id=1, num_nodes=1, wall_time_min=5, job_mode="mpi", queue="local", project="local"
+        ... )
+        >>> wanted.validate(site.allowed_queues, site.allowed_projects)
+        """
         problems = list(_problems(self, allowed_queues, list(allowed_projects), optional_batch_job_params or {}))
         if problems:
             raise ValueError("; ".join(problems))
@@ -186,6 +215,12 @@ class BatchJob(Model):
         """The partitions as the launcher's command line takes them: ` --part mpi:2:tag=x ...`, quoted for a shell.
 
         Raises ValueError for tags that it can't carry.
+
+        >>> BatchJob(
+        ...     site_id=1, num_nodes=3, wall_time_min=5, job_mode="mpi", queue="local", project="local",
+        ...     partitions=[{"job_mode": "mpi", "num_nodes": 1}, {"job_mode": "serial", "num_nodes": 2}],
+        ... ).partitions_to_cli_args()
+        ' --part mpi:1 --part serial:2'
         """
         return "".join(f" --part {shlex.quote(write_partition(part))}" for part in _requests(self))
 

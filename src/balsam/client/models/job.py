@@ -69,9 +69,9 @@ class Job(JobFiles, JobResults, Model):
     `state` can be set to RESTART_READY (run a FAILED or CANCELLED Job again), READY (from its inputs on) and CANCELLED,
     which `save` asks for; `state_data` goes into the event.
 
-    >>> job = Job(app_id="Hello", site_name="local", workdir="hello/3", parameters={"name": "you"})  # doctest: +SKIP
-    >>> job.save()  # doctest: +SKIP
-    >>> job.wait(timeout=60), job.return_code, job.read_text("job.out")  # doctest: +SKIP
+    >>> job = Job(app_id="Hello", site_name="local", workdir="hello/3", parameters={"name": "you"})
+    >>> job.save()
+    >>> job.wait(timeout=60), job.return_code, job.read_text("job.out")
     (True, 0, 'Hello, you\\n')
     """
 
@@ -139,17 +139,30 @@ class Job(JobFiles, JobResults, Model):
         return str(self._row.get("app_name") or self._client().apps.view(self.app_id).name)
 
     def get_parameters(self) -> dict[str, Any]:
-        """The App's parameters of this Job."""
+        """The App's parameters of this Job.
+
+        >>> job.get_parameters()
+        {'name': 'World'}
+        """
         return self.parameters
 
     def set_parameters(self, parameters: Mapping[str, Any]) -> None:
-        """Replace the parameters; `save` sends them."""
+        """Replace the parameters; `save` sends them.
+
+        >>> draft = Job(app_id=1, workdir="ensemble/1")
+        >>> draft.set_parameters({"name": "you"})
+        >>> draft.parameters
+        {'name': 'you'}
+        """
         self.parameters = dict(parameters)
 
     def poll_state(self) -> JobState:
         """The newest known state. Pushed by the service: a tight loop of this sends no requests.
 
         Returns what is known at once, also while the service can't be reached.
+
+        >>> job.poll_state().value
+        'JOB_FINISHED'
         """
         self._saved_id()
         if not self._known_done():
@@ -158,13 +171,20 @@ class Job(JobFiles, JobResults, Model):
         return state
 
     def done(self) -> bool:
-        """Whether the Job is JOB_FINISHED, FAILED or CANCELLED, as far as is known now (see `poll_state`)."""
+        """Whether the Job is JOB_FINISHED, FAILED or CANCELLED, as far as is known now (see `poll_state`).
+
+        >>> job.done()
+        True
+        """
         return self.poll_state() in DONE_STATES
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the Job is done, or for `timeout` seconds; True when it is done. By push.
 
         Ends in time also while the service can't be reached; without a timeout it survives the outage.
+
+        >>> job.wait(timeout=60)
+        True
         """
         self._saved_id()
         for _ in self._client().watcher.completed([self], timeout):
@@ -177,6 +197,11 @@ class Job(JobFiles, JobResults, Model):
         A Job that is done keeps its state. Raises `Job.DoesNotExist` when it was deleted, and DeadlineExceeded when the
         service can't be reached for `deadline_sec` seconds (default: the client's patience); the Job may have been
         cancelled then, and to ask again does no harm.
+
+        >>> waiting = Hello.submit("docs/cancel", name="x", num_nodes=1000)
+        >>> waiting.cancel("not needed")
+        >>> waiting.state.value
+        'CANCELLED'
         """
         begin = time.monotonic()
         refused = self._jobs().cancel([self], reason, deadline_sec=deadline_sec).refused
@@ -186,7 +211,14 @@ class Job(JobFiles, JobResults, Model):
             raise Conflict(f"Job {self.id} can't be cancelled: {refused.get(self.id, 'refused')}")
 
     def retry(self) -> None:
-        """Run a FAILED or CANCELLED Job again; its history is kept. Raises Conflict in any other state."""
+        """Run a FAILED or CANCELLED Job again; its history is kept. Raises Conflict in any other state.
+
+        >>> again = Hello.submit("docs/retry", name="x", num_nodes=1000)
+        >>> again.cancel()
+        >>> again.retry()
+        >>> again.state.value
+        'RESTART_READY'
+        """
         ended = self._known_done() and self.state is not JobState.JOB_FINISHED
         refused = self._jobs().retry([self]).refused
         self.refresh_from_db()
@@ -195,20 +227,37 @@ class Job(JobFiles, JobResults, Model):
             raise Conflict(f"Job {self.id} can't be run again: {refused.get(self.id, 'refused')}")
 
     def explain(self) -> JobExplanation:
-        """Why the Job is where it is, and what to do: `.summary` and `.reasons`."""
+        """Why the Job is where it is, and what to do: `.summary` and `.reasons`.
+
+        >>> job.explain().summary
+        '...'
+        """
         path = f"/jobs/{self._saved_id()}/explain"
         return self._client().transport.request("GET", path, reply=JobExplanation)
 
     def parent_query(self) -> "JobQuerySet":
-        """The Jobs this one waits for, as a query."""
+        """The Jobs this one waits for, as a query.
+
+        >>> child = Hello.submit("docs/child", name="x", parent_ids=[job])
+        >>> child.parent_query().get() == job
+        True
+        """
         return self._jobs().filter(id=sorted(self.parent_ids))
 
     def resolve_workdir(self, data_path: "str | PurePosixPath | Path") -> Path:
-        """The absolute workdir, given the Site's data directory."""
+        """The absolute workdir, given the Site's data directory.
+
+        >>> Job(app_id=1, workdir="ensemble/1").resolve_workdir("/home/ann/site/data")
+        PosixPath('/home/ann/site/data/ensemble/1')
+        """
         return Path(data_path) / self.workdir
 
     def display_dict(self) -> dict[str, Any]:
-        """All fields as plain values, for tables and JSON."""
+        """All fields as plain values, for tables and JSON.
+
+        >>> job.display_dict()["app_name"]
+        'Hello'
+        """
         shown = super().display_dict()
         shown["parent_ids"] = sorted(self.parent_ids)
         del shown["state_data"], shown["state_timestamp"]  # they go with a wish; events tell them

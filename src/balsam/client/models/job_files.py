@@ -37,13 +37,17 @@ class JobFiles:
     def files(self, path: str = "") -> list[FileEntry]:
         """What is in the workdir, or in a directory below it. Raises FileNotFoundError.
 
-        >>> sorted(entry.path for entry in job.files())  # doctest: +SKIP
+        >>> sorted(entry.path for entry in job.files())
         ['job.out']
         """
         return self._look(path, "list").entries
 
     def file_exists(self, name: str) -> bool:
-        """Whether the workdir has a file or directory of this name."""
+        """Whether the workdir has a file or directory of this name.
+
+        >>> job.file_exists("job.out"), job.file_exists("other.txt")
+        (True, False)
+        """
         try:
             self._look(name, "stat")
         except FileNotFoundError:
@@ -51,13 +55,20 @@ class JobFiles:
         return True
 
     def workdir_exists(self) -> bool:
-        """Whether the workdir exists at the Site; it is made when the Job starts."""
+        """Whether the workdir exists at the Site; it is made when the Job starts.
+
+        >>> job.workdir_exists()
+        True
+        """
         return self.file_exists("")
 
     def read_bytes(self, name: str, offset: int = 0, max_bytes: int | None = None) -> bytes:
         """Content of a file from `offset` on (negative: from the end), at most `max_bytes` of it.
 
         Raises FileNotFoundError, and PermissionError for what leads out of the workdir.
+
+        >>> job.read_bytes("job.out", offset=-7)
+        b' World\\n'
         """
         pieces: list[bytes] = []
         left, size = max_bytes, None
@@ -73,7 +84,11 @@ class JobFiles:
         return b"".join(pieces)
 
     def read_text(self, name: str, offset: int = 0, max_bytes: int | None = None, errors: str = "replace") -> str:
-        """Like `read_bytes`, as UTF-8 text."""
+        """Like `read_bytes`, as UTF-8 text.
+
+        >>> job.read_text("job.out")
+        'Hello, World\\n'
+        """
         return self.read_bytes(name, offset, max_bytes).decode("utf-8", errors)
 
     def _read_part(self, name: str, offset: int, wanted: int) -> tuple[bytes, int, int]:

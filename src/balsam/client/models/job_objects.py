@@ -63,6 +63,9 @@ class JobManager(Manager["Job"]):
     """Filters: id, parent_id, app_id, app_name, site_id, batch_job_id, state, state__ne, failure, tags,
     workdir__contains, last_update_before, last_update_after, pending_file_cleanup; and every field by look-up, see
     `Query.filter`. Lists mean "any of"; `tags` is a dict or "KEY:VALUE".
+
+    >>> Job.objects.filter(app_name="Hello", parameters={"name": "World"}, id=job.id).count()
+    1
     """
 
     path = "/jobs"
@@ -81,8 +84,8 @@ class JobManager(Manager["Job"]):
         ValidationFailed that names the rows (`jobs[17].workdir`). When a later call fails, those with an id are
         created: go on with `[job for job in jobs if job.id is None]`.
 
-        >>> jobs = [Hello.submit(f"many/{i}", name=str(i), save=False) for i in range(3)]  # doctest: +SKIP
-        >>> [job.state.value for job in Job.objects.bulk_create(jobs)]  # doctest: +SKIP
+        >>> jobs = [Hello.submit(f"many/{i}", name=str(i), save=False) for i in range(3)]
+        >>> [job.state.value for job in Job.objects.bulk_create(jobs)]
         ['PREPROCESSED', 'PREPROCESSED', 'PREPROCESSED']
         """
         given = list(jobs)
@@ -91,7 +94,12 @@ class JobManager(Manager["Job"]):
         return given
 
     def bulk_update(self, jobs: "Iterable[Job]") -> "list[Job]":
-        """Send the changes of several Jobs, all or none of each 10,000. Raises Conflict that names refused Jobs."""
+        """Send the changes of several Jobs, all or none of each 10,000. Raises Conflict that names refused Jobs.
+
+        >>> job.data["note"] = "first"
+        >>> Job.objects.bulk_update([job]) == [job]
+        True
+        """
         given = list(jobs)
         changed = {job._saved_id(): (job, changes) for job in given if (changes := job._changes())}
         ids = list(changed)
@@ -106,7 +114,12 @@ class JobManager(Manager["Job"]):
         return given
 
     def bulk_refresh(self, jobs: "Iterable[Job]") -> None:
-        """Read many Jobs again. Raises `Job.DoesNotExist` that names those that are gone."""
+        """Read many Jobs again. Raises `Job.DoesNotExist` that names those that are gone.
+
+        >>> Job.objects.bulk_refresh([job])
+        >>> job.return_code
+        0
+        """
         wanted: dict[int, list[Job]] = {}
         for job in jobs:
             wanted.setdefault(job._saved_id(), []).append(job)
@@ -132,6 +145,9 @@ class JobManager(Manager["Job"]):
 
         Done is JOB_FINISHED, FAILED or CANCELLED. By push; `poll_interval` is accepted for old scripts and not needed.
         `progress`: draw a progress bar; by default in a notebook or at a prompt.
+
+        >>> Job.objects.wait([job], timeout=60).not_done
+        []
         """
         check_return_when(return_when)
         given = list(jobs)
@@ -156,7 +172,7 @@ class JobManager(Manager["Job"]):
 
         `progress`: draw a progress bar; by default in a notebook or at a prompt.
 
-        >>> sorted(job.state.value for job in Job.objects.as_completed([job], timeout=60))  # doctest: +SKIP
+        >>> sorted(job.state.value for job in Job.objects.as_completed([job], timeout=60))
         ['JOB_FINISHED']
         """
         given = list(jobs)
@@ -177,27 +193,52 @@ class JobManager(Manager["Job"]):
         Returns how many were cancelled; `.refused` names the others, for instance those that are done. While the
         service can't be reached the call is repeated for `deadline_sec` seconds (default: the client's patience), then
         it raises DeadlineExceeded; whether the service heard it is unknown then, and to ask again does no harm.
+
+        >>> waiting = Hello.submit("docs/cancel", name="x", num_nodes=1000)
+        >>> Job.objects.cancel(Job.objects.filter(id=waiting.id), reason="not needed")
+        1
         """
         return self._verb("cancel", jobs, reason, deadline_sec)
 
     def retry(self, jobs: "Query[Job] | Iterable[Job | int]") -> Changed:
-        """Run FAILED and CANCELLED Jobs again."""
+        """Run FAILED and CANCELLED Jobs again.
+
+        >>> again = Hello.submit("docs/retry", name="x", num_nodes=1000)
+        >>> Job.objects.cancel([again]), Job.objects.retry([again])
+        (1, 1)
+        """
         return self._verb("retry", jobs)
 
     def count_by(self, field: str, **filters: Any) -> dict[Any, int]:
-        """Number of Jobs by the value of a field; see `JobQuerySet.count_by`."""
+        """Number of Jobs by the value of a field; see `JobQuerySet.count_by`.
+
+        >>> Job.objects.count_by("app_name", id=job.id)
+        {'Hello': 1}
+        """
         return self.filter(**filters).count_by(field)
 
     def all(self) -> "JobQuerySet":
-        """Every Job that is yours."""
+        """Every Job that is yours.
+
+        >>> Job.objects.all().exists()
+        True
+        """
         return JobQuerySet(self)
 
     def filter(self, **filters: Any) -> "JobQuerySet":
-        """Jobs that match every filter; the names are in the class docstring."""
+        """Jobs that match every filter; the names are in the class docstring.
+
+        >>> Job.objects.filter(id=job.id, state="JOB_FINISHED", num_nodes__lte=4).get() == job
+        True
+        """
         return JobQuerySet(self).filter(**filters)
 
     def order_by(self, *fields: str) -> "JobQuerySet":
-        """Every Job, ordered."""
+        """Every Job, ordered.
+
+        >>> Job.objects.order_by("-id").first().id >= job.id
+        True
+        """
         return JobQuerySet(self).order_by(*fields)
 
     def _verb(
@@ -273,7 +314,11 @@ class JobManager(Manager["Job"]):
 
 
 class JobQuerySet(Query["Job"]):
-    """A selection of Jobs."""
+    """A selection of Jobs.
+
+    >>> [one.workdir == job.workdir for one in Job.objects.filter(id=job.id)]
+    [True]
+    """
 
     def count_by(self, field: str) -> dict[Any, int]:
         """Number of matches by the value of a field, largest first; counted by the service, no Job is fetched.
@@ -281,6 +326,9 @@ class JobQuerySet(Query["Job"]):
         "state" (the keys are JobStates), "app_name", "site_id", "num_nodes", "return_code" ..., or what is below a JSON
         field: "tags__kind", "parameters__x". None stands for Jobs without the value. Raises ValidationFailed for times
         and for more than 10,000 different values.
+
+        >>> Job.objects.filter(id=job.id).count_by("state")
+        {<JobState.JOB_FINISHED: 'JOB_FINISHED'>: 1}
         """
         self._not_sliced("count_by")
         if self._nothing:

@@ -38,14 +38,18 @@ class JobResults:
 
         Values that are no JSON come in an envelope, which is opened here: that runs code of the App's author.
 
-        >>> Hello.submit("hello/result", name="you").result(timeout=60)  # doctest: +SKIP
+        >>> Hello.submit("hello/result", name="you").result(timeout=60)
         """
         if not self.wait(timeout):
             raise TimeoutError(f"Job {self._saved_id()} is not done after {timeout:g} s")
         return self.result_nowait()
 
     def result_nowait(self) -> Any:
-        """Like `result`, without waiting. Raises `Job.NoResult` when the last attempt has not ended."""
+        """Like `result`, without waiting. Raises `Job.NoResult` when the last attempt has not ended.
+
+        >>> job.result_nowait() is None
+        True
+        """
         try:
             view = self._client().transport.request("GET", f"/jobs/{self._saved_id()}/result", reply=ResultView)
         except NotFound as error:

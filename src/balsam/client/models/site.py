@@ -13,7 +13,11 @@ from balsam.wire.sites import QueueLimits, SiteCreate, SiteCreated, SiteFilter, 
 
 
 class SiteManager(Manager["Site"]):
-    """Filters: id, name, path (a part of it), last_refresh_after."""
+    """Filters: id, name, path (a part of it), last_refresh_after.
+
+    >>> Site.objects.filter(name=site.name).get() == site
+    True
+    """
 
     path = "/sites"
     filter_type = SiteFilter
@@ -41,7 +45,7 @@ def _limits(row: dict[str, QueueLimits]) -> dict[str, dict[str, int]]:
 class Site(Model):
     """A Site as the service knows it. `balsam site init` creates one; scripts mostly look them up.
 
-    >>> [site.name for site in Site.objects.filter(name="local")]  # doctest: +SKIP
+    >>> [site.name for site in Site.objects.filter(name="local")]
     ['local']
     """
 
