@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get
 
 from balsam.client.errors import NotFound, Problem, ValidationFailed
 from balsam.client.lookups import aware, lookups_of
+from balsam.client.models.application import ApplicationDefinition, is_definition
 from balsam.client.query import FIRST_PAGE, NEXT_PAGES, Changed, Query
 from balsam.client.values import checked
 from balsam.wire.base import Message, dump_body
@@ -112,14 +113,14 @@ class Manager(Generic[M]):
     def __iter__(self) -> Iterator[M]:
         return iter(Query(self))
 
-    def create(self, **fields: Any) -> M:
+    def create(self, *args: Any, **fields: Any) -> M:  # any arguments: managers name theirs
         """Make an instance and save it.
 
         >>> made = Job.objects.create(app_id=Hello, workdir="docs/made", parameters={"name": "x"})
         >>> made.id > 0
         True
         """
-        instance = self.model(**fields)
+        instance = self.model(*args, **fields)
         instance.save()
         return instance
 
@@ -236,7 +237,11 @@ def _listed(value: Any) -> list[Any]:
     from balsam.client.model import Model
 
     items = [value] if isinstance(value, (str, bytes, Model)) or not isinstance(value, Iterable) else list(value)
-    return [item._saved_id() if isinstance(item, Model) else item for item in items]
+    return [_id_of(item) if is_definition(item) or isinstance(item, Model) else item for item in items]
+
+
+def _id_of(item: "Model | type[ApplicationDefinition]") -> int:
+    return item._ensure_synced() if isinstance(item, type) else item._saved_id()
 
 
 def _is_list(annotation: Any) -> bool:

@@ -4,7 +4,7 @@ Users define `ApplicationDefinition` classes; this is the row behind one.
 """
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from balsam.client.errors import MultipleObjectsReturned, NotFound, Problem, ValidationFailed
 from balsam.client.fields import Field, Write
@@ -16,6 +16,8 @@ from balsam.wire.lookups import APP_FIELDS
 
 if TYPE_CHECKING:
     from balsam.client.client import Client
+    from balsam.client.query import Query
+    from balsam.client.signatures import AppFilters
 
 
 class AppManager(Manager["App"]):
@@ -30,6 +32,19 @@ class AppManager(Manager["App"]):
     page_type = AppsPage
     row_type = AppView
     lookups = APP_FIELDS
+
+    if TYPE_CHECKING:  # the names of the filters, for editors; any look-up may come beside them
+
+        @overload
+        def filter(self, **filters: Unpack["AppFilters"]) -> Query["App"]: ...
+        @overload
+        def filter(self, **filters: Any) -> Query["App"]: ...
+        def filter(self, **filters: Any) -> Query["App"]: ...
+        @overload
+        def get(self, **filters: Unpack["AppFilters"]) -> "App": ...
+        @overload
+        def get(self, **filters: Any) -> "App": ...
+        def get(self, **filters: Any) -> "App": ...
 
     def _create(self, instance: "App") -> None:
         raise TypeError("an App is registered by its class: class MyApp(ApplicationDefinition): ...; MyApp.sync()")

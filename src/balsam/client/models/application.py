@@ -11,7 +11,7 @@ import os
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 if TYPE_CHECKING:
     from balsam.client.client import Client
@@ -279,3 +279,8 @@ class ApplicationDefinition:
         from balsam.client import registration
 
         return registration.ensure_synced(cls)
+
+
+def is_definition(value: Any) -> TypeGuard[type[ApplicationDefinition]]:
+    """Whether a value is an App's class."""
+    return isinstance(value, type) and issubclass(value, ApplicationDefinition)

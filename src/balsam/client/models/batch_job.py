@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from balsam.client.errors import Conflict, NotFound
 from balsam.client.fields import Field, Write
@@ -30,6 +30,9 @@ from balsam.wire.batch_jobs import (
 )
 from balsam.wire.lookups import BATCH_JOB_FIELDS
 
+if TYPE_CHECKING:
+    from balsam.client.signatures import BatchJobFilters, NewBatchJob
+
 PATCHES_AT_ONCE = 1000
 
 
@@ -47,6 +50,20 @@ class BatchJobManager(Manager["BatchJob"]):
     row_type = BatchJobView
     lookups = BATCH_JOB_FIELDS
     orderings = ("id", "-id", "start_time", "-start_time")
+
+    if TYPE_CHECKING:  # the names of the filters, for editors; any look-up may come beside them
+
+        @overload
+        def filter(self, **filters: Unpack["BatchJobFilters"]) -> Query["BatchJob"]: ...
+        @overload
+        def filter(self, **filters: Any) -> Query["BatchJob"]: ...
+        def filter(self, **filters: Any) -> Query["BatchJob"]: ...
+        @overload
+        def get(self, **filters: Unpack["BatchJobFilters"]) -> "BatchJob": ...
+        @overload
+        def get(self, **filters: Any) -> "BatchJob": ...
+        def get(self, **filters: Any) -> "BatchJob": ...
+        def create(self, **fields: Unpack["NewBatchJob"]) -> "BatchJob": ...
 
     def bulk_update(self, batch_jobs: Iterable["BatchJob"]) -> list["BatchJob"]:
         """Send the changes of several BatchJobs. Raises Conflict, naming them, when some are refused.
@@ -152,6 +169,10 @@ class BatchJob(Model):
     objects = Objects(BatchJobManager)
     _shown = ("id", "site_id", "state", "num_nodes", "wall_time_min", "queue", "project")
     _columns = (*_shown, "job_mode", "scheduler_id", "filter_tags", "start_time", "end_time")
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack["NewBatchJob"]) -> None: ...
 
     def cancel(self) -> None:
         """Ask for the end of the allocation, queued or running; its Jobs run again in the next one.

@@ -1,7 +1,7 @@
 """EventLog: the transitions of Jobs, as the service recorded them."""
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from balsam.client.fields import Field, Write
 from balsam.client.model import Model
@@ -9,6 +9,10 @@ from balsam.client.objects import Manager, Objects
 from balsam.domain.states import JobState
 from balsam.wire.events import EventQuery, EventsPage, EventView
 from balsam.wire.lookups import EVENT_FIELDS
+
+if TYPE_CHECKING:
+    from balsam.client.query import Query
+    from balsam.client.signatures import EventFilters
 
 
 class EventPageQuery(EventQuery):
@@ -36,6 +40,19 @@ class EventManager(Manager["EventLog"]):
     default_ordering = "-timestamp"
     keyset = frozenset({"timestamp"})
     lookups = EVENT_FIELDS
+
+    if TYPE_CHECKING:  # the names of the filters, for editors; any look-up may come beside them
+
+        @overload
+        def filter(self, **filters: Unpack["EventFilters"]) -> Query["EventLog"]: ...
+        @overload
+        def filter(self, **filters: Any) -> Query["EventLog"]: ...
+        def filter(self, **filters: Any) -> Query["EventLog"]: ...
+        @overload
+        def get(self, **filters: Unpack["EventFilters"]) -> "EventLog": ...
+        @overload
+        def get(self, **filters: Any) -> "EventLog": ...
+        def get(self, **filters: Any) -> "EventLog": ...
 
     def _filter_value(self, name: str, value: Any) -> Any:
         if name == "scheduler_id" and isinstance(value, int):

@@ -8,15 +8,15 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from balsam.client.errors import Conflict, NotFound, ServiceUnavailable
 from balsam.client.fields import Field, Write
 from balsam.client.lookups import aware
 from balsam.client.model import Model
-from balsam.client.models.application import ApplicationDefinition
+from balsam.client.models.application import ApplicationDefinition, is_definition
 from balsam.client.models.job_files import JobFiles
-from balsam.client.models.job_objects import OF_STATE, JobManager, JobQuerySet, WaitResult, is_definition
+from balsam.client.models.job_objects import OF_STATE, JobManager, JobQuerySet, WaitResult
 from balsam.client.models.job_result import JobResults
 from balsam.client.models.transfer import JobTransferItem
 from balsam.client.objects import Objects
@@ -26,6 +26,7 @@ from balsam.domain.states import DONE_STATES, JobState
 from balsam.wire.jobs import JobExplanation, JobView
 
 if TYPE_CHECKING:
+    from balsam.client.signatures import NewJob
     from balsam.client.watcher import Watch
 
 __all__ = ["Job", "JobManager", "JobQuerySet", "WaitResult"]
@@ -116,7 +117,7 @@ class Job(JobFiles, JobResults, Model):
     _known_in: int | None = None  # connection of the stream during which the row was read
     _seen: int = 0  # version of the watch that was taken over
 
-    def __init__(self, *, site_name: str | None = None, **fields: Any) -> None:
+    def __init__(self, *, site_name: str | None = None, **fields: Unpack["NewJob"]) -> None:
         super().__init__(**fields)
         if site_name is not None:
             self._site_name = site_name

@@ -1,12 +1,11 @@
 """`Job.objects`: queries over Jobs, bulk verbs, and waiting for many."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, overload
 
 from pydantic_core import to_json
 
 from balsam.client.errors import Conflict, NotFound
-from balsam.client.models.application import ApplicationDefinition
 from balsam.client.objects import Manager
 from balsam.client.progress import progress_bar
 from balsam.client.query import Changed, Query
@@ -30,11 +29,7 @@ from balsam.wire.lookups import JOB_FIELDS
 
 if TYPE_CHECKING:
     from balsam.client.models.job import Job
-
-
-def is_definition(value: Any) -> TypeGuard[type[ApplicationDefinition]]:
-    """Whether a value is an App's class."""
-    return isinstance(value, type) and issubclass(value, ApplicationDefinition)
+    from balsam.client.signatures import JobChanges, JobFilters, NewJob
 
 
 OF_STATE = frozenset({"state", "state_data", "state_timestamp"})  # what goes with a wish for another state
@@ -75,6 +70,15 @@ class JobManager(Manager["Job"]):
     orderings = ("id", "-id", "last_update", "-last_update", "state", "-state", "workdir", "-workdir")
     keyset = frozenset({"id", "last_update", "state", "workdir"})
     lookups = JOB_FIELDS
+
+    if TYPE_CHECKING:  # the names of fields and filters, for editors
+
+        @overload
+        def get(self, **filters: Unpack["JobFilters"]) -> "Job": ...
+        @overload
+        def get(self, **filters: Any) -> "Job": ...
+        def get(self, **filters: Any) -> "Job": ...
+        def create(self, *, site_name: str | None = None, **fields: Unpack["NewJob"]) -> "Job": ...
 
     def bulk_create(self, jobs: "Iterable[Job]", *, progress: bool | None = None) -> "list[Job]":
         """Create any number of Jobs, in calls of up to 10,000. Returns them as a list; each has its id and state then.
@@ -225,6 +229,10 @@ class JobManager(Manager["Job"]):
         """
         return JobQuerySet(self)
 
+    @overload
+    def filter(self, **filters: Unpack["JobFilters"]) -> "JobQuerySet": ...
+    @overload
+    def filter(self, **filters: Any) -> "JobQuerySet": ...
     def filter(self, **filters: Any) -> "JobQuerySet":
         """Jobs that match every filter; the names are in the class docstring.
 
@@ -306,12 +314,6 @@ class JobManager(Manager["Job"]):
         reply = transport.request("POST", "/jobs/update", body=body, reply=JobsChanged, safe_to_repeat=True)
         return Changed(reply.changed, reply.refused)
 
-    def _filter_value(self, name: str, value: Any) -> Any:
-        if name == "app_id":
-            items = value if isinstance(value, (list, tuple, set)) else [value]
-            return [item._ensure_synced() if is_definition(item) else item for item in items]
-        return super()._filter_value(name, value)
-
 
 class JobQuerySet(Query["Job"]):
     """A selection of Jobs.
@@ -319,6 +321,19 @@ class JobQuerySet(Query["Job"]):
     >>> [one.workdir == job.workdir for one in Job.objects.filter(id=job.id)]
     [True]
     """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def filter(self, **filters: Unpack["JobFilters"]) -> Self: ...
+        @overload
+        def filter(self, **filters: Any) -> Self: ...
+        def filter(self, **filters: Any) -> Self: ...
+        @overload
+        def update(self, **fields: Unpack["JobChanges"]) -> Changed: ...
+        @overload
+        def update(self, **fields: Any) -> Changed: ...
+        def update(self, **fields: Any) -> Changed: ...
 
     def count_by(self, field: str) -> dict[Any, int]:
         """Number of matches by the value of a field, largest first; counted by the service, no Job is fetched.

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from balsam.client.errors import NotFound, SessionEnded
 from balsam.client.fields import Field, Write
 from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
 from balsam.client.values import checked
-from balsam.domain.lease import LeaseKind
+from balsam.domain.lease import LeaseKind, SessionPurpose
 from balsam.domain.states import RUNNABLE_STATES
 from balsam.wire.base import Message
 from balsam.wire.sessions import (
@@ -25,6 +25,7 @@ from balsam.wire.sessions import (
 
 if TYPE_CHECKING:
     from balsam.client.models.job import Job
+    from balsam.client.signatures import NewSession
 
 
 class SessionFilter(Message):
@@ -46,6 +47,10 @@ class SessionManager(Manager["Session"]):
     filter_type = SessionFilter
     page_type = SessionsPage
     row_type = SessionView
+
+    if TYPE_CHECKING:
+
+        def create(self, **fields: Unpack["NewSession"]) -> "Session": ...
 
     def _get_page(self, fields: Mapping[str, Any], deadline_sec: float | None = None) -> SessionsPage:
         query = checked(SessionFilter, self.name, fields)
@@ -75,6 +80,7 @@ class Session(Model):
     site_id = Field[int](write=Write.CREATE)
     batch_job_id = Field[int | None](None, write=Write.CREATE)
     kind = Field[LeaseKind](LeaseKind.HEARTBEAT, write=Write.CREATE, accept=LeaseKind)
+    purpose = Field[SessionPurpose](SessionPurpose.RUN, write=Write.CREATE, accept=SessionPurpose)
     label = Field[str]("", write=Write.CREATE)
     ttl_sec = Field[float](None, write=Write.NEVER)
     renew_sec = Field[float](None, write=Write.NEVER)
@@ -87,6 +93,10 @@ class Session(Model):
     objects = Objects(SessionManager)
     _shown = ("id", "site_id", "batch_job_id", "label")
     _last_acquire: int | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack["NewSession"]) -> None: ...
 
     @property
     def heartbeat(self) -> datetime:

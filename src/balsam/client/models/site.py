@@ -1,7 +1,7 @@
 """Site: a directory on a machine, with an agent that runs Jobs there."""
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from balsam.client.fields import Field, Write
 from balsam.client.model import Model
@@ -10,6 +10,10 @@ from balsam.client.remote_path import RemotePath
 from balsam.client.values import checked
 from balsam.wire.lookups import SITE_FIELDS
 from balsam.wire.sites import QueueLimits, SiteCreate, SiteCreated, SiteFilter, SitePatch, SitesPage, SiteView
+
+if TYPE_CHECKING:
+    from balsam.client.query import Query
+    from balsam.client.signatures import NewSite, SiteFilters
 
 
 class SiteManager(Manager["Site"]):
@@ -24,6 +28,20 @@ class SiteManager(Manager["Site"]):
     page_type = SitesPage
     row_type = SiteView
     lookups = SITE_FIELDS
+
+    if TYPE_CHECKING:  # the names of the filters, for editors; any look-up may come beside them
+
+        @overload
+        def filter(self, **filters: Unpack["SiteFilters"]) -> Query["Site"]: ...
+        @overload
+        def filter(self, **filters: Any) -> Query["Site"]: ...
+        def filter(self, **filters: Any) -> Query["Site"]: ...
+        @overload
+        def get(self, **filters: Unpack["SiteFilters"]) -> "Site": ...
+        @overload
+        def get(self, **filters: Any) -> "Site": ...
+        def get(self, **filters: Any) -> "Site": ...
+        def create(self, **fields: Unpack["NewSite"]) -> "Site": ...
 
     def _create(self, instance: "Site") -> None:
         made = self._post_new(instance, SiteCreate, SiteCreated)
@@ -67,6 +85,10 @@ class Site(Model):
     _shown = ("id", "name", "path")
     _columns = (*_shown, "hostname", "is_active", "last_refresh")
     _agent_token: str | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack["NewSite"]) -> None: ...
 
     @property
     def agent_token(self) -> str | None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from balsam.client.fields import Field, Write
 from balsam.client.model import Model
@@ -11,6 +11,10 @@ from balsam.client.remote_path import RemotePath
 from balsam.domain.states import JobState, TransferState
 from balsam.domain.transfers import Location, TransferDirection
 from balsam.wire.transfers import TransferContent, TransferItemView, TransferQuery, TransfersPage
+
+if TYPE_CHECKING:
+    from balsam.client.query import Query
+    from balsam.client.signatures import TransferFilters
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,19 @@ class TransferManager(Manager["TransferItem"]):
     row_type = TransferItemView
     orderings = ("id", "-id")
     keyset = frozenset({"id"})
+
+    if TYPE_CHECKING:  # the names of the filters, for editors; any look-up may come beside them
+
+        @overload
+        def filter(self, **filters: Unpack["TransferFilters"]) -> Query["TransferItem"]: ...
+        @overload
+        def filter(self, **filters: Any) -> Query["TransferItem"]: ...
+        def filter(self, **filters: Any) -> Query["TransferItem"]: ...
+        @overload
+        def get(self, **filters: Unpack["TransferFilters"]) -> "TransferItem": ...
+        @overload
+        def get(self, **filters: Any) -> "TransferItem": ...
+        def get(self, **filters: Any) -> "TransferItem": ...
 
 
 class TransferItem(Model):
