@@ -90,7 +90,7 @@ def balsam_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def loggers_as_before() -> Iterator[None]:
-    """What a test sets on balsam's loggers, as `config_root_logger` does, is gone after it: loggers are the process's."""
+    """What a test sets on balsam's loggers, as `config_root_logger` does, is gone after it."""
     logger = logging.getLogger("balsam")
     before = (logger.level, logger.propagate, list(logger.handlers))
     yield
