@@ -133,7 +133,7 @@ class FakeService:
         view: dict[str, Any] = {
             "id": app_id, "site_id": 1, "name": f"App{app_id}", "command_template": template, "parameters": parameters,
             "environment_variables": {}, "transfers": {}, "cleanup_files": [], "hooks": [], "description": "",
-            "source_code": "", "synced_at": NOW,
+            "source_code": "", "synced_at": NOW, "synced_by": "test",
         }  # fmt: skip
         from balsam.domain.app import AppParameter
 
@@ -207,8 +207,8 @@ class FakeService:
         self.sessions[number] = FakeSession(number, body)
         return 201, {
             "id": number, "site_id": body["site_id"], "batch_job_id": body.get("batch_job_id"),
-            "kind": body.get("kind", "heartbeat"), "label": body.get("label", ""), **self.lease, "opened_at": NOW,
-            "renewed_at": NOW, "acquire_seq": 0, "report_seq": 0,
+            "kind": body.get("kind", "heartbeat"), "purpose": "run", "label": body.get("label", ""), **self.lease,
+            "opened_at": NOW, "renewed_at": NOW, "acquire_seq": 0, "report_seq": 0,
         }  # fmt: skip
 
     def _acquire(self, session: FakeSession, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:

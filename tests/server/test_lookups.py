@@ -13,13 +13,14 @@ from typing import Any
 import httpx2
 import pytest
 
+from balsam.domain.roles import Role
 from balsam.domain.states import BatchJobState, JobState
 from balsam.server.errors import Invalid, TooSlow
 from balsam.server.store.memory import MemoryStore
 from balsam.server.store.selections import JobSelection
 from balsam.server.store.sqlite import SqliteStore
 from balsam.server.usecases import apps, batch_job_lists, jobs, sites
-from balsam.server.usecases.filters import job_selection
+from balsam.server.usecases.filters import job_selections
 from balsam.testing.store_world import StoreWorld, run
 from balsam.wire.apps import AppFilter
 from balsam.wire.base import MAX_BULK
@@ -119,7 +120,8 @@ def test_look_ups_go_through_the_index_that_the_filter_of_that_name_has(world: S
 
     def selection(*lookups: Lookup, **more: Any) -> JobSelection:
         message = JobFilter(where=list(lookups), **more)
-        return world.read(lambda tx: job_selection(tx, world.ada, message))
+        [found] = world.read(lambda tx: job_selections(tx, world.ada, message, Role.VIEWER))
+        return found
 
     now = world.now
     for lookup, filters in (

@@ -96,6 +96,15 @@ NAMED: dict[str, list[Ask]] = {
     ],
     "renew_session": [at("POST", lambda o: f"/api/sessions/{o.session_id}/renew")],
     "close_session": [at("POST", lambda o: f"/api/sessions/{o.session_id}/close", json={})],
+    "get_team": [at("GET", lambda o: f"/api/teams/{o.team_id}")],
+    "delete_team": [at("DELETE", lambda o: f"/api/teams/{o.team_id}")],
+    "put_member": [at("PUT", lambda o: f"/api/teams/{o.team_id}/members", json={"username": "bob"})],
+    "remove_member": [at("DELETE", lambda o: f"/api/teams/{o.team_id}/members?username=ann")],
+    "put_share": [
+        body("PUT", "/api/shares", lambda o: {"team_id": o.team_id, "role": "owner", "campaign": "mine"}),
+        body("PUT", "/api/shares", lambda o: {"team_id": o.team_id, "role": "owner", "site_id": o.site_id}),
+    ],
+    "delete_share": [at("DELETE", lambda o: f"/api/shares/{o.share_id}")],
     "session_stream": [at("GET", lambda o: f"/api/sessions/{o.session_id}/stream")],
 }
 
@@ -159,6 +168,8 @@ SELECTING: dict[str, list[Ask]] = {
         body("PATCH", "/api/batch-jobs", lambda o: {"patches": {str(o.batch_job_id): {"status_info": {"a": 1}}}})
     ],
     "list_sessions": [at("GET", lambda o: "/api/sessions")],
+    "list_teams": [at("GET", lambda o: "/api/teams")],
+    "list_shares": [at("GET", lambda o: "/api/shares")],
     "list_transfers": [
         at("GET", lambda o: "/api/transfers"),
         at("GET", lambda o: f"/api/transfers?id={o.item_id}&site_id={o.site_id}"),
@@ -193,6 +204,7 @@ WITHOUT_OBJECTS = {
     "list_users": "test_auth: administrators",
     "create_site": "makes the caller's own",
     "job_stream": "test_stream: of the caller's own Jobs, or of the Site's",
+    "create_team": "makes the caller's own",
     "blob_usage": "test_blobs: the caller's own",
     "upload_state": "test_blobs: names are the caller's own",
     "upload_piece": "test_blobs: names are the caller's own",
@@ -237,6 +249,7 @@ def answers(service: RunningService, token: str, ask: Ask, owner: Person) -> tup
 def missing(owner: Person) -> Person:
     """The same request about things that do not exist."""
     names = ("site_id", "app_id", "job_id", "batch_job_id", "session_id", "item_id", "staging_job_id")
+    names += ("team_id", "share_id")
     return replace(owner, **dict.fromkeys(names, MISSING), blob="0" * 64)  # type: ignore[arg-type]
 
 
@@ -276,7 +289,7 @@ def only_of(person: Person, found: dict[str, Any]) -> bool:
     """Whether an answer tells of nothing but this person's Site: no Jobs, no events, no change."""
     kept = {key: value for key, value in found.items() if key not in ("refused", "reason", "results", "count")}
     rows = found.get("results", [])
-    own = [row for row in rows if row.get("site_id", row.get("id")) == person.site_id]
+    own = [row for row in rows if row.get("site_id", row.get("id")) in (person.site_id, person.team_id)]
     return not any(kept.values()) and rows == own and found.get("count", len(own)) == len(own)
 
 

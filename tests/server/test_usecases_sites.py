@@ -89,7 +89,7 @@ def test_a_new_password_ends_logins_and_leaves_sites_alone(world: StoreWorld) ->
     kinds = {row.kind: row.revoked_at for row in world.read(lambda tx: tx.find(TokenRow))}
     assert kinds["user"] is not None
     assert kinds["site"] is None
-    found = world.read(lambda tx: accounts.user_for_login(tx, "ada"))
+    found = world.read(lambda tx: accounts.user_named(tx, "ada"))
     assert found is not None
     assert found.password_hash == "hash"
 

@@ -30,6 +30,8 @@ class Person:
     staging_job_id: int = 0
     item_id: int = 0
     blob: str = ""
+    team_id: int = 0
+    share_id: int = 0
 
     def tokens(self) -> dict[str, str]:
         return {"user": self.token, "site": self.site_token, "launcher": self.launcher_token}
@@ -97,7 +99,7 @@ def batch_job_body(site_id: int) -> dict[str, Any]:
 
 
 def furnish(service: RunningService, person: Person) -> Person:
-    """One Site, App, Job, BatchJob with its launcher's token, and Session."""
+    """One Site, App, Job, BatchJob with its launcher's token, Session, and team with whom the Site is shared."""
     with service.client(person.token) as client:
         made = make_site(client)
         person.site_id, person.site_token = made["site"]["id"], made["token"]["token"]
@@ -109,6 +111,9 @@ def furnish(service: RunningService, person: Person) -> Person:
         [item] = ok(client.get("/api/transfers", params={"job_id": person.staging_job_id}))["results"]
         person.item_id = item["id"]
         person.batch_job_id = ok(client.post("/api/batch-jobs", json=batch_job_body(person.site_id)))["id"]
+        person.team_id = ok(client.post("/api/teams", json={"name": f"team-{person.site_id}"}))["id"]
+        share = {"team_id": person.team_id, "role": "viewer", "site_id": person.site_id}
+        person.share_id = ok(client.put("/api/shares", json=share))["id"]
     with service.client(person.site_token) as agent:
         person.launcher_token = ok(agent.post(f"/api/batch-jobs/{person.batch_job_id}/token"))["token"]
         session = {"site_id": person.site_id, "batch_job_id": person.batch_job_id}

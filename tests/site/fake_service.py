@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from balsam.domain.roles import Role
 from balsam.domain.states import BATCH_JOB_MOVES, BatchJobState, JobMode
 from balsam.wire.batch_jobs import BatchJobPatch, BatchJobsPatch, BatchJobView
 from balsam.wire.sites import AgentLeaseRequest, FileReply, SiteCreate, SiteView
@@ -59,6 +60,7 @@ class FakeService:
             path=path,
             hostname=hostname,
             owner="test",
+            role=Role.OWNER,
             allowed_projects=[],
             allowed_queues={},
             optional_batch_job_params={},
@@ -91,6 +93,7 @@ class FakeService:
             }
             self.batch_jobs[number] = BatchJobView(
                 id=number,
+                submitted_by="test",
                 site_id=site_id,
                 scheduler_id=None,
                 state=BatchJobState.PENDING_SUBMISSION,

@@ -130,13 +130,23 @@ def vars_of(parameter: AppParameter) -> dict[str, Any]:
 
 
 def site_id_of(client: "Client", name: str) -> int:
-    """The id of the Site of this name. Raises ValidationFailed that names the nearest."""
-    sites = {site.name: site.id for site in client.Site.objects.all()}
-    if name not in sites:
-        known = nearest(name, sites) if sites else "; create one with `balsam site init`, or start `balsam up`"
+    """The id of the Site of this name; a shared one may be called `owner/name`, and must be when several have the name.
+
+    Raises ValidationFailed that names the nearest.
+    """
+    found = list(client.Site.objects.all())
+    named = [site for site in found if name in (site.name, f"{site.owner}/{site.name}")]
+    if len(named) > 1:
+        named = [site for site in named if site.owner == client.who_am_i().username] or named
+    if len(named) == 1:
+        return int(named[0].id)
+    names = {site.name for site in found}
+    if named:
+        message = f"several Sites are named {name!r}: " + ", ".join(f"{site.owner}/{site.name}" for site in named)
+    else:
+        known = nearest(name, names) if names else "; create one with `balsam site init`, or start `balsam up`"
         message = f"there is no Site {name!r}{known}"
-        raise ValidationFailed(message, code="validation", details=[Problem("site", message)])
-    return sites[name]
+    raise ValidationFailed(message, code="validation", details=[Problem("site", message)])
 
 
 def _send(app: Definition, content: AppSync, rename_from: str | None = None) -> int:

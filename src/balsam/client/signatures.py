@@ -118,6 +118,7 @@ class JobFilters(TypedDict, total=False):
     app_name: str
     site_id: "int | Site | Iterable[int | Site]"
     batch_job_id: "int | BatchJob | Iterable[int | BatchJob]"
+    submitted_by: str
     state: State | Iterable[State]
     state__ne: State
     failure: Failure | str | Iterable[Failure | str]

@@ -145,8 +145,11 @@ class Broker:
                 for box in self._all():
                     box.doubt()
                 continue
-            for box in self._boxes.get((wake.topic, wake.key), ()):
-                box.put(wake.event, wake.data)
+            for box in list(self._boxes.get((wake.topic, wake.key), ())):
+                if wake.topic == "access":
+                    box.close()  # its topics are no longer right: the client connects again and reads the state
+                else:
+                    box.put(wake.event, wake.data)
 
     def _all(self) -> list[Mailbox]:
         return [box for boxes in self._owners.values() for box in boxes]

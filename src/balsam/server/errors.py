@@ -73,8 +73,8 @@ class Unauthenticated(ServiceError):
 class Forbidden(ServiceError):
     """The token is good, but not for this."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(403, "forbidden", message)
+    def __init__(self, message: str, details: Iterable[ErrorDetail] = ()) -> None:
+        super().__init__(403, "forbidden", message, details)
 
 
 class TooMany(ServiceError):

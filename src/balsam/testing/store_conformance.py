@@ -14,10 +14,11 @@ from typing import TypeVar
 
 import pytest
 
+from balsam.domain.roles import Role
 from balsam.domain.states import JobState
 from balsam.server.errors import Invalid, Unavailable
 from balsam.server.store.protocol import Duplicate, ReadTx, Store, Tx, Wake
-from balsam.server.store.records import JobRow, SessionRow, SiteRow, TokenRow, UserRow
+from balsam.server.store.records import JobRow, MembershipRow, SessionRow, ShareRow, SiteRow, TeamRow, TokenRow, UserRow
 from balsam.server.store.selections import EventSelection
 from balsam.server.usecases.idempotent import once
 from balsam.server.usecases.submit import submit_jobs
@@ -96,6 +97,23 @@ class StoreConformance(JobRules, ListRules, FileRules):
         assert (row.batch_job_id, row.ended_at, row.kind) == (batch_job.id, None, session.kind)
         tokens = world.read(lambda tx: tx.find(TokenRow, site_id=world.site.id))
         assert [(token.kind, token.revoked_at) for token in tokens] == [("site", None)]
+
+    def test_teams_and_shares_come_back_and_are_unique(self, world: StoreWorld) -> None:
+        team = world.team(world.ada, world.add_user("eve"))
+        for what in ({"site_id": world.site.id}, {"campaign": "water"}, {"campaign": "ice"}):
+            world.share(world.ada, team, Role.VIEWER, **what)
+        found = world.read(lambda tx: tx.find(ShareRow, team_id=team.id))
+        assert [(one.site_id, one.campaign, one.role) for one in found] == [
+            (world.site.id, None, Role.VIEWER),
+            (None, "water", Role.VIEWER),
+            (None, "ice", Role.VIEWER),
+        ]
+        [member] = world.read(lambda tx: tx.find(MembershipRow, team_id=team.id, is_leader=False))
+        [kept] = world.read(lambda tx: tx.find(TeamRow, founder_id=world.ada.user_id))
+        rows: list[ShareRow | MembershipRow | TeamRow] = [*found, member, kept]
+        for row in rows:
+            with pytest.raises(Duplicate):
+                world.write(partial(_put_again, row=row))
 
     # Transactions
 
@@ -277,6 +295,10 @@ class StoreConformance(JobRules, ListRules, FileRules):
         assert world.counts() == counts
         if verb != "delete":
             assert replayed(world, job_id) is world.state(job_id)
+
+
+def _put_again(tx: Tx, row: ShareRow | MembershipRow | TeamRow) -> None:
+    tx.put(replace(row, id=tx.new_id(type(row))))
 
 
 def _jobs(tx: ReadTx, job_id: int) -> list[JobRow]:

@@ -12,6 +12,7 @@ from balsam.domain.failure import Failure
 from balsam.domain.job import Resources
 from balsam.domain.lifecycle import Hook, Request, decide
 from balsam.domain.packing import Node, NodePool
+from balsam.domain.roles import Role
 from balsam.domain.states import Actor, JobEvent, JobState
 from balsam.server.errors import ServiceError, SessionEnded
 from balsam.server.store.protocol import GuardFailed, ReadTx
@@ -417,6 +418,20 @@ class JobRules:
         assert world.read(lambda tx: tx.event_count(EventSelection(eve.user_id))) == 3
         assert world.read(lambda tx: tx.event_count(EventSelection(eve.user_id, job_ids=tuple(mine)))) == 0
 
+    def test_jobs_are_selected_by_who_submitted_them(self, world: StoreWorld) -> None:
+        eve = world.add_user("eve")
+        world.share(world.ada, world.team(world.ada, eve), Role.SUBMITTER, site_id=world.site.id)
+        adas = world.submit(3, tags={"a": "b"})
+        eves = world.submit_all([world.job(tags={"a": "b"})] * 2, eve).ids
+        for others in ({}, {"site_ids": (world.site.id,)}, {"app_ids": (world.app.id,)}, {"tags": (("a", "b"),)}):
+            for person, ids in ((eve, eves), (world.ada, adas)):
+                selection = JobSelection(world.ada.user_id, submitter_ids=(person.user_id,), **others)
+                rows, count = world.read(partial(_page_and_count, selection=selection))
+                assert ([job.id for job in rows], count) == (ids, len(ids)), others
+                assert world.read(partial(_counts, selection=selection)) == {JobState.PREPROCESSED: len(ids)}
+            nobody = JobSelection(world.ada.user_id, submitter_ids=(), **others)
+            assert world.read(partial(_page_and_count, selection=nobody)) == ([], 0)
+
     def test_refusals_are_typed(self, world: StoreWorld) -> None:
         with pytest.raises(ServiceError):
             world.submit(workdir="../up")
@@ -428,6 +443,10 @@ def _events_and_count(tx: ReadTx, selection: EventSelection) -> tuple[list[Event
 
 def _page_and_count(tx: ReadTx, selection: JobSelection) -> tuple[list[JobRow], int]:
     return tx.job_page(selection, PageWindow()), tx.job_count(selection)
+
+
+def _counts(tx: ReadTx, selection: JobSelection) -> dict[JobState, int]:
+    return tx.job_counts(selection)
 
 
 def _cancelled(job: HotJob) -> JobUpdate:

@@ -24,7 +24,7 @@ from balsam.testing.store_world import StoreWorld
 from balsam.wire.lookups import EVENT_FIELDS, JOB_FIELDS, OPS, OPS_OF, Kind, Lookup
 from balsam.wire.sessions import LaunchEvent
 
-COLUMNS = sorted(JOB_FIELDS.keys() - {"app_name"})  # which use cases turn into ids of Apps
+COLUMNS = sorted(JOB_FIELDS.keys() - {"app_name", "submitted_by"})  # which use cases turn into ids
 KEYS = ["x", "y z", "ü"]
 NUMBERS: list[Any] = [0, 1, 2, -3, 1.0, 2.5, 1e20]
 TEXTS: list[Any] = ["", "a", "ab", "b", "%", "1", "ä\U0001f600"]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from balsam.domain.envelope import Envelope
 from balsam.domain.lease import LeaseKind, SessionPurpose
 from balsam.domain.lifecycle import Hook
+from balsam.domain.roles import Role
 from balsam.domain.states import BatchJobState, JobMode, JobState
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Store, Tx, Wake
@@ -28,7 +29,9 @@ from balsam.server.usecases import (
     results,
     selection,
     sessions,
+    shares,
     sites,
+    teams,
     transfers,
 )
 from balsam.server.usecases.submit import submit_jobs
@@ -63,6 +66,7 @@ from balsam.wire.sessions import (
     SessionView,
 )
 from balsam.wire.sites import QueueLimits, SiteCreate, SiteView
+from balsam.wire.teams import Member, ShareCreate, ShareView, TeamView
 from balsam.wire.transfers import (
     ContentEntry,
     SentContent,
@@ -144,6 +148,24 @@ class StoreWorld:
         envelope = Envelope.seal(b"never opened", python="3.11", pickler="cloudpickle 3").as_json()
         return self.add_app(name=name, hooks=list(hooks or Hook), code=PythonCode(envelope=envelope), **fields)
 
+    # Teams
+
+    def team(self, leader: Principal, *others: Principal, name: str = "team") -> TeamView:
+        """A team of these people."""
+
+        def found(tx: Tx) -> TeamView:
+            made = teams.create_team(tx, leader, name, self.now)
+            for person in others:
+                made = teams.put_member(tx, leader, made.id, Member(username=person.username), self.now)
+            return made
+
+        return self.write(found)
+
+    def share(self, owner: Principal, team: TeamView, role: Role, **what: Any) -> ShareView:
+        """Give the team a role: `site_id=` or `campaign=`."""
+        message = ShareCreate(team_id=team.id, role=role, **what)
+        return self.write(lambda tx: shares.put_share(tx, owner, message, self.now))
+
     # Jobs
 
     def job(self, **fields: Any) -> JobCreate:
@@ -200,14 +222,15 @@ class StoreWorld:
     def _select(self, ids: list[int] | None, **fields: Any) -> JobsSelect:
         return JobsSelect(filter=JobFilter(id=ids), **fields)
 
-    def cancel(self, ids: list[int] | None = None, reason: str = "") -> JobsChanged:
-        return run(selection.cancel_selected(self.store, self.ada, self._select(ids, reason=reason), self.now))
+    def cancel(self, ids: list[int] | None = None, reason: str = "", user: Principal | None = None) -> JobsChanged:
+        message = self._select(ids, reason=reason)
+        return run(selection.cancel_selected(self.store, user or self.ada, message, self.now))
 
-    def retry(self, ids: list[int] | None = None) -> JobsChanged:
-        return run(selection.retry_selected(self.store, self.ada, self._select(ids), self.now))
+    def retry(self, ids: list[int] | None = None, user: Principal | None = None) -> JobsChanged:
+        return run(selection.retry_selected(self.store, user or self.ada, self._select(ids), self.now))
 
-    def delete(self, ids: list[int] | None = None) -> Deleted:
-        return run(selection.delete_selected(self.store, self.ada, self._select(ids), self.now))
+    def delete(self, ids: list[int] | None = None, user: Principal | None = None) -> Deleted:
+        return run(selection.delete_selected(self.store, user or self.ada, self._select(ids), self.now))
 
     # Launchers
 

@@ -99,10 +99,11 @@ class AppView(AppSync):
     id: int
     content_hash: str
     synced_at: Timestamp
+    synced_by: str
 
 
 class AppFilter(Message):
-    """Selects Apps."""
+    """Selects Apps; a Site's name may be written `owner/name`."""
 
     id: list[int] | None = None
     site_id: list[int] | None = None

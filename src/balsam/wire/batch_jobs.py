@@ -40,6 +40,7 @@ class BatchJobView(Message):
     """A BatchJob as the service knows it. `status_info` carries the scheduler's own words."""
 
     id: int
+    submitted_by: str
     site_id: int
     num_nodes: int
     wall_time_min: int

@@ -57,6 +57,7 @@ class JobView(Message):
     what went wrong with it, until the next one starts."""
 
     id: int
+    submitted_by: str
     app_id: int
     app_name: str
     site_id: int
@@ -91,7 +92,7 @@ class JobView(Message):
 
 
 class JobFilter(Message):
-    """Selects Jobs, in a query or in a body. Empty selects all of the user's Jobs; an empty list selects none."""
+    """Selects Jobs, in a query or in a body. Empty selects all that the caller may see; an empty list selects none."""
 
     id: list[int] | None = None
     parent_id: list[int] | None = None
@@ -99,6 +100,7 @@ class JobFilter(Message):
     app_name: str | None = None
     site_id: list[int] | None = None
     batch_job_id: list[int] | None = None
+    submitted_by: str | None = None  # name of an account
     state: list[JobState] | None = None
     state__ne: JobState | None = None
     failure: list[Failure] | None = None

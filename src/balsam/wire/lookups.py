@@ -61,7 +61,7 @@ JOB_FIELDS: Fields = {
     **dict.fromkeys(("node_packing_count", "wall_time_min", "priority", "max_attempts"), Kind.INTEGER),
     **dict.fromkeys(("attempt", "return_code"), Kind.INTEGER),
     "gpus_per_rank": Kind.NUMBER,
-    **dict.fromkeys(("app_name", "workdir"), Kind.TEXT),
+    **dict.fromkeys(("app_name", "submitted_by", "workdir"), Kind.TEXT),
     **dict.fromkeys(("created_at", "last_update", "started_at", "ended_at"), Kind.TIME),
     "state": Kind.JOB_STATE,
     "failure": Kind.FAILURE,

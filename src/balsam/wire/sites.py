@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Base64Bytes, Field, StringConstraints
 
+from balsam.domain.roles import Role
 from balsam.wire.base import MAX_FILE_READ_BYTES, Id, JsonDict, Message, Name, Short, Timestamp
 from balsam.wire.lookups import Where
 
@@ -52,6 +53,7 @@ class SiteView(Message):
     path: str
     hostname: str
     owner: str
+    role: Role  # of the caller at this Site
     allowed_projects: list[str]
     allowed_queues: dict[str, QueueLimits]
     optional_batch_job_params: dict[str, str]

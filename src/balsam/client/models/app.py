@@ -77,6 +77,7 @@ class App(Model):
     source_code = Field[str]("", write=Write.NEVER)
     content_hash = Field[str](None, write=Write.NEVER)
     synced_at = Field[datetime](None, write=Write.NEVER)
+    synced_by = Field[str](None, write=Write.NEVER)
 
     objects = Objects(AppManager)
     _shown = ("id", "name", "site_id")
@@ -105,7 +106,7 @@ class AppDirectory:
         where = AppFilter(name=definition.name, site_id=[definition.site_id])
         found = self._client.transport.request("GET", AppManager.path, query=where, reply=AppsPage)
         for view in found.results:
-            known = view.model_dump(exclude={"id", "content_hash", "synced_at", "source_code"})
+            known = view.model_dump(exclude={"id", "content_hash", "synced_at", "synced_by", "source_code"})
             if known == definition.model_dump(exclude={"source_code"}):
                 self._by_id[view.id] = view
                 return view

@@ -165,6 +165,7 @@ class BatchJob(Model):
     start_time = Field[datetime | None](None)
     end_time = Field[datetime | None](None)
     created_at = Field[datetime](None, write=Write.NEVER)
+    submitted_by = Field[str](None, write=Write.NEVER)
 
     objects = Objects(BatchJobManager)
     _shown = ("id", "site_id", "state", "num_nodes", "wall_time_min", "queue", "project")

@@ -104,6 +104,7 @@ class Job(JobFiles, JobResults, Model):
     cancel_requested = Field[bool](False, write=Write.NEVER, volatile=True)
     batch_job_id = Field[int | None](None, write=Write.NEVER, volatile=True)
     session_id = Field[int | None](None, write=Write.NEVER, volatile=True)
+    submitted_by = Field[str](None, write=Write.NEVER)  # who submitted it; None until the row was read
     created_at = Field[datetime](None, write=Write.NEVER)
     last_update = Field[datetime](None, write=Write.NEVER, volatile=True)
     started_at = Field[datetime | None](None, write=Write.NEVER, volatile=True)

@@ -55,7 +55,7 @@ class JobPageQuery(JobQuery):
 
 
 class JobManager(Manager["Job"]):
-    """Filters: id, parent_id, app_id, app_name, site_id, batch_job_id, state, state__ne, failure, tags,
+    """Filters: id, parent_id, app_id, app_name, site_id, batch_job_id, submitted_by, state, state__ne, failure, tags,
     workdir__contains, last_update_before, last_update_after, pending_file_cleanup; and every field by look-up, see
     `Query.filter`. Lists mean "any of"; `tags` is a dict or "KEY:VALUE".
 

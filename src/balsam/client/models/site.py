@@ -77,6 +77,7 @@ class Site(Model):
     backfill_windows = Field[dict[str, Any]]({})
     queued_jobs = Field[dict[str, Any]]({})
     owner = Field[str](None, write=Write.NEVER)
+    role = Field[str](None, write=Write.NEVER)  # yours: viewer, submitter, owner
     creation_date = Field[datetime](None, write=Write.NEVER)
     last_refresh = Field[datetime | None](None, write=Write.NEVER)
     is_active = Field[bool](False, write=Write.NEVER)

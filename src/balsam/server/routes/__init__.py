@@ -11,6 +11,7 @@ from balsam.server.routes import (
     meta,
     sessions,
     sites,
+    teams,
     transfers,
 )
 from balsam.server.routes.endpoint import Endpoint
@@ -28,6 +29,7 @@ ALL: tuple[Endpoint, ...] = tuple(
         sites.routes,
         events.routes,
         accounts.routes,
+        teams.routes,
         meta.routes,
         meta.probes,
     )

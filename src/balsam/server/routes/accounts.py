@@ -33,7 +33,7 @@ async def login(call: Call, body: PasswordLogin) -> Login:
     """Exchange a password for a token; at most 5 tries a minute per account and 20 per address."""
     service = call.service
     service.logins.check(body.username, call.address, service.clock.monotonic())
-    user = await call.read(lambda tx: accounts.user_for_login(tx, body.username))
+    user = await call.read(lambda tx: accounts.user_named(tx, body.username))
     password = body.password.get_secret_value()
     stored = user.password_hash if user is not None else None
     right = len(password) <= MAX_PASSWORD and await service.passwords.verify(stored, password)

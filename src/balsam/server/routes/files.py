@@ -62,12 +62,13 @@ async def _ask(call: Call, job_id: int, path: str, **what: object) -> FileReply:
         except BadPath as error:
             raise Invalid([ErrorDetail(where="path", message=str(error))]) from None
     target = await call.read(lambda tx: sites.file_target(tx, call.principal, job_id, call.now))
-    site = await call.read(lambda tx: sites.get_site(tx, call.principal, target.site_id, call.now))
 
     def offline() -> ServiceError:
-        heard = "never" if site.last_refresh is None else f"last at {site.last_refresh:%Y-%m-%d %H:%M:%S} UTC"
-        host = site.hostname or "its host"
-        message = f"the agent of Site {site.name!r} did not answer (heard of {heard}); on {host}: balsam site start"
+        heard = "never" if target.heard_at is None else f"last at {target.heard_at:%Y-%m-%d %H:%M:%S} UTC"
+        host = target.hostname or "its host"
+        message = (
+            f"the agent of Site {target.site_name!r} did not answer (heard of {heard}); on {host}: balsam site start"
+        )
         return Problem(504, "site_offline", message)
 
     question = {"job_id": job_id, "workdir": target.workdir, "path": path, **what}

@@ -76,19 +76,24 @@ async def group_jobs(call: Call, query: JobGroupsQuery) -> JobGroups:
 
 @routes.get("/jobs/stream", needs=USER_OR_SITE, media_type="text/event-stream")
 async def job_stream(call: Call, query: StateFilter) -> EventStream:
-    """Server-sent events: hello, then `states` with the newest state of each Job that changed; to a Site of its own."""
+    """Server-sent events: hello, then `states` with the newest state of each Job that changed; to a Site of its own.
+
+    A person's stream ends when others share something with them, or no more; the next one tells of what they see then.
+    """
 
     async def allowed() -> None:
         return None
 
     states = None if query.state is None else frozenset(query.state)
     site_id = call.principal.site_id
-    if site_id is not None:
+    if call.principal.kind == "site" and site_id is not None:
         # Of code that runs at the Site: any number of its processes may wait for Jobs, not only the one agent.
         box = Mailbox([("site_jobs", site_id)], states)
         return EventStream(call, box, ("site_jobs", site_id), allowed, per_holder=False)
     user_id = call.principal.user_id
-    return EventStream(call, Mailbox([("jobs", user_id)], states), ("user", user_id), allowed)
+    topics = await call.read(lambda tx: jobs.heard(tx, call.principal))
+    box = Mailbox([("access", user_id), *topics], states)
+    return EventStream(call, box, ("user", user_id), allowed)
 
 
 @routes.get("/jobs/results", needs=USER_OR_SITE)

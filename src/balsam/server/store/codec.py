@@ -24,10 +24,13 @@ from balsam.server.store.records import (
     HotJob,
     IdempotencyRow,
     JobRow,
+    MembershipRow,
     ResultRow,
     Row,
     SessionRow,
+    ShareRow,
     SiteRow,
+    TeamRow,
     TokenRow,
     TransferItemRow,
     UserRow,
@@ -63,6 +66,9 @@ ACTORS: dict[int, str] = {number: actor.value for actor, number in ACTOR_NUMBERS
 
 TABLE_NAMES: dict[type[Row], str] = {
     UserRow: "users",
+    TeamRow: "teams",
+    MembershipRow: "memberships",
+    ShareRow: "shares",
     TokenRow: "tokens",
     SiteRow: "sites",
     AppRow: "apps",

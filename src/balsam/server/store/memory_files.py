@@ -70,6 +70,10 @@ class MemoryFilesTx:
         takers = (items[item] for item, blob in self._tables.blob_uses if blob == blob_id)
         return any(item.site_id == site_id and item.direction == "in" for item in takers)
 
+    def jobs_of_blob(self, blob_id: int) -> list[int]:
+        items = self._tables.rows[TransferItemRow]
+        return sorted({items[item].job_id for item, blob in self._tables.blob_uses if blob == blob_id})
+
     def put_all(self, rows: Sequence[Row]) -> None:
         for row in rows:
             self.put(row)

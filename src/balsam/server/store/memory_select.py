@@ -21,6 +21,7 @@ def job_conditions(selection: JobSelection) -> Iterator[Callable[[JobRow], bool]
         ("app_id", selection.app_ids),
         ("site_id", selection.site_ids),
         ("batch_job_id", selection.batch_job_ids),
+        ("submitter_id", selection.submitter_ids),
         ("state", selection.states),
     )
     for column, values in lists:

@@ -22,7 +22,7 @@ from balsam.server.store.selections import (
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)
 Value = int | str | bool | None
-Topic = Literal["site", "session", "work", "jobs", "site_jobs", "tokens"]
+Topic = Literal["site", "session", "work", "jobs", "site_jobs", "campaign", "access", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class Wake:
     {"job_ids": [...]}): of Jobs whose hooks the agent runs, ("work", site_id, "work", {}), ("session", session_id,
     "cancel", {"job_ids": [...]}), ("session", session_id, "closing", {}), ("jobs", owner_id, "states", {"jobs": [[id,
     state, return_code], ...]}): merged over the commit, newest state of each Job, ("site_jobs", site_id, "states",
-    {...}): the same of one Site;
+    {...}): the same of one Site, ("campaign", campaign_key, "states", {...}): the same of a campaign that is shared;
+    ("access", user_id, "changed", {}): others share something with this person, or no more;
     ("tokens", 0, "revoked", {}): whoever remembers tokens must look them up again.
     """
 
@@ -154,6 +155,10 @@ class ReadTx(Protocol):
 
     def site_takes_blob(self, site_id: int, blob_id: int) -> bool:
         """Whether a stage-in of one of the Site's Jobs holds the blob."""
+        ...
+
+    def jobs_of_blob(self, blob_id: int) -> list[int]:
+        """Jobs whose TransferItems hold the blob."""
         ...
 
 

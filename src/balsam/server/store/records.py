@@ -12,6 +12,7 @@ from typing import Any
 from balsam.domain.failure import Failure
 from balsam.domain.lease import LeaseKind, SessionPurpose
 from balsam.domain.lifecycle import Decision, Hook, JobFacts
+from balsam.domain.roles import Role
 from balsam.domain.states import BatchJobState, JobMode, JobState, TransferState
 from balsam.domain.transfers import TransferDirection
 
@@ -53,6 +54,40 @@ class UserRow:
     username: str
     password_hash: str | None
     is_admin: bool
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class TeamRow:
+    """People with whom something is shared. Its name is unique among those that its founder made."""
+
+    id: int
+    founder_id: int
+    name: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipRow:
+    """One person in one team; a leader adds and removes others."""
+
+    id: int
+    team_id: int
+    user_id: int
+    is_leader: bool
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShareRow:
+    """What a team may do at one Site, or with the Jobs of one campaign of `owner_id`; one of both is set."""
+
+    id: int
+    owner_id: int
+    team_id: int
+    site_id: int | None
+    campaign: str | None
+    role: Role
     created_at: int
 
 
@@ -99,11 +134,12 @@ class SiteRow:
 
 @dataclass(frozen=True, slots=True)
 class AppRow:
-    """An App; `definition` is its AppSync as JSON."""
+    """An App; `definition` is its AppSync as JSON. `author_id` synced it; `owner_id` is the Site's owner."""
 
     id: int
     site_id: int
     owner_id: int
+    author_id: int
     name: str
     content_hash: str
     synced_at: int
@@ -112,11 +148,15 @@ class AppRow:
 
 @dataclass(frozen=True, slots=True)
 class BatchJobRow:
-    """An allocation. `ended_at` is when the service heard of its end (S13); `start_time`, `end_time` are the Site's."""
+    """An allocation. `ended_at` is when the service heard of its end (S13); `start_time`, `end_time` are the Site's.
+
+    `submitter_id` asked for it; `owner_id` is the Site's owner.
+    """
 
     id: int
     site_id: int
     owner_id: int
+    submitter_id: int
     num_nodes: int
     wall_time_min: int
     job_mode: JobMode
@@ -226,6 +266,9 @@ class TransferItemRow:
 
 Row = (
     UserRow
+    | TeamRow
+    | MembershipRow
+    | ShareRow
     | TokenRow
     | SiteRow
     | AppRow
@@ -240,7 +283,10 @@ Row = (
 
 @dataclass(slots=True)
 class JobRow:
-    """All of a Job. `steps` is a mask of hooks and stages fixed at submission; `event_seq` counts its events."""
+    """All of a Job. `steps` is a mask of hooks and stages fixed at submission; `event_seq` counts its events.
+
+    It belongs to the Site it runs at: `owner_id` is the Site's owner, `submitter_id` who submitted it.
+    """
 
     id: int
     owner_id: int
@@ -274,6 +320,7 @@ class JobRow:
     ended_at: int | None
     spent_attempts: int
     failure: Failure | None
+    submitter_id: int
     workdir: str
     parameters: Json
     tags: dict[str, str]
@@ -347,6 +394,7 @@ class JobShape:
     state and events (S4)."""
 
     owner_id: int
+    submitter_id: int
     site_id: int
     app_id: int
     decision: Decision

@@ -11,7 +11,11 @@ from balsam.server.store.conditions import Condition
 
 @dataclass(frozen=True, slots=True)
 class JobSelection:
-    """Selects Jobs of one owner; None means no condition, an empty tuple selects nothing."""
+    """Selects Jobs at the Sites of one owner; None means no condition, an empty tuple selects nothing.
+
+    One owner, so that no query ever crosses tenants (S14). Who sees the Sites of several owners is answered from one
+    selection for each: usecases.several.
+    """
 
     owner_id: int
     ids: tuple[int, ...] | None = None
@@ -19,6 +23,7 @@ class JobSelection:
     app_ids: tuple[int, ...] | None = None
     site_ids: tuple[int, ...] | None = None
     batch_job_ids: tuple[int, ...] | None = None
+    submitter_ids: tuple[int, ...] | None = None
     states: tuple[JobState, ...] | None = None
     failures: tuple[Failure, ...] | None = None
     tags: tuple[tuple[str, str], ...] = ()

@@ -64,6 +64,13 @@ class FilesReadTx:
         )
         return self._db.execute(sql, (blob_id, site_id)).fetchone() is not None
 
+    def jobs_of_blob(self, blob_id: int) -> list[int]:
+        sql = (
+            "SELECT DISTINCT t.job_id FROM blob_uses u INDEXED BY blob_uses_by_blob"
+            " CROSS JOIN transfer_items t ON t.id = u.item_id WHERE u.blob_id = ? ORDER BY t.job_id"
+        )
+        return [row[0] for row in self._db.execute(sql, (blob_id,))]
+
 
 class FilesTx:
     """The part of Tx about files on their way."""

@@ -73,6 +73,7 @@ def new_row(job: NewJob, shared: tuple[Any, ...], job_id: int, at: int) -> tuple
         at,
         at,
         job.shape.decision.after.failure,
+        job.shape.submitter_id,
         job.workdir,
         job.parameters,
         dump(job.tags) if job.tags else "{}",

@@ -83,6 +83,7 @@ def stream_query(selection: JobSelection, site_id: int, state: int) -> Query:
     rest = JobSelection(
         owner_id=selection.owner_id,
         app_ids=selection.app_ids,
+        submitter_ids=selection.submitter_ids,
         updated_before=selection.updated_before,
         workdir_contains=selection.workdir_contains,
         pending_file_cleanup=selection.pending_file_cleanup,
@@ -109,6 +110,7 @@ def counts_suffice(selection: JobSelection) -> bool:
 def _check_lists(query: Query, selection: JobSelection, driver: str) -> None:
     lists = {"apps": ("app_id", selection.app_ids), "sites": ("site_id", selection.site_ids)}
     lists |= {"batch_jobs": ("batch_job_id", selection.batch_job_ids), "ids": ("id", selection.ids)}
+    lists |= {"submitters": ("submitter_id", selection.submitter_ids)}
     for name, (column, values) in lists.items():
         if values is not None and driver != name:
             query.add(f"+jobs.{column} {_ANY}", listed(values))

@@ -106,8 +106,8 @@ def revoke(tx: Tx, rows: Iterable[TokenRow], now: datetime) -> None:
     tx.wake(Wake("tokens", 0, "revoked", {}))
 
 
-def user_for_login(tx: ReadTx, username: str) -> UserRow | None:
-    """The account, for checking a password outside of any transaction."""
+def user_named(tx: ReadTx, username: str) -> UserRow | None:
+    """The account of this name."""
     users = tx.find(UserRow, username=username)
     return users[0] if users else None
 
@@ -157,7 +157,7 @@ def list_users(tx: ReadTx, principal: Principal) -> list[UserView]:
 def ensure_local_user(tx: Tx, username: str, secret: str, now: datetime) -> Principal:
     """Single-user mode: the account of the Unix user, and its token. The same secret as at the last start goes on,
     another one ends it."""
-    user = user_for_login(tx, username) or _add_user(tx, username, None, True, now)
+    user = user_named(tx, username) or _add_user(tx, username, None, True, now)
     earlier = tx.find(TokenRow, user_id=user.id, label=LOCAL_LABEL, revoked_at=None)
     same = [row for row in earlier if row.token_hash == token_hash(secret)]
     if len(earlier) > len(same):
@@ -168,7 +168,7 @@ def ensure_local_user(tx: Tx, username: str, secret: str, now: datetime) -> Prin
 
 def set_password(tx: Tx, username: str, password_hash: str, now: datetime) -> None:
     """Give an account a password; its logins end, the tokens of its Sites stay. Raises NotFound."""
-    user = user_for_login(tx, username)
+    user = user_named(tx, username)
     if user is None:
         raise NotFound
     tx.put(replace(user, password_hash=password_hash))

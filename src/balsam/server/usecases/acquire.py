@@ -15,7 +15,7 @@ from balsam.server.store.protocol import ReadTx, Tx
 from balsam.server.store.records import AppRow, JobRow, SessionRow
 from balsam.server.store.selections import AcquireCriteria
 from balsam.server.usecases.sessions import is_closing, open_session_of
-from balsam.server.usecases.views import app_view
+from balsam.server.usecases.views import app_views
 from balsam.wire.apps import AppView
 from balsam.wire.base import ErrorDetail
 from balsam.wire.sessions import AcquireReply, AcquireRequest, GrantedJob
@@ -67,7 +67,7 @@ def _criteria(session: SessionRow, message: AcquireRequest) -> AcquireCriteria:
 def _apps(tx: ReadTx, jobs: list[JobRow]) -> list[AppView]:
     if not jobs:
         return []
-    return [app_view(app) for app in tx.find(AppRow, id=tuple({job.app_id for job in jobs}))]
+    return app_views(tx, tx.find(AppRow, id=tuple({job.app_id for job in jobs})))
 
 
 def _granted(job: JobRow, app: AppView) -> GrantedJob:

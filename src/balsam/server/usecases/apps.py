@@ -6,6 +6,7 @@ from functools import partial
 from balsam.domain.app import AppParameter as Parameter
 from balsam.domain.app import with_template_parameters
 from balsam.domain.envelope import BadEnvelope
+from balsam.domain.roles import Role
 from balsam.domain.template import TemplateError
 from balsam.server.errors import Conflict, Invalid
 from balsam.server.principal import Principal
@@ -14,8 +15,8 @@ from balsam.server.store.records import AppRow, micros
 from balsam.server.store.selections import JobSelection
 from balsam.server.usecases.limits import BadJson, json_text
 from balsam.server.usecases.lookups import conditions, matches
-from balsam.server.usecases.scope import own_app, own_site, own_sites
-from balsam.server.usecases.views import app_view
+from balsam.server.usecases.scope import find_app, find_site, find_sites
+from balsam.server.usecases.views import app_views, user_names
 from balsam.wire.apps import AppFilter, AppParameter, AppsPage, AppSync, AppView
 from balsam.wire.base import Deleted, ErrorDetail
 from balsam.wire.lookups import APP_FIELDS
@@ -24,23 +25,25 @@ MAX_DEFINITION_BYTES = 1_048_576
 
 
 def list_apps(tx: ReadTx, principal: Principal, message: AppFilter) -> AppsPage:
+    offered = find_sites(tx, principal, offered=True)
+    owners = user_names(tx, {site.owner_id for site in offered})
     sites = {
         site.id
-        for site in own_sites(tx, principal)
-        if message.site_name in (None, site.name) and (message.site_path is None or message.site_path in site.path)
+        for site in offered
+        if message.site_name in (None, site.name, f"{owners[site.owner_id]}/{site.name}")
+        and (message.site_path is None or message.site_path in site.path)
     }
     wanted = conditions(message.where, APP_FIELDS)
     rows = [
         app
-        for app in tx.find(AppRow, owner_id=principal.user_id)
-        if app.site_id in sites
-        and (message.id is None or app.id in message.id)
+        for app in tx.find(AppRow, site_id=tuple(sites))
+        if (message.id is None or app.id in message.id)
         and (message.site_id is None or app.site_id in message.site_id)
         and message.name in (None, app.name)
         and matches(wanted, partial(_field, app))
     ]
     page = rows[message.offset : message.offset + message.limit]
-    return AppsPage(count=len(rows), results=[app_view(app) for app in page])
+    return AppsPage(count=len(rows), results=app_views(tx, page))
 
 
 def _field(app: AppRow, name: str) -> object:
@@ -48,7 +51,7 @@ def _field(app: AppRow, name: str) -> object:
 
 
 def get_app(tx: ReadTx, principal: Principal, app_id: int) -> AppView:
-    return app_view(own_app(tx, principal, app_id))
+    return app_views(tx, [find_app(tx, principal, app_id, Role.VIEWER)])[0]
 
 
 def sync_app(tx: Tx, principal: Principal, message: AppSync, now: datetime, rename_from: str | None = None) -> AppView:
@@ -57,7 +60,7 @@ def sync_app(tx: Tx, principal: Principal, message: AppSync, now: datetime, rena
     `rename_from` is the name it had; its Jobs stay its own. Once it has the new name, a repeat changes nothing.
     """
     principal.require("user", "site")
-    site = own_site(tx, principal, message.site_id)
+    site = find_site(tx, principal, message.site_id, Role.OWNER)
     message = _complete(message)
     try:
         spec = message.spec()
@@ -76,14 +79,15 @@ def sync_app(tx: Tx, principal: Principal, message: AppSync, now: datetime, rena
     row = AppRow(
         id=tx.new_id(AppRow) if known is None else known.id,
         site_id=site.id,
-        owner_id=principal.user_id,
+        owner_id=site.owner_id,
+        author_id=principal.user_id,
         name=message.name,
         content_hash=spec.content_hash,
         synced_at=micros(now),
         definition=definition,
     )
     tx.put(row)
-    return app_view(row)
+    return app_views(tx, [row])[0]
 
 
 def _known_app(tx: Tx, site_id: int, name: str, rename_from: str | None) -> AppRow | None:
@@ -128,8 +132,8 @@ def _unsupported(message: AppSync) -> list[ErrorDetail]:
 def delete_app(tx: Tx, principal: Principal, app_id: int) -> Deleted:
     """Remove an App that no Job refers to any more. Raises Conflict `app_in_use` otherwise."""
     principal.require("user")
-    app = own_app(tx, principal, app_id)
-    jobs = tx.job_count(JobSelection(principal.user_id, app_ids=(app.id,)))
+    app = find_app(tx, principal, app_id, Role.OWNER)
+    jobs = tx.job_count(JobSelection(app.owner_id, app_ids=(app.id,)))
     if jobs:
         raise Conflict("app_in_use", f"App {app.name!r} has {jobs} Jobs; delete them first")
     tx.remove(AppRow, app.id)

@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import partial
 
 from balsam.domain.states import BATCH_JOB_ENDED, BatchJobState
-from balsam.server.errors import Invalid, ServiceError
+from balsam.server.errors import Forbidden, Invalid, ServiceError
 from balsam.server.principal import Principal
 from balsam.server.store.conditions import Condition
 from balsam.server.store.protocol import ReadTx, Store, Tx
@@ -13,8 +13,8 @@ from balsam.server.store.records import BatchJobRow, micros
 from balsam.server.usecases.batch_jobs import check_given, delete_batch_job, patch_batch_job
 from balsam.server.usecases.limits import pairs
 from balsam.server.usecases.lookups import conditions, matches
-from balsam.server.usecases.scope import own_sites
-from balsam.server.usecases.views import batch_job_view
+from balsam.server.usecases.scope import find_sites
+from balsam.server.usecases.views import batch_job_view, batch_job_views
 from balsam.wire.base import Deleted, ErrorDetail
 from balsam.wire.batch_jobs import (
     BatchJobFilter,
@@ -30,25 +30,25 @@ _SORTS = ("id", "start_time")
 
 
 def list_batch_jobs(tx: ReadTx, principal: Principal, message: BatchJobQuery) -> BatchJobsPage:
-    """A page of the caller's BatchJobs; those that have not started come before the others when ordered by start."""
+    """A page of what the caller may see; those that have not started come first when ordered by start."""
     key = message.ordering.removeprefix("-")
     if key not in _SORTS:
         raise Invalid([ErrorDetail(where="ordering", message="one of: id, -id, start_time, -start_time")])
     rows = selected(tx, principal, message)
     rows.sort(key=lambda row: (getattr(row, key) or 0, row.id), reverse=message.ordering.startswith("-"))
     page = rows[message.offset : message.offset + message.limit]
-    return BatchJobsPage(count=len(rows), results=[batch_job_view(row) for row in page])
+    return BatchJobsPage(count=len(rows), results=batch_job_views(tx, page))
 
 
 def selected(tx: ReadTx, principal: Principal, message: BatchJobFilter) -> list[BatchJobRow]:
-    """The caller's BatchJobs that the filter selects, by id. Raises Invalid for what can't be asked."""
+    """The BatchJobs that the filter selects and the caller may see, by id. Raises Invalid for what can't be asked."""
     principal.require("user", "site")
     wanted = [*conditions(message.where, BATCH_JOB_FIELDS), *_named(message)]
     return [row for row in _candidates(tx, principal, message) if matches(wanted, partial(getattr, row))]
 
 
 def _candidates(tx: ReadTx, principal: Principal, message: BatchJobFilter) -> list[BatchJobRow]:
-    sites = {site.id for site in own_sites(tx, principal)}
+    sites = {site.id for site in find_sites(tx, principal)}
     if message.site_id is not None:
         sites &= set(message.site_id)
     states = tuple(BatchJobState) if message.state is None else tuple(message.state)
@@ -91,7 +91,7 @@ async def update_selected(
     def change(tx: Tx, row: BatchJobRow) -> bool | None:
         if ending and row.state in BATCH_JOB_ENDED:
             return None
-        return batch_job_view(row) != patch_batch_job(tx, principal, row.id, patch, now)
+        return batch_job_view(tx, row) != patch_batch_job(tx, principal, row.id, patch, now)
 
     changed, refused = await _over(store, principal, message.filter, change)
     return BatchJobsChanged(changed=changed, refused=refused)
@@ -130,6 +130,9 @@ async def _over(
             for row in rows:
                 try:
                     done += bool(act(tx, row))
+                except Forbidden as error:  # another submitter's: no more than not selected, unless it was named
+                    if message.id is not None:
+                        not_done[row.id] = error.message
                 except ServiceError as error:
                     not_done[row.id] = error.message
             return done, not_done

@@ -11,6 +11,7 @@ from typing import Any
 
 from balsam.domain.lifecycle import Refused, decide_batch_job
 from balsam.domain.partitions import filter_tag_problems, partition_tag_problems
+from balsam.domain.roles import Role
 from balsam.domain.states import BATCH_JOB_ENDED, BatchJobState
 from balsam.server.errors import Conflict, Forbidden, Invalid, NotFound, ServiceError
 from balsam.server.principal import Principal
@@ -18,7 +19,7 @@ from balsam.server.store.protocol import ReadTx, Tx, Wake
 from balsam.server.store.records import BatchJobRow, SessionRow, SiteRow, TokenRow, micros
 from balsam.server.usecases.accounts import add_token, revoke
 from balsam.server.usecases.limits import BadJson, json_text
-from balsam.server.usecases.scope import own_batch_job, own_site
+from balsam.server.usecases.scope import find_batch_job, find_site
 from balsam.server.usecases.views import batch_job_view
 from balsam.wire.base import Deleted, ErrorDetail
 from balsam.wire.batch_jobs import (
@@ -34,13 +35,13 @@ _WAITING = (BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED)
 
 
 def get_batch_job(tx: ReadTx, principal: Principal, batch_job_id: int) -> BatchJobView:
-    return batch_job_view(own_batch_job(tx, principal, batch_job_id))
+    return batch_job_view(tx, find_batch_job(tx, principal, batch_job_id, Role.VIEWER))
 
 
 def create_batch_job(tx: Tx, principal: Principal, message: BatchJobCreate, now: datetime) -> BatchJobView:
     """Ask for an allocation. Raises Invalid naming what the Site does not allow and what it does."""
     principal.require("user", "site")
-    site = own_site(tx, principal, message.site_id)
+    site = find_site(tx, principal, message.site_id, Role.SUBMITTER)
     faults = [ErrorDetail(where=where, message=why) for where, why in _problems(tx, site, message)]
     if faults:
         raise Invalid(faults)
@@ -49,6 +50,7 @@ def create_batch_job(tx: Tx, principal: Principal, message: BatchJobCreate, now:
         id=tx.new_id(BatchJobRow),
         site_id=site.id,
         owner_id=site.owner_id,
+        submitter_id=principal.user_id,
         num_nodes=message.num_nodes,
         wall_time_min=message.wall_time_min,
         job_mode=message.job_mode,
@@ -67,7 +69,7 @@ def create_batch_job(tx: Tx, principal: Principal, message: BatchJobCreate, now:
     )
     tx.put(row)
     tx.wake(Wake("site", site.id, "batch_jobs", {}))
-    return batch_job_view(row)
+    return batch_job_view(tx, row)
 
 
 def _problems(tx: ReadTx, site: SiteRow, message: BatchJobCreate) -> Iterator[tuple[str, str]]:
@@ -116,7 +118,7 @@ def patch_batch_job(
 ) -> BatchJobView:
     """A user asks for deletion; the agent reports what the scheduler says. Raises Conflict for an impossible move."""
     principal.require("user", "site")
-    row = own_batch_job(tx, principal, batch_job_id)
+    row = find_batch_job(tx, principal, batch_job_id, Role.SUBMITTER)
     given = message.model_dump(exclude_unset=True, exclude_none=True)
     check_given(principal, given)
     _check_changeable(row, given)
@@ -132,7 +134,7 @@ def patch_batch_job(
     if after != row:
         tx.put(after)
         _follow_up(tx, principal, row, after, now)
-    return batch_job_view(after)
+    return batch_job_view(tx, after)
 
 
 def check_given(principal: Principal, given: dict[str, Any]) -> None:
@@ -197,7 +199,7 @@ def patch_batch_jobs(tx: Tx, principal: Principal, message: BatchJobsPatch, now:
 def delete_batch_job(tx: Tx, principal: Principal, batch_job_id: int, now: datetime) -> Deleted:
     """Remove the record of a BatchJob that ended; ask for the end of one that lives."""
     principal.require("user")
-    row = own_batch_job(tx, principal, batch_job_id)
+    row = find_batch_job(tx, principal, batch_job_id, Role.SUBMITTER)
     if row.state not in BATCH_JOB_ENDED:
         patch_batch_job(tx, principal, row.id, BatchJobPatch(state=BatchJobState.PENDING_DELETION), now)
         return Deleted(deleted=0, skipped=[row.id], reason="it is asked to end; delete it again once it is finished")
@@ -210,7 +212,7 @@ def delete_batch_job(tx: Tx, principal: Principal, batch_job_id: int, now: datet
 def issue_launcher_token(tx: Tx, principal: Principal, batch_job_id: int, secret: str, now: datetime) -> SiteToken:
     """The token of a BatchJob's launcher. Raises Conflict when the BatchJob has ended."""
     principal.require("user", "site")
-    row = own_batch_job(tx, principal, batch_job_id)
+    row = find_batch_job(tx, principal, batch_job_id, Role.SUBMITTER)
     if row.state in BATCH_JOB_ENDED:
         raise Conflict("batch_job_ended", f"BatchJob {row.id} is {row.state}; it gets no token any more")
     site = tx.get(SiteRow, row.site_id)

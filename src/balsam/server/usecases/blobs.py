@@ -13,6 +13,7 @@ from balsam.server.principal import Principal
 from balsam.server.settings import BlobLimits
 from balsam.server.store.protocol import ReadTx, Tx
 from balsam.server.store.records import BlobRow, micros
+from balsam.server.usecases.scope import Access, access_of
 from balsam.wire.blobs import BlobUsage
 
 USER = 0
@@ -60,15 +61,24 @@ def record(tx: Tx, principal: Principal, sha256: str, size_bytes: int, place: st
 
 
 def readable(tx: ReadTx, principal: Principal, sha256: str) -> BlobRow:
-    """The blob. A user reads what the own Sites sent as well; a Site what its Jobs take in. Raises NotFound."""
+    """The blob. A user reads what Sites sent whose Jobs he may see; a Site what its Jobs take in. Raises NotFound."""
     sender_of(principal)
-    rows = tx.find(BlobRow, owner_id=principal.user_id, sha256=sha256)
-    for row in rows:
-        if principal.site_id is None or row.site_id == principal.site_id:
-            return row
-        if row.site_id == USER and tx.site_takes_blob(principal.site_id, row.id):
+    access = access_of(tx, principal)
+    for row in tx.find(BlobRow, sha256=sha256):
+        if _may_read(tx, access, row):
             return row
     raise NotFound
+
+
+def _may_read(tx: ReadTx, access: Access, row: BlobRow) -> bool:
+    who = access.principal
+    if who.site_id is not None and who.kind == "site":
+        return row.site_id == who.site_id or (row.site_id == USER and tx.site_takes_blob(who.site_id, row.id))
+    if row.site_id == USER:
+        return row.owner_id == who.user_id
+    if access.at_site(row.owner_id, row.site_id) is not None:
+        return True
+    return bool(access.campaigns) and any(access.of_job(job) for job in tx.jobs(tx.jobs_of_blob(row.id)))
 
 
 def usage(tx: ReadTx, principal: Principal, limits: BlobLimits) -> BlobUsage:

@@ -7,6 +7,7 @@ from typing import Any
 from balsam.domain.job import Resources
 from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.domain.paths import BadPath, contained
+from balsam.domain.roles import Role
 from balsam.domain.states import JobState
 from balsam.domain.template import ParameterError
 from balsam.server.errors import Conflict, Invalid, NotFound
@@ -14,7 +15,7 @@ from balsam.server.principal import Principal
 from balsam.server.store.protocol import Tx
 from balsam.server.store.records import AppRow, JobRow, micros
 from balsam.server.usecases.limits import BadJson, json_text, tag_problems
-from balsam.server.usecases.scope import may_see_job
+from balsam.server.usecases.scope import Access, access_of, not_yours
 from balsam.server.usecases.wishes import OF_STATE, fulfil, wish_problems
 from balsam.wire.apps import AppSync
 from balsam.wire.base import ErrorDetail
@@ -33,20 +34,24 @@ _MERGED = {"merge_tags": "tags", "merge_data": "data", "merge_parameters": "para
 def patch_jobs(tx: Tx, principal: Principal, message: JobsPatch, now: datetime) -> JobsChanged:
     """Make a different change to each Job; all or none. Raises NotFound, Invalid, Conflict `job_held`."""
     principal.require("user", "site")
-    owned = {job.id for job in tx.hot_jobs(message.patches).values() if may_see_job(principal, job)}
-    missing = [job_id for job_id in message.patches if job_id not in owned]
+    access = access_of(tx, principal)
+    jobs = {job.id: job for job in tx.jobs(message.patches) if access.of_job(job) is not None}
+    missing = [job_id for job_id in message.patches if job_id not in jobs]
     if missing:
         why = "there is no such Job, or it is not yours"
         raise NotFound([ErrorDetail(where=f"patches[{job_id}]", message=why) for job_id in missing])
-    changed, refused = change_slice(tx, message.patches, now)
+    for job in jobs.values():
+        if not access.may_change(job):
+            raise not_yours(f"Job {job.id}")
+    changed, refused = change_slice(tx, access, message.patches, now)
     if refused:
         job_id, why = next(iter(refused.items()))
         raise Conflict("job_held", f"Job {job_id}: {why}; nothing was changed")
     return JobsChanged(changed=changed)
 
 
-def change_slice(tx: Tx, patches: Mapping[int, JobPatch], now: datetime) -> tuple[int, dict[int, str]]:
-    """Change Jobs, which the caller was found to own. Returns how many changed, and why others did not.
+def change_slice(tx: Tx, access: Access, patches: Mapping[int, JobPatch], now: datetime) -> tuple[int, dict[int, str]]:
+    """Change Jobs, which the caller was found to be allowed to. Returns how many changed, and why others did not.
 
     Raises Invalid with every fault of every patch.
     """
@@ -68,6 +73,8 @@ def change_slice(tx: Tx, patches: Mapping[int, JobPatch], now: datetime) -> tupl
         ):
             state = "RUNNING" if job.state is JobState.RUNNING else "granted to a launcher"
             refused[job.id] = f"it is {state}; {', '.join(fixed)} can't be changed now"
+        elif not _stays_in_reach(access, job, given):
+            refused[job.id] = "with these tags it would leave the campaign in which you may submit"
         elif given or patches[job.id].state is not None:
             changes[job.id] = given
     if faults:
@@ -76,6 +83,14 @@ def change_slice(tx: Tx, patches: Mapping[int, JobPatch], now: datetime) -> tupl
     changes = {job_id: given for job_id, given in changes.items() if job_id not in refused}
     tx.change_jobs({job_id: given for job_id, given in changes.items() if given}, micros(now))
     return len(changes), refused
+
+
+def _stays_in_reach(access: Access, job: JobRow, given: dict[str, Any]) -> bool:
+    """Nobody takes a Job to where they may not submit."""
+    if "tags" not in given:
+        return True
+    role = access.of_tags(job.owner_id, job.site_id, given["tags"])
+    return role is not None and role.includes(Role.SUBMITTER)
 
 
 def fields_of(patch: JobPatch, job: JobRow) -> dict[str, Any]:

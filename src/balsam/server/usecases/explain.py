@@ -12,6 +12,7 @@ from balsam.domain.failure import Failure
 from balsam.domain.job import gpus_needed
 from balsam.domain.lease import SessionPurpose
 from balsam.domain.lifecycle import AWAITED_HOOKS
+from balsam.domain.roles import Role
 from balsam.domain.states import (
     BATCH_JOB_ENDED,
     DONE_STATES,
@@ -22,6 +23,7 @@ from balsam.domain.states import (
     TransferState,
 )
 from balsam.domain.transfers import TransferDirection
+from balsam.server.errors import NotFound
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx
 from balsam.server.store.records import (
@@ -36,7 +38,7 @@ from balsam.server.store.records import (
     moment_or_none,
 )
 from balsam.server.store.selections import EventSelection, PageWindow
-from balsam.server.usecases.scope import own_job, own_site
+from balsam.server.usecases.scope import find_job
 from balsam.server.usecases.sites import is_online
 from balsam.wire.batch_jobs import status_reason
 from balsam.wire.jobs import JobExplanation
@@ -61,8 +63,10 @@ _SHOWN_ITEMS = 5
 
 def explain_job(tx: ReadTx, principal: Principal, job_id: int, now: datetime) -> JobExplanation:
     """One sentence, then reasons with what to do about each."""
-    job = own_job(tx, principal, job_id)
-    site = own_site(tx, principal, job.site_id)
+    job = find_job(tx, principal, job_id, Role.VIEWER)
+    site = tx.get(SiteRow, job.site_id)
+    if site is None or site.deleted_at is not None:
+        raise NotFound
     if job.state in DONE_STATES:
         summary, reasons = _done(tx, job)
     elif job.state is JobState.RUNNING:

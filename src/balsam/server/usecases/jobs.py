@@ -2,37 +2,54 @@
 
 from typing import Any
 
+from balsam.domain.roles import Role, campaign_key
 from balsam.server.errors import Invalid
 from balsam.server.principal import Principal
 from balsam.server.store.conditions import groups
-from balsam.server.store.protocol import ReadTx
+from balsam.server.store.protocol import ReadTx, Topic
 from balsam.server.store.records import AppRow
-from balsam.server.usecases.filters import job_selection
+from balsam.server.usecases.filters import job_selections
 from balsam.server.usecases.paging import page_window
-from balsam.server.usecases.scope import own_job
-from balsam.server.usecases.views import job_views
+from balsam.server.usecases.scope import find_job, parts
+from balsam.server.usecases.several import job_counts, job_groups, job_page
+from balsam.server.usecases.views import job_views, user_names
 from balsam.wire.base import ErrorDetail
 from balsam.wire.jobs import JobCounts, JobFilter, JobGroup, JobGroups, JobGroupsQuery, JobQuery, JobsPage, JobView
 from balsam.wire.lookups import JOB_FIELDS, Kind, Lookup
 
 MAX_GROUPS = 10_000
+_COLUMNS = {"app_name": "app_id", "submitted_by": "submitter_id"}  # what is kept of what has a name
 
 
 def list_jobs(tx: ReadTx, principal: Principal, message: JobQuery, with_count: bool = True) -> JobsPage:
-    """A page of the caller's Jobs, and how many there are: a kept number when only Site, App, state are asked for."""
-    selection = job_selection(tx, principal, message)
+    """A page of what the caller may see, and how many: a kept number when only Site, App, state are asked for."""
+    selections = job_selections(tx, principal, message, Role.VIEWER)
     window = page_window(message, message.ordering)
-    rows = tx.job_page(selection, window) if message.limit else []
-    return JobsPage(count=tx.job_count(selection) if with_count else None, results=job_views(tx, rows))
+    rows = job_page(tx, selections, window) if message.limit else []
+    count = sum(map(tx.job_count, selections)) if with_count else None
+    return JobsPage(count=count, results=job_views(tx, rows))
+
+
+def heard(tx: ReadTx, principal: Principal) -> list[tuple[Topic, int]]:
+    """The topics of a caller's stream of Jobs: everything they may see."""
+    topics: list[tuple[Topic, int]] = []
+    for part in parts(tx, principal, Role.VIEWER):
+        if part.tags:
+            topics += [("campaign", campaign_key(part.owner_id, name)) for _, name in part.tags]
+        elif part.site_ids is None:
+            topics.append(("jobs", part.owner_id))
+        else:
+            topics += [("site_jobs", site_id) for site_id in part.site_ids]
+    return topics
 
 
 def get_job(tx: ReadTx, principal: Principal, job_id: int) -> JobView:
-    return job_views(tx, [own_job(tx, principal, job_id)])[0]
+    return job_views(tx, [find_job(tx, principal, job_id, Role.VIEWER)])[0]
 
 
 def count_jobs(tx: ReadTx, principal: Principal, message: JobFilter) -> JobCounts:
     """Jobs in each state that has any."""
-    return JobCounts(counts=tx.job_counts(job_selection(tx, principal, message)))
+    return JobCounts(counts=job_counts(tx, job_selections(tx, principal, message, Role.VIEWER)))
 
 
 def group_jobs(tx: ReadTx, principal: Principal, message: JobGroupsQuery) -> JobGroups:
@@ -40,11 +57,11 @@ def group_jobs(tx: ReadTx, principal: Principal, message: JobGroupsQuery) -> Job
     fault = _problem_of(message)
     if fault is not None:
         raise Invalid([ErrorDetail(where="by", message=fault)])
-    selection = job_selection(tx, principal, message)
-    if message.by == "app_name":
-        found = _by_name(tx, tx.job_groups(selection, "app_id", (), MAX_GROUPS + 1))
-    else:
-        found = tx.job_groups(selection, message.by, tuple(message.path), MAX_GROUPS + 1)
+    selections = job_selections(tx, principal, message, Role.VIEWER)
+    column = _COLUMNS.get(message.by, message.by)
+    found = job_groups(tx, selections, column, tuple(message.path), MAX_GROUPS + 1)
+    if message.by in _COLUMNS:
+        found = _by_name(tx, message.by, found)
     if len(found) > MAX_GROUPS:
         why = f"more than {MAX_GROUPS} different values; count by something that more Jobs have in common"
         raise Invalid([ErrorDetail(where="by", message=why)])
@@ -58,7 +75,11 @@ def _problem_of(message: JobGroupsQuery) -> str | None:
     return probe.problem_of_field(JOB_FIELDS)
 
 
-def _by_name(tx: ReadTx, by_app: list[tuple[Any, int]]) -> list[tuple[Any, int]]:
+def _by_name(tx: ReadTx, by: str, by_id: list[tuple[Any, int]]) -> list[tuple[Any, int]]:
     """Apps of the same name at several Sites are one group."""
-    names = {app.id: app.name for app in tx.find(AppRow, id=tuple(app_id for app_id, _ in by_app))}
-    return groups(((names[app_id], number) for app_id, number in by_app), MAX_GROUPS + 1)
+    ids = {number for number, _ in by_id}
+    if by == "submitted_by":
+        names = user_names(tx, ids)
+    else:
+        names = {app.id: app.name for app in tx.find(AppRow, id=tuple(ids))}
+    return groups(((names[number], count) for number, count in by_id), MAX_GROUPS + 1)

@@ -10,13 +10,14 @@ from dataclasses import replace
 from datetime import datetime
 
 from balsam.domain.lifecycle import AWAITED_HOOKS, Refused, Request
+from balsam.domain.roles import Role
 from balsam.domain.states import Actor, JobEvent, JobState
 from balsam.server.errors import Invalid
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import Tx
 from balsam.server.store.records import HotJob, Json, ResultRow, SessionRow, micros
 from balsam.server.usecases.limits import BadJson, json_text
-from balsam.server.usecases.scope import own_session
+from balsam.server.usecases.scope import find_session
 from balsam.server.usecases.transitions import Transitions
 from balsam.server.usecases.verdicts import Verdicts
 from balsam.wire.base import ErrorDetail
@@ -34,7 +35,7 @@ _EVENTS = {
 
 def report(tx: Tx, principal: Principal, session_id: int, message: Report, now: datetime) -> ReportReply:
     """Apply the records. Also for a Session that has ended: its late results are judged by their tokens."""
-    session = own_session(tx, principal, session_id)
+    session = find_session(tx, principal, session_id, Role.OWNER)
     _check_order(message)
     work = _Work(tx, session, now)
     work.verdicts.make_changes(message.records)

@@ -9,7 +9,7 @@ from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx
 from balsam.server.store.records import HotJob, ResultRow
 from balsam.server.usecases.explain import why_done
-from balsam.server.usecases.scope import may_see_job
+from balsam.server.usecases.scope import access_of, seen_jobs
 from balsam.wire.results import JobResult, ResultsPage, ResultsQuery, ResultView
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -28,15 +28,15 @@ _UNSUCCESSFUL = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 
 def get_result(tx: ReadTx, principal: Principal, job_id: int) -> ResultView:
-    job = tx.hot_jobs([job_id]).get(job_id)
-    if job is None or not may_see_job(principal, job):
+    job = seen_jobs(tx, access_of(tx, principal), [job_id]).get(job_id)
+    if job is None:
         raise NotFound
     return _view(tx, job)[0]
 
 
 def list_results(tx: ReadTx, principal: Principal, message: ResultsQuery) -> ResultsPage:
     """Results in the order of the ids, up to a size of answer; at least one."""
-    jobs = {job_id: job for job_id, job in tx.hot_jobs(message.id).items() if may_see_job(principal, job)}
+    jobs = seen_jobs(tx, access_of(tx, principal), message.id)
     views: list[ResultView] = []
     room = MAX_ANSWER_BYTES
     for job_id in dict.fromkeys(message.id):

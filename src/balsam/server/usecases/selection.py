@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from balsam.domain.roles import Role
 from balsam.domain.states import DONE_STATES, JobState
 from balsam.server.errors import Invalid
 from balsam.server.principal import Principal
@@ -17,8 +18,9 @@ from balsam.server.store.selections import JobSelection
 from balsam.server.usecases.cancel import cancel_jobs
 from balsam.server.usecases.change import change_slice
 from balsam.server.usecases.delete import delete_jobs
-from balsam.server.usecases.filters import job_selection
+from balsam.server.usecases.filters import job_selections
 from balsam.server.usecases.retry import retry_jobs
+from balsam.server.usecases.scope import access_of
 from balsam.wire.base import Deleted, ErrorDetail
 from balsam.wire.jobs import JobFilter, JobsChanged, JobsSelect
 
@@ -32,6 +34,14 @@ class Outcome:
 
     changed: int = 0
     refused: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """How far a verb has come: in which part of what the caller may change, and after which Job."""
+
+    part: int
+    after: int
 
 
 Verb = Callable[[Tx, list[int]], Outcome]
@@ -67,7 +77,7 @@ async def update_selected(store: Store, principal: Principal, message: JobsSelec
         raise Invalid([ErrorDetail(where="patch", message="say what to change")])
 
     def verb(tx: Tx, ids: list[int]) -> Outcome:
-        return Outcome(*change_slice(tx, dict.fromkeys(ids, patch), now))
+        return Outcome(*change_slice(tx, access_of(tx, principal), dict.fromkeys(ids, patch), now))
 
     return _changed(await _over(store, principal, message.filter, verb))
 
@@ -97,27 +107,48 @@ async def _over(
 ) -> Outcome:
     principal.require("user", "site")
     total = Outcome()
-    after: int | None = 0
-    while after is not None:
-        start = after
+    place: _Place | None = _Place(0, 0)
+    done: set[int] = set()
+    while place is not None:
 
-        def find(tx: ReadTx, start: int = start) -> list[int]:
-            return tx.job_ids(_kept(job_selection(tx, principal, wanted), keep), start, SLICE)
+        def find(tx: ReadTx, place: _Place = place) -> tuple[list[int], _Place | None]:
+            selections = job_selections(tx, principal, wanted, Role.SUBMITTER)
+            if place.part >= len(selections):
+                return [], None
+            ids = tx.job_ids(_kept(selections[place.part], keep), place.after, SLICE)
+            following = _Place(place.part, ids[-1]) if len(ids) == SLICE else _Place(place.part + 1, 0)
+            return ids, following if following.part < len(selections) else None
 
-        found = await store.read(find)
-        if not found:
-            break
-        after = found[-1] if len(found) == SLICE else None
+        found, following = await store.read(find)
+        found = [job_id for job_id in found if job_id not in done]  # two parts may share a Job
 
-        def act(tx: Tx, found: list[int] = found) -> Outcome:
-            selection = _kept(job_selection(tx, principal, wanted), keep)
-            ids = tx.job_ids(replace(selection, ids=tuple(found)), 0, SLICE)
+        def act(tx: Tx, place: _Place = place, found: list[int] = found) -> Outcome:
+            selections = job_selections(tx, principal, wanted, Role.SUBMITTER)[place.part :][:1]
+            ids = [
+                job_id
+                for selection in selections
+                for job_id in tx.job_ids(replace(_kept(selection, keep), ids=tuple(found)), 0, SLICE)
+            ]
             return verb(tx, ids) if ids else Outcome()
 
-        outcome = await store.write(act)
+        outcome = await store.write(act) if found else Outcome()
         total.changed += outcome.changed
         total.refused.update(outcome.refused)
+        place = following
+        if place is not None and place.part:
+            done.update(found)
+    if wanted.id is not None:
+        total.refused.update(await store.read(lambda tx: _not_yours(tx, principal, wanted.id or [])))
     return total
+
+
+def _not_yours(tx: ReadTx, principal: Principal, ids: list[int]) -> dict[int, str]:
+    """Of Jobs named by id, those that the caller sees and may not change."""
+    access = access_of(tx, principal)
+    if not access.sites and not access.campaigns:
+        return {}
+    jobs = [job for job in tx.jobs(ids) if access.of_job(job) is not None and not access.may_change(job)]
+    return {job.id: "it was submitted by somebody else; that takes the role owner" for job in jobs}
 
 
 def _kept(selection: JobSelection, keep: list[JobState] | None) -> JobSelection:

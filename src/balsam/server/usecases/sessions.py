@@ -5,12 +5,13 @@ from datetime import datetime
 
 from balsam.domain.lease import LEASE_TTL_SEC, LeaseKind, SessionPurpose
 from balsam.domain.lifecycle import Request
+from balsam.domain.roles import Role
 from balsam.domain.states import BATCH_JOB_ENDED, Actor, BatchJobState, JobEvent, JobState
 from balsam.server.errors import Conflict, Invalid, SessionEnded
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Tx
 from balsam.server.store.records import BatchJobRow, SessionRow, micros
-from balsam.server.usecases.scope import own_batch_job, own_session, own_site
+from balsam.server.usecases.scope import find_batch_job, find_session, find_site, find_sites
 from balsam.server.usecases.transitions import Transitions
 from balsam.server.usecases.views import session_view
 from balsam.wire.base import ErrorDetail
@@ -22,17 +23,17 @@ MAX_LABEL = 256
 
 def list_sessions(tx: ReadTx, principal: Principal) -> SessionsPage:
     """Open Sessions that the caller may see."""
+    sites = tuple(site.id for site in find_sites(tx, principal))
     rows = [
         row
-        for row in tx.find(SessionRow, owner_id=principal.user_id, ended_at=None)
-        if principal.site_id in (None, row.site_id)
-        and (principal.kind != "launcher" or principal.batch_job_id == row.batch_job_id)
+        for row in tx.find(SessionRow, site_id=sites, ended_at=None)
+        if principal.kind != "launcher" or principal.batch_job_id == row.batch_job_id
     ]
     return SessionsPage(count=len(rows), results=[session_view(row) for row in rows])
 
 
 def get_session(tx: ReadTx, principal: Principal, session_id: int) -> SessionView:
-    return session_view(own_session(tx, principal, session_id))
+    return session_view(find_session(tx, principal, session_id, Role.VIEWER))
 
 
 def check_stream(tx: ReadTx, principal: Principal, session_id: int) -> SessionView:
@@ -42,7 +43,7 @@ def check_stream(tx: ReadTx, principal: Principal, session_id: int) -> SessionVi
 
 def open_session_of(tx: ReadTx, principal: Principal, session_id: int) -> SessionRow:
     """The caller's Session. Raises SessionEnded once it is over: that is for good (S6)."""
-    session = own_session(tx, principal, session_id)
+    session = find_session(tx, principal, session_id, Role.OWNER)
     if session.ended_at is not None:
         raise SessionEnded(session.id)
     return session
@@ -50,7 +51,7 @@ def open_session_of(tx: ReadTx, principal: Principal, session_id: int) -> Sessio
 
 def open_session(tx: Tx, principal: Principal, message: SessionCreate, now: datetime) -> SessionView:
     """Open a lease at a Site, for the launcher of a BatchJob that has not ended, or for the hooks its agent runs."""
-    site = own_site(tx, principal, message.site_id)
+    site = find_site(tx, principal, message.site_id, Role.OWNER)
     if message.purpose is SessionPurpose.PROCESSING:
         principal.require("user", "site")
     if len(message.label) > MAX_LABEL:
@@ -59,7 +60,7 @@ def open_session(tx: Tx, principal: Principal, message: SessionCreate, now: date
         why = "hooks are run by the Site's agent under a heartbeat lease and in no BatchJob; leave it out"
         raise Invalid([ErrorDetail(where="purpose", message=why)])
     if message.batch_job_id is not None:
-        batch_job = own_batch_job(tx, principal, message.batch_job_id)
+        batch_job = find_batch_job(tx, principal, message.batch_job_id, Role.OWNER)
         if batch_job.site_id != site.id:
             raise Invalid([ErrorDetail(where="batch_job_id", message=f"BatchJob {batch_job.id} is of another Site")])
         if batch_job.state in CLOSING:
@@ -105,7 +106,7 @@ def is_closing(tx: ReadTx, session: SessionRow) -> bool:
 
 def close_session(tx: Tx, principal: Principal, session_id: int, message: SessionClose, now: datetime) -> None:
     """End the lease in order. A repeat changes nothing (S3)."""
-    session = own_session(tx, principal, session_id)
+    session = find_session(tx, principal, session_id, Role.OWNER)
     if session.ended_at is None:
         end_session(tx, session, Actor.LAUNCHER, lost=message.lost, reason=message.reason, now=now)
 

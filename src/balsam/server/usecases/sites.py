@@ -6,13 +6,15 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from balsam.server.errors import Conflict, Invalid
+from balsam.domain.roles import Role
+from balsam.server.errors import Conflict, Invalid, NotFound
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Store, Tx, Wake
 from balsam.server.store.records import (
     AppRow,
     BatchJobRow,
     SessionRow,
+    ShareRow,
     SiteRow,
     TokenRow,
     UserRow,
@@ -24,7 +26,7 @@ from balsam.server.store.selections import JobSelection
 from balsam.server.usecases.accounts import add_token, revoke
 from balsam.server.usecases.limits import BadJson, json_text
 from balsam.server.usecases.lookups import conditions, matches
-from balsam.server.usecases.scope import own_job, own_site, own_sites
+from balsam.server.usecases.scope import access_of, find_job, find_site, find_sites
 from balsam.wire.base import Deleted, ErrorDetail
 from balsam.wire.lookups import SITE_FIELDS
 from balsam.wire.sites import (
@@ -52,12 +54,15 @@ class FileTarget:
     site_id: int
     workdir: str
     online: bool
+    site_name: str
+    hostname: str
+    heard_at: datetime | None
 
 
 def create_site(tx: Tx, principal: Principal, message: SiteCreate, secret: str, now: datetime) -> SiteCreated:
     """Register a Site; `secret` becomes its agent's token. Raises Conflict when the owner has one of that name."""
     principal.require("user")
-    _check_name(tx, principal, message.name)
+    _check_name(tx, principal.user_id, message.name)
     row = SiteRow(
         id=tx.new_id(SiteRow),
         owner_id=principal.user_id,
@@ -80,7 +85,7 @@ def create_site(tx: Tx, principal: Principal, message: SiteCreate, secret: str, 
     )
     tx.put(row)
     add_token(tx, principal.user_id, "site", secret, f"site {message.name}", now, site_id=row.id)
-    return SiteCreated(site=site_view(tx, row, now), token=SiteToken(token=secret))
+    return SiteCreated(site=site_view(tx, principal, row, now), token=SiteToken(token=secret))
 
 
 def list_sites(tx: ReadTx, principal: Principal, message: SiteFilter, now: datetime) -> SitesPage:
@@ -88,7 +93,7 @@ def list_sites(tx: ReadTx, principal: Principal, message: SiteFilter, now: datet
     wanted = conditions(message.where, SITE_FIELDS)
     rows = [
         site
-        for site in own_sites(tx, principal)
+        for site in find_sites(tx, principal, offered=True)
         if (message.id is None or site.id in message.id)
         and message.name in (None, site.name)
         and (message.path is None or message.path in site.path)
@@ -96,7 +101,7 @@ def list_sites(tx: ReadTx, principal: Principal, message: SiteFilter, now: datet
         and matches(wanted, partial(_field, site))
     ]
     page = rows[message.offset : message.offset + message.limit]
-    return SitesPage(count=len(rows), results=[site_view(tx, site, now) for site in page])
+    return SitesPage(count=len(rows), results=[site_view(tx, principal, site, now) for site in page])
 
 
 def _field(site: SiteRow, name: str) -> object:
@@ -104,13 +109,13 @@ def _field(site: SiteRow, name: str) -> object:
 
 
 def get_site(tx: ReadTx, principal: Principal, site_id: int, now: datetime) -> SiteView:
-    return site_view(tx, own_site(tx, principal, site_id), now)
+    return site_view(tx, principal, find_site(tx, principal, site_id, Role.VIEWER), now)
 
 
 def change_site(tx: Tx, principal: Principal, site_id: int, message: SitePatch, now: datetime) -> SiteView:
     """Change what is given; the agent calls it with what its settings file says."""
     principal.require("user", "site")
-    site = own_site(tx, principal, site_id)
+    site = find_site(tx, principal, site_id, Role.OWNER)
     changes: dict[str, Any] = message.model_dump(exclude_unset=True, exclude_none=True)
     for name in ("backfill_windows", "queued_jobs"):
         try:
@@ -118,19 +123,20 @@ def change_site(tx: Tx, principal: Principal, site_id: int, message: SitePatch, 
         except BadJson as error:
             raise Invalid([ErrorDetail(where=name, message=str(error))]) from None
     if changes.get("name", site.name) != site.name:
-        _check_name(tx, principal, changes["name"])
+        _check_name(tx, site.owner_id, changes["name"])
     site = replace(site, **changes)
     tx.put(site)
     if principal.kind == "user":
         tx.wake(Wake("site", site.id, "site_changed", {}))
-    return site_view(tx, site, now)
+    return site_view(tx, principal, site, now)
 
 
 def issue_site_token(tx: Tx, principal: Principal, site_id: int, secret: str, now: datetime) -> SiteToken:
     """A further token for the Site's agent."""
     principal.require("user")
-    site = own_site(tx, principal, site_id)
-    add_token(tx, principal.user_id, "site", secret, f"site {site.name}", now, site_id=site.id)
+    site = find_site(tx, principal, site_id, Role.OWNER)
+    # The Site's owner's, whoever asked: it lives as long as that account.
+    add_token(tx, site.owner_id, "site", secret, f"site {site.name}", now, site_id=site.id)
     return SiteToken(token=secret)
 
 
@@ -139,7 +145,7 @@ def renew_agent(
 ) -> AgentLeaseReply:
     """Open or renew the claim to be the Site's only agent. Raises Conflict `agent_running` while another one lives."""
     principal.require("user", "site")
-    site = own_site(tx, principal, site_id)
+    site = find_site(tx, principal, site_id, Role.OWNER)
     other = site.agent_instance not in ("", message.instance, message.replaces)
     if other and is_online(site, now):
         raise Conflict(
@@ -164,7 +170,7 @@ def renew_agent(
 def release_agent(tx: Tx, principal: Principal, site_id: int, instance: str, now: datetime) -> None:
     """The agent stops in order. Nothing happens when another one holds the claim."""
     principal.require("user", "site")
-    site = own_site(tx, principal, site_id)
+    site = find_site(tx, principal, site_id, Role.OWNER)
     if site.agent_instance == instance:
         tx.put(replace(site, agent_instance="", agent_renewed_at=None, last_refresh=micros(now)))
 
@@ -179,14 +185,17 @@ def is_online(site: SiteRow, now: datetime) -> bool:
 def check_stream(tx: ReadTx, principal: Principal, site_id: int) -> None:
     """Whether the caller may hear the Site's stream and answer its file requests."""
     principal.require("user", "site")
-    own_site(tx, principal, site_id)
+    find_site(tx, principal, site_id, Role.OWNER)
 
 
 def file_target(tx: ReadTx, principal: Principal, job_id: int, now: datetime) -> FileTarget:
     """Where to ask for the files of a Job."""
-    job = own_job(tx, principal, job_id)
-    site = own_site(tx, principal, job.site_id)
-    return FileTarget(site.id, job.workdir, is_online(site, now))
+    job = find_job(tx, principal, job_id, Role.VIEWER)
+    site = tx.get(SiteRow, job.site_id)
+    if site is None or site.deleted_at is not None:
+        raise NotFound
+    heard = moment_or_none(site.last_refresh)
+    return FileTarget(site.id, job.workdir, is_online(site, now), site.name, site.hostname, heard)
 
 
 async def delete_site(store: Store, principal: Principal, site_id: int, clock_now: Callable[[], datetime]) -> Deleted:
@@ -204,7 +213,7 @@ async def delete_site(store: Store, principal: Principal, site_id: int, clock_no
 def hide_site(tx: Tx, principal: Principal, site_id: int, now: datetime) -> None:
     """The Site is gone for everybody from here on, and its name is free."""
     principal.require("user")
-    site = own_site(tx, principal, site_id)
+    site = find_site(tx, principal, site_id, Role.OWNER)
     # Names have no control characters: the old name is free, and nobody can take this one.
     tx.put(replace(site, deleted_at=micros(now), name=f"{site.name}\x1f{site.id}"))
     revoke(tx, tx.find(TokenRow, site_id=site.id), now)
@@ -220,19 +229,19 @@ def remove_slice(tx: Tx, site_id: int) -> bool:
     if jobs:
         tx.delete_jobs(jobs)
         return True
-    for kind in (TokenRow, SessionRow, BatchJobRow, AppRow):
+    for kind in (TokenRow, ShareRow, SessionRow, BatchJobRow, AppRow):
         for row in tx.find(kind, site_id=site.id):
             tx.remove(kind, row.id)
     tx.remove(SiteRow, site.id)
     return False
 
 
-def _check_name(tx: ReadTx, principal: Principal, name: str) -> None:
-    if tx.find(SiteRow, owner_id=principal.user_id, name=name):
-        raise Conflict("site_exists", f"you have a Site named {name!r} already; choose another name")
+def _check_name(tx: ReadTx, owner_id: int, name: str) -> None:
+    if tx.find(SiteRow, owner_id=owner_id, name=name):
+        raise Conflict("site_exists", f"there is a Site named {name!r} of this owner already; choose another name")
 
 
-def site_view(tx: ReadTx, site: SiteRow, now: datetime) -> SiteView:
+def site_view(tx: ReadTx, principal: Principal, site: SiteRow, now: datetime) -> SiteView:
     owner = tx.get(UserRow, site.owner_id)
     return SiteView(
         id=site.id,
@@ -240,6 +249,7 @@ def site_view(tx: ReadTx, site: SiteRow, now: datetime) -> SiteView:
         path=site.path,
         hostname=site.hostname,
         owner=owner.username if owner else "",
+        role=access_of(tx, principal).offered(site.owner_id, site.id) or Role.VIEWER,
         allowed_projects=site.allowed_projects,
         allowed_queues=site.allowed_queues,
         optional_batch_job_params=site.optional_batch_job_params,

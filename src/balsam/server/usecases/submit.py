@@ -11,10 +11,11 @@ from balsam.domain.app import AppSpec
 from balsam.domain.job import Resources
 from balsam.domain.lifecycle import AWAITED_HOOKS, JobFacts, submit
 from balsam.domain.paths import BadPath, contained
+from balsam.domain.roles import CAMPAIGN_TAG, Role
 from balsam.domain.states import RUNNABLE_STATES, JobState
 from balsam.domain.template import ParameterError, check_parameters
 from balsam.domain.transfers import TransferDirection
-from balsam.server.errors import Invalid, NotFound
+from balsam.server.errors import Forbidden, Invalid, NotFound
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import Tx, Wake
 from balsam.server.store.records import (
@@ -29,7 +30,7 @@ from balsam.server.store.records import (
     steps_mask,
 )
 from balsam.server.usecases.limits import BadJson, json_text, tag_problems
-from balsam.server.usecases.scope import may_see_job
+from balsam.server.usecases.scope import Access, access_of, seen_jobs
 from balsam.server.usecases.submit_transfers import Slots, Wanted, insert_items, load_blobs
 from balsam.wire.apps import AppSync
 from balsam.wire.base import ErrorDetail
@@ -56,39 +57,45 @@ class _App:
 class _Submission:
     """One request while it is checked. Jobs that are alike share a shape, whose resources are checked once."""
 
-    owner_id: int
+    access: Access
     whose: str  # what the Jobs that it may name are, in words
     apps: dict[int, _App]
     parents: dict[int, HotJob]
     invalid: list[ErrorDetail] = field(default_factory=list)
     missing: list[ErrorDetail] = field(default_factory=list)
+    forbidden: list[ErrorDetail] = field(default_factory=list)
     shapes: dict[tuple[object, ...], JobShape] = field(default_factory=dict)
     misfits: dict[_Resources, tuple[str, ...]] = field(default_factory=dict)
     transfers: dict[int, tuple[Wanted, ...]] = field(default_factory=dict)  # by row, of Jobs that have any
 
     @property
     def faults(self) -> int:
-        return len(self.invalid) + len(self.missing)
+        return len(self.invalid) + len(self.missing) + len(self.forbidden)
 
     def refuse(self, index: int, where: str, why: object) -> None:
         self.invalid.append(ErrorDetail(where=f"jobs[{index}].{where}", message=str(why)))
+
+    def forbid(self, index: int, where: str, why: str) -> None:
+        self.forbidden.append(ErrorDetail(where=f"jobs[{index}].{where}", message=why))
 
     def miss(self, index: int, where: str, why: str) -> None:
         self.missing.append(ErrorDetail(where=f"jobs[{index}].{where}", message=why))
 
 
 def submit_jobs(tx: Tx, principal: Principal, message: JobsCreate, now: datetime) -> JobsCreated:
-    """Create all Jobs of the request. Raises Invalid naming every bad row, NotFound naming unknown Apps and parents."""
+    """Create all Jobs of the request. Raises Invalid naming every bad row, NotFound naming unknown Apps and parents,
+    Forbidden naming Apps at Sites where the caller may not submit."""
     principal.require("user", "site")
     whose = "yours" if principal.site_id is None else "of this Site"
-    work = _Submission(
-        principal.user_id, whose, _load_apps(tx, principal, message), _load_parents(tx, principal, message)
-    )
+    access = access_of(tx, principal)
+    work = _Submission(access, whose, _load_apps(tx, access, message), _load_parents(tx, access, message))
     new = [made for index, job in enumerate(message.jobs) if (made := _checked(work, index, job)) is not None]
     if work.invalid:
         raise Invalid(work.invalid + work.missing)
     if work.missing:
         raise NotFound(work.missing)
+    if work.forbidden:
+        raise Forbidden(f"{work.forbidden[0].where}: {work.forbidden[0].message}", work.forbidden)
     blobs = load_blobs(tx, principal.user_id, {index: message.jobs[index] for index in work.transfers})
     ids = tx.insert_jobs(new, micros(now))
     if work.transfers:
@@ -102,13 +109,16 @@ def submit_jobs(tx: Tx, principal: Principal, message: JobsCreate, now: datetime
     return JobsCreated(ids=ids, states=states, site_ids=[job.shape.site_id for job in new], created_at=now)
 
 
-def _load_apps(tx: Tx, principal: Principal, message: JobsCreate) -> dict[int, _App]:
-    rows = tx.find(AppRow, id=tuple({job.app_id for job in message.jobs}), owner_id=principal.user_id)
+def _load_apps(tx: Tx, access: Access, message: JobsCreate) -> dict[int, _App]:
+    """The Apps that the caller may see, by id."""
     apps: dict[int, _App] = {}
+    rows = [
+        row
+        for row in tx.find(AppRow, id=tuple({job.app_id for job in message.jobs}))
+        if access.offered(row.owner_id, row.site_id) is not None
+    ]
     sites = {site.id: site for site in tx.find(SiteRow, id=tuple({row.site_id for row in rows}))}
     for row in rows:
-        if principal.site_id not in (None, row.site_id):
-            continue
         spec = AppSync.model_validate(row.definition).spec()
         required = tuple(name for name, slot in spec.transfers.items() if slot.required)
         slots = Slots(row.name, spec.transfers, required, sites[row.site_id])
@@ -117,11 +127,11 @@ def _load_apps(tx: Tx, principal: Principal, message: JobsCreate) -> dict[int, _
     return apps
 
 
-def _load_parents(tx: Tx, principal: Principal, message: JobsCreate) -> dict[int, HotJob]:
+def _load_parents(tx: Tx, access: Access, message: JobsCreate) -> dict[int, HotJob]:
     ids = {parent for job in message.jobs for parent in job.parent_ids}
     if not ids:
         return {}
-    return {job.id: job for job in tx.hot_jobs(ids).values() if may_see_job(principal, job)}
+    return seen_jobs(tx, access, ids)
 
 
 def _checked(work: _Submission, index: int, job: JobCreate) -> NewJob | None:
@@ -129,7 +139,7 @@ def _checked(work: _Submission, index: int, job: JobCreate) -> NewJob | None:
     app = work.apps.get(job.app_id)
     before = work.faults
     if job.parent_ids:
-        _check_parents(work, index, job)
+        _check_parents(work, index, job, app)
     resources = _resources(job)
     for why in _misfit(work, resources):
         work.refuse(index, "resources", why)
@@ -142,6 +152,7 @@ def _checked(work: _Submission, index: int, job: JobCreate) -> NewJob | None:
     if app is None:
         work.miss(index, "app_id", f"there is no App {job.app_id}, or it is not {work.whose}")
         return None
+    _check_role(work, index, app, job)
     _check_app(work, index, app, job)
     slots = _slots(work, index, app, job) if job.transfers or app.slots.required else _NO_SLOTS
     if work.faults > before or work.missing:
@@ -164,11 +175,26 @@ def _slots(work: _Submission, index: int, app: _App, job: JobCreate) -> tuple[Wa
     return tuple(found)
 
 
-def _check_parents(work: _Submission, index: int, job: JobCreate) -> None:
+def _check_parents(work: _Submission, index: int, job: JobCreate, app: _App | None) -> None:
     for number, parent in enumerate(job.parent_ids):
-        if parent not in work.parents:
+        known = work.parents.get(parent)
+        if known is None:
             why = f"there is no Job {parent}, or it is not {work.whose}; parents are submitted before their children"
             work.miss(index, f"parent_ids[{number}]", why)
+        elif app is not None and known.owner_id != app.row.owner_id:
+            why = f"Job {parent} is at a Site of another owner; parents and children are at Sites of one owner"
+            work.refuse(index, f"parent_ids[{number}]", why)
+
+
+def _check_role(work: _Submission, index: int, app: _App, job: JobCreate) -> None:
+    """Submitting takes the role at the Site, or in the campaign that the Job's tag names."""
+    role = work.access.of_tags(app.row.owner_id, app.row.site_id, job.tags)
+    if role is not None and role.includes(Role.SUBMITTER):
+        return
+    names = [name for (owner, name), _ in work.access.campaigns.items() if owner == app.row.owner_id]
+    tags = " or ".join(f"{CAMPAIGN_TAG}={name}" for name in names)
+    here = f"tag the Job {tags}, or ask" if tags else "ask"
+    work.forbid(index, "app_id", f"you may not submit to the Site of App {app.row.name!r}; {here} its owner")
 
 
 def _check_app(work: _Submission, index: int, app: _App, job: JobCreate) -> None:
@@ -241,7 +267,8 @@ def _shape(work: _Submission, app: _App, job: JobCreate, resources: _Resources, 
         )
         decision = submit(facts, unfinished_parents=unfinished, failed_parent=failed)
         shape = work.shapes[key] = JobShape(
-            work.owner_id,
+            app.row.owner_id,
+            work.access.principal.user_id,
             app.row.site_id,
             job.app_id,
             decision,

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from balsam.domain.lifecycle import Refused, Request
+from balsam.domain.roles import Role
 from balsam.domain.states import DONE_STATES, Actor, JobEvent, JobState, TransferState
 from balsam.domain.transfers import CLIENT, TRANSFER_DUE, TRANSFER_SETTLED, TransferDirection, decide_transfer
 from balsam.server.errors import NotFound
@@ -19,8 +20,10 @@ from balsam.server.store.protocol import ReadTx, Tx
 from balsam.server.store.records import Json, TransferItemRow, micros
 from balsam.server.store.selections import PageWindow, TransferSelection
 from balsam.server.usecases import blobs
-from balsam.server.usecases.filters import visible_sites
+from balsam.server.usecases.filters import both
 from balsam.server.usecases.limits import BadJson, json_text, pairs
+from balsam.server.usecases.scope import Part, access_of, parts, seen_jobs
+from balsam.server.usecases.several import transfer_page
 from balsam.server.usecases.transitions import Transitions
 from balsam.server.usecases.views import transfer_views
 from balsam.wire.transfers import (
@@ -43,39 +46,42 @@ _SHOWN_ERRORS = 5
 
 
 def list_transfers(tx: ReadTx, principal: Principal, message: TransferQuery) -> TransfersPage:
-    selection = _selection(principal, message)
+    selections = [_selection(part, message) for part in _parts(tx, principal)]
     descending = message.ordering == "-id"
     window = PageWindow("id", descending, message.limit, message.offset, message.after)
-    rows = tx.transfer_items(selection, window) if message.limit else []
-    return TransfersPage(count=tx.transfer_count(selection), results=transfer_views(tx, rows))
+    rows = transfer_page(tx, selections, window) if message.limit else []
+    return TransfersPage(count=sum(map(tx.transfer_count, selections)), results=transfer_views(tx, rows))
 
 
 def get_transfer(tx: ReadTx, principal: Principal, item_id: int) -> TransferItemView:
     return transfer_views(tx, [_own_item(tx, principal, item_id)])[0]
 
 
-def _selection(principal: Principal, message: TransferFilter) -> TransferSelection:
+def _parts(tx: ReadTx, principal: Principal) -> list[Part]:
     principal.require("user", "site")
+    return parts(tx, principal, Role.VIEWER)
 
+
+def _selection(part: Part, message: TransferFilter) -> TransferSelection:
     def listed(values: list[int] | None) -> tuple[int, ...] | None:
         return None if values is None else tuple(dict.fromkeys(values))
 
     return TransferSelection(
-        owner_id=principal.user_id,
+        owner_id=part.owner_id,
         ids=listed(message.id),
         job_ids=listed(message.job_id),
-        site_ids=visible_sites(principal, message.site_id),
+        site_ids=both(part.site_ids, message.site_id),
         states=None if message.state is None else tuple(message.state),
         direction=message.direction,
         job_states=None if message.job_state is None else tuple(message.job_state),
-        tags=pairs(message.tags, "tags"),
+        tags=part.with_tags(pairs(message.tags, "tags")),
     )
 
 
 def _own_item(tx: ReadTx, principal: Principal, item_id: int) -> TransferItemRow:
     principal.require("user", "site")
     row = tx.get(TransferItemRow, item_id)
-    if row is None or row.owner_id != principal.user_id or principal.site_id not in (None, row.site_id):
+    if row is None or not seen_jobs(tx, access_of(tx, principal), [row.job_id]):
         raise NotFound
     return row
 
@@ -202,9 +208,16 @@ def _said(errors: Sequence[TransferItemRow]) -> str:
 def collect_transfers(tx: Tx, principal: Principal, message: TransfersCollected, now: datetime) -> TransfersPatched:
     """The client has these results; their content may go. A repeat changes nothing (S3)."""
     principal.require("user")
-    rows = tx.find(TransferItemRow, id=tuple(message.ids), owner_id=principal.user_id)
-    mine = {row.id: row for row in rows}
-    refused = {item_id: "there is no such TransferItem" for item_id in message.ids if item_id not in mine}
+    found = tx.find(TransferItemRow, id=tuple(message.ids))
+    access = access_of(tx, principal)
+    jobs = {job.id for job in tx.jobs({row.job_id for row in found}) if access.may_change(job)}
+    rows = [row for row in found if row.job_id in jobs]
+    seen = seen_jobs(tx, access, {row.job_id for row in found if row.job_id not in jobs})
+    others = "it is of a Job that somebody else submitted; its content stays until that one has it"
+    refused = dict.fromkeys(message.ids, "there is no such TransferItem")
+    refused.update((row.id, others) for row in found if row.job_id in seen)
+    for row in rows:
+        del refused[row.id]
     arrived = [row for row in rows if row.state is TransferState.DONE and row.collected_at is None]
     let_go(tx, [replace(row, collected_at=micros(now)) for row in arrived if row.holds_content])
     return TransfersPatched(changed=len(arrived), refused=refused)

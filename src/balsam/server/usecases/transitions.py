@@ -4,13 +4,14 @@ Used by every use case and sweep that moves a Job. Several steps of one Job beco
 each (S5); waiting children and wakes follow from the effects of the decisions.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from balsam.domain.lifecycle import AWAITED_HOOKS, Decision, Effect, JobFacts, Request, decide
+from balsam.domain.roles import CAMPAIGN_TAG, campaign_key
 from balsam.domain.states import RUNNABLE_STATES, Actor, JobEvent, JobState
 from balsam.server.store.protocol import Tx, Wake
-from balsam.server.store.records import HotJob, JobUpdate, Json, Step, micros
+from balsam.server.store.records import HotJob, JobUpdate, Json, ShareRow, Step, micros
 from balsam.server.usecases.due_transfers import follow_jobs
 
 
@@ -107,13 +108,30 @@ class Transitions:
 
     def _announce(self, updates: list[JobUpdate]) -> None:
         changed: dict[tuple[int, int], list[list[object]]] = {}
+        tagged: dict[int, dict[int, list[object]]] = {}
         for update in updates:
             if update.transition_count:
-                entry = [update.job.id, update.after.state, update.return_code]
-                changed.setdefault((update.job.owner_id, update.job.site_id), []).append(entry)
+                job = update.job
+                entry: list[object] = [job.id, update.after.state, update.return_code]
+                changed.setdefault((job.owner_id, job.site_id), []).append(entry)
+                if job.tagged:
+                    tagged.setdefault(job.owner_id, {})[job.id] = entry
         for (owner_id, site_id), entries in changed.items():
             self._tx.wake(Wake("jobs", owner_id, "states", {"jobs": entries}))
             self._tx.wake(Wake("site_jobs", site_id, "states", {"jobs": entries}))
+        for owner_id, of_jobs in tagged.items():
+            self._announce_campaigns(owner_id, of_jobs)
+
+    def _announce_campaigns(self, owner_id: int, entries: Mapping[int, list[object]]) -> None:
+        """Those with whom a campaign is shared hear of its Jobs and of no others."""
+        shared = {share.campaign for share in self._tx.find(ShareRow, owner_id=owner_id, site_id=None)}
+        campaigns: dict[str, list[list[object]]] = {}
+        for job in self._tx.jobs(entries) if shared else ():
+            name = job.tags.get(CAMPAIGN_TAG)
+            if name is not None and name in shared:
+                campaigns.setdefault(name, []).append(entries[job.id])
+        for name, changes in campaigns.items():
+            self._tx.wake(Wake("campaign", campaign_key(owner_id, name), "states", {"jobs": changes}))
 
     def _move_children(self, updates: list[JobUpdate]) -> None:
         finished: list[int] = []

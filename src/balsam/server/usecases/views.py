@@ -11,6 +11,7 @@ from balsam.server.store.records import (
     JobRow,
     SessionRow,
     TransferItemRow,
+    UserRow,
     moment,
     moment_or_none,
 )
@@ -22,26 +23,41 @@ from balsam.wire.sessions import SessionView
 from balsam.wire.transfers import TransferContent, TransferItemView
 
 
-def app_view(app: AppRow) -> AppView:
+def app_view(app: AppRow, author: str) -> AppView:
     return AppView(
         **app.definition,
         id=app.id,
         content_hash=app.content_hash,
         synced_at=moment(app.synced_at),
+        synced_by=author,
     )
 
 
+def app_views(tx: ReadTx, apps: Iterable[AppRow]) -> list[AppView]:
+    """The Apps with the names of those who synced them."""
+    apps = list(apps)
+    names = user_names(tx, {app.author_id for app in apps})
+    return [app_view(app, names[app.author_id]) for app in apps]
+
+
+def user_names(tx: ReadTx, user_ids: set[int]) -> dict[int, str]:
+    """Names of accounts, which are never removed."""
+    return {user.id: user.username for user in tx.find(UserRow, id=tuple(user_ids))} if user_ids else {}
+
+
 def job_views(tx: ReadTx, jobs: Iterable[JobRow]) -> list[JobView]:
-    """The Jobs with the names of their Apps."""
+    """The Jobs with the names of their Apps and submitters."""
     jobs = list(jobs)
     app_ids = tuple({job.app_id for job in jobs})
-    names = {app.id: app.name for app in tx.find(AppRow, id=app_ids)} if app_ids else {}
-    return [_job_view(job, names[job.app_id]) for job in jobs]
+    apps = {app.id: app.name for app in tx.find(AppRow, id=app_ids)} if app_ids else {}
+    people = user_names(tx, {job.submitter_id for job in jobs})
+    return [_job_view(job, apps[job.app_id], people[job.submitter_id]) for job in jobs]
 
 
-def _job_view(job: JobRow, app_name: str) -> JobView:
+def _job_view(job: JobRow, app_name: str, submitter: str) -> JobView:
     return JobView(
         id=job.id,
+        submitted_by=submitter,
         app_id=job.app_id,
         app_name=app_name,
         site_id=job.site_id,
@@ -76,10 +92,22 @@ def _job_view(job: JobRow, app_name: str) -> JobView:
     )
 
 
-def batch_job_view(row: BatchJobRow) -> BatchJobView:
+def batch_job_views(tx: ReadTx, rows: Iterable[BatchJobRow]) -> list[BatchJobView]:
+    """The BatchJobs with the names of those who asked for them."""
+    rows = list(rows)
+    names = user_names(tx, {row.submitter_id for row in rows})
+    return [_batch_job_view(row, names[row.submitter_id]) for row in rows]
+
+
+def batch_job_view(tx: ReadTx, row: BatchJobRow) -> BatchJobView:
+    return batch_job_views(tx, [row])[0]
+
+
+def _batch_job_view(row: BatchJobRow, submitter: str) -> BatchJobView:
     partitions = None if row.partitions is None else [BatchJobPartition(**part) for part in row.partitions]
     return BatchJobView(
         id=row.id,
+        submitted_by=submitter,
         site_id=row.site_id,
         num_nodes=row.num_nodes,
         wall_time_min=row.wall_time_min,
