@@ -10,11 +10,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import machine, running, scheduling, starting, storing
+from bench import machine, running, scheduling, starting, storing, waiting
 from bench.product import Product
 from bench.result import Goal, report
 
-PARTS = ("starting", "running", "scheduling", "storing")
+PARTS = ("starting", "running", "scheduling", "waiting", "storing")
 
 
 def main() -> int:
@@ -38,6 +38,9 @@ def main() -> int:
                 goals += running.measure(product, root, chosen.jobs)
         if "scheduling" in parts:
             goals += scheduling.measure()
+        if "waiting" in parts:
+            with Product(root / "waiting"):
+                goals += waiting.measure()
         if "storing" in parts:
             with Product(root / "storing") as product:
                 goals += storing.measure(product, root, chosen.rows)

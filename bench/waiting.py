@@ -1,0 +1,113 @@
+"""Waiting for many Jobs at a time: what `as_completed` sends while 1,000 Jobs run and end.
+
+The Jobs run in name only: a Session acquires them and reports for them as a launcher does, so that a thousand of them
+run on a machine of any size and none of their processes is measured.
+"""
+
+import threading
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+from bench import apps
+from bench.result import Goal
+
+JOBS = 1_000
+AT_ONCE = 50
+
+
+def measure() -> list[Goal]:
+    """`as_completed` over 1,000 running Jobs that end in 20 reports, on a Site of its own."""
+    from balsam.api import Client, Job, Site, default_client
+    from balsam.client.settings import ClientSettings
+
+    site = Site.objects.create(name="waiting", path="/waiting")
+    app = apps.no_op(site.name)
+    made = Job.objects.bulk_create([app.submit(workdir=f"wait/{n}", save=False) for n in range(JOBS)])
+    with Client(ClientSettings(default_client().url, site.agent_token or "")) as agent:
+        launcher = _Launcher(agent.transport, site.id)
+        client, sent = _counted_client()
+        jobs = list(client.Job.objects.filter(id=[job.id for job in made]))
+        sent.clear()
+        reporter = threading.Thread(target=launcher.end_all)
+        reporter.start()
+        ends = [job.state for job in client.Job.objects.as_completed(jobs, timeout=120)]
+        late_ms = (time.monotonic() - launcher.last_answer) * 1000
+        reporter.join()
+        client.close()
+    if ends != ["JOB_FINISHED"] * JOBS:
+        raise RuntimeError(f"{len(ends)} of {JOBS} Jobs ended: {Counter(ends)}")
+    what = f"as_completed over {JOBS:,} running Jobs"
+    note = f"the last was seen {late_ms:.0f} ms after the answer to its report"
+    return [
+        Goal("wait", what, sent.total(), "requests", 20, 10, True, note),
+        Goal("wait", what, sent["/jobs/stream"], "streams", 1, 1, True),
+    ]
+
+
+class _Launcher:
+    """Holds all Jobs of a Site as started, and ends them, as far as the service is told."""
+
+    def __init__(self, transport: Any, site_id: int) -> None:
+        from balsam.wire.sessions import AcquireReply, AcquireRequest, SessionCreate, SessionView
+
+        self._transport = transport
+        body = SessionCreate(site_id=site_id)
+        self._path = f"/sessions/{transport.request('POST', '/sessions', body=body, reply=SessionView).id}"
+        wish = AcquireRequest(acquire_seq=1, max_jobs=JOBS)
+        granted = transport.request("POST", f"{self._path}/acquire", body=wish, reply=AcquireReply).jobs
+        self._tokens = {job.id: job.token for job in granted}
+        self._seq = 0
+        self.last_answer = 0.0
+        self._tell(list(self._tokens), "started", None)
+
+    def end_all(self) -> None:
+        """Report the end of every Job, 50 at a time."""
+        time.sleep(1)  # the waiting has begun
+        job_ids = list(self._tokens)
+        for start in range(0, len(job_ids), AT_ONCE):
+            self._tell(job_ids[start : start + AT_ONCE], "run_done", 0)
+
+    def _tell(self, job_ids: list[int], event: str, return_code: int | None) -> None:
+        from balsam.wire.sessions import LaunchEvent, Report, ReportRecord, ReportReply
+
+        now = datetime.now(UTC)
+        records = [
+            ReportRecord(
+                seq=self._seq + number,
+                job_id=job_id,
+                token=self._tokens[job_id],
+                event=LaunchEvent(event),
+                at=now,
+                return_code=return_code,
+            )
+            for number, job_id in enumerate(job_ids, 1)
+        ]
+        self._seq += len(records)
+        self._transport.request("POST", f"{self._path}/report", body=Report(records=records), reply=ReportReply)
+        self.last_answer = time.monotonic()
+
+
+def _counted_client() -> tuple[Any, Counter[str]]:
+    """A client of its own, and its requests by path."""
+    from balsam.api import Client, default_client
+    from balsam.client.transport import PooledLink, Transport
+    from balsam.domain.clock import SystemClock
+
+    sent: Counter[str] = Counter()
+
+    class Counting(PooledLink):
+        def send(self, request: Any) -> Any:
+            sent[_path(request)] += 1
+            return super().send(request)
+
+        def open(self, request: Any) -> Any:
+            sent[_path(request)] += 1
+            return super().open(request)
+
+    return Client(transport=Transport(default_client().settings, link=Counting(SystemClock()))), sent
+
+
+def _path(request: Any) -> str:
+    return str(request.url).split("/api", 1)[1].split("?")[0]
