@@ -40,7 +40,8 @@ bench: setup ## the speed goals, each against its floor in the same run
 dev: setup ## service and local site in this terminal, with their state in .dev-home
 	BALSAM_HOME=$(CURDIR)/.dev-home $(VENV)/bin/balsam up
 
-docs: setup ## check the pages: every link leads somewhere, every `make` verb and `balsam` command named in them exists
+docs: setup ## write docs/reference anew, then check the pages: every link leads somewhere, every `make` verb and `balsam` command named in them exists
+	$(PY) packaging/reference
 	$(PY) packaging/check_docs.py
 
 lock: setup ## write requirements/*.txt anew after a change of the dependencies in pyproject.toml

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from balsam.client.models.event import EventLog
     from balsam.client.query import Query
 
+__all__ = ["available_nodes", "throughput_report", "utilization_report"]
+
 Curve = tuple[list[datetime], list[float]]
 
 
