@@ -23,13 +23,14 @@ SETTINGS: dict[str, Any] = {
     "launcher": {"idle_ttl_sec": 600.0, "kill_grace_sec": 2.0},
     "scheduler": {
         "scheduler_class": "slurm",
-        "scheduler_options": {"command_timeout_sec": 10},
+        "scheduler_options": {"command_timeout_sec": 5},
         "sync_period": 1.0,
         "allowed_queues": {
-            name: {"max_nodes": 9, "max_walltime": 2880, "max_queued_jobs": 0} for name in ("batch", "debug", "urgent")
+            name: {"max_nodes": 9, "max_walltime": 2880, "max_queued_jobs": 0}
+            for name in ("batch", "debug", "nowhere", "urgent")
         },
         "allowed_projects": ["proj1", "proj2", "nobody"],
-        "optional_batch_job_params": {"greeting": "hello", "fail": "no"},
+        "optional_batch_job_params": {"greeting": "hello", "fail": "no", "qos": "normal"},
     },
     "node": {"cpus": 8},
     "mpirun": "plain",
@@ -38,6 +39,7 @@ SETTINGS: dict[str, Any] = {
 TEMPLATE = """\
 #!/bin/bash
 #SBATCH --exclusive
+#SBATCH --qos={{ optional_params.qos }}
 {%- macro word(text) %}'{{ text | string | replace("'", "'\\\\''") }}'{% endmacro %}
 
 export GREETING={{ word(optional_params.greeting) }} NUM_NODES={{ num_nodes }}

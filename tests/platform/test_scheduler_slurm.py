@@ -149,6 +149,11 @@ def test_ends_that_squeue_tells(line: str, state: SchedulerState, code: int | No
     assert (job.state, job.exit_code, job.reason) == (state, code, reason)
 
 
+def test_what_was_cancelled_before_it_started_has_no_start() -> None:
+    (job,) = listed(squeue(state="CANCELLED", hosts="", start="1795672326"), "partition")
+    assert (job.state, job.start_time, job.end_time is not None) == (S.CANCELLED, None, True)
+
+
 def test_ends_that_sacct_tells() -> None:
     text = sacct(id="1", state="CANCELLED by 0") + sacct(id="2", state="FAILED", exit="0:9") + sacct(id="3", exit="3:0")
     jobs = {job.scheduler_id: job for job in accounted(text, "partition")}

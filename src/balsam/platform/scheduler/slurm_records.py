@@ -68,6 +68,7 @@ def _records(text: str, ending: str) -> Iterator[dict[str, str]]:
 def _job(record: dict[str, str], queue_is: str, code: int | None, limit_min: int | None) -> SchedulerJob:
     state = state_of(record["state"])
     waits = state is SchedulerState.QUEUED
+    nodes = hosts(record["hosts"])  # without any it never started; squeue says a time all the same
     if state is not SchedulerState.FINISHED:
         code = (code or None) if state.is_over else None  # TIMEOUT and NODE_FAIL say 0 as well
     return SchedulerJob(
@@ -81,10 +82,10 @@ def _job(record: dict[str, str], queue_is: str, code: int | None, limit_min: int
         num_nodes=count(record["nodes"]),
         wall_time_min=limit_min,
         submit_time=moment(record["submit"]),
-        start_time=None if waits else moment(record["start"]),
+        start_time=moment(record["start"]) if nodes and not waits else None,
         end_time=moment(record["end"]) if state.is_over else None,
         expected_start=moment(record["start"]) if waits else None,
-        node_names=hosts(record["hosts"]),
+        node_names=nodes,
         is_hopeless=waits and is_hopeless(record["reason"]),
     )
 
