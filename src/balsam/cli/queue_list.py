@@ -49,14 +49,15 @@ class BatchJobChoice:
         """The BatchJobs; `states` holds where none was chosen."""
         from balsam.api import BatchJob
 
-        return BatchJob.objects.filter(
-            id=list(expanded(self.ranges)) or None,
-            state=list(self.states or states or ()) or None,
-            filter_tags=self.tags,
-            scheduler_id=self.scheduler_id,
-            created_after=self.since,
-            **scope.filter(),
-        )
+        chosen: dict[str, Any] = {
+            "id": list(expanded(self.ranges)),
+            "state": list(self.states or states or ()),
+            "filter_tags": self.tags,
+            "scheduler_id": self.scheduler_id,
+            "created_after": self.since,
+        }
+        given = {name: value for name, value in chosen.items() if value}
+        return BatchJob.objects.filter(**given, **scope.filter())
 
 
 def batch_job_selectors(command: Command) -> Command:
