@@ -24,6 +24,11 @@ pytestmark = pytest.mark.slow
 RUNNING, FINISHED = BatchJobState.RUNNING, BatchJobState.FINISHED
 
 
+def claim(site: SiteDirectory) -> list[str]:
+    """What the shell of the only allocation's script wrote when it began, its pid first; its name has a random end."""
+    return [word for path in site.qsubmit.glob("balsam-*.started") for word in path.read_text().split()]
+
+
 def test_a_batch_job_is_submitted_runs_and_ends_by_push(site: SiteDirectory, service: FakeService) -> None:
     (site.root / "job-template.sh").write_text(QUICK_TEMPLATE)
     with running_agent(site):
@@ -126,9 +131,8 @@ def test_service_away_and_back_l2(site: SiteDirectory, service: FakeService) -> 
         service.away = True
         scheduler = json.loads((site.qsubmit / "balsam-1-1" / "batch_job.json").read_text())["scheduler_id"]
         assert scheduler == view.scheduler_id
-        claim = site.qsubmit / "balsam-1-1.started"
-        service.wait_until(lambda: claim.exists() and claim.read_text(), "the script was not started")
-        leader = int(claim.read_text().split()[0])
+        service.wait_until(lambda: claim(site), "the script was not started")
+        leader = int(claim(site)[0])
         for child in psutil.Process(leader).children():
             child.kill()
         time.sleep(1.0)
@@ -229,7 +233,7 @@ def test_stop_is_prompt_and_leaves_allocations_running(site: SiteDirectory, serv
         begun = time.monotonic()
         assert end(agent) == 0
         assert time.monotonic() - begun < 3
-    leader = int((site.qsubmit / "balsam-1-1.started").read_text().split()[0])
+    leader = int(claim(site)[0])
     assert psutil.pid_exists(leader)
 
 
@@ -256,9 +260,8 @@ def test_a_deleted_batch_job_takes_its_allocation_with_it(site: SiteDirectory, s
     with running_agent(site):
         number = service.add_batch_job()
         service.wait_for(number, RUNNING)
-        claim = site.qsubmit / "balsam-1-1.started"
-        service.wait_until(lambda: claim.exists() and claim.read_text(), "the script was not started")
-        leader = int(claim.read_text().split()[0])
+        service.wait_until(lambda: claim(site), "the script was not started")
+        leader = int(claim(site)[0])
         service.remove_batch_job(number)
         service.wait_until(lambda: not psutil.pid_exists(leader), "the allocation runs on")
         service.wait_until(
@@ -284,7 +287,6 @@ def test_the_agent_keeps_the_users_own_token_from_what_it_starts(site: SiteDirec
     with running_agent(site, BALSAM_TOKEN="secret-canary", BALSAM_URL="http://127.0.0.1:1"):
         number = service.add_batch_job()
         service.wait_for(number, RUNNING)
-        claim = site.qsubmit / "balsam-1-1.started"
-        service.wait_until(lambda: claim.exists() and claim.read_text(), "the script was not started")
-        leader = int(claim.read_text().split()[0])
+        service.wait_until(lambda: claim(site), "the script was not started")
+        leader = int(claim(site)[0])
         assert "secret-canary" not in str(psutil.Process(leader).environ())
