@@ -170,7 +170,7 @@ def test_sigterm_lets_the_launcher_drain(allocation: Allocation) -> None:
     assert len(allocation.starts()) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
 def test_other_stop_signals_drain_too(allocation: Allocation, number: signal.Signals) -> None:
     os.kill(allocation.start(), number)
     assert allocation.wait() == 0

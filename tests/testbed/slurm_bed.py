@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,22 @@ class ClusterUser:
         assert process.returncode == 0, f"{words}: status {process.returncode}\n{out}\n{err}"
         return out
 
+    def processes_with(self, variable: str) -> list[int]:
+        """Pids of the user's processes that have NAME=VALUE in their environment."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if path.stat().st_uid == self.entry.pw_uid and variable.encode() in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+            except OSError:  # it has ended
+                continue
+        return found
+
+    def kill_processes_with(self, variable: str) -> None:
+        for pid in self.processes_with(variable):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def directory(self) -> Path:
         """A new, empty directory in the home, which all nodes see."""
         path = self.home / f"test-{uuid.uuid4().hex[:8]}"
@@ -113,22 +129,10 @@ class SlurmBed:
 
     def processes(self, scheduler_id: str) -> list[int]:
         """Processes of an allocation, on all nodes."""
-        mark = f"SLURM_JOB_ID={scheduler_id}".encode()
-        found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if mark in path.read_bytes().split(b"\0"):
-                    found.append(int(path.parent.name))
-            except OSError:  # it has ended
-                continue
-        return found
+        return self.user.processes_with(f"SLURM_JOB_ID={scheduler_id}")
 
     def kill_processes(self, scheduler_id: str) -> None:
-        for pid in self.processes(scheduler_id):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        self.user.kill_processes_with(f"SLURM_JOB_ID={scheduler_id}")
 
     def end_everything(self) -> None:
         """Cancel what the user still has, and wait until its processes are gone."""

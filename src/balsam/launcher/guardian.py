@@ -29,7 +29,8 @@ from balsam.launcher.proctable import ALLOCATION_ENV, Process, find_descendants,
 RESTART_ENV = "BALSAM_LAUNCHER_RESTART"
 END_ENV = "BALSAM_ALLOCATION_END"
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# USR2 is how Grid Engine (`qsub -notify`) and LSF announce the kill.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 # One `scancel` or Ctrl-C may reach us twice (process and group): only a later one counts as "now".
 REPEATED_SIGNAL_SEC = 0.5
 RESTART_DELAYS_SEC = (0.2, 1.0, 3.0)

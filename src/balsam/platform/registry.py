@@ -90,6 +90,7 @@ class BackEnds:
 SCHEDULERS = BackEnds(
     "balsam.schedulers",
     {
+        "gridengine": "balsam.platform.scheduler.grid_engine:GridEngine",
         "local": "balsam.platform.scheduler.local:LocalScheduler",
         "slurm": "balsam.platform.scheduler.slurm:Slurm",
     },

@@ -131,7 +131,8 @@ class CommandScheduler(ABC):
         answer = self._commands.ask(words)
         if answer.code == 0:
             return answer.out
-        if not self._is_outage(answer) and any(text in answer.err.lower() for text in may_fail):
+        said = f"{answer.err}\n{answer.out}".lower()
+        if not self._is_outage(answer) and any(text in said for text in may_fail):
             return ""
         raise SchedulerUnavailable(answer.complaint)
 
