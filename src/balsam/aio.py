@@ -455,8 +455,8 @@ class AsyncJobManager(AsyncManager["Job"]):
         async for _ in self._completed(given, timeout):
             if return_when == "FIRST_COMPLETED":
                 break
-        done = [job for job in given if job._known_done()]
-        return WaitResult(done, [job for job in given if not job._known_done()])
+        done = [job for job in given if job._is_settled()]
+        return WaitResult(done, [job for job in given if not job._is_settled()])
 
     async def as_completed(self, jobs: "Iterable[Job]", timeout: float | None = None) -> "AsyncIterator[Job]":
         """Yield Jobs as they become done. Raises TimeoutError after `timeout` seconds.

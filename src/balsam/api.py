@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         RemoteError,
         ServiceUnavailable,
         SiteOffline,
+        TransferFailed,
         Unauthorized,
         ValidationFailed,
     )
@@ -69,6 +70,7 @@ __all__ = [
     "Site",
     "SiteOffline",
     "TransferDirection",
+    "TransferFailed",
     "TransferItem",
     "TransferSlot",
     "Unauthorized",
@@ -81,7 +83,8 @@ _HOMES = {
     "balsam.client.client": ("Client", "default_client"),
     "balsam.client.errors": (
         *("BalsamError", "Conflict", "DeadlineExceeded", "JobCancelled", "JobFailed", "NotConfigured", "NotFound"),
-        *("QueryTooSlow", "RemoteError", "ServiceUnavailable", "SiteOffline", "Unauthorized", "ValidationFailed"),
+        *("QueryTooSlow", "RemoteError", "ServiceUnavailable", "SiteOffline", "TransferFailed", "Unauthorized"),
+        "ValidationFailed",
     ),
     "balsam.client.models.app": ("App",),
     "balsam.client.models.application": ("ApplicationDefinition",),

@@ -57,6 +57,9 @@ class FakeJob:
             time.sleep(0.002)
         return True
 
+    def arrived(self) -> bool:
+        return self.state in ("JOB_FINISHED", "FAILED", "CANCELLED")
+
     def cancel(self, *, deadline_sec: float | None = None) -> None:
         """`reached_after`: seconds until the service is there again."""
         due = self._born + self.reached_after

@@ -18,12 +18,14 @@ from balsam.client.models.job import Job
 from balsam.client.models.session import Session
 from balsam.client.models.site import Site
 from balsam.client.models.transfer import TransferItem
+from balsam.client.origin import OriginKey
 from balsam.client.settings import ClientSettings
 from balsam.domain.clock import Clock
 from balsam.wire.auth import UserCreate, UserView, WhoAmI
 from balsam.wire.base import VersionReply
 
 if TYPE_CHECKING:
+    from balsam.client.collector import Collector
     from balsam.client.transport import Transport
     from balsam.client.watcher import Watcher
 
@@ -52,6 +54,8 @@ class Client:
         self._bound: dict[type[Any], type[Any]] = {}
         self._sites: dict[str, int] = {}
         self._watcher: Watcher | None = None
+        self._collector: Collector | None = None
+        self.origin = OriginKey()
 
     @property
     def settings(self) -> ClientSettings:
@@ -119,6 +123,15 @@ class Client:
 
             self._watcher = Watcher(self)
         return self._watcher
+
+    @property
+    def collector(self) -> "Collector":
+        """What brings results home; a forked child has one of its own."""
+        if self._collector is None or self._collector.pid != os.getpid():
+            from balsam.client.collector import Collector
+
+            self._collector = Collector(self)
+        return self._collector
 
     def watcher_epoch(self) -> int | None:
         """The connection of the Jobs stream; None while there is none. Starts nothing.
@@ -192,6 +205,8 @@ class Client:
         """
         if self._watcher is not None:
             self._watcher.close()
+        if self._collector is not None:
+            self._collector.close()
         self.transport.close()
 
     def __enter__(self) -> "Client":

@@ -19,7 +19,10 @@ class Inbox(Protocol):
 
 
 class Completions:
-    """Those `jobs` that were done already are in `done`; the ids of the others come into `inbox`, and go to `take`."""
+    """Those `jobs` that were done already are in `done`; the ids of the others come into `inbox`, and go to `take`.
+
+    A Job that sends results to this client is done when they are here, or can't be put in place.
+    """
 
     def __init__(self, watcher: "Watcher", jobs: "Sequence[Job]", inbox: Inbox) -> None:
         self._watcher = watcher
@@ -28,13 +31,15 @@ class Completions:
         self.done: list[Job] = []
         for job in jobs:
             job._saved_id()
-            if job._known_done():
+            if job._known_done() and job._is_home(inbox):
                 self.done.append(job)
             else:
                 self._open.setdefault(job.id, []).append(job)
         self._watches: dict[int, Watch] = {}
         for job_id, same in self._open.items():
-            self._watches[job_id] = watcher.enter(same[0], inbox)
+            not_done = [job for job in same if not job._known_done()]
+            if not_done:
+                self._watches[job_id] = watcher.enter(not_done[0], inbox)
 
     @property
     def are_open(self) -> bool:
@@ -49,13 +54,18 @@ class Completions:
         if job_id is None:
             self._watcher.check()
             return []
-        jobs = self._open.pop(job_id, [])
-        for job in jobs:
-            if self._watches[job_id].gone:
-                raise job.DoesNotExist(f"Job {job_id} was deleted while it was waited for")
-            self._watcher.take_over(job, self._watches[job_id])
-        return jobs
+        jobs, watch = self._open.get(job_id, []), self._watches.get(job_id)
+        if watch is not None:
+            for job in jobs:
+                if watch.gone:
+                    raise job.DoesNotExist(f"Job {job_id} was deleted while it was waited for")
+                self._watcher.take_over(job, watch)
+        if not all(job._is_home(self._inbox) for job in jobs):
+            return []
+        return self._open.pop(job_id, [])
 
     def close(self) -> None:
         """Nothing comes into the inbox any more."""
         self._watcher.leave(self._watches.values(), self._inbox)
+        for jobs in self._open.values():
+            jobs[0]._leave_home(self._inbox)

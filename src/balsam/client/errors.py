@@ -114,6 +114,10 @@ class StorageFull(BalsamError):
     """The service has no room for more: its disk is full, or your quota is used up. Nothing was kept."""
 
 
+class TransferFailed(BalsamError):
+    """A result can't be put where it belongs on this machine. The Job is done, and the service keeps the result."""
+
+
 class ServiceFault(BalsamError):
     """The service failed at this request (500), or what answered is not a Balsam service."""
 

@@ -11,6 +11,7 @@ from pydantic_core import to_json
 
 from balsam.client.errors import BalsamError, NotFound, Problem, ValidationFailed
 from balsam.client.progress import Advance
+from balsam.client.staging import Staging, uses_client
 from balsam.client.values import checked, json_copy
 from balsam.domain.failure import Failure
 from balsam.domain.states import JobState
@@ -54,7 +55,10 @@ def submit(client: "Client", jobs: "Sequence[Job]", on_created: Advance = lambda
     """
     apps = _Apps(client)
     rows = [_row(apps, job, index) for index, job in enumerate(jobs)]
-    chunks = list(_chunks(rows))
+    staging = Staging(client, rows) if any(map(uses_client, rows)) else None
+    if staging is not None:
+        _check(rows, 0)  # before files are sent for nothing
+    chunks = list(_chunks(rows if staging is None else staging.stage()))
     if len(chunks) > 1:
         for start, end, _ in chunks:
             _check(rows[start:end], start)
@@ -67,11 +71,14 @@ def submit(client: "Client", jobs: "Sequence[Job]", on_created: Advance = lambda
             raise
         told = {**NEW, "created_at": created.created_at, "last_update": created.created_at}
         answers = zip(created.ids, created.states, created.site_ids, strict=True)
-        for job, row, (row_id, state, site_id) in zip(jobs[start:end], rows[start:end], answers, strict=True):
+        for index, (row_id, state, site_id) in enumerate(answers, start):
+            job, row = jobs[index], rows[index]
             about = apps.told(row["app_id"])
             failure = Failure.PARENT if state is JobState.FAILED else None  # nothing else can fail a new Job
             facts = {"id": row_id, "state": state, "site_id": site_id, "failure": failure}
             job._created({**told, **about, **row, **facts}, epoch)
+            if staging is not None and uses_client(row):
+                client.collector.expect(job, staging.outputs(index))
         on_created(end - start)
 
 

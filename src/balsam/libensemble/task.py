@@ -2,7 +2,8 @@
 
 Made by `BalsamExecutor.submit`; user functions poll, wait for, read and kill it. It holds no connection: `process` is
 the SDK's Job, whose newest state the SDK keeps up to date by push, so polling in a tight loop sends no request each
-time. A task is finished when its Job is (JOB_FINISHED, FAILED, CANCELLED): a site may still restart what went wrong.
+time. A task is finished when its Job is (JOB_FINISHED, FAILED, CANCELLED), as a site may still restart what went wrong,
+and when what it sends to `client:` is here.
 """
 
 import logging
@@ -21,7 +22,7 @@ from libensemble.executors.executor import (
     jassert,
 )
 
-from balsam.api import BalsamError, ServiceUnavailable, SiteOffline
+from balsam.api import BalsamError, ServiceUnavailable, SiteOffline, TransferFailed
 from balsam.libensemble.definition import packed_application, unpacked_application
 
 logger = logging.getLogger(__name__)
@@ -224,7 +225,11 @@ class BalsamTask(Task):
 
     def _wait_for_end(self, deadline: float | None) -> bool:
         remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-        self.process.wait(timeout=remaining)
+        try:
+            self.process.wait(timeout=remaining)
+        except TransferFailed as error:
+            self._set_complete()
+            raise ExecutorException(f"task {self.name}: {error}") from error
         self._observe()
         return bool(self.finished)
 
@@ -233,14 +238,22 @@ class BalsamTask(Task):
         job_state = str(self.process.state)
         if job_state not in LIBE_STATE:
             raise ExecutorException(f"Job of task {self.name} is in state {job_state}, not a known Balsam state")
-        if job_state in FINAL:
+        if job_state in FINAL and self._is_home():
             self._set_complete()
             return
         if job_state == "RUNNING" and self._running_since is None:
             self._running_since = time.monotonic()
         elif LIBE_STATE[job_state] == "WAITING":
             self._running_since = None
-        self.state = LIBE_STATE[job_state]
+        self.state = "RUNNING" if job_state in FINAL else LIBE_STATE[job_state]
+
+    def _is_home(self) -> bool:
+        """Whether what the Job sends to this machine is here; what can't be put in place ends the task, too."""
+        try:
+            return bool(self.process.arrived())
+        except TransferFailed as error:
+            self._set_complete()
+            raise ExecutorException(f"task {self.name}: {error}") from error
 
     def _set_complete(self) -> None:
         """Set task as complete."""

@@ -35,6 +35,10 @@ class NothingThere(FileNotFoundError):
 class Root(Protocol):
     """A directory to send from."""
 
+    def parts(self, path: str) -> Parts:
+        """The names of a path below it. Raises Refused when it would lead out."""
+        ...
+
     def open(self, parts: Sequence[str]) -> AbstractContextManager[tuple[int, os.stat_result]]:
         """A file or directory below it. Raises Refused, OSError."""
         ...
@@ -46,6 +50,9 @@ class Contained:
 
     handle: int
 
+    def parts(self, path: str) -> Parts:
+        return tuple(parts_of(path, "path"))
+
     def open(self, parts: Sequence[str]) -> AbstractContextManager[tuple[int, os.stat_result]]:
         return open_parts(self.handle, parts)
 
@@ -55,6 +62,9 @@ class Free:
     """A directory of the user's own, whose links are the user's own as well."""
 
     path: Path
+
+    def parts(self, path: str) -> Parts:
+        return tuple(part for part in path.split("/") if part not in ("", "."))
 
     @contextmanager
     def open(self, parts: Sequence[str]) -> Iterator[tuple[int, os.stat_result]]:
@@ -121,7 +131,7 @@ def select(root: Root, path: str, recursive: bool) -> Selection:
     match within one name and no leading dot, `**` any number of directories; matching directories count only when
     `recursive`.
     """
-    parts = tuple(parts_of(path, "path")) if path != WHOLE_WORKDIR else ()
+    parts = root.parts(path) if path != WHOLE_WORKDIR else ()
     try:
         with root.open(parts) as (_, status):
             is_directory = stat.S_ISDIR(status.st_mode)

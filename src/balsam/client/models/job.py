@@ -15,6 +15,7 @@ from balsam.client.fields import Field, Write
 from balsam.client.lookups import aware
 from balsam.client.model import Model
 from balsam.client.models.application import ApplicationDefinition, is_definition
+from balsam.client.models.job_arrivals import JobArrivals
 from balsam.client.models.job_files import JobFiles
 from balsam.client.models.job_objects import OF_STATE, JobManager, JobQuerySet, WaitResult
 from balsam.client.models.job_result import JobResults
@@ -60,7 +61,7 @@ def _ids(value: Any) -> set[int]:
     return {item._saved_id() if isinstance(item, Model) else int(item) for item in value}
 
 
-class Job(JobFiles, JobResults, Model):
+class Job(JobArrivals, JobFiles, JobResults, Model):
     """One run of an App. Make it with `MyApp.submit(...)`, or by `Job(app_id=..., workdir=...)` and `save`.
 
     `app_id`: an ApplicationDefinition, a name (`site_name` says whose, when several Sites have it) or an id.
@@ -175,23 +176,28 @@ class Job(JobFiles, JobResults, Model):
     def done(self) -> bool:
         """Whether the Job is JOB_FINISHED, FAILED or CANCELLED, as far as is known now (see `poll_state`).
 
+        Its results may still be on their way here; see `arrived`.
+
         >>> job.done()
         True
         """
         return self.poll_state() in DONE_STATES
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the Job is done, or for `timeout` seconds; True when it is done. By push.
+        """Wait until the Job is done and its results that go to `client:` are here, or for `timeout` seconds; True when
+        that is so. By push.
 
-        Ends in time also while the service can't be reached; without a timeout it survives the outage.
+        Ends in time also while the service can't be reached; without a timeout it survives the outage. Raises
+        TransferFailed when a result can't be put where it belongs.
 
         >>> job.wait(timeout=60)
         True
         """
         self._saved_id()
         for _ in self._client().watcher.completed([self], timeout):
-            return True
-        return self._known_done()
+            break
+        self._check_arrived()
+        return self._is_settled()
 
     def cancel(self, reason: str = "", *, deadline_sec: float | None = None) -> None:
         """Ask for the end of the Job: waiting ones are CANCELLED at once, running ones when their processes are gone.
@@ -282,6 +288,7 @@ class Job(JobFiles, JobResults, Model):
         if self._row is not None and (self._row["state"], self._row["return_code"]) != (state, return_code):
             self._row = {**self._row, "state": state, "return_code": return_code}
             self._stale = True
+            self._expect_again(state)
 
     def _changed(self, changes: Mapping[str, Any]) -> None:
         """The service took over these fields; what became of the Job is to be read."""
@@ -294,6 +301,7 @@ class Job(JobFiles, JobResults, Model):
 
     def _take_row(self, row: dict[str, Any]) -> None:
         self._created(row, None)
+        self._expect_again(row["state"])
 
     def _freshen(self) -> None:
         """Read what a push does not carry; while the service can't be reached, the old stays in sight."""

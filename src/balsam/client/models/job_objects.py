@@ -147,7 +147,9 @@ class JobManager(Manager["Job"]):
     ) -> WaitResult:
         """Wait until all Jobs are done (or with "FIRST_COMPLETED" one), or for `timeout` seconds.
 
-        Done is JOB_FINISHED, FAILED or CANCELLED. By push; `poll_interval` is accepted for old scripts and not needed.
+        Done is JOB_FINISHED, FAILED or CANCELLED, and the results that go to `client:` are here; what can't be put in
+        place is logged, and raised by `job.wait()` and `job.result()`. By push; `poll_interval` is accepted for old
+        scripts and not needed.
         `progress`: draw a progress bar; by default in a notebook or at a prompt.
 
         >>> Job.objects.wait([job], timeout=60).not_done
@@ -161,8 +163,8 @@ class JobManager(Manager["Job"]):
                 advance(1)
                 if first:
                     break
-        done = [job for job in given if job._known_done()]
-        return WaitResult(done, [job for job in given if not job._known_done()])
+        done = [job for job in given if job._is_settled()]
+        return WaitResult(done, [job for job in given if not job._is_settled()])
 
     def as_completed(
         self,

@@ -28,13 +28,15 @@ class JobResults:
         def _client(cls) -> Client: ...
         def _saved_id(self) -> int: ...
         def wait(self, timeout: float | None = None) -> bool: ...
+        def _check_arrived(self) -> None: ...
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the end of the Job and return what `run()` returned; None for a command that ended well.
 
         What `run()` raised is raised here, with the Site's traceback as its cause; RemoteError stands for an exception
         that can't be made here. A Job that failed otherwise raises JobFailed, a cancelled one JobCancelled. Raises
-        TimeoutError when the Job is not done after `timeout` seconds.
+        TimeoutError when the Job is not done, or its files are not here, after `timeout` seconds, and TransferFailed
+        when a file can't be put where it belongs.
 
         Values that are no JSON come in an envelope, which is opened here: that runs code of the App's author.
 
@@ -50,6 +52,7 @@ class JobResults:
         >>> job.result_nowait() is None
         True
         """
+        self._check_arrived()
         try:
             view = self._client().transport.request("GET", f"/jobs/{self._saved_id()}/result", reply=ResultView)
         except NotFound as error:

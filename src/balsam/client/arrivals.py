@@ -1,0 +1,162 @@
+"""Results on their way to this machine: what Jobs staged out to `client:` is fetched, verified and put in place.
+
+Called by `collector.py`, and by `Job.fetch` with a directory of the caller's choice. A file appears at its path whole
+and verified or not at all; small ones of many Jobs are read in one go.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from balsam.client.blobs import ServiceBlobs
+from balsam.client.contents import from_wire
+from balsam.domain.states import TransferState
+from balsam.domain.transfers import CLIENT, TransferDirection
+from balsam.transfer.base import PeerRefused
+from balsam.transfer.descent import Refused, parts_of
+from balsam.transfer.destination import ChecksumMismatch, Destination, open_directory
+from balsam.transfer.manifest import BadManifest, Content
+from balsam.transfer.receiving import BlobSource, Wanted, entries_of, receive
+from balsam.wire.base import MAX_BULK
+from balsam.wire.transfers import TransferItemView, TransferQuery, TransfersCollected, TransfersPage, TransfersPatched
+
+if TYPE_CHECKING:
+    from balsam.client.client import Client
+
+AT_ONCE = 100  # open directories
+_WRONG = (OSError, Refused, ChecksumMismatch, PeerRefused, BadManifest)  # with one item, while others arrive
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """One result at this machine. `error` is empty when it is in place."""
+
+    job_id: int
+    slot: str
+    path: str
+    size_bytes: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A result that is kept at the service."""
+
+    item: TransferItemView
+    content: Content
+
+
+def sent_home(client: "Client", job_ids: list[int]) -> dict[int, Sent]:
+    """What these Jobs have sent to `client:` and nobody has collected, whoever it is meant for; by item."""
+    found: dict[int, Sent] = {}
+    after = None
+    while True:
+        query = TransferQuery(
+            job_id=job_ids, direction=TransferDirection.stage_out, state=[TransferState.DONE], after=after
+        )
+        page = client.transport.search("/transfers", query, reply=TransfersPage)
+        for item in page.results:
+            if item.location_alias == CLIENT and item.content is not None and item.collected_at is None:
+                found[item.id] = Sent(item, from_wire(item.content))
+        if len(page.results) < query.limit:
+            return found
+        after = page.results[-1].id
+
+
+def mark_collected(client: "Client", item_ids: list[int]) -> None:
+    """Tell the service that it need not keep these."""
+    for start in range(0, len(item_ids), MAX_BULK):
+        body = TransfersCollected(ids=item_ids[start : start + MAX_BULK])
+        client.transport.request("POST", "/transfers/collected", body=body, reply=TransfersPatched, safe_to_repeat=True)
+
+
+def fetch_to(client: "Client", job_ids: list[int], directory: Path) -> list[Arrived]:
+    """Fetch results into a directory: each at the path of its workdir, under the name that it was to have.
+
+    Raises PeerAway, BalsamError when the service can't be reached.
+    """
+    found = sent_home(client, job_ids)
+    places, outcomes = dict[int, tuple[Content, str]](), dict[int, Exception | None]()
+    for key, sent in found.items():
+        try:
+            place = directory.absolute().joinpath(*parts_of(str(sent.item.workdir), "workdir"), *_name(sent.item))
+        except Refused as error:
+            outcomes[key] = error
+        else:
+            places[key] = (sent.content, str(place))
+    outcomes.update(bring(ServiceBlobs(client.transport), places))
+    mark_collected(client, [item_id for item_id, error in outcomes.items() if error is None])
+    return [_arrived(found[key], places[key][1] if key in places else "", error) for key, error in outcomes.items()]
+
+
+def _name(item: TransferItemView) -> list[str]:
+    name = PurePosixPath(item.remote_path).name
+    return parts_of(name, "path") if name else []
+
+
+def _arrived(sent: Sent, path: str, error: Exception | None) -> Arrived:
+    text = "" if error is None else told(error)
+    return Arrived(sent.item.job_id, sent.item.slot, path, sent.content.size_bytes, text)
+
+
+def told(error: Exception) -> str:
+    """What went wrong with a file, for people."""
+    if isinstance(error, OSError):
+        text = error.strerror or str(error)
+        return f"{error.filename}: {text}" if isinstance(error.filename, str) else text
+    return str(error)
+
+
+def bring(source: BlobSource, places: Mapping[int, tuple[Content, str]]) -> Iterator[tuple[int, Exception | None]]:
+    """Fetch contents, each to its path, and say of each what went wrong (None: it is there). Raises PeerAway.
+
+    A single file is put at the path, or into it when that is a directory or ends with /; a tree into the directory.
+    """
+    files = [key for key, (content, _) in places.items() if not content.is_tree]
+    for start in range(0, len(files), AT_ONCE):
+        yield from _bring_files(source, {key: places[key] for key in files[start : start + AT_ONCE]}).items()
+    for key, (content, path) in places.items():
+        if content.is_tree:
+            yield key, _bring_tree(source, content, path)
+
+
+def _bring_files(source: BlobSource, places: Mapping[int, tuple[Content, str]]) -> dict[int, Exception | None]:
+    outcomes: dict[int, Exception | None] = {}
+    try:
+        with ExitStack() as stack:
+            wanted: list[Wanted] = []
+            for key, (content, path) in places.items():
+                try:
+                    wanted += _wanted_file(stack, source, key, content, path)
+                except _WRONG as error:
+                    outcomes[key] = error
+            wanted.sort(key=lambda one: (one.entry.blob or "", one.entry.offset))
+            for one, failure in receive(source, wanted):
+                outcomes[one.key] = failure
+    except OSError as error:  # what was renamed could not be made durable
+        return dict.fromkeys(places, error)
+    return outcomes
+
+
+def _wanted_file(stack: ExitStack, source: BlobSource, key: int, content: Content, path: str) -> Iterator[Wanted]:
+    place = Path(path)
+    into = path.endswith("/") or place.is_dir()
+    directory = place if into else place.parent
+    for entry in entries_of(content, source):
+        root = stack.enter_context(open_directory(directory, make=True))
+        destination = stack.enter_context(Destination(root))
+        yield Wanted(key, entry, destination, [entry.parts[-1] if into else place.name])
+
+
+def _bring_tree(source: BlobSource, content: Content, path: str) -> Exception | None:
+    try:
+        with open_directory(Path(path), make=True) as root, Destination(root) as destination:
+            wanted = (Wanted(0, entry, destination, entry.parts) for entry in entries_of(content, source))
+            for _, failure in receive(source, wanted):
+                if failure is not None:
+                    return failure
+    except _WRONG as error:
+        return error
+    return None
