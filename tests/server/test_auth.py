@@ -155,7 +155,7 @@ def test_secrets_are_not_in_the_log_or_the_data(own_service: RunningService) -> 
             ok(agent.get(f"/api/sites/{made[0]['site']['id']}"))
     assert own_service.stop() == 0
     secrets = [*judy.tokens().values(), *keyed, PASSWORD, "an unmistakable wrong one"]
-    files = [path for path in own_service.data_dir.iterdir() if path.name != "local.token"]
+    files = [path for path in own_service.data_dir.rglob("*") if path.name != "local.token" and path.is_file()]
     contents = [own_service.log.encode(), *(path.read_bytes() for path in files)]
     for secret in secrets:
         assert not any(secret.encode() in content for content in contents), secret

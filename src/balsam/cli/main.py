@@ -21,6 +21,7 @@ _COMMANDS = {
     "server": ("balsam.cli.server:server", "Run a service, and manage its accounts."),
     "login": ("balsam.cli.login:login", "Log in to a service."),
     "logout": ("balsam.cli.login:logout", "Forget the login, here and at the service."),
+    "token": ("balsam.cli.token:token", "Tokens for programs and agents: list, make, revoke, rotate."),
     "register": ("balsam.cli.login:register", "Create an account, as an administrator."),
     "site": ("balsam.cli.site:site", "Create, start, change, move and remove Sites."),
     "app": ("balsam.cli.app:app", "List, show, approve and remove Apps."),

@@ -134,6 +134,7 @@ def _service(settings: ServerSettings, store: Store, clock: Clock) -> Service:
 
 def _uploads(settings: ServerSettings) -> Uploads:
     directory = settings.blob_path
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # as a parent of others it would get the umask's mode
     return Uploads(directory / "uploads", DiskStorage(directory / "kept"), settings.disk_reserve_mb * 1024**2)
 
 

@@ -67,6 +67,7 @@ def _route(endpoint: Endpoint) -> APIRoute:
         responses[endpoint.status] = {"content": {endpoint.media_type: {"schema": {"type": "string"}}}}
     needs = endpoint.needs
     extra: dict[str, Any] = {"x-balsam-kinds": sorted(needs.kinds), "x-balsam-admin": needs.admin}
+    extra["x-balsam-scope"] = endpoint.scope
     if endpoint.streams:
         schema = {"type": "string", "format": "binary"}
         extra["requestBody"] = {"required": True, "content": {"application/octet-stream": {"schema": schema}}}

@@ -6,6 +6,7 @@ Every look-up of a use case is scoped by its principal (S14): it learns an ident
 from dataclasses import dataclass
 from typing import Literal
 
+from balsam.domain.scopes import Scope
 from balsam.server.errors import Forbidden
 
 Kind = Literal["user", "site", "launcher"]
@@ -13,7 +14,10 @@ Kind = Literal["user", "site", "launcher"]
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller. `site_id` is set for sites and launchers, `batch_job_id` for launchers only."""
+    """An authenticated caller. `site_id` is set for sites, launchers and users' tokens for one Site.
+
+    `batch_job_id` is set for launchers only.
+    """
 
     user_id: int
     username: str
@@ -22,6 +26,7 @@ class Principal:
     site_id: int | None = None
     batch_job_id: int | None = None
     token_id: int = 0
+    scopes: frozenset[Scope] = frozenset({Scope.ALL})
 
     def require(self, *kinds: Kind) -> None:
         """Raises Forbidden unless the principal is one of these kinds."""

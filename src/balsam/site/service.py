@@ -273,6 +273,12 @@ def follow_local_service(credentials: Path) -> bool:
     return True
 
 
+def followed_file(credentials: Path) -> Path | None:
+    """The file of a local service that these credentials follow. Raises CredentialsError."""
+    named = (read_mapping(credentials) or {}).get("follow")
+    return Path(named) if isinstance(named, str) else None
+
+
 def write_credentials(path: Path, url: str, token: str, follow: Path | None = None) -> None:
     """Leave address and token for an agent or a launcher, 0600. Raises CredentialsError."""
     content = {"url": url, "token": token}
@@ -287,7 +293,7 @@ def _explain(error: BalsamError, site: SiteDirectory) -> str:
     if isinstance(error, Unauthorized):
         return (
             f"the service does not accept the token in {site.credentials}; it was revoked, or the service is another "
-            f"one. The owner of the Site makes a new one with: balsam site init {site.root}"
+            f"one. The owner of the Site makes a new one with: balsam token rotate {site.root}"
         )
     if isinstance(error, NotFound | Forbidden):
         return f"the service does not know this Site any more ({error}); was it deleted there?"

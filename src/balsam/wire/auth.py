@@ -2,9 +2,12 @@
 
 from typing import Annotated
 
-from pydantic import SecretStr, StringConstraints
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
-from balsam.wire.base import Message, Timestamp
+from balsam.domain.scopes import GIVEN, Scope
+from balsam.wire.base import Id, Message, Name, Timestamp
+
+MAX_TOKEN_DAYS = 3650
 
 Username = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$")]
 
@@ -39,6 +42,51 @@ class WhoAmI(Message):
     is_admin: bool
     site_id: int | None = None
     batch_job_id: int | None = None
+    scopes: list[Scope] = [Scope.ALL]
+
+
+def _given(scope: Scope) -> Scope:
+    if scope is Scope.ALL:
+        raise ValueError(f"only a login has it; a token names some of: {', '.join(GIVEN)}")
+    return scope
+
+
+class TokenCreate(Message):
+    """A token for a program: what it may do, at which Site if at one only, for how long. It outlives every login."""
+
+    label: Name
+    scopes: Annotated[list[Annotated[Scope, AfterValidator(_given)]], Field(min_length=1, max_length=len(GIVEN))]
+    site_id: Id | None = None
+    days: Annotated[int, Field(ge=1, le=MAX_TOKEN_DAYS)] | None = None  # None: until it is revoked
+
+
+class TokenView(Message):
+    """A token that is good now. Its text was shown once, when it was made."""
+
+    id: int
+    kind: str  # user, site, launcher
+    label: str
+    scopes: list[Scope]
+    site_id: int | None
+    batch_job_id: int | None
+    created_at: Timestamp
+    expires_at: Timestamp | None
+    last_used_at: Timestamp | None  # noted about once a minute
+    is_this_one: bool  # the one that asks
+
+
+class TokensPage(Message):
+    """The tokens of one account."""
+
+    count: int
+    results: list[TokenView]
+
+
+class TokenCreated(Message):
+    """A new token and its text, shown this once."""
+
+    token: str
+    about: TokenView
 
 
 class UserCreate(Message):

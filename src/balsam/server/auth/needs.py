@@ -1,10 +1,12 @@
 """What a route asks of its caller. Every route declares one of these; a route without one can't be made.
 
-This is the first of two gates: the kind of principal. The second, whose object it is, is in the use cases (S14).
+This is the first of two gates: the kind of principal and the scopes of its token. The second, whose object it is, is
+in the use cases (S14).
 """
 
 from dataclasses import dataclass
 
+from balsam.domain.scopes import Scope, covers
 from balsam.server.errors import Forbidden
 from balsam.server.principal import Principal
 
@@ -25,6 +27,14 @@ class Needs:
             raise Forbidden(f"this call is for {allowed}; the token is one of {_WORDS[principal.kind]}")
         if self.admin and not principal.is_admin:
             raise Forbidden(f"{principal.username} is not an administrator of this service")
+
+
+def check_scope(principal: Principal, needed: Scope) -> None:
+    """Raise 403 when the token was made for something else."""
+    if not covers(principal.scopes, needed):
+        has = " ".join(sorted(principal.scopes))
+        what = "a login" if needed is Scope.ALL else f"the scope {needed}"
+        raise Forbidden(f"this call takes {what}; the token has: {has}")
 
 
 def _of(*kinds: str) -> Needs:

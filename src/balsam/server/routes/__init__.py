@@ -12,6 +12,7 @@ from balsam.server.routes import (
     sessions,
     sites,
     teams,
+    tokens,
     transfers,
 )
 from balsam.server.routes.endpoint import Endpoint
@@ -30,6 +31,7 @@ ALL: tuple[Endpoint, ...] = tuple(
         events.routes,
         accounts.routes,
         teams.routes,
+        tokens.routes,
         meta.routes,
         meta.probes,
     )

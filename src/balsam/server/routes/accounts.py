@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from pydantic import RootModel
 
+from balsam.domain.scopes import Scope
 from balsam.server.auth import tokens
 from balsam.server.auth.needs import ADMIN, ANYBODY, OPEN
 from balsam.server.auth.passwords import MAX_PASSWORD, MIN_PASSWORD
@@ -14,7 +15,7 @@ from balsam.server.usecases import accounts
 from balsam.wire.auth import AuthMethods, Login, PasswordLogin, UserCreate, UserView, WhoAmI
 from balsam.wire.base import ErrorDetail
 
-routes = Routes("accounts")
+routes = Routes("accounts", reads=Scope.ALL, writes=Scope.ALL)
 LOGIN_BYTES = 65_536
 
 
@@ -43,13 +44,13 @@ async def login(call: Call, body: PasswordLogin) -> Login:
     return await call.write(lambda tx: accounts.issue_user_token(tx, user.id, secret, expires_at, "login", call.now))
 
 
-@routes.post("/auth/logout", needs=ANYBODY, status=204)
+@routes.post("/auth/logout", needs=ANYBODY, status=204, scope=Scope.JOBS_READ)
 async def logout(call: Call) -> None:
     """Revoke the token this call was made with; it fails from the next request on."""
     await call.write(lambda tx: accounts.logout(tx, call.principal, call.now))
 
 
-@routes.get("/auth/me", needs=ANYBODY)
+@routes.get("/auth/me", needs=ANYBODY, scope=Scope.JOBS_READ)
 async def who_am_i(call: Call) -> WhoAmI:
     """The account and kind behind the token."""
     return await call.read(lambda tx: accounts.who_am_i(tx, call.principal))

@@ -1,5 +1,6 @@
 """Apps: what a Site can run."""
 
+from balsam.domain.scopes import Scope
 from balsam.server.auth.needs import ANYBODY, USER, USER_OR_SITE
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
@@ -7,7 +8,7 @@ from balsam.server.usecases import apps
 from balsam.wire.apps import AppFilter, AppRename, AppsPage, AppSync, AppView
 from balsam.wire.base import Deleted
 
-routes = Routes("apps")
+routes = Routes("apps", reads=Scope.JOBS_READ, writes=Scope.SITES_ADMIN)
 
 
 @routes.search("/apps", needs=ANYBODY)

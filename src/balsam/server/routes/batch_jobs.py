@@ -1,5 +1,6 @@
 """BatchJobs: allocations that users ask for and agents report on."""
 
+from balsam.domain.scopes import Scope
 from balsam.server.auth import tokens
 from balsam.server.auth.needs import SITE, USER, USER_OR_SITE
 from balsam.server.routes.call import Call
@@ -19,7 +20,7 @@ from balsam.wire.batch_jobs import (
 )
 from balsam.wire.sites import SiteToken
 
-routes = Routes("batch-jobs")
+routes = Routes("batch-jobs", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)
 
 
 @routes.search("/batch-jobs", needs=USER_OR_SITE)

@@ -1,5 +1,6 @@
 """Blobs: which are there, uploads in pieces, reading parts. Bodies stream through in constant memory."""
 
+from balsam.domain.scopes import Scope
 from balsam.server.auth.needs import USER, USER_OR_SITE
 from balsam.server.blobs.storage import BlobGone, BlobReader
 from balsam.server.blobs.uploads import Complete
@@ -13,7 +14,7 @@ from balsam.server.usecases import blobs
 from balsam.wire.base import ErrorDetail
 from balsam.wire.blobs import MAX_PIECE_BYTES, BlobPart, BlobsLookUp, BlobsPresent, BlobUsage, UploadPiece, UploadState
 
-routes = Routes("blobs")
+routes = Routes("blobs", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)
 
 MAX_NAME = 128
 
@@ -31,7 +32,7 @@ async def blob_usage(call: Call) -> BlobUsage:
     return await call.read(lambda tx: blobs.usage(tx, call.principal, call.service.settings.blob_limits))
 
 
-@routes.get("/blobs/uploads/{name}", needs=USER_OR_SITE)
+@routes.get("/blobs/uploads/{name}", needs=USER_OR_SITE, scope=Scope.JOBS_WRITE)
 async def upload_state(call: Call, name: str) -> UploadState:
     """How far an upload is: where to go on after the connection was lost."""
     sender = blobs.sender_of(call.principal)

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from balsam.server import problems
+from balsam.server.auth.needs import check_scope
 from balsam.server.errors import NotFound, ServiceError, TooMany
 from balsam.server.limits import BodyStream, Buckets, Disconnected, read_body
 from balsam.server.problems import Problem
@@ -149,6 +150,7 @@ class Dispatcher:
     async def _authenticate(self, call: Call, endpoint: Endpoint) -> None:
         await call.authenticate()
         endpoint.needs.check(call.principal)
+        check_scope(call.principal, endpoint.scope)
         if self._buckets is not None:
             wait = self._buckets.wait_sec(call.principal.token_id, self._service.clock.monotonic())
             if wait > 0:

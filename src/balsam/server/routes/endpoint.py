@@ -1,11 +1,12 @@
 """How a route is declared: method, path, who may call it, and a function whose signature says body, query and reply.
 
-    routes = Routes("jobs")
+    routes = Routes("jobs", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)
 
     @routes.post("/jobs", needs=USER, status=201)
     async def create_jobs(call: Call, body: JobsCreate) -> JobsCreated: ...
 
-`needs` has no default, so a route without an auth declaration can't be written. The body is validated once, from the
+`needs` and the scopes have no default, so a route without an auth declaration can't be written. Reads are GETs and
+searches; an endpoint that is neither or both says its own `scope`. The body is validated once, from the
 raw bytes; the reply is serialised once. A body that is a BodyStream is handed over unread, for files of any size. The
 OpenAPI document is made from the same declaration (openapi.py).
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from balsam.domain.scopes import Scope
 from balsam.server.auth.needs import Needs
 from balsam.server.limits import DEFAULT_BODY_BYTES, BodyStream
 from balsam.server.routes.call import Call, Raw
@@ -42,6 +44,7 @@ class Endpoint:
     reply: Any
     path_types: dict[str, type]
     streams: bool
+    scope: Scope
 
 
 @dataclass(slots=True)
@@ -49,6 +52,8 @@ class Routes:
     """The endpoints of one module."""
 
     tag: str
+    reads: Scope
+    writes: Scope
     prefix: str = API_PREFIX
     endpoints: list[Endpoint] = field(default_factory=list)
 
@@ -61,11 +66,13 @@ class Routes:
         status: int = 200,
         body_limit: int = DEFAULT_BODY_BYTES,
         media_type: str = "application/json",
+        scope: Scope | None = None,
     ) -> Callable[[Function], Function]:
         """Declare the function below as the endpoint."""
 
         def declare(function: Function) -> Function:
             parts = _signature(function, path)
+            parts["scope"] = scope or (self.reads if method == "GET" else self.writes)
             endpoint = Endpoint(
                 method, self.prefix + path, needs, function, self.tag, status, body_limit, media_type, **parts
             )
@@ -87,7 +94,7 @@ class Routes:
             search.__name__ = search.__qualname__ = f"search_{function.__name__.removeprefix('list_')}"
             search.__doc__ = f"{function.__doc__} The query is the body, of any length."
             search.__annotations__ = {"call": Call, "body": kind, "return": get_type_hints(function)["return"]}
-            self.add("POST", f"{path}/search", needs=needs, body_limit=MAX_BODY_BYTES)(search)
+            self.add("POST", f"{path}/search", needs=needs, body_limit=MAX_BODY_BYTES, scope=self.reads)(search)
             return function
 
         return declare

@@ -1,12 +1,13 @@
 """The EventLog."""
 
+from balsam.domain.scopes import Scope
 from balsam.server.auth.needs import USER_OR_SITE
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.usecases import events
 from balsam.wire.events import EventQuery, EventsPage
 
-routes = Routes("events")
+routes = Routes("events", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)
 
 
 class EventsQuery(EventQuery):

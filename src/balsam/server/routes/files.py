@@ -6,6 +6,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from balsam.domain.paths import BadPath, contained
+from balsam.domain.scopes import Scope
 from balsam.server.auth.needs import USER_OR_SITE
 from balsam.server.errors import Conflict, Forbidden, Invalid, NotFound, ServiceError
 from balsam.server.problems import Problem
@@ -15,7 +16,7 @@ from balsam.server.usecases import sites
 from balsam.wire.base import MAX_FILE_READ_BYTES, ErrorDetail, Message
 from balsam.wire.sites import FileReply
 
-routes = Routes("files")
+routes = Routes("files", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)
 MAX_PATH = 4096
 
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from balsam.domain.scopes import Scope
 from balsam.domain.states import JobState
 from balsam.server.auth.needs import USER_OR_SITE
 from balsam.server.broker import Mailbox
@@ -29,7 +30,7 @@ from balsam.wire.jobs import (
 )
 from balsam.wire.results import ResultsPage, ResultsQuery, ResultView
 
-routes = Routes("jobs")
+routes = Routes("jobs", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)
 
 
 class JobsQuery(JobQuery):

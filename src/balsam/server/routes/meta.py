@@ -1,14 +1,15 @@
 """Who the service is and whether it works: open to anybody, used by clients, supervisors and proxies."""
 
 from balsam import __version__
+from balsam.domain.scopes import Scope
 from balsam.server.auth.needs import OPEN
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.wire import WIRE_VERSIONS
 from balsam.wire.base import Message, VersionReply
 
-routes = Routes("service")
-probes = Routes("service", prefix="")
+routes = Routes("service", reads=Scope.JOBS_READ, writes=Scope.JOBS_READ)
+probes = Routes("service", reads=Scope.JOBS_READ, writes=Scope.JOBS_READ, prefix="")
 
 
 class Health(Message):

@@ -1,5 +1,6 @@
 """Sessions: what a launcher says. Acquire and report are the service's busiest calls."""
 
+from balsam.domain.scopes import Scope
 from balsam.server.auth.needs import HOLDER, USER_OR_SITE
 from balsam.server.broker import Mailbox
 from balsam.server.routes.call import Call
@@ -19,7 +20,7 @@ from balsam.wire.sessions import (
     SessionView,
 )
 
-routes = Routes("sessions")
+routes = Routes("sessions", reads=Scope.JOBS_READ, writes=Scope.SESSIONS_RUN)
 
 
 @routes.get("/sessions", needs=USER_OR_SITE)
@@ -64,7 +65,7 @@ async def close_session(call: Call, session_id: int, body: SessionClose) -> None
     await call.write(lambda tx: sessions.close_session(tx, call.principal, session_id, body, call.now))
 
 
-@routes.get("/sessions/{session_id}/stream", needs=HOLDER, media_type="text/event-stream")
+@routes.get("/sessions/{session_id}/stream", needs=HOLDER, media_type="text/event-stream", scope=Scope.SESSIONS_RUN)
 async def session_stream(call: Call, session_id: int) -> EventStream:
     """Server-sent events for the holder: hello, work, cancel, closing."""
 

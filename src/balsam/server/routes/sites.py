@@ -1,5 +1,6 @@
 """Sites, their agents' tokens, leases and streams."""
 
+from balsam.domain.scopes import Scope
 from balsam.server.auth import tokens
 from balsam.server.auth.needs import SITE, USER, USER_OR_SITE
 from balsam.server.broker import Mailbox, frame
@@ -24,7 +25,7 @@ from balsam.wire.sites import (
 )
 from balsam.wire.stream import StreamEvent
 
-routes = Routes("sites")
+routes = Routes("sites", reads=Scope.JOBS_READ, writes=Scope.SITES_ADMIN)
 
 
 class AgentRelease(Message):

@@ -1,5 +1,6 @@
 """Teams, and what is shared with them."""
 
+from balsam.domain.scopes import Scope
 from balsam.server.auth.needs import USER
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
@@ -7,7 +8,7 @@ from balsam.server.usecases import shares, teams
 from balsam.wire.base import Deleted
 from balsam.wire.teams import Member, MemberQuery, ShareCreate, SharesPage, ShareView, TeamCreate, TeamsPage, TeamView
 
-routes = Routes("teams")
+routes = Routes("teams", reads=Scope.ALL, writes=Scope.ALL)
 
 
 @routes.get("/teams", needs=USER)

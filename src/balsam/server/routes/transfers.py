@@ -1,5 +1,6 @@
 """TransferItems: lists, what the Site says of them, what a client has collected."""
 
+from balsam.domain.scopes import Scope
 from balsam.server.auth.needs import SITE, USER, USER_OR_SITE
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
@@ -14,7 +15,7 @@ from balsam.wire.transfers import (
     TransfersPatched,
 )
 
-routes = Routes("transfers")
+routes = Routes("transfers", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)
 
 
 @routes.search("/transfers", needs=USER_OR_SITE)

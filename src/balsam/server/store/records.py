@@ -93,7 +93,10 @@ class ShareRow:
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A token, by the SHA-256 of its text. `kind` is user, site or launcher; `label` says what made it."""
+    """A token, by the SHA-256 of its text. `kind` is user, site or launcher; `label` says what made it, or what for.
+
+    A user's token with a `site_id` reaches that Site only.
+    """
 
     id: int
     token_hash: str
@@ -106,6 +109,7 @@ class TokenRow:
     expires_at: int | None
     revoked_at: int | None
     last_used_at: int | None
+    scopes: list[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import cast
 
+from balsam.domain.scopes import Scope
 from balsam.domain.states import BATCH_JOB_ENDED
 from balsam.server.errors import Conflict, NotFound, Unauthenticated
 from balsam.server.principal import Kind, Principal
@@ -42,15 +43,16 @@ def authenticate(tx: ReadTx, token: str, now: datetime) -> Authenticated:
     if row.expires_at is not None and row.expires_at <= micros(now):
         raise Unauthenticated("your login has expired; run `balsam login URL` again")
     user = tx.get(UserRow, row.user_id)
-    if user is None or not _lives(tx, row):
+    if user is None or not is_alive(tx, row):
         raise Unauthenticated
     is_admin = user.is_admin and row.kind == "user"
     kind = cast(Kind, row.kind)
-    principal = Principal(user.id, user.username, kind, is_admin, row.site_id, row.batch_job_id, row.id)
+    scopes = frozenset(Scope(scope) for scope in row.scopes)
+    principal = Principal(user.id, user.username, kind, is_admin, row.site_id, row.batch_job_id, row.id, scopes)
     return Authenticated(principal, moment_or_none(row.expires_at))
 
 
-def _lives(tx: ReadTx, token: TokenRow) -> bool:
+def is_alive(tx: ReadTx, token: TokenRow) -> bool:
     """Whether what the token speaks for still exists."""
     if token.site_id is not None:
         site = tx.get(SiteRow, token.site_id)
@@ -79,8 +81,9 @@ def add_token(
     site_id: int | None = None,
     batch_job_id: int | None = None,
     expires_at: datetime | None = None,
+    scopes: Iterable[Scope] = (Scope.ALL,),
 ) -> TokenRow:
-    """Store a new token."""
+    """Store a new token. What an agent or a launcher may do is decided by their kind, within ALL."""
     row = TokenRow(
         id=tx.new_id(TokenRow),
         token_hash=token_hash(secret),
@@ -93,6 +96,7 @@ def add_token(
         expires_at=None if expires_at is None else micros(expires_at),
         revoked_at=None,
         last_used_at=None,
+        scopes=sorted(scopes),
     )
     tx.put(row)
     return row
@@ -138,6 +142,7 @@ def who_am_i(tx: ReadTx, principal: Principal) -> WhoAmI:
         is_admin=principal.is_admin,
         site_id=principal.site_id,
         batch_job_id=principal.batch_job_id,
+        scopes=sorted(principal.scopes),
     )
 
 

@@ -22,7 +22,7 @@ USER = 0
 def sender_of(principal: Principal) -> tuple[int, int]:
     """Whose blobs a caller sends: owner, and the Site or 0."""
     principal.require("user", "site")
-    return principal.user_id, principal.site_id or USER
+    return principal.user_id, (principal.site_id or USER) if principal.kind == "site" else USER
 
 
 def look_up(tx: Tx, principal: Principal, hashes: Iterable[str], now: datetime) -> list[str]:
@@ -72,8 +72,10 @@ def readable(tx: ReadTx, principal: Principal, sha256: str) -> BlobRow:
 
 def _may_read(tx: ReadTx, access: Access, row: BlobRow) -> bool:
     who = access.principal
-    if who.site_id is not None and who.kind == "site":
-        return row.site_id == who.site_id or (row.site_id == USER and tx.site_takes_blob(who.site_id, row.id))
+    if who.site_id is not None:
+        there = row.site_id == who.site_id or (row.site_id == USER and tx.site_takes_blob(who.site_id, row.id))
+        if who.kind == "site" or not there:
+            return there
     if row.site_id == USER:
         return row.owner_id == who.user_id
     if access.at_site(row.owner_id, row.site_id) is not None:

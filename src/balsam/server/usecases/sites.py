@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from balsam.domain.roles import Role
-from balsam.server.errors import Conflict, Invalid, NotFound
+from balsam.server.errors import Conflict, Forbidden, Invalid, NotFound
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Store, Tx, Wake
 from balsam.server.store.records import (
@@ -62,6 +62,8 @@ class FileTarget:
 def create_site(tx: Tx, principal: Principal, message: SiteCreate, secret: str, now: datetime) -> SiteCreated:
     """Register a Site; `secret` becomes its agent's token. Raises Conflict when the owner has one of that name."""
     principal.require("user")
+    if principal.site_id is not None:
+        raise Forbidden("this token is for one Site; it may not register another one")
     _check_name(tx, principal.user_id, message.name)
     row = SiteRow(
         id=tx.new_id(SiteRow),
