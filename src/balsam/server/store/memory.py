@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from balsam.server.errors import Unavailable
 from balsam.server.store.memory_tx import MemoryTx, Tables
-from balsam.server.store.protocol import ReadTx, Subscriber, Tx
+from balsam.server.store.protocol import ReadTx, Subscriber, Tx, Wake
 from balsam.server.store.wakes import Subscribers
 
 T = TypeVar("T")
@@ -49,6 +49,12 @@ class MemoryStore:
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         return self._subscribers.add(subscriber)
+
+    async def tell(self, wake: Wake) -> None:
+        """There are no other processes."""
+
+    def leads(self) -> bool:
+        return True
 
     def close(self) -> None:
         self._closed = True

@@ -22,7 +22,9 @@ from balsam.server.store.selections import (
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)
 Value = int | str | bool | None
-Topic = Literal["site", "session", "work", "jobs", "site_jobs", "campaign", "access", "tokens"]
+Topic = Literal[
+    "site", "session", "work", "jobs", "site_jobs", "campaign", "access", "tokens", "wakes", "files", "logins"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Wake:
     {...}): the same of one Site, ("campaign", campaign_key, "states", {...}): the same of a campaign that is shared;
     ("access", user_id, "changed", {}): others share something with this person, or no more;
     ("tokens", 0, "revoked", {}): whoever remembers tokens must look them up again.
+    ("wakes", 0, "lost" | "back", {}): from now on the wakes of other processes of the service may be missing, or come
+    again. Made by the store itself; after both, what was heard before may be out of date.
     """
 
     topic: Topic
@@ -242,6 +246,14 @@ class Store(Protocol):
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Call `subscriber` once per commit that has wakes, in the writer's thread; returns how to unsubscribe."""
+        ...
+
+    async def tell(self, wake: Wake) -> None:
+        """Tell the subscribers in the other processes of the service. A hint: nothing is kept, and it may be lost."""
+        ...
+
+    def leads(self) -> bool:
+        """Whether this process is the one of the service's processes that runs the sweeps (L6). Costs nothing."""
         ...
 
     def close(self) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from balsam.server.store.codec import ACTOR_NUMBERS, STATE_NUMBERS
-from balsam.server.store.conditions import Condition, array_text, holds, json_path, kind_of
+from balsam.server.store.conditions import Condition, array_text, holds, kind_of
 from balsam.server.store.records import EVENT_SEQ_BITS
-from balsam.server.store.sql_database import listed
+from balsam.server.store.sql_database import JsonPath, listed
 
 _TYPES = {"number": "IN ('integer', 'real')", "text": "= 'text'", "array": "= 'array'"}
 _COMPARED = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
@@ -79,7 +79,7 @@ def _part_sql(op: str, text: str, value: str) -> Sql:
 
 
 def _json_sql(condition: Condition, column: str) -> Sql:
-    path = json_path(condition.path)
+    path = JsonPath(condition.path)
     found, kind = f"json_extract({column}, ?)", f"json_type({column}, ?)"
     op, value = condition.op, condition.value
     if op == "isnull":
@@ -102,7 +102,7 @@ def _json_sql(condition: Condition, column: str) -> Sql:
     return _either(pieces)
 
 
-def _same_sql(value: Any, found: str, kind: str, path: list[str]) -> Sql:
+def _same_sql(value: Any, found: str, kind: str, path: list[Any]) -> Sql:
     """`path` are the parameters of `found` and of `kind`."""
     its = kind_of(value)
     if its not in _TYPES:
@@ -111,7 +111,7 @@ def _same_sql(value: Any, found: str, kind: str, path: list[str]) -> Sql:
     return f"{kind} {_TYPES[its]} AND {found} = ?", [*path, *path, wanted]
 
 
-def _any_of(values: tuple[Any, ...], found: str, kind: str, path: list[str]) -> Sql:
+def _any_of(values: tuple[Any, ...], found: str, kind: str, path: list[Any]) -> Sql:
     """One test for each kind of value, however many values there are."""
     by_kind: dict[str, list[Any]] = {}
     for value in values:

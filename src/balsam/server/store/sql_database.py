@@ -38,5 +38,15 @@ class Listed(list[Any]):
         return json.dumps(self)
 
 
+class JsonPath(Listed):
+    """Keys that lead to a value in a JSON column, as one parameter of `json_extract` and the like.
+
+    Keys have no quotes and no backslashes in them (see wire.lookups).
+    """
+
+    def __conform__(self, protocol: object) -> str:
+        return "$" + "".join(f".{json.dumps(key, ensure_ascii=False)}" for key in self)
+
+
 def listed(values: Iterable[object]) -> Listed:
     return Listed(values)

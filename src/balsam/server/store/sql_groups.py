@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from balsam.server.store.codec import STATES, load
-from balsam.server.store.conditions import groups, json_path
-from balsam.server.store.sql_database import Cursor, Database
+from balsam.server.store.conditions import groups
+from balsam.server.store.sql_database import Cursor, Database, JsonPath
 from balsam.server.store.sql_select import Query
 
 _FLAGS = frozenset({"cancel_requested", "pending_file_cleanup"})
@@ -16,7 +16,7 @@ _FLAGS = frozenset({"cancel_requested", "pending_file_cleanup"})
 def row_groups(db: Database, query: Query, column: str, path: tuple[str, ...], limit: int) -> list[tuple[Any, int]]:
     """From the rows of a query over `jobs`."""
     if path:
-        by, params = f"json_type(jobs.{column}, ?), json_extract(jobs.{column}, ?)", [json_path(path)] * 2
+        by, params = f"json_type(jobs.{column}, ?), json_extract(jobs.{column}, ?)", [JsonPath(path)] * 2
     else:
         by, params = f"NULL, jobs.{column}", []
     sql = f"SELECT {by}, count(*) AS n FROM {query.source} WHERE {query.where} GROUP BY 1, 2 ORDER BY n DESC LIMIT ?"
@@ -37,4 +37,4 @@ def _decoded(rows: Cursor, column: str, is_json: bool) -> Iterator[tuple[Any, in
 def _json_value(kind: str | None, value: Any) -> Any:
     if kind in ("true", "false"):
         return kind == "true"
-    return load(value) if kind in ("array", "object") else value
+    return load(value) if kind not in ("text", "null") and isinstance(value, str) else value

@@ -147,7 +147,7 @@ class SqlReadTx(FilesReadTx):
     def _narrowest_tag_first(self, selection: JobSelection) -> JobSelection:
         if len(selection.tags) < 2:
             return selection
-        sql = "SELECT count(*) FROM (SELECT 1 FROM job_tags WHERE tag = ? LIMIT ?) some"
+        sql = "SELECT count(*) FROM (SELECT 1 FROM job_tags WHERE tag = ? LIMIT ?) AS few"
 
         def how_many(tag: tuple[str, str]) -> int:
             number = tag_number(selection.owner_id, *tag)

@@ -10,7 +10,7 @@ their own for the sake of speed are methods that sqlite_tx.py and postgres_tx.py
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Protocol
@@ -91,8 +91,32 @@ class Pending:
         self.wakes.extend(other.wakes)
 
 
+def fits_sql(least: str, whole: str) -> str:
+    """The condition that a Job fits the criteria of an acquire, with `#` before its columns.
+
+    `least` is the database's function for the smaller of two numbers, `whole` cuts a number to an integer. The count of
+    GPUs is domain.job.gpus_needed; a division of integers gives the integer below.
+    """
+    sharing = whole.format(f"{least}({1 + GPU_EPSILON!r} / #gpus_per_rank, {MAX_RANKS})")
+    gpus_needed = (
+        "CASE WHEN #gpus_per_rank = 0 THEN 0"
+        f" WHEN #gpus_per_rank >= 1 THEN #ranks_per_node * {whole.format('#gpus_per_rank')}"
+        f" ELSE (#ranks_per_node + {sharing} - 1) / {sharing} END"
+    )
+    return (
+        f"#wall_time_min <= ? AND #num_nodes <= ? AND #ranks_per_node <= ? AND {gpus_needed} <= ?"
+        " AND #num_nodes <= #node_packing_count * ?"
+    )
+
+
 class SqlTx(FilesTx, SqlReadTx, ABC):
-    """Tx over the writer's connection."""
+    """Tx over the writer's connection.
+
+    `_fits` is the condition of an acquire; `_tagged` is where the Jobs with a tag are walked over, as `t`.
+    """
+
+    _fits = fits_sql("MIN", "CAST({} AS INTEGER)")
+    _tagged = "runnable_tags t"
 
     def __init__(self, database: Database, ids: Ids) -> None:
         super().__init__(database)
@@ -217,7 +241,7 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
     def _awaiting_hook(self, criteria: AcquireCriteria) -> list[int]:
         sql = (
             "SELECT id FROM jobs INDEXED BY jobs_awaiting_hook WHERE site_id = ? AND session_id IS NULL"
-            f" AND state IN {_AWAITING_HOOK} ORDER BY priority DESC, id LIMIT ?"
+            f" AND state IN {_AWAITING_HOOK} ORDER BY priority DESC, id LIMIT ?{self._job_lock}"
         )
         return [row[0] for row in self._db.execute(sql, (criteria.site_id, criteria.max_jobs))]
 
@@ -231,7 +255,11 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         limit = criteria.max_wall_time_min
         return shortest is not None and (limit is None or shortest[0] <= limit)
 
-    def _candidates(self, criteria: AcquireCriteria) -> Iterable[tuple[int, int, int]]:
+    def _candidates(self, criteria: AcquireCriteria) -> Sequence[tuple[int, int, int]]:
+        return self._walk(criteria)
+
+    def _walk(self, criteria: AcquireCriteria, lock: str = "") -> list[tuple[int, int, int]]:
+        """The first runnable Jobs that fit, in their order."""
         nodes = _NO_LIMIT if criteria.max_nodes_per_job is None else criteria.max_nodes_per_job
         if criteria.serial_only:
             nodes = 1
@@ -243,8 +271,8 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
             float(_NO_LIMIT) if criteria.max_aggregate_nodes is None else criteria.max_aggregate_nodes,
             criteria.candidates,
         )
-        sql, before = self._tag_walk(criteria) if criteria.filter_tags else _index_walk(criteria)
-        return self._db.execute(sql, (*before, *params)).fetchall()
+        sql, before = self._tag_walk(criteria) if criteria.filter_tags else self._index_walk(criteria)
+        return self._db.execute(f"{sql} LIMIT ?{lock}", (*before, *params)).fetchall()
 
     def _tag_walk(self, criteria: AcquireCriteria) -> tuple[str, tuple[int, ...]]:
         """A walk over the runnable Jobs that have the first tag; the others are looked up for each."""
@@ -253,10 +281,20 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         others = " AND EXISTS (SELECT 1 FROM job_tags o WHERE o.tag = ? AND o.job_id = t.job_id)" * (len(tags) - 1)
         order = "t.wall_time_min DESC, t.num_nodes DESC, t.job_id" if criteria.long_large_first else "t.rank, t.job_id"
         sql = (
-            "SELECT t.job_id, t.num_nodes, t.node_packing_count FROM runnable_tags t"
-            f" WHERE t.tag = ? AND t.site_id = ?{others} AND {_FITS.replace('#', 't.')} ORDER BY {order} LIMIT ?"
+            f"SELECT t.job_id, t.num_nodes, t.node_packing_count FROM {self._tagged}"
+            f" WHERE t.tag = ? AND t.site_id = ?{others} AND {self._fits.replace('#', 't.')} ORDER BY {order}"
         )
         return sql, (tags[0], criteria.site_id, *tags[1:])
+
+    def _index_walk(self, criteria: AcquireCriteria) -> tuple[str, tuple[int, ...]]:
+        index, order = "jobs_runnable", "priority DESC, id"
+        if criteria.long_large_first:
+            index, order = "jobs_runnable_by_size", "wall_time_min DESC, num_nodes DESC, id"
+        sql = (
+            f"SELECT id, num_nodes, node_packing_count FROM jobs INDEXED BY {index} WHERE site_id = ?"
+            f" AND session_id IS NULL AND state IN (5, 10) AND {self._fits.replace('#', '')} ORDER BY {order}"
+        )
+        return sql, (criteria.site_id,)
 
     def _any_tagged(self, ids: list[int]) -> bool:
         sql = "SELECT 1 FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND tags <> '{}' LIMIT 1"
@@ -274,30 +312,31 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         for job_id, columns in changes.items():
             if foreign := set(columns) - CHANGEABLE_COLUMNS:
                 raise ValueError(f"S4: {sorted(foreign)} of a Job are not changed this way")
+            row = self._db.execute(
+                f"SELECT owner_id, tags FROM jobs WHERE id = ?{self._job_lock}", (job_id,)
+            ).fetchone()
+            if row is None:
+                raise GuardFailed(f"Job {job_id} is gone")
             self._withdraw([job_id])
             sets = ", ".join(f"{column} = ?" for column in columns)
             values = [dump(value) if column in _JSON_COLUMNS else value for column, value in columns.items()]
             sql = f"UPDATE jobs SET last_update = ?{', ' if sets else ''}{sets} WHERE id = ?"
             if "tags" in columns:
-                self._replace_tags(job_id, columns["tags"])
-            if self._db.execute(sql, (at, *values, job_id)).rowcount != 1:
-                raise GuardFailed(f"Job {job_id} is gone")
+                self._replace_tags(job_id, row[0], row[1], columns["tags"])
+            self._db.execute(sql, (at, *values, job_id))
         self._offer(list(changes))
 
-    def _replace_tags(self, job_id: int, tags: Mapping[str, str]) -> None:
-        row = self._db.execute("SELECT owner_id, tags FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        if row is None:
-            raise GuardFailed(f"Job {job_id} is gone")
-        owner, before = row
+    def _replace_tags(self, job_id: int, owner: int, before: str, tags: Mapping[str, str]) -> None:
         old = [(tag_number(owner, *item), job_id) for item in json.loads(before).items()]
         self._delete_many("job_tags", TAG_COLUMNS, old)
         self._insert_many("job_tags", TAG_COLUMNS, [(tag_number(owner, *item), job_id) for item in tags.items()])
 
     def delete_jobs(self, job_ids: Sequence[int]) -> None:
+        columns = "id, owner_id, site_id, app_id, state, event_seq, tags"
+        sql = f"SELECT {columns} FROM jobs WHERE {_BY_IDS} ORDER BY id{self._job_lock}"
+        rows = self._db.execute(sql, (listed(job_ids),)).fetchall()
         self._withdraw(job_ids)
         self.delete_transfer_items(job_ids)
-        sql = f"SELECT id, owner_id, site_id, app_id, state, event_seq, tags FROM jobs WHERE {_BY_IDS}"
-        rows = self._db.execute(sql, (listed(job_ids),)).fetchall()
         tags = [(tag_number(row[1], *item), row[0]) for row in rows for item in json.loads(row[6]).items()]
         self._delete_many("job_tags", TAG_COLUMNS, tags)
         spans = [(event_id(row[0], 0), event_id(row[0] + 1, 0)) for row in rows]
@@ -348,30 +387,6 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
             for job_id, owner, tags, site, rank, *shape in self._db.execute(sql, (listed(job_ids),)).fetchall()
             for item in json.loads(tags).items()
         ]
-
-
-# domain.job.gpus_needed as SQL; a division of integers gives the integer below.
-_SHARING = f"CAST(MIN({1 + GPU_EPSILON!r} / #gpus_per_rank, {MAX_RANKS}) AS INTEGER)"
-_GPUS_NEEDED = (
-    "CASE WHEN #gpus_per_rank = 0 THEN 0"
-    " WHEN #gpus_per_rank >= 1 THEN #ranks_per_node * CAST(#gpus_per_rank AS INTEGER)"
-    f" ELSE (#ranks_per_node + {_SHARING} - 1) / {_SHARING} END"
-)
-_FITS = (
-    f"#wall_time_min <= ? AND #num_nodes <= ? AND #ranks_per_node <= ? AND {_GPUS_NEEDED} <= ?"
-    " AND #num_nodes <= #node_packing_count * ?"
-)
-
-
-def _index_walk(criteria: AcquireCriteria) -> tuple[str, tuple[int, ...]]:
-    index, order = "jobs_runnable", "priority DESC, id"
-    if criteria.long_large_first:
-        index, order = "jobs_runnable_by_size", "wall_time_min DESC, num_nodes DESC, id"
-    sql = (
-        f"SELECT id, num_nodes, node_packing_count FROM jobs INDEXED BY {index} WHERE site_id = ?"
-        f" AND session_id IS NULL AND state IN (5, 10) AND {_FITS.replace('#', '')} ORDER BY {order} LIMIT ?"
-    )
-    return sql, (criteria.site_id,)
 
 
 def _is_available(job: HotJob) -> bool:

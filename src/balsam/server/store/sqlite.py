@@ -20,7 +20,7 @@ from typing import TypeVar
 from balsam.domain.clock import Clock, SystemClock
 from balsam.server.errors import ServiceError, TooSlow, Unavailable
 from balsam.server.store.filesystem import network_filesystem
-from balsam.server.store.protocol import ReadTx, Subscriber, Tx
+from balsam.server.store.protocol import ReadTx, Subscriber, Tx, Wake
 from balsam.server.store.schema import migrate
 from balsam.server.store.sql_read import SqlReadTx
 from balsam.server.store.sql_write import Pending
@@ -119,6 +119,12 @@ class SqliteStore:
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         return self._subscribers.add(subscriber)
+
+    async def tell(self, wake: Wake) -> None:
+        """There are no other processes."""
+
+    def leads(self) -> bool:
+        return True
 
     def close(self) -> None:
         if self._closed:

@@ -2,7 +2,8 @@
 -- retry. Until now every attempt that was not lost counted.
 ALTER TABLE jobs ADD COLUMN spent_attempts INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN failure TEXT;
-UPDATE jobs SET spent_attempts = max(0, attempt - lost_attempts - (state = 6));
+UPDATE jobs SET spent_attempts = attempt - lost_attempts - CASE WHEN state = 6 THEN 1 ELSE 0 END;
+UPDATE jobs SET spent_attempts = 0 WHERE spent_attempts < 0;
 CREATE INDEX jobs_by_failure ON jobs (owner_id, failure) WHERE failure IS NOT NULL;
 
 -- Whether the parent is still to finish. Without it, each of ten thousand parents that finishes would look at all others

@@ -1,0 +1,195 @@
+"""Connections to PostgreSQL: how they are made, how they run statements, and their errors in the service's words.
+
+Used by the parts of this package. Promises: a dead network is noticed within seconds, on both sides; no text of an
+error has a password in it.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg.abc import Buffer
+from psycopg.adapt import Dumper
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.types.numeric import Int8Dumper
+
+from balsam.server.database_address import DatabaseAddress
+from balsam.server.errors import Invalid, ServiceError, TooSlow, Unavailable
+from balsam.server.store.postgres.sql import translated
+from balsam.server.store.protocol import Duplicate, GuardFailed
+from balsam.server.store.sql_database import Listed
+
+log = logging.getLogger(__name__)
+
+ADVISORY_LOCKS = 0x62616C73  # the first number of all our advisory locks
+PATIENCE_SEC = 3.0  # a restart of the server takes less
+STATEMENT_TIMEOUT_SEC = 10.0
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+# What an idle or a silent connection means is decided here, not by a firewall in between.
+_CLIENT = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+# Statements are made to be driven by indexes and joined as they are written; a planner that knows nothing yet about a
+# table that has just grown must not choose otherwise. Rows of a process that the network cut off are free in seconds.
+_SESSION = {
+    "synchronous_commit": "on",  # S1
+    "timezone": "UTC",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "join_collapse_limit": "1",
+    "jit": "off",
+    "idle_in_transaction_session_timeout": "15s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "3",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10s",
+}
+
+
+# Classes of SQLSTATE: connections, resources, an operator's intervention, input and output.
+_SERVER_TROUBLE = frozenset({"08", "53", "57", "58"})
+
+
+class ListedDumper(Dumper):
+    """A Listed as an array whose type is known from where it stands."""
+
+    def dump(self, obj: Listed) -> Buffer:
+        return ("{" + ",".join(map(_element, obj)) + "}").encode()
+
+
+def _element(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return str(value)
+
+
+class ConnectionLost(Exception):
+    """The connection broke. What was not committed before is undone by the server."""
+
+
+class Unreachable(Unavailable):
+    """There is no server to talk to."""
+
+
+class Collision(Exception):
+    """Another process holds what this transaction wants to change; the same work can be done again."""
+
+
+def connect(address: DatabaseAddress, purpose: str, **settings: str) -> Connection:
+    """A connection without an open transaction. Raises Unreachable."""
+    try:
+        options = {**_CLIENT, **conninfo_to_dict(address.text), "application_name": f"balsam {purpose}"}
+        connection = psycopg.connect(make_conninfo("", **options), autocommit=True, prepare_threshold=3)
+    except psycopg.Error as error:
+        raise Unreachable(f"the database {address} can't be reached: {_reason(error, address)}") from None
+    try:
+        connection.adapters.register_dumper(int, Int8Dumper)
+        connection.adapters.register_dumper(Listed, ListedDumper)
+        wanted = [part for setting in (_SESSION | settings).items() for part in setting]
+        calls = ", ".join(["set_config(%s, %s, false)"] * (len(wanted) // 2))
+        connection.execute(f"SELECT {calls}".encode(), wanted)
+    except psycopg.Error as error:
+        connection.close()
+        raise Unreachable(f"the database {address} can't be used: {_reason(error, address)}") from None
+    return connection
+
+
+def patiently(address: DatabaseAddress, purpose: str, **settings: str) -> Connection:
+    """`connect`, with patience for a server that is starting again."""
+    deadline = time.monotonic() + PATIENCE_SEC
+    while True:
+        try:
+            return connect(address, purpose, **settings)
+        except Unreachable:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
+
+
+def _reason(error: psycopg.Error, address: DatabaseAddress) -> str:
+    """The first line of what the library says, without the password."""
+    text = str(error).strip().partition("\n")[0].rpartition("failed: ")[2]
+    return address.without_password(text)
+
+
+class PostgresDatabase:
+    """A connection as the shared SQL uses it.
+
+    `written` says whether anything but reading was asked of it, `failed` whether it refused a statement.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.written = self.failed = False
+
+    def execute(self, sql: str, params: Sequence[Any] = (), /) -> psycopg.Cursor[tuple[Any, ...]]:
+        if not sql.startswith("SELECT"):
+            self.written = True
+        try:
+            return self.connection.execute(translated(sql), params)
+        except psycopg.Error as error:
+            raise self.spoken(error) from error
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> psycopg.Cursor[tuple[Any, ...]]:
+        self.written = True
+        rows = list(rows)
+        if len(rows) == 1:
+            return self.execute(sql, rows[0])
+        cursor = self.connection.cursor()
+        try:
+            cursor.executemany(translated(sql), rows)
+        except psycopg.Error as error:
+            raise self.spoken(error) from error
+        return cursor
+
+    def copy(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Insert rows the quickest way there is."""
+        self.written = True
+        try:
+            with self.connection.cursor().copy(f"COPY {name} ({', '.join(columns)}) FROM STDIN".encode()) as copy:
+                for row in rows:
+                    copy.write_row(row)
+        except psycopg.Error as error:
+            raise self.spoken(error) from error
+
+    def spoken(self, error: psycopg.Error) -> Exception:
+        """What the rest of the service understands; the error itself when it is a fault of ours."""
+        self.failed = True
+        if self.connection.closed:
+            return ConnectionLost(str(error))
+        if isinstance(error, errors.UniqueViolation):
+            return Duplicate(error.diag.constraint_name)
+        if isinstance(error, errors.ForeignKeyViolation):
+            return GuardFailed(f"{error.diag.constraint_name}: a row that is referred to has gone")
+        if isinstance(error, (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure)):
+            return Collision(str(error))
+        if isinstance(error, psycopg.DataError) and "NUL" in str(error):
+            return Invalid("a text has a NUL character, which can't be stored; leave it out")
+        return _refusal(error) or error
+
+
+def _refusal(error: psycopg.Error) -> ServiceError | None:
+    """What the caller is told when the server can't; None for a fault of our own in the SQL."""
+    if isinstance(error, errors.DiskFull):
+        return Unavailable("the database's disk is full; nothing was written. Free space and try again", status=507)
+    if isinstance(error, errors.QueryCanceled):
+        return TooSlow(STATEMENT_TIMEOUT_SEC)
+    if isinstance(error, errors.ReadOnlySqlTransaction):
+        return Unavailable("the database is read-only; nothing was written")
+    if (error.sqlstate or "")[:2] in _SERVER_TROUBLE:
+        log.error("the database refused: %s (%s)", error, error.sqlstate)
+        return Unavailable("the database can't do it now; try again")
+    return None

@@ -1,0 +1,208 @@
+"""Committing groups of writes: one transaction for all of them, or one for each when they collide with somebody.
+
+Runs in the writer thread. A group takes locks as it goes, so it waits for another process's locks only for a moment;
+then it is undone, and its items are run again one after another, each of which may wait longer. What was answered is
+committed (S1); when the connection is lost in the middle of a COMMIT, the server is asked what became of it.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+import psycopg
+
+from balsam.server.database_address import DatabaseAddress
+from balsam.server.errors import Unavailable
+from balsam.server.store.postgres import notifications
+from balsam.server.store.postgres.connection import (
+    ADVISORY_LOCKS,
+    PATIENCE_SEC,
+    Collision,
+    ConnectionLost,
+    PostgresDatabase,
+    Unreachable,
+    patiently,
+)
+from balsam.server.store.postgres.tx import PostgresIds, PostgresTx
+from balsam.server.store.protocol import Duplicate, GuardFailed
+from balsam.server.store.sql_database import listed
+from balsam.server.store.sql_write import Pending
+from balsam.server.store.wakes import Subscribers, merged
+from balsam.server.store.writer import Item
+
+log = logging.getLogger(__name__)
+
+GROUP_LOCK_WAIT = "100ms"
+LOCK_WAIT = "3s"
+WRITE_TIMEOUT = "30s"
+ATTEMPTS = 3
+COLLISIONS = 6
+_BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED"
+_BEGIN_TOGETHER = _BEGIN + f"; SET LOCAL lock_timeout = '{GROUP_LOCK_WAIT}'".encode()
+# Each writing process has rows of its own, so that no row is one that everybody waits for.
+_SAVE_COUNTS = """INSERT INTO state_counts (owner_id, site_id, app_id, state, shard, n)
+    SELECT u.owner_id, u.site_id, u.app_id, u.state, ?, u.n
+    FROM unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[])
+    AS u (owner_id, site_id, app_id, state, n)
+    ON CONFLICT (owner_id, site_id, app_id, state, shard) DO UPDATE SET n = state_counts.n + excluded.n"""
+_TAKE_SHARD = f"""SELECT shard FROM generate_series(1, 200) AS shard
+    WHERE pg_try_advisory_lock({ADVISORY_LOCKS}, 1000 + shard) LIMIT 1"""  # noqa: S608 - a number of ours
+
+
+class _Apart(Exception):
+    """The items can't share a transaction this time."""
+
+
+class GroupCommit:
+    """The writing connection of a process, and what is done with it."""
+
+    def __init__(self, address: DatabaseAddress, origin: str, subscribers: Subscribers) -> None:
+        self._address = address
+        self._origin = origin
+        self._subscribers = subscribers
+        self._database: PostgresDatabase | None = None
+        self._ids: PostgresIds
+        self._shard = 0
+
+    def write_group(self, group: list[Item]) -> None:
+        """Give each item its result or its error."""
+        waiting = list(group)
+        try:
+            for _ in range(ATTEMPTS):
+                try:
+                    self._write(waiting)
+                    return
+                except ConnectionLost as lost:
+                    log.warning("the connection to the database was lost: %s", lost)
+                    self.close()
+            raise Unavailable("the connection to the database is lost again and again; try again")
+        except Exception as error:
+            for item in waiting:
+                item.result, item.error = None, error
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.connection.close()
+            self._database = None
+
+    def _write(self, waiting: list[Item]) -> None:
+        """Items that are settled are taken from `waiting`."""
+        if len(waiting) > 1:
+            with suppress(_Apart):
+                self._commit(waiting, together=True)
+                waiting.clear()
+        while waiting:
+            self._write_alone(waiting[0])
+            waiting.pop(0)
+
+    def _write_alone(self, item: Item) -> None:
+        """Collisions are over after a while; a key that somebody else took first is found by the second try."""
+        for attempt in range(1, COLLISIONS + 1):
+            item.result, item.error = None, None
+            try:
+                self._commit([item], together=False)
+                return
+            except Collision as error:
+                log.info("a write collided with another one: %s", error)
+                item.error = Unavailable("others were changing the same things all the time; try again")
+                time.sleep(random.uniform(0, 0.02 * attempt))  # noqa: S311 - not a secret
+            except (Duplicate, GuardFailed) as error:
+                item.error = error
+                if attempt == 2:
+                    return
+            except (ConnectionLost, Unreachable):
+                raise
+            except Exception as error:
+                item.error = error
+                return
+
+    def _commit(self, items: Sequence[Item], *, together: bool) -> None:
+        database = self._connected()
+        pending = Pending()
+        try:
+            database.connection.execute(_BEGIN_TOGETHER if together else _BEGIN)
+            for item in items:
+                self._run(database, item, pending, together=together)
+            wakes = merged(pending.wakes)
+            self._save(database, pending)
+            if wakes:
+                notifications.send(database, self._origin, wakes)
+            self._end(database)
+        except BaseException as error:
+            self._undo(database)
+            if isinstance(error, psycopg.Error):
+                raise database.spoken(error) from error
+            raise
+        self._subscribers.publish(wakes)
+
+    def _run(self, database: PostgresDatabase, item: Item, pending: Pending, *, together: bool) -> None:
+        """Run one item. One of several that fails before it wrote anything leaves nothing to undo."""
+        database.written = database.failed = False
+        tx = PostgresTx(database, self._ids)
+        try:
+            item.result = item.fn(tx)
+        except ConnectionLost:
+            raise
+        except Exception as error:
+            if not together:
+                raise
+            if database.written or database.failed or isinstance(error, (Duplicate, GuardFailed)):
+                raise _Apart from error
+            item.error = error
+        else:
+            pending.absorb(tx.pending)
+
+    def _save(self, database: PostgresDatabase, pending: Pending) -> None:
+        rows = [(*key, n) for key, n in sorted(pending.counts.items()) if n]
+        if rows:
+            columns = [listed(column) for column in zip(*rows, strict=True)]
+            database.execute(_SAVE_COUNTS, (self._shard, *columns))
+
+    def _end(self, database: PostgresDatabase) -> None:
+        found = database.execute("SELECT pg_current_xact_id_if_assigned()::text").fetchone()
+        xid = found[0] if found else None
+        try:
+            database.connection.execute(b"COMMIT")
+        except psycopg.Error as error:
+            if not database.connection.closed:
+                raise
+            if xid is not None and not self._was_committed(xid):
+                raise ConnectionLost(str(error)) from error
+
+    def _was_committed(self, xid: str) -> bool:
+        """What became of a transaction whose COMMIT was not answered. Raises Unavailable when that can't be learned."""
+        unknown = "it is not known whether it was written; try again with the same Idempotency-Key"
+        self.close()
+        deadline = time.monotonic() + PATIENCE_SEC
+        while time.monotonic() < deadline:
+            try:
+                row = self._connected().connection.execute("SELECT pg_xact_status(%s::xid8)", (xid,)).fetchone()
+            except Unreachable:
+                raise Unavailable(unknown) from None
+            except psycopg.errors.InvalidParameterValue:
+                return False  # a number that the server, which crashed, has not given out: nothing of it is left
+            except psycopg.Error:
+                self.close()
+                continue
+            if row is None or row[0] != "in progress":
+                return row is not None and row[0] == "committed"
+            time.sleep(0.05)
+        raise Unavailable(unknown)
+
+    def _undo(self, database: PostgresDatabase) -> None:
+        with suppress(psycopg.Error):
+            if not database.connection.closed:
+                database.connection.execute(b"ROLLBACK")
+
+    def _connected(self) -> PostgresDatabase:
+        """The connection; made anew when there is none, with some patience for a server that is starting."""
+        if self._database is not None and not self._database.connection.closed:
+            return self._database
+        connection = patiently(self._address, "writer", lock_timeout=LOCK_WAIT, statement_timeout=WRITE_TIMEOUT)
+        self._database = database = PostgresDatabase(connection)
+        self._ids = PostgresIds(database)
+        found = database.execute(_TAKE_SHARD).fetchone()
+        self._shard = found[0] if found else 0
+        return database

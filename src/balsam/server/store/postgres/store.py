@@ -1,0 +1,149 @@
+"""The store in PostgreSQL, for a service of one or several processes.
+
+In each process: one writing connection that commits groups (groups.py), three for reading, one that hears the other
+processes (listener.py). What the processes may do at the same time is decided by locks on rows (tx.py), not by luck.
+"""
+
+import asyncio
+import queue
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
+
+import psycopg
+
+from balsam.server.database_address import DatabaseAddress
+from balsam.server.errors import Unavailable
+from balsam.server.store.postgres import notifications
+from balsam.server.store.postgres.connection import (
+    STATEMENT_TIMEOUT_SEC,
+    Connection,
+    ConnectionLost,
+    PostgresDatabase,
+    patiently,
+)
+from balsam.server.store.postgres.groups import GroupCommit
+from balsam.server.store.postgres.listener import Listener
+from balsam.server.store.postgres.migrate import check_schema
+from balsam.server.store.protocol import ReadTx, Subscriber, Tx, Wake
+from balsam.server.store.sql_read import SqlReadTx
+from balsam.server.store.wakes import Subscribers
+from balsam.server.store.writer import STOPPING, GroupedWriter
+
+T = TypeVar("T")
+
+READERS = 3
+_BEGIN_READ = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+class PostgresStore:
+    """Store over one database. Raises Unavailable when it can't be reached, SchemaTooOld and SchemaTooNew."""
+
+    def __init__(self, address: DatabaseAddress) -> None:
+        self._address = address
+        check_schema(address)
+        self._origin = secrets.token_hex(6)
+        self._subscribers = Subscribers()
+        self._groups = GroupCommit(address, self._origin, self._subscribers)
+        self._writer = GroupedWriter(self._groups.write_group)
+        self._readers: queue.LifoQueue[Connection] = queue.LifoQueue()
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
+        self._teller = ThreadPoolExecutor(1, thread_name_prefix="store-tell")
+        self._telling: Connection | None = None
+        self._closed = False
+        self._listener = Listener(address, self._origin, self._subscribers.publish)
+
+    async def write(self, fn: Callable[[Tx], T]) -> T:
+        return await self._writer.write(fn)
+
+    def write_sync(self, fn: Callable[[Tx], T]) -> T:
+        return self._writer.write_sync(fn)
+
+    async def read(self, fn: Callable[[ReadTx], T]) -> T:
+        if self._closed:
+            raise Unavailable(STOPPING)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self.read_sync, fn)
+
+    def read_sync(self, fn: Callable[[ReadTx], T]) -> T:
+        if self._closed:
+            raise Unavailable(STOPPING)
+        try:
+            return self._read(fn)
+        except ConnectionLost:
+            # One that was idle while the server restarted; so were the others. Reading twice does no harm.
+            self._drop_readers()
+        try:
+            return self._read(fn)
+        except ConnectionLost:
+            raise Unavailable("the connection to the database was lost; try again") from None
+
+    def _read(self, fn: Callable[[ReadTx], T]) -> T:
+        database = PostgresDatabase(self._reader())
+        try:
+            return _in_one_state(database, fn)
+        finally:
+            if database.connection.closed or self._closed:
+                database.connection.close()
+            else:
+                self._readers.put(database.connection)
+
+    def _reader(self) -> Connection:
+        try:
+            return self._readers.get_nowait()
+        except queue.Empty:
+            return patiently(self._address, "reader", statement_timeout=f"{STATEMENT_TIMEOUT_SEC}s")
+
+    def _drop_readers(self) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._readers.get_nowait().close()
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        return self._subscribers.add(subscriber)
+
+    async def tell(self, wake: Wake) -> None:
+        if self._closed:
+            raise Unavailable(STOPPING)
+        await asyncio.get_running_loop().run_in_executor(self._teller, self._tell, wake)
+
+    def _tell(self, wake: Wake) -> None:
+        if self._telling is None or self._telling.closed:
+            self._telling = patiently(self._address, "teller", synchronous_commit="off")
+        database = PostgresDatabase(self._telling)
+        try:
+            with database.connection.transaction():
+                notifications.send(database, self._origin, [wake])
+        except (ConnectionLost, psycopg.OperationalError):
+            raise Unavailable("the connection to the database was lost; try again") from None
+
+    def leads(self) -> bool:
+        return self._listener.leads
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._listener.close()
+        self._writer.close()
+        self._groups.close()
+        self._pool.shutdown()
+        self._teller.shutdown()
+        self._drop_readers()
+        if self._telling is not None:
+            self._telling.close()
+
+
+def _in_one_state(database: PostgresDatabase, fn: Callable[[ReadTx], T]) -> T:
+    """Run `fn` in a transaction that sees one state."""
+    connection = database.connection
+    try:
+        connection.execute(_BEGIN_READ)
+        return fn(SqlReadTx(database))
+    except psycopg.Error as error:
+        raise database.spoken(error) from error
+    finally:
+        with suppress(psycopg.Error):
+            if not connection.closed:
+                connection.execute(b"ROLLBACK")
