@@ -25,7 +25,7 @@ from balsam.testing.store_world import StoreWorld
 from tests.testbed.postgres import PostgresServer
 
 # Everything up to here was carried out before there was code on PostgreSQL that could be disturbed.
-FIRST_ON_POSTGRES = 8
+FIRST_ON_POSTGRES = 9
 CONTRACTIONS = (
     r"\bDROP (TABLE|COLUMN|CONSTRAINT)\b",
     r"\bRENAME\b",
