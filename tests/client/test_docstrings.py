@@ -158,7 +158,8 @@ def watched(name, *args, **kwargs):
     return real_open(name, *args, **kwargs)
 builtins.open = watched
 import balsam.api
-late = [name for name in ("httpcore2", "httpx2", "yaml", "numpy", "libensemble", "asyncio") if name in sys.modules]
+from balsam.api import ApplicationDefinition, BatchJob, EventLog, Job, Session, Site, TransferItem
+late = [name for name in ("httpcore2", "ssl", "yaml", "numpy", "libensemble", "asyncio") if name in sys.modules]
 assert late == [], late
 """
     done = subprocess.run(

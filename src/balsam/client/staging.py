@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from balsam.client.blobs import ServiceBlobs
 from balsam.client.contents import to_wire
 from balsam.client.errors import Problem, ValidationFailed
+from balsam.client.submission import Row, uses_client
 from balsam.domain.transfers import CLIENT, BadLocation, Location, TransferDirection
 from balsam.transfer.base import PeerAway, PeerRefused
 from balsam.transfer.descent import Refused
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from balsam.client.client import Client
 
 ROOT = "/"
-Row = dict[str, Any]
 Source = tuple[str, bool]  # path, recursive
 
 
@@ -46,11 +46,6 @@ class _Input:
     writer: ManifestWriter
     selection: Selection
     content: SentContent | None = None
-
-
-def uses_client(row: Row) -> bool:
-    """Whether a transfer of this Job begins or ends at this machine."""
-    return any(isinstance(text, str) and text.startswith(f"{CLIENT}:") for text in row.get("transfers", {}).values())
 
 
 class Staging:

@@ -11,10 +11,10 @@ from pydantic_core import to_json
 
 from balsam.client.errors import BalsamError, NotFound, Problem, ValidationFailed
 from balsam.client.progress import Advance
-from balsam.client.staging import Staging, uses_client
 from balsam.client.values import checked, json_copy
 from balsam.domain.failure import Failure
 from balsam.domain.states import JobState
+from balsam.domain.transfers import CLIENT
 from balsam.wire.base import MAX_BODY_BYTES, MAX_BULK
 from balsam.wire.jobs import JobsCreate, JobsCreated
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from balsam.client.client import Client
     from balsam.client.models.application import ApplicationDefinition
     from balsam.client.models.job import Job
+    from balsam.client.staging import Staging
 
 BODY_BYTES = MAX_BODY_BYTES // 2
 NEW: dict[str, Any] = {  # what a row says of a Job that was never looked at; Field has the defaults of the rest
@@ -55,7 +56,7 @@ def submit(client: "Client", jobs: "Sequence[Job]", on_created: Advance = lambda
     """
     apps = _Apps(client)
     rows = [_row(apps, job, index) for index, job in enumerate(jobs)]
-    staging = Staging(client, rows) if any(map(uses_client, rows)) else None
+    staging = _staging(client, rows) if any(map(uses_client, rows)) else None
     if staging is not None:
         _check(rows, 0)  # before files are sent for nothing
     chunks = list(_chunks(rows if staging is None else staging.stage()))
@@ -80,6 +81,17 @@ def submit(client: "Client", jobs: "Sequence[Job]", on_created: Advance = lambda
             if staging is not None and uses_client(row):
                 client.collector.expect(job, staging.outputs(index))
         on_created(end - start)
+
+
+def uses_client(row: Row) -> bool:
+    """Whether a transfer of this Job begins or ends at this machine."""
+    return any(isinstance(text, str) and text.startswith(f"{CLIENT}:") for text in row.get("transfers", {}).values())
+
+
+def _staging(client: "Client", rows: list[Row]) -> "Staging":
+    from balsam.client.staging import Staging  # with HTTP and TLS, which a program that only imports us needs not
+
+    return Staging(client, rows)
 
 
 class _Apps:

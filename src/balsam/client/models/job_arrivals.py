@@ -4,13 +4,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from balsam.client.arrivals import Arrived, fetch_to
 from balsam.client.errors import BalsamError
 from balsam.domain.states import DONE_STATES, JobState
 from balsam.domain.transfers import CLIENT
-from balsam.transfer.base import PeerAway
 
 if TYPE_CHECKING:
+    from balsam.client.arrivals import Arrived
     from balsam.client.client import Client
     from balsam.client.collector import Fetch
     from balsam.client.completions import Inbox
@@ -44,7 +43,7 @@ class JobArrivals:
         self._check_arrived()
         return True
 
-    def fetch(self, to: str | os.PathLike[str]) -> list[Arrived]:
+    def fetch(self, to: str | os.PathLike[str]) -> "list[Arrived]":
         """Fetch what the Job has sent to `client:` and nobody has collected yet into the directory `to`.
 
         For a machine other than the one that submitted, or when a result can't be put where it was to go: each is put
@@ -53,6 +52,9 @@ class JobArrivals:
         >>> [one.path for one in job.fetch("results")]  # this Job sends nothing
         []
         """
+        from balsam.client.arrivals import fetch_to
+        from balsam.transfer.base import PeerAway
+
         try:
             return fetch_to(self._client(), [self._saved_id()], Path(to))
         except PeerAway as error:
