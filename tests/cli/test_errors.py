@@ -11,7 +11,7 @@ from collections.abc import Callable
 import click
 import pytest
 
-from balsam.cli import main
+from balsam.cli import main, output
 from balsam.client.errors import Conflict, NotConfigured, ValidationFailed
 from balsam.domain.paths import BadPath
 from balsam.domain.template import ParameterError, TemplateError
@@ -74,6 +74,17 @@ def test_a_fault_of_the_program_keeps_its_traceback(error: Exception, failing: C
     with pytest.raises(type(error)) as shown:
         failing(error)
     assert shown.value is error
+
+
+def test_a_fault_of_the_program_is_one_json_value_beside_its_traceback(
+    failing: Callable[[Exception], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "json_wanted", lambda words: True)
+    monkeypatch.setattr(output, "_printed", False)
+    with pytest.raises(KeyError):
+        failing(KeyError("id"))
+    told = {"error": {"type": "KeyError", "message": "a fault of the program: 'id'"}, "exit_code": 1}
+    assert json.loads(capsys.readouterr().out) == told
 
 
 def test_a_traceback_can_be_asked_for(failing: Callable[[Exception], None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,9 +66,13 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", INTERRUPTED, None)
     except Exception as error:
-        if not _is_expected(error):
-            raise
-        _fail(str(error), FAILED, error)
+        if _is_expected(error):
+            _fail(str(error), FAILED, error)
+        from balsam.cli import output
+
+        if output.json_wanted(sys.argv):
+            output.print_error(type(error).__name__, f"a fault of the program: {error}", FAILED)
+        raise
     else:
         sys.exit(code)
 

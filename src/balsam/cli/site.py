@@ -10,6 +10,9 @@ _COMMANDS = {
     "stop": ("balsam.cli.site_agent:stop", "Stop the agent; allocations run on."),
     "sync": ("balsam.cli.site_agent:sync", "Have changes of the settings take effect; nothing that runs is touched."),
     "sample-settings": ("balsam.cli.site_settings:sample_settings", "Print the settings that a new Site begins with."),
+    "mv": ("balsam.cli.site_move:move", "Move a Site to another directory; what runs goes on."),
+    "rename": ("balsam.cli.site_move:rename", "Give a Site another name."),
+    "rm": ("balsam.cli.site_remove:remove", "Remove a Site, its Jobs and its files."),
     "ls": ("balsam.cli.site_list:list_sites", "List your Sites."),
 }
 

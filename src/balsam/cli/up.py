@@ -36,7 +36,9 @@ END_PATIENCE_SEC = {"retry_for_sec": 0.5, "connect_timeout_sec": 1.0, "read_time
 @click.command()
 @click.option("--port", type=click.IntRange(0, 65_535), help="0 takes a free port. [default: the last one, or free]")
 @click.option(
-    "--site", "site_path", type=click.Path(path_type=Path), help="Site directory. [default: BALSAM_HOME/site]"
+    *("--site", "site_path"),
+    type=click.Path(path_type=Path),
+    help="Site directory. [default: the last one, or BALSAM_HOME/site]",
 )
 @click.option("--name", default="local", show_default=True, help="Name of the Site, when it is created now.")
 @json_option
@@ -49,7 +51,7 @@ def up(port: int | None, site_path: Path | None, name: str, as_json: bool) -> No
 
     home = balsam_home()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    site_dir = (site_path or home / "site").resolve()
+    site_dir = (site_path or Path(_remembered().get("site") or home / "site")).resolve()
     with _only_one(home):
         status = _run(home, port, site_dir, name, as_json)
     sys.exit(status)
@@ -59,20 +61,19 @@ def _run(home: Path, port: int | None, site_dir: Path, name: str, as_json: bool)
     from balsam.cli.supervisor import Child, Supervisor
     from balsam.client.credentials import SERVICE_FILE, read_mapping
 
-    remembered = home / "up.json"
     log_dir = home / "log"
     log_dir.mkdir(mode=0o700, exist_ok=True)
-    wanted_port = _remembered_port(remembered) if port is None else port
+    wanted_port = int(_remembered().get("port") or 0) if port is None else port
     service = Child("service", _service_command(home, wanted_port), log_dir / "service.log")
     with Supervisor(on_event=lambda text: click.echo(f"balsam up: {text}", err=True)) as supervisor:
         supervisor.start(service)
         running = supervisor.wait_until(service, lambda: _is_of(read_mapping(home / SERVICE_FILE), service.pid))
         # A restarted service must be found where the clients know it.
         service.command = _service_command(home, _port_of(running["url"]))
-        remembered.write_text(json.dumps({"port": _port_of(running["url"])}))
+        _remember(port=_port_of(running["url"]), site=str(site_dir))
         client = _client(_service_settings(home), {"retry_for_sec": START_PATIENCE_SEC})
         site = _make_site(client, site_dir, name)
-        agent = Child("agent", [sys.executable, "-m", "balsam.site", "--site", str(site.path)], log_dir / "agent.log")
+        agent = Child("agent", _agent_command(site.path), log_dir / "agent.log")
         supervisor.start(agent)
         status = _stay_up(supervisor, agent, {"url": running["url"], "site": _facts(site)}, as_json)
         _shut_down(supervisor, client, site, agent, service)
@@ -159,6 +160,10 @@ def _service_command(home: Path, port: int) -> list[str]:
     return [sys.executable, "-m", "balsam.server", "--host", "127.0.0.1", "--port", str(port), "--data-dir", data_dir]
 
 
+def _agent_command(site: Path) -> list[str]:
+    return [sys.executable, "-m", "balsam.site", "--site", str(site), "--supervised"]
+
+
 def _say_ready(ready: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(ready)
@@ -178,11 +183,27 @@ def _port_of(url: str) -> int:
     return int(url.rpartition(":")[2].strip("/"))
 
 
-def _remembered_port(path: Path) -> int:
+def follow_site(old: Path, new: Path) -> None:
+    """The Site of the last start has moved: the next start finds it there."""
+    if _remembered().get("site") == str(old):
+        _remember(site=str(new))
+
+
+def _remembered() -> dict[str, Any]:
+    """Port and Site of the last start."""
+    from balsam.client.credentials import balsam_home
+
     try:
-        return int(json.loads(path.read_text())["port"])
-    except (OSError, ValueError, KeyError):
-        return 0
+        content = json.loads((balsam_home() / "up.json").read_text())
+        return {"port": int(content.get("port") or 0), "site": str(content.get("site") or "")}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _remember(**facts: Any) -> None:
+    from balsam.client.credentials import balsam_home
+
+    (balsam_home() / "up.json").write_text(json.dumps({**_remembered(), **facts}))
 
 
 class _only_one:  # noqa: N801 - reads as a statement where it is used

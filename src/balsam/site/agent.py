@@ -41,6 +41,7 @@ class Agent:
     """One Site's agent. `run` returns after `stop`, which may be called from a signal handler or another thread.
 
     `on_status` hears of every change of the agent's state; `offer` is what the Site tells the service about itself.
+    `tidy_up` is called after each pass, `reload_wanted` before the next.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Agent:
         clock: Clock,
         on_status: Callable[[AgentStatus], None] = lambda status: None,
         reload_wanted: Callable[[], bool] = lambda: False,
+        tidy_up: Callable[[], None] = lambda: None,
     ) -> None:
         self._lock = lock
         self._link = link
@@ -73,6 +75,7 @@ class Agent:
         self._on_status = on_status
         self._reload_wanted = reload_wanted
         self._reloading = False
+        self._tidy_up = tidy_up
         self._wakes: SimpleQueue[str] = SimpleQueue()  # its put is safe in a signal handler
         self._stopping = threading.Event()
         self._ousted = ""
@@ -183,6 +186,7 @@ class Agent:
             if heard and self._offer is not None:
                 self._link.update_site(self._offer)
                 self._offer = None
+            self._tidy_up()
         except ServiceAway:
             heard = False
         except Exception:

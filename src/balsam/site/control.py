@@ -19,6 +19,7 @@ from balsam.site.directory import SiteDirectory, SiteError, require_site
 from balsam.site.init import InitializedSite, init_site
 from balsam.site.lock import AgentStatus, is_locked, read_status
 from balsam.site.logs import LOG_FILE
+from balsam.site.move import refuse_supervised
 from balsam.site.reload import ANSWER_SEC, ask_to_reload, running_agent, wait_for_answer
 from balsam.wire.sites import SitePatch
 
@@ -83,6 +84,7 @@ def stop_site(path: Path | None = None, *, timeout_sec: float = STOP_SEC) -> boo
     status = read_status(site)
     if status is None or (not is_locked(site) and not status.is_alive):
         return False
+    refuse_supervised(status, site)
     if not status.is_of_this_host:
         raise SiteError(
             f"the agent of {site.root} runs on {status.hostname} as process {status.pid}; stop it there: "

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from balsam.domain.states import BatchJobState
-from balsam.site.directory import write_json
+from balsam.site.directory import write_json, write_text
 from balsam.wire.batch_jobs import BatchJobPatch, BatchJobView
 
 log = logging.getLogger(__name__)
 
 RECORD = "batch_job.json"
+PREFIX = "allocation-prefix"
 CLOSED_RECORD = "batch_job.closed.json"
 
 
@@ -127,7 +128,14 @@ class Ledger:
     @property
     def allocation_prefix(self) -> str:
         """How the names of this Site's allocations begin, and no other Site's."""
-        return f"balsam-{_mark(f'{self._site_id} {self._qsubmit}')}-"
+        try:
+            return (self._qsubmit / PREFIX).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return f"balsam-{_mark(f'{self._site_id} {self._qsubmit}')}-"
+
+    def keep_prefix(self) -> None:
+        """Names of allocations begin as they do now, also when the Site is moved. Raises OSError."""
+        write_text(self._qsubmit / PREFIX, self.allocation_prefix)
 
     def directory(self, entry: Entry) -> Path:
         """The BatchJob's own directory under qsubmit."""

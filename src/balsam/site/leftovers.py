@@ -1,4 +1,4 @@
-"""The last resort of `balsam up`: end what the scheduler still has of a Site, when service or agent could not.
+"""The last resort of `balsam up` and `balsam site rm`: end what the scheduler still has of a Site.
 
 Called after the agent was stopped, so that nobody else steers the scheduler meanwhile. Needs neither service nor agent;
 the next agent finds the allocations ended and reports them.

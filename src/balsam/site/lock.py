@@ -31,7 +31,8 @@ class AgentStatus:
     """What an agent says of itself. `claims`: instances of which one may hold the service's agent lease.
 
     `state` is `starting`, `waiting` (for the service), `running` or `stopped`; `detail` says why in words. `answered`
-    is the last wish of `site.reload` that was heard, `refusal` why it was not obeyed.
+    is the last wish of `site.reload` that was heard, `refusal` why it was not obeyed. `supervised`: when it ends, its
+    parent (`balsam up`) starts it again.
     """
 
     hostname: str
@@ -45,6 +46,7 @@ class AgentStatus:
     claims: list[str] = field(default_factory=list)
     answered: str = ""
     refusal: str = ""
+    supervised: bool = False
 
     @property
     def is_of_this_host(self) -> bool:
@@ -63,8 +65,11 @@ class AgentStatus:
 class AgentLock:
     """The right to be this Site's agent on this file system. Held until `release` or the end of the process."""
 
-    def __init__(self, site: SiteDirectory, handle: int | None, previous: AgentStatus | None) -> None:
+    def __init__(
+        self, site: SiteDirectory, handle: int | None, previous: AgentStatus | None, supervised: bool = False
+    ) -> None:
         self._site = site
+        self._supervised = supervised
         self._handle = handle
         self.previous = previous
         info = look(os.getpid())
@@ -76,7 +81,7 @@ class AgentLock:
         self._refusal = ""
 
     @classmethod
-    def take(cls, site: SiteDirectory) -> "AgentLock":
+    def take(cls, site: SiteDirectory, supervised: bool = False) -> "AgentLock":
         """Raises SiteError, naming host and process, when another agent runs."""
         handle = os.open(site.agent_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -92,7 +97,7 @@ class AgentLock:
         previous = read_status(site)
         if not locked and previous is not None and previous.is_alive:
             raise SiteError(f"{_who(previous)} is the agent of {site.root}; stop it first")
-        return cls(site, handle if locked else None, previous)
+        return cls(site, handle if locked else None, previous, supervised)
 
     @property
     def dead_instances(self) -> list[str]:
@@ -116,6 +121,7 @@ class AgentLock:
             claims=claims,
             answered=self.answered,
             refusal=self._refusal,
+            supervised=self._supervised,
         )
         self._write(status)
         return status

@@ -25,6 +25,7 @@ from balsam.platform.scheduler.base import Scheduler, SchedulerConfig, Scheduler
 from balsam.site.agent import Agent
 from balsam.site.crash_points import crash_point
 from balsam.site.directory import SiteDirectory, SiteError, SiteIdentity
+from balsam.site.former_paths import remove_former_paths
 from balsam.site.launcher_config import launcher_config_maker
 from balsam.site.ledger import Ledger
 from balsam.site.lock import AgentLock, AgentStatus
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--site", type=Path, required=True, metavar="DIR", help="the Site's directory")
     parser.add_argument("--background", action="store_true", help="leave terminal and parent")
     parser.add_argument("--ready-fd", type=int, metavar="N", help="tell there how the start went, in one line of JSON")
+    parser.add_argument("--supervised", action="store_true", help="the parent starts it again when it ends")
     options = parser.parse_args(argv)
     if options.background:
         _leave_parent()
@@ -67,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         os.environ.pop(name, None)
     told = _Told(options.ready_fd)
     try:
-        run_agent(SiteDirectory(options.site.resolve()), terminal=not options.background, on_status=told.status)
+        site, terminal = SiteDirectory(options.site.resolve()), not options.background
+        run_agent(site, terminal=terminal, on_status=told.status, supervised=options.supervised)
     except (BalsamError, ValueError, OSError) as error:
         log.error("the agent ends: %s", error)
         told.failed(str(error))
@@ -79,11 +82,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def run_agent(site: SiteDirectory, *, terminal: bool, on_status: Callable[[AgentStatus], None]) -> None:
+def run_agent(
+    site: SiteDirectory, *, terminal: bool, on_status: Callable[[AgentStatus], None], supervised: bool = False
+) -> None:
     """Be the Site's agent until SIGTERM or SIGINT. Raises SiteError, SettingsError and their like."""
     plan = Plan.read(site)
     start_logging(site, plan.settings.logging, terminal=terminal)
-    lock = AgentLock.take(site)
+    lock = AgentLock.take(site, supervised)
     try:
         reloads = _Reloads(lock, plan)
         signals = _Signals()
@@ -189,6 +194,7 @@ def build_agent(
         clock=clock,
         on_status=on_status,
         reload_wanted=reload_wanted,
+        tidy_up=lambda: remove_former_paths(site, {entry.batch_job_id for entry in ledger}),
     )
 
 

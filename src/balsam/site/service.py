@@ -22,10 +22,12 @@ from balsam.client.errors import (
     ServiceFault,
     ServiceUnavailable,
     Unauthorized,
+    ValidationFailed,
     WireVersionMismatch,
 )
 from balsam.client.settings import ClientSettings
 from balsam.client.transport import EventStream, Transport
+from balsam.client.values import checked
 from balsam.domain.states import BatchJobState
 from balsam.domain.transfers import TRANSFER_DUE
 from balsam.site.directory import SiteDirectory
@@ -204,6 +206,13 @@ class ServiceLink:
         """Tell what the Site offers."""
         path = f"/sites/{self.site_id}"
         self._call(lambda: self._transport.request("PATCH", path, reply=SiteView, body=patch))
+
+    def rename_site(self, name: str) -> None:
+        """Give the Site another name. Raises Conflict when the owner has one of that name, ValidationFailed."""
+        path, patch = f"/sites/{self.site_id}", checked(SitePatch, "Site", {"name": name})
+        self._call(
+            lambda: self._transport.request("PATCH", path, reply=SiteView, body=patch), Conflict, ValidationFailed
+        )
 
     def reply_file(self, request_id: str, reply: FileReply) -> None:
         """Answer a file request. One that nobody waits for any more is no error."""
