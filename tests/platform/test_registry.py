@@ -1,7 +1,9 @@
 """Back ends by name: built-ins, entry points of other packages, and what goes wrong with them."""
 
 import sys
+import tomllib
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,15 @@ def test_every_built_in_loads(group: BackEnds) -> None:
     assert group.names()
     for name in group.names():
         assert callable(group.load(name))
+
+
+@pytest.mark.parametrize("group", [SCHEDULERS, MPIRUNS, NODES])
+def test_built_ins_are_declared_as_other_packages_declare_theirs(group: BackEnds) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    declared = project["entry-points"][group.group]
+    entries = [EntryPoint(name, target, group.group) for name, target in declared.items()]
+    assert all(BackEnds(group.group, {}, entries).load(name) is group.load(name) for name in group.names())
+    assert declared == dict(group.builtin)
 
 
 def test_unknown_name_gets_the_nearest() -> None:

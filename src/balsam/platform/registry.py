@@ -14,6 +14,8 @@ from typing import Any
 _LEGACY_CLASSES = {
     "LocalProcessScheduler": "local",
     "SlurmScheduler": "slurm",
+    "PBSScheduler": "pbs",
+    "LsfScheduler": "lsf",
     "MPICHRun": "mpich",
     "OpenMPIRun": "openmpi",
     "LocalAppRun": "plain",
@@ -40,7 +42,7 @@ class BackEnds:
 
     def __init__(self, group: str, builtin: Mapping[str, str], found: Iterable[EntryPoint] | None = None) -> None:
         self.group = group
-        self._builtin = builtin
+        self.builtin = builtin
         self._found = found
         self._targets: dict[str, dict[str, str]] | None = None
 
@@ -79,7 +81,7 @@ class BackEnds:
     def _claims(self) -> dict[str, dict[str, str]]:
         """Name -> {target: who declares it}; one target declared twice is one claim."""
         if self._targets is None:
-            claims = {name: {target: "balsam"} for name, target in self._builtin.items()}
+            claims = {name: {target: "balsam"} for name, target in self.builtin.items()}
             for entry in entry_points(group=self.group) if self._found is None else self._found:
                 source = entry.dist.name if entry.dist else "an unnamed package"
                 claims.setdefault(entry.name, {}).setdefault(entry.value, source)
@@ -90,8 +92,11 @@ class BackEnds:
 SCHEDULERS = BackEnds(
     "balsam.schedulers",
     {
+        "flux": "balsam.platform.scheduler.flux:Flux",
         "gridengine": "balsam.platform.scheduler.grid_engine:GridEngine",
         "local": "balsam.platform.scheduler.local:LocalScheduler",
+        "lsf": "balsam.platform.scheduler.lsf:Lsf",
+        "pbs": "balsam.platform.scheduler.pbs:Pbs",
         "slurm": "balsam.platform.scheduler.slurm:Slurm",
     },
 )

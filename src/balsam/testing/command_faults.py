@@ -14,10 +14,11 @@ from pathlib import Path
 # $0 is the wrapper; @...@ is filled in. `done-` modes: the command is carried out before things go wrong.
 _WRAPPER = r"""#!/bin/sh
 dir=@dir@
-name=@name@
+name=@name@@verb@
 real() { @real@ "$@"; }
 echo "$name LC_ALL=${LC_ALL-unset}" >> "$dir/calls"
 mode=
+[ -e "$dir/@name@.mode" ] && name=@name@
 [ -r "$dir/$name.mode" ] && mode=$(cat "$dir/$name.mode")
 case $mode in
 hang) sleep 600; exit 1 ;;
@@ -34,9 +35,14 @@ esac
 
 
 class CommandFaults:
-    """Wrappers in `bin` for commands; `run_as` are words put before the real one (another user, an environment)."""
+    """Wrappers in `bin` for commands; `run_as` are words put before the real one (another user, an environment).
 
-    def __init__(self, directory: Path, real: dict[str, Path], run_as: Sequence[str] = ()) -> None:
+    `with_verbs`: of these the first argument belongs to the name, and `flux jobs` is the program `flux-jobs`.
+    """
+
+    def __init__(
+        self, directory: Path, real: dict[str, Path], run_as: Sequence[str] = (), with_verbs: Sequence[str] = ()
+    ) -> None:
         self.bin = directory / "bin"
         self._directory = directory
         self.bin.mkdir(parents=True)
@@ -45,6 +51,7 @@ class CommandFaults:
             words = {
                 "dir": shlex.quote(str(directory)),
                 "name": shlex.quote(name),
+                "verb": '"-${1-}"' if name in with_verbs else "",
                 "real": shlex.join([*run_as, str(path)]),
             }
             text = _WRAPPER

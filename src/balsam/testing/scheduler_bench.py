@@ -56,7 +56,7 @@ class Dialect:
     `outage`: what a command says, with status 1, when the scheduler can't be reached. The edits are sed -E lines for
     the output of `listing`: `unknown_state` turns a running allocation's state into a word that means nothing,
     `blank_reason` gives one that waits the reason "Nodes required are down, drained or reserved", and `renamed` gives
-    every allocation another name.
+    every allocation another name. `search` finds a name or the user's ids, where that is not the listing itself.
     """
 
     submit: str
@@ -66,6 +66,12 @@ class Dialect:
     blank_reason: str
     renamed: str
     listing_calls: int = 1
+    search: str = ""
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The programs that tell what there is."""
+        return (self.listing, self.search) if self.search else (self.listing,)
 
 
 class CommandHarness(SchedulerHarness, Protocol):

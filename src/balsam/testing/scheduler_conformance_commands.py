@@ -72,7 +72,7 @@ class CommandConformance:
         scheduler = harness.make()
         script = write_script(harness, "blind", "touch ran")
         with (
-            harness.faults.fault("fail", harness.dialect.listing, text=harness.dialect.outage),
+            harness.faults.fault("fail", *harness.dialect.questions, text=harness.dialect.outage),
             pytest.raises(SchedulerUnavailable),
         ):
             scheduler.submit(script, f"{harness.prefix}blind", harness.request())
@@ -103,7 +103,10 @@ class CommandConformance:
     def test_a_command_that_hangs_is_ended(self, harness: CommandHarness) -> None:
         scheduler = harness.make()
         began = time.monotonic()
-        with harness.faults.fault("hang", harness.dialect.listing), pytest.raises(SchedulerUnavailable, match="within"):
+        with (
+            harness.faults.fault("hang", *harness.dialect.questions),
+            pytest.raises(SchedulerUnavailable, match="within"),
+        ):
             scheduler.jobs()
         assert time.monotonic() - began < 30
 

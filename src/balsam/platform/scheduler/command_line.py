@@ -30,12 +30,14 @@ SETTLE_SEC = 15.0
 
 class CommandScheduler(ABC):
     """A `Scheduler` that runs commands. `_outages` are texts by which a failing command tells that the scheduler, and
-    not the request, is at fault; `_script_on_stdin`: the submission reads the batch script there.
+    not the request, is at fault; `_script_on_stdin`: the submission reads the batch script there; `_has_large_codes`:
+    its commands fail with codes that elsewhere tell a signal.
     """
 
     options: ClassVar[Mapping[str, str]] = COMMON_OPTIONS
     _outages: ClassVar[tuple[str, ...]]
     _script_on_stdin: ClassVar[bool] = False
+    _has_large_codes: ClassVar[bool] = False
     _forget: ClassVar[tuple[str, ...]] = ()
     _add: ClassVar[Mapping[str, str]] = {}
 
@@ -123,8 +125,11 @@ class CommandScheduler(ABC):
 
     def _is_outage(self, answer: Answer) -> bool:
         said = f"{answer.err}\n{answer.out}".lower()
-        # 126, 127: a wrapper or the program can't be run; above 128: it was killed.
-        return answer.code >= 126 or any(text in said for text in self._outages)
+        # Of `timeout`, of a wrapper, killed by SIGKILL or SIGTERM; else above 128 by another signal.
+        is_lost = answer.code in (124, 125, 126, 127, 137, 143) or not said.strip()
+        if self._has_large_codes:
+            return is_lost or any(text in said for text in self._outages)
+        return is_lost or answer.code >= 128 or any(text in said for text in self._outages)
 
     def _ask(self, *words: str, may_fail: tuple[str, ...] = ()) -> str:
         """The output of a question. "" when it fails with one of the texts `may_fail`. Raises SchedulerUnavailable."""
