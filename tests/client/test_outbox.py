@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from balsam.client import outbox as module
-from balsam.client.outbox import Outbox, OutboxError, outbox_path, read_outbox
+from balsam.client.outbox import Outbox, OutboxError, bare, outbox_path, read_outbox
 
 
 def fill(path: Path, count: int = 50) -> Outbox:
@@ -16,6 +16,16 @@ def fill(path: Path, count: int = 50) -> Outbox:
     for number in range(count):
         outbox.append([{"job_id": number, "message": "ü" * (number % 5)}])
     return outbox
+
+
+def test_what_became_of_a_job_is_told_when_the_rest_is_refused() -> None:
+    record = {"seq": 3, "job_id": 1, "token": 2, "event": "run_error", "at": "t", "return_code": 1, "data": {"a": 1}}
+    assert bare({**record, "message": "\ud800"}, "bad text") == {
+        **{name: value for name, value in record.items() if name != "data"},
+        "message": "the service refused what was told with this: bad text",
+    }
+    told = bare({**record, "result": {"value": "\ud800"}}, "bad text")
+    assert told["result"]["error"]["type"] == "ResultRefused"
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ class FakeJob:
     token: int = 0
     attempt: int = 0
     session: int | None = None
+    about: dict[str, Any] = field(default_factory=lambda: {"tags": {}, "data": {}, "parent_ids": []})
 
 
 @dataclass
@@ -59,6 +60,7 @@ class FakeService:
         self.closing = False
         self.lease = {"ttl_sec": 300.0, "renew_sec": 60.0, "margin_sec": 60.0}
         self.refuse_sessions = ""
+        self.refuses = ""  # reports with this text in a record
         self.requests: dict[str, int] = defaultdict(int)
         self.body_sizes: list[int] = []
         self.lock = threading.RLock()
@@ -144,6 +146,21 @@ class FakeService:
         )
         self.apps[app_id] = {**view, "content_hash": spec.content_hash, **changes}
 
+    def add_class(self, app: Any, app_id: int = 1) -> None:
+        """An App with methods, as the client would register it."""
+        from balsam.client import registration
+
+        app.site = 1
+        found = registration.spec(app)
+        code = registration._code_fields(app, found)
+        view: dict[str, Any] = {
+            "id": app_id, "site_id": 1, "name": found.name, "command_template": found.command_template,
+            "parameters": {name: registration.vars_of(spec) for name, spec in found.parameters.items()},
+            "environment_variables": dict(app.environment_variables), "transfers": {}, "cleanup_files": [], "hooks": [],
+            "description": "", "source_code": "", "code": code, "synced_at": NOW, "synced_by": "test",
+        }  # fmt: skip
+        self.apps[app_id] = {**view, "content_hash": AppSpec.from_view(view).content_hash}
+
     def add_jobs(self, count: int, app_id: int = 1, workdir: str = "job{id}", **given: Any) -> list[int]:
         parameters = given.pop("parameters", {})
         resources = {
@@ -224,6 +241,7 @@ class FakeService:
             granted.append({
                 "id": job.id, "app_id": job.app_id, "token": job.token, "attempt": job.attempt + 1,
                 "workdir": job.workdir, "parameters": job.parameters, **job.resources, "launch_params": {},
+                **job.about,
             })  # fmt: skip
         wanted = {job["app_id"] for job in granted} - {int(key) for key in body["known_apps"]}
         session.last_reply = {
@@ -235,6 +253,8 @@ class FakeService:
 
     def _report(self, session: FakeSession, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         fenced = []
+        if self.refuses and any(self.refuses in record.get("message", "") for record in body["records"]):
+            return _error(422, "invalid")
         for record in body["records"]:
             job = self.jobs[record["job_id"]]
             if record["token"] != job.token:

@@ -347,6 +347,19 @@ def test_large_results_of_a_dead_launcher_are_delivered_in_several_bodies(pilot:
     assert max(service.body_sizes) < 9_000_000
 
 
+def test_a_record_that_the_service_refuses_still_tells_the_end(pilot: Pilot, service: FakeService) -> None:
+    """Whatever a Job managed to have said of itself: it must not look as if it ran for ever."""
+    service.refuses = "job.out"
+    service.add_app("bash -c 'echo see job.out; exit 3'")
+    service.add_app("true", 2)
+    service.add_jobs(1)
+    service.add_jobs(1, 2)
+    pilot.start(idle_ttl_sec=0.5)
+    assert pilot.wait() == 0, pilot.said()
+    assert service.states() == ["run_error", "run_done"]
+    assert "the service refused what was told" in service.records[-3]["message"]
+
+
 def test_service_away_at_the_end_leaves_the_outbox(pilot: Pilot, service: FakeService) -> None:
     """L3: the agent finds every result in the file."""
     service.add_app(f"sleep {pilot.tag.seconds}")

@@ -30,6 +30,7 @@ from balsam.launcher.machine_messages import (
     Note,
     Outcome,
     Output,
+    Preparing,
     Record,
     SessionOpened,
     Signal,
@@ -192,6 +193,50 @@ def test_cancel_while_it_starts_is_signalled_when_started() -> None:
     assert told(out) == [(Outcome.STARTED, 1)]
     assert not one(Signal, out).kill
     assert told(bench.end(1, 143)) == [(Outcome.KILLED, 1)]
+
+
+@pytest.mark.parametrize(
+    ("happens", "outcome"),
+    [
+        (CancelRequested((1,)), Outcome.RELEASED),
+        (Drain("soon"), Outcome.RELEASED),
+        (Fenced(((1, 1),)), Outcome.RELEASED),
+    ],
+)
+def test_what_is_only_being_prepared_is_ended_at_once_and_given_back(happens: Input, outcome: Outcome) -> None:
+    bench = Bench()
+    bench.grant(job(1))
+    assert told(bench.step(Preparing(1))) == []
+    assert one(Signal, bench.step(happens)).job_id == 1
+    assert told(bench.step(StartDelayed(1, "told to end"))) == [(outcome, 1)]
+    assert bench.machine.is_idle
+
+
+def test_a_wish_to_end_that_came_before_the_preparation_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    bench.grant(job(1))
+    assert all_of(Signal, bench.step(CancelRequested((1,)))) == []
+    assert one(Signal, bench.step(Preparing(1))).kill is False
+    assert one(Signal, bench.step(after=100)).kill is True
+
+
+def test_the_end_of_the_lease_kills_a_preparation_at_once_s6() -> None:
+    bench = Bench()
+    bench.grant(job(1))
+    bench.step(Preparing(1))
+    assert one(Signal, bench.step(LeaseEnded("gone"))).kill is True
+    assert told(bench.step(StartDelayed(1, "told to end"))) == []
+
+
+def test_a_preparation_goes_on_to_a_start_or_a_failure_with_what_was_raised() -> None:
+    bench = Bench()
+    bench.grant(job(1), job(2))
+    bench.step(Preparing(1), Preparing(2))
+    assert told(bench.step(Started(1))) == [(Outcome.STARTED, 1)]
+    failed = bench.step(StartFailed(2, 1, "ValueError: no", RESULT))
+    assert told(failed) == [(Outcome.STARTED, 2), (Outcome.RUN_ERROR, 2)]
+    assert all_of(Record, failed)[1].result == RESULT
+    assert told(bench.end(1)) == [(Outcome.RUN_DONE, 1)]
 
 
 def test_cancel_while_it_starts_and_fails_to() -> None:
@@ -466,10 +511,12 @@ def test_wire_and_machine_agree_on_words_and_fields() -> None:
     wire = GrantedJob(
         id=1, app_id=2, token=3, attempt=4, workdir="a", parameters={"x": 1}, num_nodes=1, ranks_per_node=2,
         threads_per_rank=3, threads_per_core=1, gpus_per_rank=0.5, node_packing_count=2, wall_time_min=5,
-        launch_params={"k": "v"},
+        launch_params={"k": "v"}, tags={"t": "u"}, data={"d": 1}, parent_ids=[7],
     )  # fmt: skip
     launched = LaunchJob.from_wire(wire.model_dump())
-    assert launched == LaunchJob(1, 2, 3, 4, "a", Resources(1, 2, 3, 1, 0.5, 2, 5), {"x": 1}, {"k": "v"})
+    assert launched == LaunchJob(
+        1, 2, 3, 4, "a", Resources(1, 2, 3, 1, 0.5, 2, 5), {"x": 1}, {"k": "v"}, {"t": "u"}, {"d": 1}, (7,)
+    )
     told = {"seq", "job_id", "token", "event", "at", "return_code", "failure", "message", "data", "result"}
     of_hooks = {"verdict", "changes"}
     assert told | of_hooks == set(ReportRecord.model_fields)

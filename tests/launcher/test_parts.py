@@ -13,7 +13,8 @@ from balsam.domain.packing import Node, NodePool
 from balsam.domain.template import CommandTemplate
 from balsam.launcher import reports as reports_module
 from balsam.launcher import starter as starter_module
-from balsam.launcher.apps import AppShelf
+from balsam.launcher.apps import AppShelf, RunnableApp
+from balsam.launcher.call_files import CallFiles
 from balsam.launcher.config import LauncherConfig, LauncherConfigError
 from balsam.launcher.engines.base import NotLaunchable, Words, argv_of
 from balsam.launcher.engines.local import LocalEngine
@@ -23,9 +24,10 @@ from balsam.launcher.job_queue import JobQueue
 from balsam.launcher.machine_messages import LaunchJob, Outcome, Record
 from balsam.launcher.main import make_partitions, parse_arguments
 from balsam.launcher.partition import Partition, PartitionNode
+from balsam.launcher.plans import CommandPlan, NotStarted, Planner
 from balsam.launcher.process import SpawnError
 from balsam.launcher.reports import MOST_WAITING, PACE_SEC, TRY_AGAIN_SEC, Reports
-from balsam.launcher.starter import NotStarted, Starter
+from balsam.launcher.starter import Starter
 from balsam.launcher.workdir import DataRoot, WorkdirError, keep_earlier_output
 from balsam.platform.node.gpus import GpuVendor
 
@@ -252,14 +254,16 @@ class _Engine:
 
 def make_starter(tmp_path: Path) -> Starter:
     shelf = AppShelf()
-    shelf._apps[1] = starter_module_app()
-    return Starter(shelf, DataRoot(tmp_path), JobEnvironment(dict(os.environ), "a", [None], False), _Engine())
+    shelf._apps[1] = RunnableApp("A", "0" * 64, CommandTemplate.parse("true {{ x }}"), {"x": "1"}, {}, None)
+    calls = CallFiles(tmp_path / "calls")
+    environment = JobEnvironment(dict(os.environ), "a", [None], False)
+    return Starter(Planner(shelf, environment, _Engine(), calls.path_of, {}), DataRoot(tmp_path), calls)
 
 
-def starter_module_app() -> Any:
-    from balsam.launcher.apps import RunnableApp
-
-    return RunnableApp(CommandTemplate.parse("true {{ x }}"), {"x": "1"}, {})
+def start(starter: Starter, job: LaunchJob) -> None:
+    plan = starter.plan(job, placement_of(launch_job()))
+    assert isinstance(plan, CommandPlan)
+    starter.execute(job, plan)
 
 
 def placement_of(job: LaunchJob) -> Any:
@@ -275,7 +279,7 @@ def test_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     starter = make_starter(tmp_path)
     monkeypatch.setattr(os, "mkdir", refuse)
     with pytest.raises(NotStarted, match="No space left on device") as caught:
-        starter.start(launch_job(), placement_of(launch_job()))
+        start(starter, launch_job())
     assert caught.value.return_code == 126
 
 
@@ -287,13 +291,13 @@ def test_shortage_is_not_the_jobs_fault(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(starter_module, "spawn", refuse)
     with pytest.raises(SpawnError):
-        starter.start(launch_job(), placement_of(launch_job()))
+        start(starter, launch_job())
 
 
 def test_unknown_app_and_missing_parameter(tmp_path: Path) -> None:
     starter = make_starter(tmp_path)
     with pytest.raises(NotStarted, match="sent no definition of App 7"):
-        starter.start(LaunchJob(1, 7, 1, 1, "a", Resources()), placement_of(launch_job()))
+        start(starter, LaunchJob(1, 7, 1, 1, "a", Resources()))
 
 
 # The queue and the reports

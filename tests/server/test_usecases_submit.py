@@ -1,5 +1,7 @@
 """Submitting: every fault named by its row, nothing created; parents; whose Apps and Jobs one may name."""
 
+from typing import Any
+
 import pytest
 
 from balsam.domain.envelope import Envelope
@@ -10,7 +12,7 @@ from balsam.server.store.memory import MemoryStore
 from balsam.server.usecases import apps
 from balsam.server.usecases.submit import submit_jobs
 from balsam.testing.store_world import StoreWorld
-from balsam.wire.apps import AppParameter, PythonCode
+from balsam.wire.apps import AppParameter, AppView, PythonCode
 from balsam.wire.base import MAX_JSON_DEPTH, MAX_PARAMETERS_BYTES
 from balsam.wire.jobs import JobsCreate
 from balsam.wire.sessions import LaunchEvent
@@ -220,12 +222,48 @@ def test_apps_are_checked_when_they_are_synced(world: StoreWorld) -> None:
         ({"parameters": {"name": AppParameter(required=False)}}, "needs a default"),
         ({"hooks": ["preprocess"]}, "the code of the class is missing"),
         ({"code": PythonCode(envelope={"no": "envelope"})}, "format None"),
-        ({"code": PythonCode(envelope=CODE, runs=True), "command_template": None, "parameters": {}}, "not run Python"),
         ({"code": PythonCode(envelope=CODE, runs=True)}, "both there"),
+        (
+            {"code": PythonCode(envelope=CODE, runs=True, launch_methods=["get_arg_str"]), "command_template": None},
+            "get_arg_str",
+        ),
     ):
         with pytest.raises(Invalid, match=said):
             world.add_app(**fields)
     assert world.read(lambda tx: apps.get_app(tx, world.ada, world.app.id)) == world.app
+
+
+def python_app(world: StoreWorld, **fields: Any) -> AppView:
+    code = PythonCode(envelope=CODE, runs=True, **fields)
+    parameters = {"a": AppParameter(), "b": AppParameter(required=False)}
+    return world.add_app(name="python", command_template=None, parameters=parameters, code=code)
+
+
+def test_parameters_of_run_are_of_any_kind_and_of_a_larger_size(world: StoreWorld) -> None:
+    app = python_app(world)
+    (job_id,) = world.submit(app_id=app.id, parameters={"a": "x" * 300_000, "b": CODE}, tags={"t": "u"}, data={"d": 1})
+    assert world.get(job_id).parameters["b"] == CODE
+    for parameters, said in (
+        ({"b": 1}, "missing: a"),
+        ({"a": 1, "c": 1}, "unknown: c"),
+        ({"a": "x" * 512_000}, "at most 512000 are stored"),
+        ({"a": {**CODE, "payload": "AAAA"}}, "parameter 'a': the payload .* is not what its hash says"),
+    ):
+        with pytest.raises(Invalid, match=said):
+            world.submit(app_id=app.id, parameters=parameters)
+    with pytest.raises(Invalid, match="at most 65536"):
+        world.submit(parameters={"name": "x" * 300_000})
+    with pytest.raises(Invalid, match="is no JSON value"):
+        world.submit(parameters={"name": CODE})
+    (plain,) = world.submit()
+    granted = {job.id: job for job in world.acquire(world.open_session().id)}
+    assert (granted[job_id].tags, granted[job_id].data) == ({"t": "u"}, {"d": 1})
+    assert (granted[plain].tags, granted[plain].data) == ({}, {}), "nothing looks at them there"
+
+
+def test_run_may_take_any_parameters(world: StoreWorld) -> None:
+    app = python_app(world, accepts_any=True)
+    assert world.submit(app_id=app.id, parameters={"a": 1, "anything": 2})
 
 
 def test_a_sync_replaces_the_app_of_that_name(world: StoreWorld) -> None:

@@ -64,13 +64,14 @@ def _show_each(apps: "list[App]", scope: SiteScope) -> None:
 def print_definition(spec: "AppSpec") -> None:
     """Everything that the hash covers, so that nobody approves what they were not shown."""
     click.echo(f"{plain(spec.name)}, hash {spec.content_hash}")
-    click.echo(_indented(spec.command_template or "(no command template)"))
+    click.echo(_indented(spec.command_template or "(no command template: its Jobs run run())"))
     for title, content in (
         ("parameters", {key: asdict(value) for key, value in spec.parameters.items()}),
         ("environment variables", spec.environment_variables),
         ("transfers", {key: asdict(value) for key, value in spec.transfers.items()}),
         ("cleanup files", list(spec.cleanup_files)),
         ("hooks", sorted(spec.hooks)),
+        ("Python code", {} if spec.code is None else spec.code.as_content()),
     ):
         if content:
             click.echo(f"{title}: {plain(json.dumps(content, ensure_ascii=False))}")

@@ -53,6 +53,7 @@ class Client:
         self.apps = AppDirectory(self)
         self._bound: dict[type[Any], type[Any]] = {}
         self._sites: dict[str, int] = {}
+        self._pythons: dict[int, str | None] = {}
         self._watcher: Watcher | None = None
         self._collector: Collector | None = None
         self.origin = OriginKey()
@@ -153,12 +154,20 @@ class Client:
             self._sites[name] = site_id_of(self, name)
         return self._sites[name]
 
+    def python_of(self, site_id: int) -> str | None:
+        """major.minor of the Python that runs Apps at the Site, looked up once it is known; None: nobody has told."""
+        if self._pythons.get(site_id) is None:
+            found = self.Site.objects.filter(id=[site_id])
+            self._pythons[site_id] = next((site.python for site in found), None)
+        return self._pythons[site_id]
+
     def forget_names(self) -> None:
         """Look Sites and Apps up again when they are next needed.
 
         >>> default_client().forget_names()
         """
         self._sites.clear()
+        self._pythons.clear()
         self.apps.forget()
 
     def version(self) -> VersionReply:

@@ -161,6 +161,10 @@ class RemoteError(BalsamError):
         return (_restored, (type(self), self.args, self.__dict__))
 
 
+class ResultTooLarge(BalsamError):
+    """What `run()` returned is more than travels back; write large data to a file and return its name."""
+
+
 class RemoteTraceback(Exception):
     """The cause of an exception that `run()` raised: where it came from, as the Site's Python printed it."""
 

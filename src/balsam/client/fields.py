@@ -62,7 +62,7 @@ class Field(Generic[T]):
         if self.name in values:
             kept: T = values[self.name]
             return kept
-        if self.volatile and instance._stale:
+        if (self.volatile and instance._stale) or (instance._is_partial and self.name not in (instance._row or {})):
             instance._freshen()
         value = self.of_row(instance._row)
         if isinstance(value, (dict, list, set)):

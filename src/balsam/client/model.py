@@ -40,6 +40,7 @@ class Model:
     _key: tuple[str, bytes] | None  # of a creation whose outcome is not known
     _stale: bool = False  # the row is older than what is known of the object
     _deleted: bool = False  # by this instance
+    _is_partial: bool = False  # the row has a part of the fields; the others are read when one is looked at
 
     def __init_subclass__(cls, bound_to: "Client | None" = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -136,7 +137,7 @@ class Model:
     def _freshen(self) -> None:
         """Read the row again because a part of it is known to be old; what was set stays set."""
         self._row = self._manager()._read(self._saved_id())
-        self._stale = False
+        self._stale = self._is_partial = False
 
     def _changes(self) -> dict[str, Any]:
         """Fields that differ from the row, as JSON values."""
@@ -149,7 +150,7 @@ class Model:
         return {name: json_copy(value, name) for name, value in self._values.items()}
 
     def _take_row(self, row: dict[str, Any]) -> None:
-        self.__dict__.update(_row=row, _values={}, _key=None, _stale=False)
+        self.__dict__.update(_row=row, _values={}, _key=None, _stale=False, _is_partial=False)
 
     def _saved_id(self) -> int:
         if self._row is None:

@@ -74,6 +74,15 @@ def batch_length(sizes: Iterable[int], most: int = BATCH_RECORDS, most_bytes: in
     return count
 
 
+def bare(record: Mapping[str, Any], why: str) -> dict[str, Any]:
+    """What must arrive of a record that the service refuses as it is: what became of the Job. `why` is told with it."""
+    kept = {name: record[name] for name in ("seq", "job_id", "token", "event", "at", "return_code") if name in record}
+    message = f"the service refused what was told with this: {why}"[:1000]
+    if "result" in record:
+        kept["result"] = {"error": {"type": "ResultRefused", "message": message}}
+    return {**kept, "message": message}
+
+
 class Outbox:
     """The writing end. One process, one thread. Records are numbered from 1 by `seq`, without gaps."""
 

@@ -12,7 +12,7 @@ from balsam.client.errors import Problem, ValidationFailed
 from balsam.client.models.application import ApplicationDefinition
 from balsam.client.models.job import Job
 from balsam.client.models.site import Site
-from balsam.client.pickling import NotPicklable, seal_class
+from balsam.client.pickling import NotPicklable, python_version, seal_class
 from balsam.client.values import checked, json_copy, nearest
 from balsam.domain.app import AppParameter, AppSpec, LaunchMethod, PythonCode, with_template_parameters
 from balsam.domain.envelope import BadEnvelope
@@ -53,8 +53,11 @@ def new_job(app: Definition, workdir: str, parameters: Mapping[str, Any], given:
 
 def check_parameters(app: Definition, given: Mapping[str, Any]) -> None:
     """Raises ValidationFailed that names every missing and every unknown parameter."""
+    found = spec(app)
+    # run() takes values of any kind, which are looked at when they are sent.
+    named = dict.fromkeys(given) if found.runs_python else json_copy(given, "parameters")
     try:
-        spec(app).check_parameters(json_copy(given, "parameters"))
+        found.check_parameters(named)
     except ParameterError as error:
         raise ValidationFailed(str(error), details=[Problem("parameters", str(error))]) from None
 
@@ -151,6 +154,7 @@ def site_id_of(client: "Client", name: str) -> int:
 
 def _send(app: Definition, content: AppSync, rename_from: str | None = None) -> int:
     client, view = app._client(), None
+    _check_python(client, content)
     if (
         not content.source_code and rename_from is None
     ):  # from a prompt, or rebuilt in a worker process: keep the source that is there
@@ -159,6 +163,20 @@ def _send(app: Definition, content: AppSync, rename_from: str | None = None) -> 
         view = client.apps.sync(content, rename_from)
     app._state.app_id, app._state.synced = view.id, (client.url, _fingerprint(app))
     return view.id
+
+
+def _check_python(client: "Client", content: AppSync) -> None:
+    """Pickled code is good for one minor version of Python. What `python_exe` is, only the Site can know."""
+    code = content.code
+    if code is None or (code.python_exe is not None and not content.hooks and not code.launch_methods):
+        return
+    there = client.python_of(content.site_id)
+    if there is not None and there != python_version():
+        why = (
+            f"was pickled by Python {python_version()} here, and its Site runs Python {there}; the two must have the "
+            f"same minor version: use Python {there} here, or set python_exe to a Python {python_version()} of the Site"
+        )
+        raise _faulty(content.name, "class", why)
 
 
 def _methods(app: Definition) -> tuple[str, ...]:

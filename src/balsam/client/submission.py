@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic_core import to_json
 
+from balsam.client.encoding import is_plain
 from balsam.client.errors import BalsamError, NotFound, Problem, ValidationFailed
+from balsam.client.parameters import encoded
 from balsam.client.progress import Advance
 from balsam.client.values import checked, json_copy
+from balsam.domain.app import AppSpec, PythonCode
 from balsam.domain.failure import Failure
 from balsam.domain.states import JobState
 from balsam.domain.transfers import CLIENT
@@ -99,24 +102,30 @@ class _Apps:
 
     def __init__(self, client: "Client") -> None:
         self._client = client
-        self._classes: dict[type[ApplicationDefinition], tuple[int, frozenset[str], frozenset[str]]] = {}
+        self._classes: dict[type[ApplicationDefinition], tuple[int, AppSpec, frozenset[str], frozenset[str]]] = {}
         self._told: dict[int, Row] = {}
 
-    def id_of(self, job: "Job", app: Any, parameters: Mapping[str, Any]) -> int:
-        """The id for what the Job calls its App; parameters are checked when it is a class."""
-        if isinstance(app, int):
-            return app
-        if isinstance(app, str):
-            return self._client.apps.id_of(app, job._site_name)
+    def resolve(self, job: "Job", app: Any, parameters: Mapping[str, Any]) -> tuple[int, Row]:
+        """The id for what the Job calls its App, and its parameters as JSON; they are checked when it is a class."""
+        if isinstance(app, (int, str)):
+            app_id = app if isinstance(app, int) else self._client.apps.id_of(app, job._site_name)
+            code = None if is_plain(parameters) else self._code(app_id)
+            return app_id, encoded(parameters, code)
         if app not in self._classes:
             from balsam.client.registration import spec as spec_of
 
             spec = spec_of(app)
-            self._classes[app] = (app._ensure_synced(), spec.required_parameters, spec.optional_parameters)
-        app_id, required, optional = self._classes[app]
-        if not required <= parameters.keys() <= required | optional or None in parameters.values():
-            app.check_parameters(parameters)
-        return app_id
+            self._classes[app] = (app._ensure_synced(), spec, spec.required_parameters, spec.optional_parameters)
+        app_id, spec, required, optional = self._classes[app]
+        row = encoded(parameters, spec.code)
+        fits = required <= row.keys() <= required | optional
+        if not fits or (None in row.values() and not spec.runs_python):
+            app.check_parameters(row)
+        return app_id, row
+
+    def _code(self, app_id: int) -> PythonCode | None:
+        view = self._client.apps.view(app_id)
+        return None if view.code is None else view.code.spec()
 
     def forget(self) -> None:
         """The next submission asks and syncs anew."""
@@ -141,10 +150,12 @@ def _row(apps: _Apps, job: "Job", index: int) -> Row:
     if job._row is not None:
         raise ValueError(f"jobs[{index}] is saved already, as Job {job.id}; save() sends its changes")
     values = dict(job._values)
-    app, fields = values.pop("app_id"), job._fields
+    app, parameters, fields = values.pop("app_id"), values.pop("parameters", {}), job._fields
     try:
         row = {name: json_copy(value, name) for name, value in values.items() if not fields[name].is_default(value)}
-        row["app_id"] = apps.id_of(job, app, row.get("parameters", {}))
+        row["app_id"], given = apps.resolve(job, app, parameters)
+        if given:
+            row["parameters"] = given
     except ValidationFailed as error:
         details = [Problem(f"jobs[{index}].{problem.where}", problem.message) for problem in error.details]
         raise ValidationFailed(f"jobs[{index}]: {error}", code=error.code, details=details) from None

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from balsam.domain.envelope import Envelope
+from balsam.domain.envelope import BadEnvelope, Envelope, is_envelope
 from balsam.domain.lifecycle import Hook
 from balsam.domain.template import CommandTemplate, ParameterError, TemplateError, check_parameters
 from balsam.domain.transfers import local_path_problem
@@ -127,10 +127,16 @@ class AppSpec:
         """Whether its Jobs run `run()` rather than a command."""
         return self.code is not None and self.code.runs
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Methods of its class that launchers call at the Site."""
+        return () if self.code is None else ("run",) * self.code.runs + tuple(sorted(self.code.launch_methods))
+
     def check_parameters(self, given: Mapping[str, object]) -> None:
         """Raises ParameterError that names every missing and every unknown parameter of a submission."""
         if self.runs_python:
             _check_names(self, given)
+            _check_envelopes(given)
         else:
             check_parameters(self.required_parameters, self.optional_parameters, given, self.name)
 
@@ -165,6 +171,8 @@ class AppSpec:
         if self.runs_python:
             if self.command_template is not None:
                 yield "command_template and run() are both there; an App has one of them"
+            if self.code is not None and LaunchMethod.GET_ARG_STR in self.code.launch_methods:
+                yield "get_arg_str() and run() are both there; get_arg_str() is for Apps with a command_template"
             return
         yield from self._template_problems()
 
@@ -191,6 +199,15 @@ def _check_names(app: AppSpec, given: Mapping[str, object]) -> None:
         known = ", ".join(sorted(app.parameters)) or "none"
         text = f"parameters of App {app.name!r}: {'; '.join(said)} (run() takes: {known})"
         raise ParameterError(text, tuple(missing), tuple(extra))
+
+
+def _check_envelopes(given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if isinstance(value, Mapping) and is_envelope(value):
+            try:
+                Envelope.from_json(value)
+            except BadEnvelope as error:
+                raise ParameterError(f"parameter {name!r}: {error}") from None
 
 
 def _code_of(view: Mapping[str, Any] | None) -> PythonCode | None:

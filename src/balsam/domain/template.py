@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from balsam.domain.envelope import is_envelope
+
 MAX_TEMPLATE_LENGTH = 65_536
 
 _PLACEHOLDER = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
@@ -130,6 +132,10 @@ def value_text(name: str, value: object) -> str:
     """
     if value is None:
         raise ParameterError(f"parameter {name!r} is None; give a value, or an empty string for an empty argument")
+    if is_envelope(value):
+        raise ParameterError(
+            f"parameter {name!r} is no JSON value, and a command line takes text, numbers, lists and dicts only"
+        )
     text = json.dumps(value) if isinstance(value, (list, dict)) else str(value)
     if "\0" in text:
         raise ParameterError(f"parameter {name!r} contains a NUL character, which no command line can carry")

@@ -1,16 +1,20 @@
 """The Apps a launcher was sent, checked before anything of them runs (S15).
 
 The hash is computed again from the definition that came: a service that lies can't give an approved hash to another
-command. With pinned Apps, only those run whose hash was approved at the Site.
+command. With pinned Apps, only those run whose hash was approved at the Site. Python code is refused here where the
+Site wants none; where it does, it is passed on to workers as it is, and never opened in the launcher's own process.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from balsam.domain.app import AppSpec
+from balsam.domain.app import AppSpec, LaunchMethod, PythonCode
 from balsam.domain.envelope import BadEnvelope
 from balsam.domain.template import CommandTemplate, RenderedCommand, TemplateError
+
+# An App that says this name has MPI started in its process, which has to be one of its own.
+_MPI = b"mpi4py"
 
 
 class AppRefused(Exception):
@@ -18,23 +22,55 @@ class AppRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class RunnableApp:
-    """An App that may run: its parsed template, the defaults of its parameters, its environment variables."""
+class RunnableCode:
+    """Python code that may be loaded in a worker. `app` is what a worker is told of the App."""
 
-    template: CommandTemplate
+    app: Mapping[str, Any]
+    runs: bool
+    python_exe: str | None
+    methods: tuple[LaunchMethod, ...]
+    uses_mpi: bool
+
+    @classmethod
+    def of(cls, name: str, code: PythonCode) -> "RunnableCode":
+        return cls(
+            app={"name": name, "envelope": code.envelope.as_json()},
+            runs=code.runs,
+            python_exe=code.python_exe,
+            methods=tuple(sorted(code.launch_methods)),
+            uses_mpi=_MPI in code.envelope.payload,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunnableApp:
+    """An App that may run: its parsed template or `run()`, the defaults of its parameters, its environment."""
+
+    name: str
+    content_hash: str
+    template: CommandTemplate | None
     defaults: Mapping[str, str]
     environment: Mapping[str, str]
+    code: RunnableCode | None
+
+    @property
+    def runs_python(self) -> bool:
+        """Whether its Jobs run `run()`."""
+        return self.code is not None and self.code.runs
 
     def render(self, parameters: Mapping[str, Any]) -> RenderedCommand:
         """The command for these parameters. Raises ParameterError."""
+        if self.template is None:
+            raise AppRefused(f"App {self.name} has no command_template")
         return self.template.render({**self.defaults, **parameters})
 
 
 class AppShelf:
-    """The Apps by id, in the newest definition that was sent."""
+    """The Apps by id, in the newest definition that was sent. `python`: the Site lets their Python code be loaded."""
 
-    def __init__(self, pinned: Iterable[str] | None = None) -> None:
+    def __init__(self, pinned: Iterable[str] | None = None, python: bool = True) -> None:
         self._pinned = None if pinned is None else frozenset(pinned)
+        self._python = python
         self._apps: dict[int, RunnableApp | AppRefused] = {}
         self.known: dict[int, str] = {}  # app id -> content hash, which the service need not send again
 
@@ -67,10 +103,27 @@ class AppShelf:
                 f"this definition of App {spec.name} is not approved at this Site (apps.accept is pinned); its owner "
                 f"can allow it for later allocations, there: balsam app approve {spec.name}"
             )
-        if spec.command_template is None:
-            raise AppRefused(f"App {spec.name} has no command_template; Python Apps do not run in this version")
-        try:
-            template = CommandTemplate.parse(spec.command_template)
-        except TemplateError as error:
-            raise AppRefused(f"App {spec.name}: {error}") from error
-        return RunnableApp(template, spec.defaults, spec.environment_variables)
+        if spec.methods and not self._python:
+            raise AppRefused(
+                f"App {spec.name} has Python code that runs at the Site ({', '.join(spec.methods)}), and this Site "
+                "loads none (apps.python is false in its settings.yml)"
+            )
+        return RunnableApp(
+            name=spec.name,
+            content_hash=spec.content_hash,
+            template=_template(spec),
+            defaults=spec.defaults,
+            environment=spec.environment_variables,
+            code=RunnableCode.of(spec.name, spec.code) if spec.code is not None and spec.methods else None,
+        )
+
+
+def _template(spec: AppSpec) -> CommandTemplate | None:
+    if spec.runs_python:
+        return None
+    if spec.command_template is None:
+        raise AppRefused(f"App {spec.name} has neither a command_template nor run()")
+    try:
+        return CommandTemplate.parse(spec.command_template)
+    except TemplateError as error:
+        raise AppRefused(f"App {spec.name}: {error}") from error

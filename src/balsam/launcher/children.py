@@ -1,45 +1,76 @@
 """The Jobs' processes as the loop sees them: started, signalled, reaped, and gone only when nothing of them lives (S9).
 
-Used by the loop alone. Turns the machine's Start and Signal into system calls and what the kernel says into the
-machine's inputs.
+Used by the loop alone. Turns the machine's Start and Signal into system calls, and what the kernel and the workers say
+into the machine's inputs. A Job that a warm worker runs is gone with the worker's answer, which comes when the worker
+has seen the end of everything the Job started; a worker that does not stay, or ended by itself, is looked after like
+any command.
 """
 
+import logging
 import select
-import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from balsam.domain.clock import Clock
-from balsam.launcher.machine_messages import Exited, Gone, Input, Signal, Start, StartDelayed, Started, StartFailed
-from balsam.launcher.memory_kills import MemoryKills
-from balsam.launcher.process import (
-    EXIT_SIGNAL_BASE,
-    Child,
-    ExitStatus,
-    SpawnError,
-    close_child,
-    group_exists,
-    kill,
-    reap,
-    terminate,
+from balsam.launcher import endings
+from balsam.launcher.machine_messages import (
+    Exited,
+    Gone,
+    Input,
+    Preparing,
+    Signal,
+    Start,
+    StartDelayed,
+    Started,
+    StartFailed,
 )
-from balsam.launcher.starter import NotStarted, Starter
+from balsam.launcher.memory_kills import MemoryKills
+from balsam.launcher.plans import CommandPlan, NotStarted, Prepared, WorkerPlan
+from balsam.launcher.process import Child, ExitStatus, SpawnError, close_child, group_exists, kill, reap, terminate
+from balsam.launcher.starter import Starter
 from balsam.launcher.sweep import Run, Sweeper
 from balsam.launcher.workdir import DataRoot
+from balsam.launcher.workers import Worker, Workers
+from balsam.worker.protocol import Answer
+
+log = logging.getLogger("balsam.launcher")
+
+# The methods that say how a Job is started only put texts together.
+LONGEST_PREPARATION_SEC = 30.0
 
 
 @dataclass(slots=True)
 class _Live:
-    """A started Job. `child` is None once its first process was reaped; `kill_at` is set once it is to end."""
+    """A Job that was started. `child` or `worker` runs it, until that was reaped or has answered.
 
+    `kill_at` is set once it is to end; `last` is what is said when all of it is gone. `prepare_until` is set while
+    methods run that say how it is to be started.
+    """
+
+    order: Start
     run: Run
-    child: Child | None
-    spreads: bool
-    workdir: str
+    child: Child | None = None
+    plan: CommandPlan | None = None
+    worker: Worker | None = None
     kill_at: float | None = None
+    last: Input | None = None
+    prepare_until: float | None = None
+
+
+@dataclass(slots=True)
+class _Behind:
+    """A start that waits for the end of idle workers which may still hold memory on its GPUs."""
+
+    order: Start
+    prepared: Prepared | None
+    remains: Run
+    workers: set[Worker]
 
 
 class Children:
-    """The Jobs that were started and are not seen gone. What happens to them is appended to `inputs`."""
+    """The Jobs that were started and are not seen gone. What happens to them is appended to `inputs`.
+
+    `cores` of all nodes: idle workers and running Jobs together are never more.
+    """
 
     def __init__(
         self,
@@ -49,6 +80,7 @@ class Children:
         sweeper: Sweeper,
         clock: Clock,
         error_tail_lines: int,
+        cores: int,
         inputs: list[Input],
         memory_kills: MemoryKills | None = None,
     ) -> None:
@@ -58,28 +90,79 @@ class Children:
         self._sweeper = sweeper
         self._clock = clock
         self._error_tail_lines = error_tail_lines
+        self._free_cores = cores
         self._inputs = inputs
         self._memory_kills = memory_kills or MemoryKills()
         self._live: dict[int, _Live] = {}
         self._job_of_pidfd: dict[int, int] = {}
+        self._preparing: dict[int, _Live] = {}
+        self._behind: list[_Behind] = []
+        self._workers = Workers(epoll, clock, self._answered, self._worker_ended)
+
+    # Starting
 
     def start(self, order: Start) -> None:
         """Start a Job."""
-        job = order.job
+        self._free_cores -= _cores(order)
+        self._begin(order, None, Run(str(order.job.id), str(order.job.attempt), ()))
+
+    def _begin(self, order: Start, prepared: Prepared | None, remains: Run) -> None:
+        """Start a Job, or go on once its App's methods said how. `remains`: by what is left of those it is found."""
         try:
-            started = self._starter.start(job, order.placement)
+            plan = self._starter.plan(order.job, order.placement, prepared)
+            if self._has_to_wait(order, prepared, remains, plan):
+                return
+            if isinstance(plan, WorkerPlan):
+                self._call(order, plan)
+            else:
+                self._execute(order, plan, remains, is_first=prepared is None)
         except NotStarted as error:
-            self._inputs.append(StartFailed(job.id, error.return_code, str(error)))
-            return
+            self._not_started(order, remains, StartFailed(order.job.id, error.return_code, str(error)))
         except SpawnError as error:
-            self._inputs.append(StartDelayed(job.id, str(error)))
+            self._not_started(order, remains, StartDelayed(order.job.id, str(error)))
+        self._workers.leave_idle(max(0, self._free_cores))
+
+    def _has_to_wait(
+        self, order: Start, prepared: Prepared | None, remains: Run, plan: CommandPlan | WorkerPlan
+    ) -> bool:
+        gpus = frozenset((share.node, gpu) for share in order.placement.shares for gpu in share.gpu_ids)
+        key = plan.key if isinstance(plan, WorkerPlan) else None
+        others = self._workers.idle_beside(gpus, key) if gpus else []
+        if others:
+            self._behind.append(_Behind(order, prepared, remains, set(others)))
+            for worker in others:
+                self._workers.end(worker)
+        return bool(others)
+
+    def _call(self, order: Start, plan: WorkerPlan) -> None:
+        job = order.job
+        worker = self._starter.call(job, plan, self._workers)
+        run = Run(str(job.id), str(job.attempt), (worker.child.group,), (worker.name,))
+        live = self._live[job.id] = _Live(order, run, worker=worker)
+        if not plan.prepares:
+            self._inputs.append(Started(job.id))
             return
-        child = started.child
-        run = Run(str(job.id), str(job.attempt), (child.group,))
-        self._live[job.id] = _Live(run, child, started.spreads, job.workdir)
+        live.prepare_until = self._clock.monotonic() + LONGEST_PREPARATION_SEC
+        self._preparing[job.id] = live
+        self._inputs.append(Preparing(job.id))
+
+    def _execute(self, order: Start, plan: CommandPlan, remains: Run, *, is_first: bool) -> None:
+        job = order.job
+        child = self._starter.execute(job, plan, is_first=is_first)
+        run = remains._replace(sessions=(child.group, *remains.sessions))
+        self._live[job.id] = _Live(order, run, child=child, plan=plan)
         self._job_of_pidfd[child.pidfd] = job.id
         self._epoll.register(child.pidfd, select.EPOLLIN)
         self._inputs.append(Started(job.id))
+
+    def _not_started(self, order: Start, remains: Run, said: Input) -> None:
+        live = self._live[order.job.id] = _Live(order, remains, last=said)
+        if remains.sessions:
+            self._sweeper.hold(remains, self._clock.monotonic())
+        else:
+            self._over(live)
+
+    # Ending
 
     def signal(self, order: Signal) -> None:
         """Ask a Job to end, or kill it."""
@@ -87,36 +170,53 @@ class Children:
         if live is None:
             return
         live.kill_at = order.kill_at
-        if live.child is None:
+        group = None
+        if live.child is not None:
+            group = live.child.group
+        elif live.worker is not None:
+            live.worker.doomed = True
+            group = live.worker.child.group
+        if group is None:
             self._sweeper.hold(live.run, order.kill_at)
         elif order.kill:
-            kill(live.child.group)
+            kill(group)
         else:
-            terminate(live.child.group)
+            terminate(group)
 
     def heard(self, fd: int) -> bool:
-        """Whether `fd` is a child's, which ended."""
+        """Whether `fd` is a child's, which ended, or a worker's."""
         job_id = self._job_of_pidfd.get(fd)
         if job_id is None:
-            return False
+            return self._workers.heard(fd)
         live = self._live[job_id]
         if live.child is not None:
-            self._ended(job_id, live, live.child)
+            self._ended(live, live.child)
         return True
 
     def due(self) -> float | None:
         """When to call `sweep`."""
-        return self._sweeper.due()
+        times = [live.prepare_until for live in self._preparing.values()]
+        times += [self._sweeper.due(), self._workers.due()]
+        return min((time for time in times if time is not None), default=None)
 
     def sweep(self, now: float) -> None:
-        """Look for what ended Jobs left behind."""
+        """Look for what ended Jobs left behind, and for what has taken too long."""
+        self._workers.end_overdue(now)
+        for live in list(self._preparing.values()):
+            if live.prepare_until is not None and now >= live.prepare_until and live.worker is not None:
+                live.prepare_until = None
+                self._workers.end(live.worker)
         due = self._sweeper.due()
         if due is not None and now >= due:
             for run in self._sweeper.sweep(now):
-                self._gone(int(run.job_id))
+                self._over(self._live[int(run.job_id)])
             self._sweeper.took(self._clock.monotonic() - now)
 
-    def _ended(self, job_id: int, live: _Live, child: Child) -> None:
+    def close(self) -> None:
+        """No Job is left: end the workers."""
+        self._workers.close()
+
+    def _ended(self, live: _Live, child: Child) -> None:
         status = reap(child)
         if status is None:
             return
@@ -124,28 +224,112 @@ class Children:
         del self._job_of_pidfd[child.pidfd]
         close_child(child)
         live.child = None
-        message = signal_name = ""
-        if status.signal is not None:
-            signal_name = status.describe().removeprefix("killed by ")
-        if status.code and live.kill_at is None:
-            tail = self._data.tail(live.workdir, self._error_tail_lines)
-            message = f"{status.describe()}\n{tail}".rstrip("\n")
-        out_of_memory = live.kill_at is None and _was_killed(status, live.spreads) and self._memory_kills.claim()
-        self._inputs.append(Exited(job_id, status.code, signal_name, message, out_of_memory=out_of_memory))
+        plan = live.plan
+        spreads, python_exe, left = False, None, None
+        if plan is not None:
+            spreads, python_exe, left = plan.spreads, plan.python_exe, self._starter.take(plan)
+        job_id, is_killed = live.order.job.id, live.kill_at is not None
+        said = endings.ended_command(job_id, status, left, is_killed, python_exe, lambda: self._tail(live))
+        self._inputs.append(self._blamed(said, status, spreads, is_killed))
         now = self._clock.monotonic()
         # An mpirun that failed says nothing of its ranks; one that ended well collected them.
-        if live.kill_at is not None or (live.spreads and status.code) or group_exists(child.group):
+        if live.kill_at is not None or (spreads and status.code) or group_exists(child.group):
             self._sweeper.hold(live.run, now if live.kill_at is None else live.kill_at)
         else:
             self._sweeper.retire(live.run, now)
-            self._gone(job_id)
+            self._over(live)
 
-    def _gone(self, job_id: int) -> None:
+    def _answered(self, worker: Worker, answer: Answer) -> None:
+        """A worker carried out its call. One that stays has seen everything gone that the Job had started (S9)."""
+        live = None if worker.job_id is None else self._live.get(worker.job_id)
+        if live is None or live.worker is not worker or live.last is not None:
+            return
+        job_id = live.order.job.id
+        stays = answer.get("stays") is True and not worker.doomed
+        if job_id in self._preparing:
+            self._prepared(live, worker, answer, stays)
+            return
+        self._inputs.append(endings.answered(job_id, answer))
+        live.last = Gone(job_id)
+        self._part(live, worker, stays, answer)
+        if stays:
+            self._over(live)
+
+    def _prepared(self, live: _Live, worker: Worker, answer: Answer, stays: bool) -> None:
+        job_id = live.order.job.id
+        del self._preparing[job_id]
+        if answer["code"] or "prepared" not in answer or live.kill_at is not None:
+            live.last = endings.not_prepared(job_id, answer) if live.kill_at is None else _given_up(job_id)
+            self._part(live, worker, stays, answer)
+            if stays:
+                self._over(live)
+            return
         del self._live[job_id]
-        self._inputs.append(Gone(job_id))
+        worker.job_id = None
+        self._part(live, worker, stays, answer)
+        remains = live.run._replace(sessions=(), workers=()) if stays else live.run
+        self._begin(live.order, answer["prepared"], remains)
+
+    def _part(self, live: _Live, worker: Worker, stays: bool, answer: Answer) -> None:
+        if stays:
+            live.worker = None
+            self._workers.keep(worker)
+            return
+        if answer.get("left"):
+            log.info("Job %d left %s behind; its worker is ended", live.order.job.id, answer["left"])
+        self._workers.end(worker)
+
+    def _worker_ended(self, worker: Worker, status: ExitStatus) -> None:
+        for behind in [behind for behind in self._behind if worker in behind.workers]:
+            behind.workers.discard(worker)
+            if not behind.workers:
+                self._behind.remove(behind)
+                self._begin(behind.order, behind.prepared, behind.remains)
+        live = None if worker.job_id is None else self._live.get(worker.job_id)
+        if live is None or live.worker is not worker:
+            return
+        live.worker = None
+        now, job_id, is_killed = self._clock.monotonic(), live.order.job.id, live.kill_at is not None
+        if live.last is None:
+            said = endings.ended_worker(job_id, status, is_killed, lambda: self._tail(live))
+            if self._preparing.pop(job_id, None) is None:
+                self._inputs.append(self._blamed(said, status, False, is_killed))
+                live.last = Gone(job_id)
+            elif is_killed:
+                live.last = _given_up(job_id)
+            else:
+                live.last = _not_in_time(job_id) if live.prepare_until is None else _ended_early(job_id, said.message)
+        self._sweeper.hold(live.run, now if live.kill_at is None else live.kill_at)
+
+    def _over(self, live: _Live) -> None:
+        """Nothing of the Job lives."""
+        job_id = live.order.job.id
+        del self._live[job_id]
+        self._free_cores += _cores(live.order)
+        self._inputs.append(Gone(job_id) if live.last is None else live.last)
+
+    def _blamed(self, said: Exited, status: ExitStatus, spreads: bool, is_killed: bool) -> Exited:
+        """With the word that the kernel killed it for want of memory, when it did."""
+        if is_killed or not endings.was_killed(status, spreads) or not self._memory_kills.claim():
+            return said
+        return replace(said, out_of_memory=True)
+
+    def _tail(self, live: _Live) -> str:
+        return self._data.tail(live.order.job.workdir, self._error_tail_lines)
 
 
-def _was_killed(status: ExitStatus, spreads: bool) -> bool:
-    """By SIGKILL, itself or what a shell or an mpirun ran for it; some mpirun give the bare number of the signal."""
-    killed = {EXIT_SIGNAL_BASE + signal.SIGKILL} | ({int(signal.SIGKILL)} if spreads else set())
-    return status.signal == signal.SIGKILL or status.code in killed
+def _cores(order: Start) -> int:
+    return sum(len(share.cpu_ids) for share in order.placement.shares)
+
+
+def _given_up(job_id: int) -> StartDelayed:
+    return StartDelayed(job_id, "it was told to end before it had started")
+
+
+def _not_in_time(job_id: int) -> StartFailed:
+    what = f"shell_preamble(), get_environ_vars() or get_arg_str() took longer than {LONGEST_PREPARATION_SEC:g} s"
+    return StartFailed(job_id, endings.FAILED, what)
+
+
+def _ended_early(job_id: int, message: str) -> StartFailed:
+    return StartFailed(job_id, endings.FAILED, message.replace("run()", "a method that says how the Job is started"))

@@ -26,7 +26,7 @@ class LauncherConfig:
 
     `num_nodes`: a machine without a batch system deals its cores out to so many nodes.
     `node_cpus`, `node_gpus` override detection. `pinned_apps`: hashes of the only Apps that may run (S15);
-    None runs what the Site's owner synced.
+    None runs what the Site's owner synced. `python_apps` False: no Python code of Apps is loaded.
     """
 
     site_id: int
@@ -48,6 +48,7 @@ class LauncherConfig:
     kill_grace_sec: float = 10.0
     error_tail_num_lines: int = 10
     pinned_apps: list[str] | None = None
+    python_apps: bool = True
 
     def to_json(self) -> str:
         """The content of launcher.json."""

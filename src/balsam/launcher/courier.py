@@ -30,7 +30,7 @@ from balsam.client.errors import (
     Unauthorized,
     ValidationFailed,
 )
-from balsam.client.outbox import PATTERN, OutboxError, batch_length, encode, outbox_path, read_outbox
+from balsam.client.outbox import PATTERN, OutboxError, bare, batch_length, encode, outbox_path, read_outbox
 from balsam.client.settings import ClientSettings
 from balsam.client.transport import Transport
 from balsam.wire.sessions import (
@@ -75,6 +75,7 @@ class Packed(NamedTuple):
     job_id: int
     token: int
     text: bytes
+    is_bare: bool = False
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Packed":
@@ -268,7 +269,9 @@ class Courier:
             log.warning("the outbox can't be made safe against the loss of power: %s", error.strerror)
 
     def _report_all(self, session: int, records: list[Packed]) -> list[ReportReply]:
-        """Report in order. A record that the service refuses as malformed is told and left out, not sent for ever."""
+        """Report in order. Of a record that the service refuses as malformed, only what became of the Job is told; and
+        when it refuses that too, it is left out, not sent for ever.
+        """
         # The service checks what the loop or an earlier launcher wrote, so it is not checked here as well.
         body = b'{"records":[%s]}' % b",".join(record.text for record in records)
         path = f"/sessions/{session}/report"
@@ -282,8 +285,12 @@ class Courier:
             if len(records) > 1:
                 middle = len(records) // 2
                 return self._report_all(session, records[:middle]) + self._report_all(session, records[middle:])
-            log.error("the service refuses a record, which is lost: %r (%s)", records[0].text[:2000], error)
-            return [ReportReply(acked_seq=records[0].seq)]
+            refused = records[0]
+            log.error("the service refuses a record: %r (%s)", refused.text[:2000], error)
+            if refused.is_bare:
+                return [ReportReply(acked_seq=refused.seq)]
+            fallback = Packed.of(bare(json.loads(refused.text), str(error)))
+            return self._report_all(session, [fallback._replace(is_bare=True)])
 
     def _close(self, session: int, lost: bool, reason: str) -> None:
         body = SessionClose(lost=lost, reason=reason[:1024])

@@ -67,6 +67,7 @@ class Loop:
             Sweeper(allocation),
             clock,
             partition.config.error_tail_num_lines,
+            sum(len(node.cpu_ids) for node in partition.nodes),
             self._inputs,
         )
         self._service = ServiceSide(self._epoll, partition, parts.apps, make_courier, clock, self._inputs)
@@ -163,6 +164,7 @@ class Loop:
 
     def _say_goodbye(self, reason: ExitReason) -> None:
         """Deliver what is left and close the Session, for as long as there is time (L3)."""
+        self._children.close()
         give_up_at = min(self._clock.monotonic() + CLOSE_SEC, self._end - self._partition.margin_sec * 0.2)
         self._service.flush_reports(self._clock.monotonic())
         if reason is not ExitReason.LEASE_ENDED:

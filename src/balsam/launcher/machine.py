@@ -37,6 +37,7 @@ from balsam.launcher.machine_messages import (
     Note,
     Outcome,
     Output,
+    Preparing,
     Record,
     SessionOpened,
     StartDelayed,
@@ -148,6 +149,8 @@ class Machine:
                 self._exited(happened)
             case Gone():
                 self._gone(now, happened.job_id)
+            case Preparing():
+                self._preparing(now, happened.job_id)
             case Started():
                 self._started(now, happened.job_id)
             case Granted():
@@ -164,13 +167,13 @@ class Machine:
                 self._start_failed(happened)
             case StartDelayed():
                 self._start_delayed(now, happened)
-            case AcquireRefused():
-                self._acquire_refused(now, happened)
             case _:
                 self._hear_of_lease(now, happened)
 
     def _hear_of_lease(self, now: float, happened: Input) -> None:
         match happened:
+            case AcquireRefused():
+                self._acquire_refused(now, happened)
             case SessionOpened():
                 self._lease = happened.lease
                 self._appetite.hint()
@@ -322,6 +325,13 @@ class Machine:
             if now - waiting.overtaken_since >= OVERTAKEN_SEC:
                 return
 
+    def _preparing(self, now: float, job_id: int) -> None:
+        run = self._runs.get(job_id)
+        if run is not None:
+            run.preparing = True
+            if run.killing is not None:
+                self._runs.signal(now, run)
+
     def _started(self, now: float, job_id: int) -> None:
         run = self._runs.get(job_id)
         if run is None:
@@ -340,7 +350,8 @@ class Machine:
             self._record(Outcome.RELEASED, run.job)
         else:
             self._record_start(run.job)
-            self._record(Outcome.RUN_ERROR, run.job, failed.return_code, failed.message, failure=Failure.NOT_STARTED)
+            code, why = failed.return_code, failed.message
+            self._record(Outcome.RUN_ERROR, run.job, code, why, failure=Failure.NOT_STARTED, result=failed.result)
 
     def _start_delayed(self, now: float, delayed: StartDelayed) -> None:
         run = self._runs.get(delayed.job_id)

@@ -28,13 +28,17 @@ class LaunchJob:
     resources: Resources
     parameters: Mapping[str, Any] = field(default_factory=dict)
     launch_params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    parent_ids: tuple[int, ...] = ()
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> "LaunchJob":
         """From the JSON of a `wire.sessions.GrantedJob`."""
         resources = Resources(**{name: data[name] for name in _RESOURCES})
-        names = ("id", "app_id", "token", "attempt", "workdir", "parameters", "launch_params")
-        return cls(resources=resources, **{name: data[name] for name in names})
+        names = ("id", "app_id", "token", "attempt", "workdir", "parameters", "launch_params", "tags", "data")
+        parents = tuple(data["parent_ids"])
+        return cls(resources=resources, parent_ids=parents, **{name: data[name] for name in names})
 
 
 class Outcome(StrEnum):
@@ -75,6 +79,13 @@ class AcquireRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class Preparing:
+    """Methods of the App run that say how the Job is to be started; one of the three messages below follows."""
+
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The process of the Job runs."""
 
@@ -83,11 +94,12 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class StartFailed:
-    """The Job could not be started and never will as it is; nothing of it lives."""
+    """The Job could not be started and never will as it is; nothing of it lives. `result`: what was raised, if so."""
 
     job_id: int
     return_code: int
     message: str
+    result: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +192,7 @@ Input = (
     SessionOpened
     | Granted
     | AcquireRefused
+    | Preparing
     | Started
     | StartFailed
     | StartDelayed
@@ -215,7 +228,7 @@ class Acquire:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start this Job there; answered by Started, StartFailed or StartDelayed."""
+    """Start this Job there; answered by Started, StartFailed or StartDelayed, before which Preparing may come."""
 
     job: LaunchJob
     placement: Placement

@@ -17,7 +17,7 @@ import subprocess
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 # The shell's own answers, so that a command run without a shell ends as it would have in one.
 EXIT_NOT_FOUND = 127
@@ -34,7 +34,8 @@ _SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 @dataclass(frozen=True, slots=True)
 class Command:
     """What to run. `cwd` is absolute; `stdout` (stdout and stderr, appended to) may be relative to it. `cwd_fd` is the
-    opened `cwd`, when that was checked and must not be looked up again.
+    opened `cwd`, when that was checked and must not be looked up again. `stdin_fd` becomes its standard input; None:
+    nothing to read.
 
     `argv[0]` without a slash is searched on the PATH of `env`, which is the whole environment (PWD is added). `umask`
     None keeps the launcher's.
@@ -46,6 +47,7 @@ class Command:
     stdout: str
     umask: int | None = None
     cwd_fd: int | None = None
+    stdin_fd: int | None = None
 
     @classmethod
     def shell(cls, text: str, env: Mapping[str, str], cwd: str, stdout: str, umask: int | None = None) -> Command:
@@ -128,8 +130,11 @@ def spawn(command: Command) -> Child:
 
 
 def _start_quickly(command: Command, program: str, argv: tuple[str, ...]) -> int:
+    stdin: tuple[Any, ...] = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    if command.stdin_fd is not None:
+        stdin = (os.POSIX_SPAWN_DUP2, command.stdin_fd, 0)
     actions = (
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        stdin,
         (os.POSIX_SPAWN_OPEN, 1, command.stdout, _OUTPUT_FLAGS, 0o666),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     )
@@ -157,7 +162,7 @@ def _start_with_subprocess(command: Command, program: str, argv: tuple[str, ...]
             env={**command.env, "PWD": command.cwd},
             cwd=command.cwd if command.cwd_fd is None else f"/proc/self/fd/{command.cwd_fd}",
             umask=-1 if command.umask is None else command.umask,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if command.stdin_fd is None else command.stdin_fd,
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -192,10 +197,14 @@ def _find_program(name: str, command: Command) -> str:
 
 
 def _open_output(command: Command) -> int:
-    flags, mode = _OUTPUT_FLAGS | os.O_CLOEXEC, 0o666 & ~(command.umask or 0)
     if command.cwd_fd is not None:
-        return os.open(command.stdout, flags, mode, dir_fd=command.cwd_fd)
-    return os.open(_output_path(command), flags, mode)
+        return open_output(command.stdout, command.cwd_fd, command.umask or 0)
+    return open_output(_output_path(command), None, command.umask or 0)
+
+
+def open_output(name: str, directory: int | None, umask: int = 0) -> int:
+    """Open an output file as a command gets it; `directory` is an opened one that it is in. Raises OSError."""
+    return os.open(name, _OUTPUT_FLAGS | os.O_CLOEXEC, 0o666 & ~umask, dir_fd=directory)
 
 
 def _output_path(command: Command) -> str:

@@ -25,11 +25,12 @@ class Killing(IntEnum):
 
 @dataclass(slots=True)
 class Run:
-    """One attempt of a Job."""
+    """One attempt of a Job. `preparing`: methods of its App run, the Job itself does not yet."""
 
     job: LaunchJob
     placement: Placement
     cores: int
+    preparing: bool = False
     started: bool = False
     exited: Exited | None = None
     killing: Killing | None = None
@@ -95,7 +96,7 @@ class Runs:
             return
         told_before = run.killing is not None
         run.killing, run.why = killing, why
-        if run.started and (not told_before or killing is Killing.LEASE):
+        if (run.started or run.preparing) and (not told_before or killing is Killing.LEASE):
             self.signal(now, run)
 
     def signal(self, now: float, run: Run) -> None:

@@ -1,59 +1,93 @@
-"""From a granted Job to a running process: App, parameters, work directory, output file, environment, words, spawn.
+"""From a plan to a running process: work directory, output file, spawn, or a call of a worker.
 
-Called by the loop for each Start of the machine. Every failure is told as one of two kinds: `NotStarted` (this Job, as
-it is, will never start here) or `process.SpawnError` with `shortage` (try again later).
+Called by `children.py` for each Start of the machine. Every failure is told as one of two kinds: `NotStarted` (this
+Job, as it is, will never start here) or `process.SpawnError` with `shortage` (try again later).
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 from balsam.domain.packing import Placement
-from balsam.domain.template import ParameterError
-from balsam.launcher.apps import AppRefused, AppShelf
-from balsam.launcher.engines.base import Engine, NotLaunchable
-from balsam.launcher.environment import JobEnvironment, has_shell_hooks
+from balsam.launcher.call_files import CallFiles, Left
 from balsam.launcher.machine_messages import LaunchJob
-from balsam.launcher.process import EXIT_NOT_EXECUTABLE, Child, Command, CommandError, SpawnError, spawn
+from balsam.launcher.plans import CommandPlan, NotStarted, Plan, Planner, Prepared, WorkerPlan
+from balsam.launcher.process import (
+    EXIT_NOT_EXECUTABLE,
+    Child,
+    Command,
+    CommandError,
+    SpawnError,
+    open_output,
+    spawn,
+)
 from balsam.launcher.workdir import OUTPUT_NAME, DataRoot, WorkdirError, keep_earlier_output
+from balsam.launcher.workers import Worker, Workers
 
-
-class NotStarted(Exception):
-    """The Job can't be started; the text says why, `return_code` is what a shell would give."""
-
-    def __init__(self, return_code: int, message: str) -> None:
-        super().__init__(message)
-        self.return_code = return_code
-
-
-@dataclass(frozen=True, slots=True)
-class StartedJob:
-    """A running Job's first process. `spreads`: its end alone does not prove that its ranks ended."""
-
-    child: Child
-    spreads: bool
+T = TypeVar("T")
 
 
 class Starter:
     """Starts Jobs of one partition."""
 
-    def __init__(self, apps: AppShelf, data: DataRoot, environment: JobEnvironment, engine: Engine) -> None:
-        self._apps = apps
+    def __init__(self, planner: Planner, data: DataRoot, calls: CallFiles) -> None:
+        self._planner = planner
         self._data = data
-        self._environment = environment
-        self._engine = engine
+        self._calls = calls
 
-    def start(self, job: LaunchJob, placement: Placement) -> StartedJob:
-        """Raises NotStarted, or SpawnError with `shortage`."""
+    def plan(self, job: LaunchJob, placement: Placement, prepared: Prepared | None = None) -> Plan:
+        """How to start it. Raises NotStarted."""
+        return self._planner.plan(job, placement, prepared)
+
+    def execute(self, job: LaunchJob, plan: CommandPlan, *, is_first: bool = True) -> Child:
+        """Start the command. `is_first`: nothing of this attempt has written yet. Raises NotStarted, SpawnError."""
+        with self._told(), self._entered(job, is_first) as directory:
+            if plan.call is not None:
+                self._calls.write(plan.call_path, plan.call)
+            try:
+                return spawn(Command(plan.argv, plan.env, self._cwd(job), OUTPUT_NAME, cwd_fd=directory))
+            except BaseException:
+                self.forget(plan)
+                raise
+
+    def call(self, job: LaunchJob, plan: WorkerPlan, workers: Workers) -> Worker:
+        """Have the call carried out by a worker. Raises NotStarted, SpawnError."""
+        with self._told(), self._entered(job, True) as directory:
+            output = open_output(OUTPUT_NAME, directory)
+            command = Command((), plan.env, self._cwd(job), OUTPUT_NAME, cwd_fd=directory)
+            call = {**plan.call, "env": {**plan.call["env"], "PWD": command.cwd}}
+            try:
+                return workers.call(plan.key, plan.gpus, job.id, command, call, plan.app, output)
+            finally:
+                os.close(output)
+
+    def take(self, plan: CommandPlan) -> Left | None:
+        """What the ranks of a Python Job left; None for a command."""
+        return None if plan.call is None else self._calls.take(plan.call_path)
+
+    def forget(self, plan: CommandPlan) -> None:
+        """Remove the call of a Job that was not started, or whose answer does not count."""
+        if plan.call is not None:
+            self._calls.remove(plan.call_path)
+
+    def _cwd(self, job: LaunchJob) -> str:
+        return f"{self._data.path}/{job.workdir}"
+
+    @contextmanager
+    def _entered(self, job: LaunchJob, is_first: bool) -> Iterator[int]:
+        directory = self._data.enter(job.workdir)
         try:
-            app = self._apps.get(job.app_id)
-            own = self._environment.of_job(job, placement, app.environment)
-            direct = not (self._environment.shell_hooks or has_shell_hooks(app.environment))
-            words = self._engine.words(app.render(job.parameters), job, placement, own, direct)
-        except (AppRefused, ParameterError, NotLaunchable) as error:
-            raise NotStarted(EXIT_NOT_EXECUTABLE, str(error)) from error
+            if is_first:
+                keep_earlier_output(directory, job.attempt)
+            yield directory
+        finally:
+            os.close(directory)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            child = self._spawn(job, words.argv, {**self._environment.base, **own, **words.env})
+            yield
         except CommandError as error:
             raise NotStarted(error.exit_code, str(error)) from error
         except WorkdirError as error:
@@ -62,12 +96,6 @@ class Starter:
             if error.shortage:
                 raise
             raise NotStarted(EXIT_NOT_EXECUTABLE, str(error)) from error
-        return StartedJob(child, words.spreads)
-
-    def _spawn(self, job: LaunchJob, argv: tuple[str, ...], env: Mapping[str, str]) -> Child:
-        directory = self._data.enter(job.workdir)
-        try:
-            keep_earlier_output(directory, job.attempt)
-            return spawn(Command(argv, env, f"{self._data.path}/{job.workdir}", OUTPUT_NAME, cwd_fd=directory))
-        finally:
-            os.close(directory)
+        except OSError as error:
+            why = f"{error.filename or 'its files'}: {error.strerror or error}"
+            raise NotStarted(EXIT_NOT_EXECUTABLE, f"it can't be started: {why}") from error

@@ -17,6 +17,7 @@ from balsam.launcher.proctable import ALLOCATION_ENV, Process, kill_processes, r
 
 JOB_ENV = "BALSAM_JOB_ID"
 ATTEMPT_ENV = "BALSAM_ATTEMPT"
+WORKER_ATTEMPT = "worker"
 RETIRED_PERIOD_SEC = 1.0
 # On a machine with thousands of processes a pass is slow, and made less often: it may cost so much of the time.
 RETIRED_COST = 0.01
@@ -25,11 +26,15 @@ _LONGEST_DELAY_SEC = 0.5
 
 
 class Run(NamedTuple):
-    """One attempt of a Job, as its processes can be recognised: by the mark in their environment, or their session."""
+    """One attempt of a Job, as its processes can be recognised: by a mark in their environment, or their session.
+
+    A mark is a Job's id and attempt, or a worker's name: what a worker forks keeps the worker's environment.
+    """
 
     job_id: str
     attempt: str
     sessions: tuple[int, ...]
+    workers: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -95,6 +100,7 @@ class Sweeper:
     def _survivors(self, runs: list[Run]) -> dict[Run, list[Process]]:
         """Processes older than the launcher are none of its runs, and their environments are not read."""
         by_mark = {(run.job_id.encode(), run.attempt.encode()): run for run in runs}
+        by_mark |= {(name.encode(), WORKER_ATTEMPT.encode()): run for run in runs for name in run.workers}
         by_session = {session: run for run in runs for session in run.sessions}
         found: dict[Run, list[Process]] = {}
         for process in self._read_table().values():

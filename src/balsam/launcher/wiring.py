@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from balsam.launcher.apps import AppShelf
+from balsam.launcher.call_files import CallFiles
 from balsam.launcher.engines.base import Engine
 from balsam.launcher.engines.local import LocalEngine
 from balsam.launcher.engines.mpirun import MpirunEngine
 from balsam.launcher.environment import JobEnvironment
 from balsam.launcher.partition import Partition
+from balsam.launcher.plans import Planner
 from balsam.launcher.starter import Starter
 from balsam.launcher.workdir import DataRoot
 
@@ -27,11 +29,15 @@ class Parts(NamedTuple):
 
 def build_parts(partition: Partition, environ: Mapping[str, str], allocation: str) -> Parts:
     """Raises WorkdirError for the data directory, LookupError for an mpirun that is not there."""
-    apps = AppShelf(partition.config.pinned_apps)
-    data = DataRoot(Path(partition.config.data_path))
+    config = partition.config
+    apps = AppShelf(config.pinned_apps, config.python_apps)
+    data = DataRoot(Path(config.data_path))
     vendors = [node.gpu_vendor for node in partition.nodes]
     environment = JobEnvironment(environ, allocation, vendors, partition.serial)
-    return Parts(Starter(apps, data, environment, _engine(partition, environ)), apps, data)
+    calls = CallFiles(Path(config.directory) / f"calls-{partition.index}")
+    told = {"site_id": config.site_id, "batch_job_id": config.batch_job_id}
+    planner = Planner(apps, environment, _engine(partition, environ), calls.path_of, told)
+    return Parts(Starter(planner, data, calls), apps, data)
 
 
 def _engine(partition: Partition, environ: Mapping[str, str]) -> Engine:

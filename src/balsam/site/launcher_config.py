@@ -38,6 +38,7 @@ def launcher_config_maker(site: SiteDirectory, settings: Settings, site_id: int)
             kill_grace_sec=launcher.kill_grace_sec,
             error_tail_num_lines=launcher.error_tail_num_lines,
             pinned_apps=pinned,
+            python_apps=settings.apps.python,
         ).to_json()
 
     return make

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from balsam.client.errors import BalsamError
+from balsam.client.pickling import python_version
 from balsam.domain.clock import Clock, SystemClock
 from balsam.domain.transfers import CLIENT
 from balsam.platform.registry import SCHEDULERS
@@ -214,6 +215,7 @@ def site_offer(site: SiteDirectory, settings: Settings) -> SitePatch:
         allowed_queues={name: QueueLimits(**queue.model_dump()) for name, queue in scheduler.allowed_queues.items()},
         optional_batch_job_params=dict(scheduler.optional_batch_job_params),
         transfer_locations={} if settings.transfers is None else settings.transfers.offered,
+        python=python_version(),
     )
 
 

@@ -101,7 +101,10 @@ class SchedulerSettings(Section):
 
 
 class AppsSettings(Section):
-    """`apps`: what this Site runs (S15). `owner`: every App its owner synced; `pinned`: only approved ones."""
+    """`apps`: what this Site runs (S15). `owner`: every App its owner synced; `pinned`: only approved ones.
+
+    `python` false: no Python code of an App is loaded here, whoever approved it.
+    """
 
     accept: Literal["owner", "pinned"] = "owner"
     python: bool = True

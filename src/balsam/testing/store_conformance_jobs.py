@@ -15,6 +15,7 @@ from balsam.domain.packing import Node, NodePool
 from balsam.domain.roles import Role
 from balsam.domain.states import Actor, JobEvent, JobState
 from balsam.server.errors import ServiceError, SessionEnded
+from balsam.server.store import selections
 from balsam.server.store.protocol import GuardFailed, ReadTx
 from balsam.server.store.records import EventRow, HotJob, JobRow, JobUpdate, ResultRow, Step
 from balsam.server.store.selections import AcquireCriteria, EventSelection, JobSelection, PageWindow
@@ -378,6 +379,16 @@ class JobRules:
         assert world.read(lambda tx: tx.event_count(EventSelection(world.ada.user_id))) == 0
         assert world.read(lambda tx: tx.events(EventSelection(world.ada.user_id), PageWindow("timestamp"))) == []
         assert world.submit()[0] > 3, "the id of a deleted Job was given out again"
+
+    def test_a_grant_is_bounded_in_length_and_goes_on(self, world: StoreWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(selections, "MAX_GRANT_LENGTH", 1000)
+        light = world.submit(2, parameters={"name": "x" * 300})
+        heavy = world.submit(1, parameters={"name": "é" * 1000})
+        also = world.submit(1, data={"text": "x" * 800})
+        last = world.submit(2, parameters={"name": "x" * 300})
+        session = world.open_session()
+        granted = [[job.id for job in world.acquire(session.id)] for _ in range(5)]
+        assert granted == [light, heavy, also, last, []]
 
     def test_results_are_kept_replaced_and_deleted_with_their_job(self, world: StoreWorld) -> None:
         first, second = world.submit(2)

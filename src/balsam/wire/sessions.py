@@ -62,7 +62,10 @@ class AcquireRequest(Message):
 
 class GrantedJob(Message):
     """A Job granted to this Session. `attempt` is the number the next start will have, or with a `hook` that of the
-    attempt that the hook is about (0: none yet)."""
+    attempt that the hook is about (0: none yet).
+
+    `tags`, `data` and `parent_ids` are told for Apps whose methods run at the Site.
+    """
 
     id: int
     app_id: int
@@ -79,6 +82,9 @@ class GrantedJob(Message):
     wall_time_min: int
     launch_params: dict[str, str]
     hook: Hook | None = None
+    tags: dict[str, str] = {}
+    data: JsonDict = {}
+    parent_ids: list[int] = []
 
 
 class AcquireReply(Message):

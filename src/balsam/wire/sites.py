@@ -8,6 +8,7 @@ from balsam.domain.roles import Role
 from balsam.wire.base import MAX_FILE_READ_BYTES, Id, JsonDict, Message, Name, Short, Timestamp
 from balsam.wire.lookups import Where
 
+PythonVersion = Annotated[str, StringConstraints(max_length=16, pattern=r"^[0-9]+\.[0-9]+$")]
 SitePath = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^/[^\x00-\x1f\x7f]*$")]
 
 
@@ -43,10 +44,14 @@ class SitePatch(Message):
     transfer_locations: dict[Short, str] | None = None
     backfill_windows: JsonDict | None = None
     queued_jobs: JsonDict | None = None
+    python: PythonVersion | None = None
 
 
 class SiteView(Message):
-    """A Site as the service knows it. `last_refresh`: when its agent was last heard of; `is_active` follows from it."""
+    """A Site as the service knows it. `last_refresh`: when its agent was last heard of; `is_active` follows from it.
+
+    `python` is major.minor of the interpreter that runs Apps there, None while its agent has not told.
+    """
 
     id: int
     name: str
@@ -60,6 +65,7 @@ class SiteView(Message):
     transfer_locations: dict[str, str]
     backfill_windows: JsonDict
     queued_jobs: JsonDict
+    python: str | None = None
     creation_date: Timestamp
     last_refresh: Timestamp | None
     is_active: bool

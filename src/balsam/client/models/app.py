@@ -11,7 +11,7 @@ from balsam.client.fields import Field, Write
 from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
 from balsam.client.values import checked, nearest
-from balsam.wire.apps import AppFilter, AppParameter, AppRename, AppsPage, AppSync, AppView, TransferSlot
+from balsam.wire.apps import AppFilter, AppParameter, AppRename, AppsPage, AppSync, AppView, PythonCode, TransferSlot
 from balsam.wire.lookups import APP_FIELDS
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ def _plain_parameters(row: dict[str, AppParameter]) -> dict[str, dict[str, Any]]
     return {name: parameter.model_dump() for name, parameter in row.items()}
 
 
+def _plain_code(row: PythonCode) -> dict[str, Any]:
+    return row.model_dump(mode="json")
+
+
 def _plain_slots(row: dict[str, TransferSlot]) -> dict[str, dict[str, Any]]:
     return {name: slot.model_dump() for name, slot in row.items()}
 
@@ -73,6 +77,7 @@ class App(Model):
     transfers = Field[dict[str, dict[str, Any]]]({}, write=Write.NEVER, load=_plain_slots)
     cleanup_files = Field[list[str]]([], write=Write.NEVER)
     hooks = Field[list[str]]([], write=Write.NEVER)
+    code = Field[dict[str, Any] | None](None, write=Write.NEVER, load=_plain_code)
     description = Field[str]("", write=Write.NEVER)
     source_code = Field[str]("", write=Write.NEVER)
     content_hash = Field[str](None, write=Write.NEVER)

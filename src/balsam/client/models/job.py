@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Unpack
 
+from balsam.client.encoding import decode_all, is_plain
 from balsam.client.errors import Conflict, NotFound, ServiceUnavailable
 from balsam.client.fields import Field, Write
 from balsam.client.lookups import aware
@@ -21,6 +22,7 @@ from balsam.client.models.job_objects import OF_STATE, JobManager, JobQuerySet, 
 from balsam.client.models.job_result import JobResults
 from balsam.client.models.transfer import JobTransferItem
 from balsam.client.objects import Objects
+from balsam.client.parameters import encoded
 from balsam.client.remote_path import RemotePath
 from balsam.domain.failure import Failure
 from balsam.domain.states import DONE_STATES, JobState
@@ -142,12 +144,15 @@ class Job(JobArrivals, JobFiles, JobResults, Model):
         return str(self._row.get("app_name") or self._client().apps.view(self.app_id).name)
 
     def get_parameters(self) -> dict[str, Any]:
-        """The App's parameters of this Job.
+        """The App's parameters of this Job as they were given.
+
+        `parameters` has them as the service keeps them: what is no JSON is in an envelope, which is opened here; that
+        runs code of whoever submitted the Job. Raises NotOpened.
 
         >>> job.get_parameters()
         {'name': 'World'}
         """
-        return self.parameters
+        return decode_all(self.parameters)
 
     def set_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Replace the parameters; `save` sends them.
@@ -280,6 +285,13 @@ class Job(JobArrivals, JobFiles, JobResults, Model):
         bound = self._bound_client
         return ApplicationDefinition if bound is None else bound.ApplicationDefinition
 
+    def _changes(self) -> dict[str, Any]:
+        given = self._values.get("parameters")
+        if given is not None and not is_plain(given):
+            view = self._client().apps.view(self.app_id)
+            self._values["parameters"] = encoded(given, None if view.code is None else view.code.spec())
+        return super()._changes()
+
     def _known_done(self) -> bool:
         return self._row is not None and self._row["state"] in DONE_STATES
 
@@ -302,15 +314,25 @@ class Job(JobArrivals, JobFiles, JobResults, Model):
     def _take_row(self, row: dict[str, Any]) -> None:
         self._created(row, None)
         self._expect_again(row["state"])
+        self._is_partial = False
+
+    @classmethod
+    def _known_in_part(cls, facts: Mapping[str, Any]) -> "Job":
+        """A Job of which only some fields are known so far: what the launcher knows of it."""
+        job = cls._from_row({"return_code": None, **facts, "state": JobState.RUNNING})
+        job._is_partial = True
+        return job
 
     def _freshen(self) -> None:
         """Read what a push does not carry; while the service can't be reached, the old stays in sight."""
         try:
-            view = self._view(FRESHEN_SEC)
+            view = self._view(None if self._is_partial else FRESHEN_SEC)
         except ServiceUnavailable:
+            if self._is_partial:  # there is nothing old
+                raise
             return
         self._row = self._manager()._row_dict(view)
-        self._stale = False
+        self._stale = self._is_partial = False
 
     def _view(self, deadline_sec: float | None) -> JobView:
         path = f"/jobs/{self._saved_id()}"
@@ -324,4 +346,4 @@ class Job(JobArrivals, JobFiles, JobResults, Model):
         app = self._values.get("app_id")
         if is_definition(app) and not _found_by_name(app):  # such a class can't be pickled; its id can
             state["_values"] = {**self._values, "app_id": app._ensure_synced()}
-        return {**state, "_site_name": self._site_name, "_stale": self._stale}
+        return {**state, "_site_name": self._site_name, "_stale": self._stale, "_is_partial": self._is_partial}

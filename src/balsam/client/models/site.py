@@ -76,6 +76,7 @@ class Site(Model):
     transfer_locations = Field[dict[str, str]]({})
     backfill_windows = Field[dict[str, Any]]({})
     queued_jobs = Field[dict[str, Any]]({})
+    python = Field[str | None](None, write=Write.NEVER)
     owner = Field[str](None, write=Write.NEVER)
     role = Field[str](None, write=Write.NEVER)  # yours: viewer, submitter, owner
     creation_date = Field[datetime](None, write=Write.NEVER)

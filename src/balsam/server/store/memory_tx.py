@@ -10,9 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from pydantic_core import to_json
+
 from balsam.domain.job import gpus_needed
 from balsam.domain.lifecycle import AWAITED_HOOKS, JobFacts
 from balsam.domain.states import RUNNABLE_STATES, JobState
+from balsam.server.store import selections
 from balsam.server.store.conditions import MISSING, groups, value_at
 from balsam.server.store.memory_files import MemoryFilesTx
 from balsam.server.store.memory_select import STATE_ORDER, is_selected_event, job_conditions, part_of
@@ -38,7 +41,14 @@ from balsam.server.store.records import (
     UserRow,
     event_id,
 )
-from balsam.server.store.selections import AcquireCriteria, EventSelection, JobSelection, PageWindow, fitting
+from balsam.server.store.selections import (
+    AcquireCriteria,
+    EventSelection,
+    JobSelection,
+    PageWindow,
+    fitting,
+    light_enough,
+)
 
 _UNIQUE: dict[type[Any], tuple[str, ...]] = {
     UserRow: ("username",),
@@ -285,7 +295,9 @@ class MemoryTx(MemoryFilesTx):
         able = sorted((job for job in self._tables.jobs.values() if _fits(job, criteria)), key=order)
         shapes = [(job.id, job.num_nodes, job.node_packing_count) for job in able[: criteria.candidates]]
         granted: list[JobRow] = []
-        for job_id in fitting(shapes, criteria):
+        chosen = fitting(shapes, criteria)
+        lengths = {job.id: _length(job) for job in self.jobs(chosen)}
+        for job_id in light_enough(chosen, lengths, selections.MAX_GRANT_LENGTH):
             job = self._tables.jobs[job_id]
             job = replace(job, token=job.token + 1, session_id=session_id, grant_seq=grant_seq)
             self._set(self._tables.jobs, job_id, job)
@@ -338,6 +350,10 @@ def _fits(job: JobRow, criteria: AcquireCriteria) -> bool:
             or job.num_nodes <= job.node_packing_count * criteria.max_aggregate_nodes
         )
     )
+
+
+def _length(job: JobRow) -> int:
+    return sum(len(to_json(value).decode()) for value in (job.parameters, job.data))
 
 
 def _hot(job: JobRow) -> HotJob:

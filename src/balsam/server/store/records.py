@@ -134,6 +134,7 @@ class SiteRow:
     agent_pid: int
     agent_renewed_at: int | None
     deleted_at: int | None
+    python: str | None
 
 
 @dataclass(frozen=True, slots=True)

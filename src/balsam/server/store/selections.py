@@ -1,6 +1,6 @@
 """What a list, a page of events or an acquire asks for, in a form that every store can carry out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from balsam.domain.failure import Failure
@@ -84,6 +84,10 @@ class EventSelection:
         )
 
 
+# Characters of JSON that parameters and data of the Jobs of one grant may have together; one Job is always granted.
+MAX_GRANT_LENGTH = 8 * 1024 * 1024
+
+
 @dataclass(frozen=True, slots=True)
 class TransferSelection:
     """Selects TransferItems of one owner; `job_states` and `tags` are conditions on their Jobs."""
@@ -136,5 +140,16 @@ def fitting(candidates: Iterable[tuple[int, int, int]], criteria: AcquireCriteri
             if num_nodes / packing > room + 1e-9:
                 continue
             room -= num_nodes / packing
+        chosen.append(job_id)
+    return chosen
+
+
+def light_enough(ids: list[int], lengths: Mapping[int, int], most: int) -> list[int]:
+    """The first of the Jobs whose lengths add up to at most `most`; at least one."""
+    chosen: list[int] = []
+    for job_id in ids:
+        most -= lengths[job_id]
+        if most < 0 and chosen:
+            break
         chosen.append(job_id)
     return chosen

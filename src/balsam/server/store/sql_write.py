@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from balsam.domain.job import GPU_EPSILON, MAX_RANKS
 from balsam.domain.states import RUNNABLE_STATES, JobState
+from balsam.server.store import selections
 from balsam.server.store.codec import (
     SELECT_JOB,
     STATE_NUMBERS,
@@ -37,7 +38,7 @@ from balsam.server.store.records import (
     Row,
     event_id,
 )
-from balsam.server.store.selections import AcquireCriteria, fitting
+from balsam.server.store.selections import AcquireCriteria, fitting, light_enough
 from balsam.server.store.sql_database import Database, listed
 from balsam.server.store.sql_files import FilesTx
 from balsam.server.store.sql_read import EVENTS_COUNTER, SqlReadTx
@@ -68,6 +69,7 @@ _FINISHED = STATE_NUMBERS[JobState.JOB_FINISHED]
 _NO_LIMIT = 1 << 40
 _Home = tuple[int, int, int]  # owner, Site, App
 _Move = tuple[int, int, int, JobState | None, JobState | None]
+_LENGTH = "length(parameters) + length(data)"
 _BY_IDS = "id IN (SELECT value FROM json_each(?))"
 
 
@@ -222,6 +224,11 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         ids = self._awaiting_hook(criteria) if criteria.awaits_hook else self._runnable(criteria)
         if not ids:
             return []
+        any_tagged, length = self._weighed(ids)
+        if length > selections.MAX_GRANT_LENGTH:
+            ids = self._first_light_ones(ids)
+        if any_tagged and not criteria.awaits_hook:
+            self._withdraw(ids)
         states = _AWAITING_HOOK if criteria.awaits_hook else _RUNNABLE
         granted = self._db.execute(_GRANT.format(states), (session_id, grant_seq, listed(ids))).rowcount
         if granted != len(ids):  # S6
@@ -233,10 +240,7 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
     def _runnable(self, criteria: AcquireCriteria) -> list[int]:
         if not self._any_short_enough(criteria):
             return []
-        ids = fitting(self._candidates(criteria), criteria)
-        if ids and (criteria.filter_tags or self._any_tagged(ids)):
-            self._withdraw(ids)
-        return ids
+        return fitting(self._candidates(criteria), criteria)
 
     def _awaiting_hook(self, criteria: AcquireCriteria) -> list[int]:
         sql = (
@@ -296,9 +300,16 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         )
         return sql, (criteria.site_id,)
 
-    def _any_tagged(self, ids: list[int]) -> bool:
-        sql = "SELECT 1 FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND tags <> '{}' LIMIT 1"
-        return self._db.execute(sql, (listed(ids),)).fetchone() is not None
+    def _weighed(self, ids: list[int]) -> tuple[bool, int]:
+        """Whether any of the Jobs has tags, and how long their parameters and data are together."""
+        tagged = "sum(CASE WHEN tags <> '{}' THEN 1 ELSE 0 END)"
+        sql = f"SELECT {tagged}, sum({_LENGTH}) FROM jobs WHERE {_BY_IDS}"
+        number, length = self._db.execute(sql, (listed(ids),)).fetchone()
+        return number > 0, length
+
+    def _first_light_ones(self, ids: list[int]) -> list[int]:
+        lengths = dict(self._db.execute(f"SELECT id, {_LENGTH} FROM jobs WHERE {_BY_IDS}", (listed(ids),)).fetchall())
+        return light_enough(ids, lengths, selections.MAX_GRANT_LENGTH)
 
     def unlock(self, session_id: int, jobs: Sequence[HotJob]) -> None:
         if not jobs:

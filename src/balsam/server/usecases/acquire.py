@@ -37,7 +37,8 @@ def acquire_jobs(tx: Tx, principal: Principal, session_id: int, message: Acquire
         case CallOrder.OLD:
             pass
     apps = {app.id: app for app in _apps(tx, jobs)}
-    granted = [_granted(job, apps[job.app_id]) for job in jobs]
+    defaults = {app.id: _defaults(app) for app in apps.values()}
+    granted = [_granted(job, apps[job.app_id], defaults[job.app_id]) for job in jobs]
     unknown = [app for app_id, app in apps.items() if message.known_apps.get(app_id) != app.content_hash]
     return AcquireReply(acquire_seq=message.acquire_seq, jobs=granted, apps=unknown)
 
@@ -70,8 +71,12 @@ def _apps(tx: ReadTx, jobs: list[JobRow]) -> list[AppView]:
     return app_views(tx, tx.find(AppRow, id=tuple({job.app_id for job in jobs})))
 
 
-def _granted(job: JobRow, app: AppView) -> GrantedJob:
-    defaults = {name: spec.default for name, spec in app.parameters.items() if spec.default is not None}
+def _defaults(app: AppView) -> dict[str, str]:
+    return {name: spec.default for name, spec in app.parameters.items() if spec.default is not None}
+
+
+def _granted(job: JobRow, app: AppView, defaults: dict[str, str]) -> GrantedJob:
+    about = {} if app.code is None else {"tags": job.tags, "data": job.data, "parent_ids": job.parent_ids}
     hook = AWAITED_HOOKS.get(job.state)
     return GrantedJob(
         id=job.id,
@@ -89,4 +94,5 @@ def _granted(job: JobRow, app: AppView) -> GrantedJob:
         wall_time_min=job.wall_time_min,
         launch_params=job.launch_params,
         hook=hook,
+        **about,
     )

@@ -67,7 +67,6 @@ def sync_app(tx: Tx, principal: Principal, message: AppSync, now: datetime, rena
     except BadEnvelope as error:
         raise Invalid([ErrorDetail(where="code.envelope", message=str(error))]) from None
     problems = [ErrorDetail(where="command_template", message=text) for text in spec.problems()]
-    problems += _unsupported(message)
     definition = message.model_dump(mode="json")
     try:
         json_text(definition, "the App's definition", MAX_DEFINITION_BYTES)
@@ -119,14 +118,6 @@ def _complete(message: AppSync) -> AppSync:
         for name, spec in parameters.items()
     }
     return message.model_copy(update={"parameters": wanted})
-
-
-def _unsupported(message: AppSync) -> list[ErrorDetail]:
-    methods = [] if message.code is None else ["run"] * message.code.runs + list(message.code.launch_methods)
-    if not methods:
-        return []
-    why = f"{', '.join(methods)}: launchers of this release do not run Python code yet; do it in the command itself"
-    return [ErrorDetail(where="code", message=why)]
 
 
 def delete_app(tx: Tx, principal: Principal, app_id: int) -> Deleted:

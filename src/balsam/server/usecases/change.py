@@ -14,11 +14,11 @@ from balsam.server.errors import Conflict, Invalid, NotFound
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import Tx
 from balsam.server.store.records import AppRow, JobRow, micros
-from balsam.server.usecases.limits import BadJson, json_text, tag_problems
+from balsam.server.usecases.limits import BadJson, json_text, parameters_limit, tag_problems
 from balsam.server.usecases.scope import Access, access_of, not_yours
 from balsam.server.usecases.wishes import OF_STATE, fulfil, wish_problems
 from balsam.wire.apps import AppSync
-from balsam.wire.base import ErrorDetail
+from balsam.wire.base import MAX_PARAMETERS_BYTES, ErrorDetail
 from balsam.wire.jobs import JobPatch, JobsChanged, JobsPatch
 
 MAX_PRIORITY = 1_000_000
@@ -114,17 +114,19 @@ def problems_of(job: JobRow, app: AppRow, given: dict[str, Any]) -> Iterator[tup
             given["workdir"] = contained(given["workdir"])
         except BadPath as error:
             yield "workdir", str(error)
+    spec = AppSync.model_validate(app.definition).spec() if "parameters" in given else None
     for name in ("parameters", "data", "launch_params"):
+        most = parameters_limit(spec) if spec is not None and name == "parameters" else MAX_PARAMETERS_BYTES
         try:
-            json_text(given.get(name, {}), name)
+            json_text(given.get(name, {}), name, most)
         except BadJson as error:
             yield name, str(error)
     for why in tag_problems(given.get("tags", {})):
         yield "tags", why
     if abs(given.get("priority", 0)) > MAX_PRIORITY:
         yield "priority", f"it must be between -{MAX_PRIORITY} and {MAX_PRIORITY}"
-    if "parameters" in given:
+    if spec is not None:
         try:
-            AppSync.model_validate(app.definition).spec().check_parameters(given["parameters"])
+            spec.check_parameters(given["parameters"])
         except ParameterError as error:
             yield "parameters", str(error)

@@ -5,12 +5,24 @@ from math import isfinite
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from balsam.domain.app import AppSpec
 from balsam.server.errors import Invalid
-from balsam.wire.base import MAX_JSON_DEPTH, MAX_PARAMETERS_BYTES, MAX_TAGS, ErrorDetail
+from balsam.wire.base import (
+    MAX_JSON_DEPTH,
+    MAX_PARAMETERS_BYTES,
+    MAX_PYTHON_PARAMETERS_BYTES,
+    MAX_TAGS,
+    ErrorDetail,
+)
 
 
 class BadJson(ValueError):
     """The value is too large, too deep, or no JSON."""
+
+
+def parameters_limit(app: AppSpec) -> int:
+    """How many bytes of JSON the parameters of a Job of this App may have together."""
+    return MAX_PYTHON_PARAMETERS_BYTES if app.runs_python else MAX_PARAMETERS_BYTES
 
 
 def json_text(value: Mapping[str, object], what: str, max_bytes: int = MAX_PARAMETERS_BYTES) -> str:

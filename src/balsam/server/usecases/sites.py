@@ -84,6 +84,7 @@ def create_site(tx: Tx, principal: Principal, message: SiteCreate, secret: str, 
         agent_pid=0,
         agent_renewed_at=None,
         deleted_at=None,
+        python=None,
     )
     tx.put(row)
     add_token(tx, principal.user_id, "site", secret, f"site {message.name}", now, site_id=row.id)
@@ -258,6 +259,7 @@ def site_view(tx: ReadTx, principal: Principal, site: SiteRow, now: datetime) ->
         transfer_locations=site.transfer_locations,
         backfill_windows=site.backfill_windows,
         queued_jobs=site.queued_jobs,
+        python=site.python,
         creation_date=moment(site.created_at),
         last_refresh=moment_or_none(site.last_refresh),
         is_active=is_online(site, now),

@@ -29,11 +29,11 @@ from balsam.server.store.records import (
     micros,
     steps_mask,
 )
-from balsam.server.usecases.limits import BadJson, json_text, tag_problems
+from balsam.server.usecases.limits import BadJson, json_text, parameters_limit, tag_problems
 from balsam.server.usecases.scope import Access, access_of, seen_jobs
 from balsam.server.usecases.submit_transfers import Slots, Wanted, insert_items, load_blobs
 from balsam.wire.apps import AppSync
-from balsam.wire.base import ErrorDetail
+from balsam.wire.base import MAX_PARAMETERS_BYTES, ErrorDetail
 from balsam.wire.jobs import JobCreate, JobsCreate, JobsCreated
 
 _Resources = tuple[int, int, int, int, float, int, int]
@@ -146,7 +146,7 @@ def _checked(work: _Submission, index: int, job: JobCreate) -> NewJob | None:
     for why in tag_problems(job.tags) if job.tags else ():
         work.refuse(index, "tags", why)
     workdir = _workdir(work, index, job.workdir)
-    parameters = _text(work, index, "parameters", job.parameters)
+    parameters = _text(work, index, "parameters", job.parameters, _most_parameters(app))
     data = _text(work, index, "data", job.data)
     launch_params = _text(work, index, "launch_params", job.launch_params)
     if app is None:
@@ -216,11 +216,17 @@ def _workdir(work: _Submission, index: int, given: str) -> str:
         return ""
 
 
-def _text(work: _Submission, index: int, name: str, value: Mapping[str, object]) -> str:
+def _most_parameters(app: _App | None) -> int:
+    return MAX_PARAMETERS_BYTES if app is None else parameters_limit(app.spec)
+
+
+def _text(
+    work: _Submission, index: int, name: str, value: Mapping[str, object], max_bytes: int = MAX_PARAMETERS_BYTES
+) -> str:
     if not value:
         return "{}"
     try:
-        return json_text(value, name)
+        return json_text(value, name, max_bytes)
     except BadJson as error:
         work.refuse(index, name, error)
         return ""

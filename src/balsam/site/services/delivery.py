@@ -9,11 +9,12 @@ import errno
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from balsam.client.errors import Conflict, NotFound
-from balsam.client.outbox import PATTERN, OutboxError, batch_length, read_outbox
+from balsam.client.outbox import PATTERN, OutboxError, bare, batch_length, read_outbox
 from balsam.site.ledger import Entry
 from balsam.site.service import SiteService
 from balsam.wire.base import MAX_REPORT
@@ -84,7 +85,16 @@ class Delivery:
                 records.append(ReportRecord.model_validate(found))
             except ValidationError as error:
                 log.error("%s has a record that can't be understood: %s", path, error)
+                records += _bare(found, error)
         return contents.session_id, records
+
+
+def _bare(found: dict[str, Any], why: ValidationError) -> list[ReportRecord]:
+    """What became of the Job, if at least that can be understood."""
+    try:
+        return [ReportRecord.model_validate(bare(found, str(why)))]
+    except ValidationError:
+        return []
 
 
 def _set_aside(path: Path) -> None:
