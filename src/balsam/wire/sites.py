@@ -30,6 +30,7 @@ class SiteCreate(Message):
     allowed_queues: dict[Short, QueueLimits] = {}
     optional_batch_job_params: dict[Short, Short] = {}
     transfer_locations: dict[Short, str] = {}
+    python: PythonVersion | None = None  # as in SiteView; only the Site itself knows
 
 
 class SitePatch(Message):

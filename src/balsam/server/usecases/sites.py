@@ -84,7 +84,7 @@ def create_site(tx: Tx, principal: Principal, message: SiteCreate, secret: str, 
         agent_pid=0,
         agent_renewed_at=None,
         deleted_at=None,
-        python=None,
+        python=message.python,
     )
     tx.put(row)
     add_token(tx, principal.user_id, "site", secret, f"site {message.name}", now, site_id=row.id)
