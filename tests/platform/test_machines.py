@@ -8,6 +8,11 @@ import pytest
 import yaml
 
 from balsam.platform.machines import UnknownMachine, job_template_text, machine_names, settings_text
+from balsam.platform.node.base import NodeOptions
+from balsam.platform.node.gpus import GpuVendor
+from balsam.platform.node.local import LocalNodes
+from balsam.platform.registry import SCHEDULERS
+from balsam.platform.scheduler.base import SchedulerConfig, SubmitRequest
 from balsam.site.services.script import JobTemplate
 from balsam.site.settings import Settings
 from balsam.site.settings_file import load_settings
@@ -70,8 +75,75 @@ def test_tags_arrive_as_one_word_each_s15(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["script.sh"]
 
 
+OTHERS = [name for name in machine_names() if name != "local"]
+PARAMS = {"filesystems": "home:eagle", "qos": "debug"}
+
+
+def settings_of(machine: str, tmp_path: Path) -> Settings:
+    path = tmp_path / "settings.yml"
+    path.write_text(settings_text(machine))
+    return load_settings(path)
+
+
+@pytest.mark.parametrize("machine", OTHERS)
+def test_its_scheduler_takes_its_options_and_the_default_parameters(machine: str, tmp_path: Path) -> None:
+    scheduler = settings_of(machine, tmp_path).scheduler
+    adapter = SCHEDULERS.load(scheduler.scheduler_class)(SchedulerConfig(tmp_path, scheduler.scheduler_options))
+    for queue in scheduler.allowed_queues:
+        words = adapter.render(tmp_path / "script.sh", "balsam-1", SubmitRequest(1, 30, queue, "proj1"))
+        assert any(queue in word for word in words)
+    lines = render(machine, optional_params=dict(scheduler.optional_batch_job_params)).splitlines()
+    assert lines[0].startswith("#!/bin/bash")
+    assert lines[-1] == "exec /bin/echo launcher -j mpi -t 30 "
+
+
+@pytest.mark.parametrize("machine", OTHERS)
+def test_who_it_was_made_for_is_asked_for_projects_and_told_what_was_not_tried(machine: str, tmp_path: Path) -> None:
+    text = settings_text(machine)
+    assert settings_of(machine, tmp_path).scheduler.allowed_projects == []
+    if not machine.startswith("generic-"):
+        assert "not run on the machine itself" in text.split("\n\n")[0]
+    assert "without a batch system" not in text
+
+
+@pytest.mark.parametrize("machine", OTHERS)
+def test_a_template_is_right_shell_with_directives_first_s15(machine: str, tmp_path: Path) -> None:
+    """Directives count only above the first command, and odd values make no second line."""
+    tags = {"a": "two words", "b": "it's; $(touch evil) `touch evil`"}
+    text = render(machine, optional_params=PARAMS, filter_tags=tags, launcher_cmd="/usr/bin/printf '%s\\n'")
+    script = tmp_path / "script.sh"
+    script.write_text(text)
+    lines = text.splitlines()
+    directives = [number for number, line in enumerate(lines) if line.startswith(("#SBATCH ", "#PBS "))]
+    commands = [number for number, line in enumerate(lines) if line and not line.startswith("#")]
+    assert directives and max(directives) < min(commands)
+    done = subprocess.run(["bash", str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.splitlines()[-2:] == [f"--tag={key}={value}" for key, value in tags.items()]
+    assert [path.name for path in tmp_path.iterdir()] == ["script.sh"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpus", "gpus", "vendor"),
+    [
+        ("polaris", 32, 4, GpuVendor.NVIDIA),
+        ("aurora", 102, 6, GpuVendor.INTEL),
+        ("frontier", 56, 8, GpuVendor.AMD),
+        ("perlmutter-gpu", 64, 4, GpuVendor.NVIDIA),
+        ("perlmutter-cpu", 128, 0, None),
+    ],
+)
+def test_what_a_node_has_reaches_the_launcher(
+    machine: str, cpus: int, gpus: int, vendor: GpuVendor | None, tmp_path: Path
+) -> None:
+    node = settings_of(machine, tmp_path).node
+    exports = [line.removeprefix("export ") for line in render(machine, optional_params=PARAMS).splitlines()]
+    environ = dict(line.split("=", 1) for line in exports if "_DEVICES=" in line or "_MASK=" in line)
+    (found,) = LocalNodes().nodes(NodeOptions(node.cpus, node.gpus), environ)
+    assert (len(found.cpu_ids), len(found.gpu_ids), found.gpu_vendor) == (cpus, gpus, vendor)
+
+
 def test_unknown_machine_gets_the_nearest() -> None:
     with pytest.raises(UnknownMachine, match="did you mean 'local'"):
         settings_text("locl")
-    with pytest.raises(UnknownMachine, match="known: local"):
+    with pytest.raises(UnknownMachine, match="known: aurora"):
         job_template_text("../../../etc/passwd")

@@ -1,14 +1,18 @@
-"""Facts about known machines, as data: for each a `NAME.yml` (the Site's settings) and a `NAME.job-template.sh`.
+"""Facts about known machines, as data: for each a `NAME.yml` and a `NAME.job-template.sh`.
 
-`balsam site init` copies the pair of the chosen machine into the new Site's directory as settings.yml and
-job-template.sh. A machine is added by adding two files.
+`balsam site init` writes them into the new Site's directory as settings.yml and job-template.sh. `local` has every
+section of settings; the others have those in which the machine differs, and get the rest from it. A machine is added by
+adding two files: docs/guides/add-your-machine.md.
 """
 
 import difflib
+import re
 from importlib.resources import files
 
 _SETTINGS = ".yml"
 _TEMPLATE = ".job-template.sh"
+_COMPLETE = "local"
+_SECTION = re.compile(r"^([a-z_]+):", re.MULTILINE)
 
 
 class UnknownMachine(LookupError):
@@ -27,13 +31,24 @@ def machine_names() -> list[str]:
 
 
 def settings_text(machine: str) -> str:
-    """Text of settings.yml for the machine. Raises UnknownMachine."""
-    return _read(machine, _SETTINGS)
+    """Text of settings.yml for the machine, with every section. Raises UnknownMachine."""
+    own = _sections(_read(machine, _SETTINGS))
+    every = _sections(_read(_COMPLETE, _SETTINGS))
+    return "\n\n".join(own.get(name, text) for name, text in every.items()) + "\n"
 
 
 def job_template_text(machine: str) -> str:
     """Text of job-template.sh (Jinja2) for the machine. Raises UnknownMachine."""
     return _read(machine, _TEMPLATE)
+
+
+def _sections(text: str) -> dict[str, str]:
+    """The paragraphs of a settings file by the key each one sets; the head, which sets none, is under ""."""
+    found = {}
+    for paragraph in re.split(r"\n{2,}", text.strip("\n")):
+        key = _SECTION.search(paragraph)
+        found[key[1] if key else ""] = paragraph
+    return found
 
 
 def _read(machine: str, ending: str) -> str:
