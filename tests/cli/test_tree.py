@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -11,8 +12,8 @@ from tests.cli.commands import balsam, command_at, leaves
 
 LEAVES = sorted(leaves())
 NAMES = [" ".join(path) for path in LEAVES]
-# These stay in the terminal and need no service: what they print is in tests/system/test_command.py.
-STAY = {("up",), ("server", "up")}
+# These start a service: what they print is in tests/system/test_command.py and test_command_server.py.
+STAY = {("up",), ("server", "up"), ("server", "deploy")}
 SELECTORS = {"--id", "--state", "--exclude-state", "--failure", "--tag", "--workdir", "--app", "--since", "--site"}
 
 
@@ -97,6 +98,13 @@ def test_every_list_can_be_watched(path: tuple[str, ...]) -> None:
         (("app", "ls"), "-v -s --site"),
         (("app", "rm"), "-n --name -s --site -a --all"),
         (("site", "ls"), "-v"),
+        (("site", "init"), "-n --name"),
+        (("site", "rm"), "-f --force"),
+        (("login",), "-u --url -f --force"),
+        (("register",), "-a --address -u --username"),
+        (("server", "deploy"), "-p --path"),
+        (("server", "up"), "-p --path --log --no-log"),
+        (("server", "down"), "-p --path"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -110,6 +118,23 @@ def test_a_typo_is_answered_with_the_nearest_command(monkeypatch: pytest.MonkeyP
     assert "there are: ls," in balsam(monkeypatch, "job", "xyzzy").err
 
 
+@pytest.mark.parametrize(
+    ("group", "verb", "words"), [("site", "globus-login", "Globus"), ("server", "migrate", "starts")]
+)
+def test_a_command_of_balsam_0_7_that_is_gone_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, group: str, verb: str, words: str
+) -> None:
+    done = balsam(monkeypatch, group, verb, "-e", "x", "--json")
+    assert done.code == 2 and words in done.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("group", ["job", "queue", "site", "app"])
 def test_list_is_ls(group: str) -> None:
     assert command_at((group, "list")) is command_at((group, "ls"))
+
+
+def test_the_guide_names_every_command() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "command.md").read_text()
+    rows = re.findall(r"^\| `(balsam(?: [a-z]+)?)` \| (.*) \|$", guide, re.MULTILINE)
+    told = {(*group.split()[1:], verb) for group, verbs in rows for verb in re.findall(r"`([a-z-]+)`", verbs)}
+    assert told == set(LEAVES)

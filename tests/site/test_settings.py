@@ -69,8 +69,8 @@ elastic_queue: null
         ("\nlauncher:\n  idle_ttl: 3\n", 3, "unknown key launcher.idle_ttl; did you mean idle_ttl_sec?"),
         ("idle_ttl_sec: 3\n", 1, "did you mean launcher.idle_ttl_sec?"),
         ("zzz: 3\n", 1, "known here: apps, elastic_queue"),
-        ("launcher:\n  idle_ttl_sec: soon\n", 2, "launcher.idle_ttl_sec is 'soon': "),
-        ("launcher: {idle_ttl_sec: 0}\n", 1, "greater than 0"),
+        ("launcher:\n  idle_ttl_sec: soon\n", 2, "launcher.idle_ttl_sec is 'soon'; it must be a valid number"),
+        ("launcher: {idle_ttl_sec: 0}\n", 1, "launcher.idle_ttl_sec is 0; it must be greater than 0"),
         ("launcher: 3\n", 1, "launcher is 3"),
         ("launcher: {delay_sec: 1}\n", 1, "launcher.delay_sec is no setting any more (this launcher does not poll)"),
         (
@@ -78,7 +78,12 @@ elastic_queue: null
             1,
             "launcher.serial_mode_prefetch_per_rank is no setting any more",
         ),
-        ("logging:\n  level: LOUD\n", 2, "logging.level is 'LOUD'"),
+        (
+            "logging:\n  level: warn\n",
+            2,
+            "'WARN'; it must be 'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'; did you mean 'WARNING'?",
+        ),
+        ("logging:\n  level: xyz\n", 2, "'ERROR' or 'CRITICAL'\n"),
         ("logging:\n  format: '%(nothing'\n", 2, "is no format for a log line"),
         ("scheduler:\n  scheduler_class: slurmm\n", 2, "has no 'slurmm'"),
         (
@@ -92,7 +97,9 @@ elastic_queue: null
         ('scheduler:\n  optional_batch_job_params: {a: "b\\nc"}\n', 2, "scheduler.optional_batch_job_params.a"),
         ("elastic_queue:\n  min_num_nodes: 3\n", 1, "write `elastic_queue: null` or leave it out"),
         ("processing: {num_workers: 1}\n", 1, "processing is not part of this version"),
-        ("apps: {accept: everything}\n", 1, "'owner' or 'pinned'"),
+        ("apps: {accept: pined}\n", 1, "is 'pined'; it must be 'owner' or 'pinned'; did you mean 'pinned'?"),
+        ("launcher: {sort_by: lifo}\n", 1, "launcher.sort_by is 'lifo'; it must be 'fifo' or 'long_large_first'"),
+        ("apps: {python: maybe}\n", 1, "apps.python is 'maybe'"),
         ("transfers:\n  transfer_locations: {theta: globus://1234}\n", 2, "globus: locations come in a later version"),
         ("transfers:\n  transfer_locations: {x: /scratch}\n", 2, "must be a URL whose scheme is one of: file"),
         ("transfers:\n  transfer_locations: {x: 'file://host/x'}\n", 2, "the form file:///absolute/path"),
@@ -113,7 +120,7 @@ def test_a_fault_is_named_with_line_and_remedy(tmp_path: Path, text: str, line: 
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, text)
     assert f"line {line}: " in str(caught.value)
-    assert words in str(caught.value)
+    assert words in f"{caught.value}\n"
     assert str(tmp_path / "settings.yml") in str(caught.value)
 
 

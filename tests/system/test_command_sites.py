@@ -176,7 +176,7 @@ def test_a_place_that_can_not_be_had_is_refused(machine: Machine, site: Path) ->
 def test_a_site_gets_another_name(machine: Machine, site: Path) -> None:
     other = machine.home / "two"
     machine("site", "init", other)
-    assert "'two' already" in machine("site", "rename", site, "two", code=1)["error"]["message"]
+    assert "named 'two'" in machine("site", "rename", site, "two", code=1)["error"]["message"]
     assert json.loads((site / ".balsam-site").read_text())["name"] == "one"
     assert machine("site", "rename", site, "three") == {"name": "three", "was": "one"}
     assert json.loads((site / ".balsam-site").read_text())["name"] == "three"
@@ -262,6 +262,48 @@ def test_a_site_of_balsam_up_is_moved_while_that_is_stopped(tmp_path: Path) -> N
         live.start()
         assert live.path == tmp_path / "moved" and live.name == "local"
         assert [one["path"] for one in machine("site", "ls")] == [str(live.path)]
+
+
+def findings(machine: Machine, *words: Any, code: int = 0) -> dict[str, dict[str, str]]:
+    return {one["check"]: one for one in machine(*words, code=code)}
+
+
+def test_doctor_looks_at_everything_a_site_needs(machine: Machine, site: Path) -> None:
+    found = findings(machine, "site", "doctor", site)
+    checks = {"site", "directories", "settings", "template", "scheduler", "queues", "MPI", "service", "agent"}
+    assert found.keys() == checks and {one["status"] for one in found.values()} == {"ok"}
+    shown = machine.run("site", "doctor", str(site))
+    assert len(shown.stdout.splitlines()) == len(checks) and "PROBLEM" not in shown.stdout
+
+    settings, template = site / "settings.yml", site / "job-template.sh"
+    good = settings.read_text()
+    settings.write_text(good.replace("    local:\n", "    night:\n"))
+    found = findings(machine, "site", "doctor", site, code=1)
+    assert (found["queues"]["status"], found["queues"]["message"]) == ("problem", "local has no 'night'; it has: local")
+    template.write_text("{{ launcher_cmd")
+    assert "job-template.sh, line 1" in findings(machine, "site", "doctor", site, code=1)["template"]["message"]
+    settings.write_text(good.replace("sync_period: 10", "sync_period: 0"))
+    found = findings(machine, "site", "doctor", site, code=1)
+    assert "scheduler.sync_period is 0; it must be greater than 0" in found["settings"]["message"]
+    assert "sample-settings" in found["settings"]["fix"] and "scheduler" not in found
+    assert "PROBLEM  settings: " in machine.run("site", "doctor", str(site)).stdout
+    settings.write_text(good)
+
+
+def test_doctor_tells_what_is_not_running(machine: Machine, site: Path) -> None:
+    machine("site", "stop", site)
+    found = findings(machine, "site", "doctor", site)
+    assert found["agent"]["status"] == "warning" and found["agent"]["fix"] == f"balsam site start {site}"
+    site.rename(machine.home / "two")  # by hand, instead of with `balsam site mv`
+    found = findings(machine, "site", "doctor", machine.home / "two")
+    assert "knows the directory as" in found["path"]["message"]
+    assert machine("site", "mv", *([machine.home / "two"] * 2))["path"] == str(machine.home / "two")
+    assert machine.get("sites/1")["path"] == str(machine.home / "two")
+    machine.service.stop()
+    found = findings(machine, "site", "doctor", machine.home / "two", code=1)
+    assert found["service"]["status"] == "problem" and found["settings"]["status"] == "ok"
+    assert "not in a Site" in machine("site", "doctor", machine.home, code=1)["error"]["message"]
+    machine.service = machine.service.restart()
 
 
 def test_sample_settings_are_those_of_a_new_site(machine: Machine, site: Path) -> None:

@@ -2,47 +2,25 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import click
 
 from balsam import __version__
-from balsam.cli.output import json_option, print_json
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check: `status` is ok, warning or problem; `fix` says what to do."""
-
-    check: str
-    status: str
-    message: str
-    fix: str = ""
+from balsam.cli.findings import Finding, guarded, show
+from balsam.cli.output import json_option
 
 
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Check what a first user needs; exit code 1 when something does not work."""
-    findings = [finding for check in (_machine, _mpi, _service, _site) for finding in _guarded(check)]
-    if as_json:
-        print_json([asdict(finding) for finding in findings])
-    for finding in findings if not as_json else ():
-        mark = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}[finding.status]
-        click.echo(f"{mark}  {finding.check}: {finding.message}")
-        if finding.fix:
-            click.echo(f"         -> {finding.fix}")
-    if any(finding.status == "problem" for finding in findings):
-        sys.exit(1)
+    """Check what a first user needs, and all that `balsam site doctor` checks when you stand in a Site.
 
-
-def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    try:
-        yield from check()
-    except Exception as error:  # a check that fails is a finding, whatever it raised
-        yield Finding(check.__name__.strip("_"), "problem", f"{type(error).__name__}: {error}")
+    Exit code 1 when something does not work.
+    """
+    checks = (("machine", _machine), ("MPI", _mpi), ("service", _service), ("site", _site))
+    show([finding for name, check in checks for finding in guarded(name, check)], as_json=as_json)
 
 
 def _machine() -> Iterator[Finding]:
@@ -80,14 +58,9 @@ def _service() -> Iterator[Finding]:
 
 
 def _site() -> Iterator[Finding]:
-    from balsam.site.control import site_status
+    from balsam.cli.site_doctor import findings_of
     from balsam.site.directory import find_site
 
     here = find_site()
-    if here is None:
-        return
-    status = site_status(here.root)
-    if status is None:
-        yield Finding("site", "warning", f"no agent runs for {here.root}", f"balsam site start {here.root}")
-    else:
-        yield Finding("site", "ok", f"agent of {here.root} runs as process {status.pid} on {status.hostname}")
+    if here is not None:
+        yield from findings_of(here)

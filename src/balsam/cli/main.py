@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from balsam import __version__
-from balsam.cli.group import Group
+from balsam.cli.group import PATIENCE_IS_GIVEN, Group
 
 FAILED, INTERRUPTED = 1, 130
 # A person who waits for an answer gives up sooner than a program that runs for days.
@@ -27,6 +27,7 @@ _COMMANDS = {
     "app": ("balsam.cli.app:app", "List, show, approve and remove Apps."),
     "job": ("balsam.cli.job:job", "Create, list, watch, explain, change and end Jobs."),
     "queue": ("balsam.cli.queue:queue", "Request, list and end allocations (BatchJobs)."),
+    "config": ("balsam.cli.config:config", "Show settings, and where they come from."),
     "doctor": ("balsam.cli.doctor:doctor", "Check this machine, the login, the service and the Site."),
     "completion": ("balsam.cli.completion:completion", "Print a script that completes commands in your shell."),
 }
@@ -36,6 +37,7 @@ class Root(Group):
     """`balsam` itself."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        ctx.meta[PATIENCE_IS_GIVEN] = bool(os.environ.get("BALSAM_RETRY_FOR_SEC"))
         os.environ.setdefault("BALSAM_RETRY_FOR_SEC", PATIENCE_SEC)
         try:
             answer = super().invoke(ctx)

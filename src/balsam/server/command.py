@@ -25,7 +25,9 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free port."
 )
-@click.option("--data-dir", type=_PATH, help="Where state lives. [default: BALSAM_HOME/service]")
+@click.option(
+    *("-p", "--path", "--data-dir", "data_dir"), type=_PATH, help="Where state lives. [default: BALSAM_HOME/service]"
+)
 @click.option("--tls-cert", type=_PATH, help="Certificate chain, for https.")
 @click.option("--tls-key", type=_PATH, help="Private key of --tls-cert.")
 @click.option("--behind-proxy", is_flag=True, help="A reverse proxy on this machine terminates https.")

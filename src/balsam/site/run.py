@@ -42,6 +42,7 @@ from balsam.site.services.script import JobTemplate
 from balsam.site.services.submission import Submission
 from balsam.site.services.transfers import TransferLimits, Transfers
 from balsam.site.settings import Settings, TransferSettings
+from balsam.site.settings_environment import in_effect
 from balsam.site.settings_file import load_settings
 from balsam.transfer.base import TransferBackend
 from balsam.transfer.locations import open_location
@@ -119,7 +120,7 @@ class Plan:
     @classmethod
     def read(cls, site: SiteDirectory) -> "Plan":
         """Raises SiteError, SettingsError, ScriptError."""
-        settings = load_settings(site.settings)
+        settings, _ = in_effect(load_settings(site.settings), os.environ)
         template = JobTemplate.read(site.root / settings.scheduler.job_template_path)
         return cls(site, site.identity(), settings, template)
 

@@ -133,6 +133,10 @@ class ServiceLink:
     def token(self) -> str:
         return self._transport.settings.token
 
+    def site(self) -> SiteView:
+        """The Site as the service knows it. Raises ServiceAway."""
+        return self._call(lambda: self._transport.request("GET", f"/sites/{self.site_id}", reply=SiteView))
+
     def open_batch_jobs(self) -> list[BatchJobView]:
         found: list[BatchJobView] = []
         while True:

@@ -4,6 +4,7 @@ Called by the agent at start, by `balsam site init` and by `balsam doctor`.
 """
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -17,10 +18,19 @@ from balsam.site.settings import GONE, LATER_SECTIONS, OFF_BY_NULL, Settings
 
 MAX_SIZE_BYTES = 1024 * 1024
 Where = tuple[str | int, ...]
+_ALLOWED = "Input should be"
 
 
 class SettingsError(ValueError):
     """settings.yml can't be used; the text names file, line, fault and remedy of each fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedSettings:
+    """Checked settings, and for each key that the file has the line where it stands."""
+
+    settings: Settings
+    lines: dict[Where, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,11 @@ def load_settings(path: Path) -> Settings:
     >>> load_settings(Path("/my/site/settings.yml")).scheduler.sync_period    # doctest: +SKIP
     10.0
     """
+    return read_settings(path).settings
+
+
+def read_settings(path: Path) -> LocatedSettings:
+    """As `load_settings`, and where each setting stands. Raises SettingsError."""
     tree, lines = _parse(path, _read(path))
     faults = [_Fault(line, text) for line, text in _gone_or_later(tree, lines)]
     settings: Settings | None = None
@@ -47,7 +62,7 @@ def load_settings(path: Path) -> Settings:
     if faults or settings is None:
         said = "\n".join(f"  line {fault.line}: {fault.text}" for fault in sorted(faults, key=lambda one: one.line))
         raise SettingsError(f"{path} can't be used:\n{said}")
-    return settings
+    return LocatedSettings(settings, lines)
 
 
 def _read(path: Path) -> str:
@@ -145,7 +160,17 @@ def _sentence(fault: ErrorDetails) -> str:
     if fault["type"] == "value_error":
         # The text after "Value error, " is a sentence of ours.
         return f"{name} {fault['msg'].removeprefix('Value error, ')}".strip()
-    return f"{name} is {_shown(fault['input'])}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    what = f"{name} is {_shown(fault['input'])}"
+    if fault["msg"].startswith(_ALLOWED):
+        return f"{what}; it must be{fault['msg'].removeprefix(_ALLOWED)}{_nearest_value(fault)}"
+    return f"{what}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _nearest_value(fault: ErrorDetails) -> str:
+    """Of a setting that takes one of a few words."""
+    known = re.findall(r"'([^']*)'", str(fault.get("ctx", {}).get("expected", "")))
+    near = difflib.get_close_matches(str(fault["input"]).lower(), {word.lower(): word for word in known}, n=1)
+    return next((f"; did you mean {word!r}?" for word in known if near and word.lower() == near[0]), "")
 
 
 def _is_union_arm(part: str | int) -> bool:
