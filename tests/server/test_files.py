@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from balsam.server.broker import Broker
+from balsam.server.errors import NotFound
+from balsam.server.routes.file_desk import FileDesk
 from balsam.wire.base import MAX_FILE_READ_BYTES
+from balsam.wire.sites import FileReply, FileRequest
 from tests.server.sse import Listener
 from tests.server.world import Person, furnish, make_user, ok
 from tests.services import RunningService
@@ -67,6 +72,7 @@ def test_content_comes_from_the_agent(service: RunningService, ann: Person, agen
         "path": "out/job.out",
         "offset": -5,
         "max_bytes": 5,
+        "file_id": "",
     }
     data = base64.b64encode(b"\x00done").decode()
     assert (
@@ -150,3 +156,81 @@ def test_a_whole_mebibyte_fits_into_one_answer(service: RunningService, ann: Per
     content = bytes(range(256)) * (MAX_FILE_READ_BYTES // 256)
     ok(put(service, ann.site_token, request["id"], {"data": base64.b64encode(content).decode(), "size_bytes": 10**9}))
     assert asking.answer().content == content
+
+
+class Asked(Broker):
+    """A broker whose Site has one agent that is told of each question."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: None)
+        self.questions: list[FileRequest] = []
+
+    def ask(self, site_id: int, request: bytes) -> bool:
+        self.questions.append(FileRequest.model_validate_json(request))
+        return True
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def follow(desk: FileDesk, offset: int = 4, wait_sec: float = 60.0) -> asyncio.Task[FileReply | None]:
+    known = {"job_id": 1, "workdir": "w", "path": "job.out", "offset": offset, "file_id": "a-1"}
+    return asyncio.ensure_future(desk.follow(7, lambda: NotFound(), False, wait_sec, **known))
+
+
+def test_any_number_of_followers_cost_the_site_one_question() -> None:
+    async def run() -> None:
+        broker = Asked()
+        desk = FileDesk(broker)
+        followers = [follow(desk) for _ in range(30)]
+        behind = follow(desk, offset=0)
+        await settle()
+        assert [(one.op, one.offset) for one in broker.questions] == [("follow", 4), ("follow", 0)]
+        for question in broker.questions:
+            desk.answer(7, question.id, FileReply(offset=question.offset, size_bytes=8))
+        assert {(await one).offset for one in followers} == {4}
+        assert (await behind).offset == 0
+
+    asyncio.run(run())
+
+
+def test_the_question_of_a_follower_goes_on_between_two_calls_and_ends_by_itself() -> None:
+    async def run() -> None:
+        broker = Asked()
+        desk = FileDesk(broker, wait_sec=0.2)
+        assert await follow(desk, wait_sec=0) is None
+        assert await follow(desk, wait_sec=0) is None
+        again = follow(desk)
+        await settle()
+        (question,) = broker.questions
+        gone = follow(desk)
+        await settle()
+        gone.cancel()
+        desk.answer(7, question.id, FileReply(size_bytes=5))
+        assert (await again).size_bytes == 5
+        assert await follow(desk, wait_sec=0) is None
+        assert desk.waiting(7)
+        await asyncio.sleep(0.3)
+        assert desk.waiting(7) == [] and desk._shared == {}
+
+    asyncio.run(run())
+
+
+def test_who_follows_is_told_how_far_and_of_which_file(service: RunningService, ann: Person, agent: Listener) -> None:
+    asking = Asking(
+        service, ann.token, f"/api/jobs/{ann.job_id}/files/follow?path=a.out&offset=7&file_id=b&wait_sec=15"
+    )
+    question = agent.wait("file_request")
+    assert (question["op"], question["offset"], question["file_id"]) == ("follow", 7, "b")
+    body = {"data": base64.b64encode(b"x").decode(), "offset": 0, "size_bytes": 1, "file_id": "c"}
+    assert put(service, ann.site_token, question["id"], body).status_code == 204
+    reply = asking.answer()
+    told = [reply.headers[name] for name in ("x-file-offset", "x-file-id", "x-file-size")]
+    assert (reply.content, told) == (b"x", ["0", "c", "1"])
+
+
+def test_nobody_follows_a_job_of_somebody_else_s14(service: RunningService, ann: Person, bob: Person) -> None:
+    with service.client(bob.token) as client:
+        assert client.get(f"/api/jobs/{ann.job_id}/files/follow?path=job.out").status_code == 404

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balsam.domain.clock import SystemClock
-from balsam.site.services import files
+from balsam.site.services import files, following
 from balsam.site.services.files import MAX_ENTRIES, Files, Rate
 from balsam.testing.clock import FakeClock
 from balsam.wire.sites import FileReply, FileRequest
@@ -248,3 +249,70 @@ def test_requests_are_answered_by_other_threads_and_never_queue_without_end(data
         time.sleep(0.01)
     desk.close()
     assert files.MAX_WAITING <= len(answered) <= files.MAX_WAITING + files.THREADS
+
+
+def follow(desk: Files, offset: int = 0, path: str = "out", file_id: str = "") -> FileReply | None:
+    request = FileRequest(id="1", job_id=1, workdir="run/a", op="follow", path=path, offset=offset, file_id=file_id)
+    return desk._look_for_more(request)
+
+
+def test_a_followed_file_is_told_when_there_is_more(desk: Files, data: Path) -> None:
+    file = data / "run" / "a" / "out"
+    assert follow(desk) is None, "it is not there yet"
+    file.write_text("one\n")
+    first = follow(desk)
+    assert first is not None and first.data == b"one\n" and first.file_id
+    assert follow(desk, 4, file_id=first.file_id) is None
+    with file.open("a") as more:
+        more.write("two\n")
+    second = follow(desk, 4, file_id=first.file_id)
+    assert second is not None and (second.data, second.offset, second.file_id) == (b"two\n", 4, first.file_id)
+
+
+def test_a_followed_file_that_is_cut_or_replaced_is_told_from_its_start(desk: Files, data: Path) -> None:
+    file = data / "run" / "a" / "out"
+    file.write_text("a long line\n")
+    first = follow(desk)
+    assert first is not None
+    file.write_text("new\n")
+    cut = follow(desk, 12, file_id=first.file_id)
+    assert cut is not None and (cut.data, cut.offset) == (b"new\n", 0)
+    other = data / "run" / "a" / "other"
+    other.write_text("as long as that\n")
+    other.rename(file)
+    replaced = follow(desk, 4, file_id=cut.file_id)
+    assert replaced is not None and (replaced.data, replaced.offset) == (b"as long as that\n", 0)
+    file.write_text("")
+    emptied = follow(desk, 16, file_id=replaced.file_id)
+    assert emptied is not None and (emptied.data, emptied.offset) == (b"", 0)
+
+
+def test_a_followed_file_may_turn_into_a_link_out_s15(desk: Files, data: Path) -> None:
+    file = data / "run" / "a" / "out"
+    file.write_text("harmless\n")
+    assert follow(desk)
+    file.unlink()
+    file.symlink_to(data.parent / "credentials.json")
+    refused = follow(desk, 9)
+    assert refused is not None and refused.error.startswith("refused") and not refused.data
+    file.unlink()
+    os.mkfifo(file)
+    fifo = follow(desk, 9)
+    assert fifo is not None and fifo.error.startswith("refused")
+
+
+def test_followers_are_answered_from_a_thread_and_given_up(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "TICK_SEC", 0.01)
+    monkeypatch.setattr(following, "HOLD_SEC", 0.05)
+    answers: queue.SimpleQueue[tuple[str, FileReply]] = queue.SimpleQueue()
+    desk = Files(data, lambda request_id, reply: answers.put((request_id, reply)), SystemClock())
+    desk.start()
+    try:
+        for request_id, path in (("new", "job.out"), ("none", "absent"), ("none", "absent")):
+            desk.ask(FileRequest(id=request_id, job_id=1, workdir="run/a", op="follow", path=path))
+        found = dict(answers.get(timeout=10) for _ in range(2))
+        assert found["new"].data == b"0123456789"
+        assert (found["none"].data, found["none"].error) == (b"", "")
+        assert answers.empty()
+    finally:
+        desk.close()

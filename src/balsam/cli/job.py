@@ -12,6 +12,9 @@ _COMMANDS = {
     "retry": ("balsam.cli.job_change:retry", "Run FAILED and CANCELLED Jobs again."),
     "rm": ("balsam.cli.job_change:remove", "Delete Jobs and their history."),
     "logs": ("balsam.cli.job_read:logs", "Print the output of Jobs, also while they run."),
+    "ls-files": ("balsam.cli.job_files:list_files", "List the files in a Job's workdir, also while it runs."),
+    "get": ("balsam.cli.job_files:get", "Copy a file out of a Job's workdir, also while it runs."),
+    "fetch": ("balsam.cli.job_fetch:fetch", "Bring home what Jobs sent to client: and nobody collected yet."),
     "events": ("balsam.cli.job_read:events", "List the transitions of Jobs."),
     "explain": ("balsam.cli.job_read:explain", "Say why Jobs are where they are, and what to do."),
 }

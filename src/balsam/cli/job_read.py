@@ -3,6 +3,7 @@
 One id alone gives one JSON value for that Job; anything else gives a list.
 """
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,19 @@ _limit_option = click.option(
 @job_selectors()
 @click.option("--file", "name", default="job.out", show_default=True, help="File in the Job's workdir.")
 @click.option("--tail", "tail_bytes", type=click.IntRange(min=1), help="Only the last so many bytes.")
+@click.option("-f", "--follow", is_flag=True, help="Go on while one Job runs, until it is done or Ctrl-C.")
+@click.option("--lines", type=click.IntRange(min=0), help="With -f: begin with the last so many lines.")
 @_limit_option
 @json_option
-def logs(choice: JobChoice, name: str, tail_bytes: int | None, limit: int, as_json: bool) -> None:
+def logs(
+    choice: JobChoice, name: str, tail_bytes: int | None, follow: bool, lines: int | None, limit: int, as_json: bool
+) -> None:
     """Print the output of Jobs, also while they run."""
+    if lines is not None and not follow:
+        raise click.UsageError("--lines goes with -f; without it: --tail BYTES")
+    if follow:
+        _follow(choice, name, lines, forbidden=as_json or tail_bytes is not None)
+        return
 
     def read(job: "Job") -> dict[str, Any]:
         return {"id": job.id, "file": name, "text": job.read_text(name, offset=-tail_bytes if tail_bytes else 0)}
@@ -42,6 +52,18 @@ def logs(choice: JobChoice, name: str, tail_bytes: int | None, limit: int, as_js
         click.echo(plain(found["text"]), nl=not found["text"].endswith("\n"))
 
     _each(choice, limit, as_json, read, write)
+
+
+def _follow(choice: JobChoice, name: str, lines: int | None, *, forbidden: bool) -> None:
+    from balsam.api import Job
+
+    if forbidden:
+        raise click.UsageError("-f is for people and goes on; without it: --json, --tail BYTES")
+    if not choice.has_ids_only or len(choice.ids) != 1:
+        raise click.UsageError("-f follows one Job; name it by its id")
+    for line in Job.objects.get(id=choice.ids[0]).tail(name, follow=True, lines=lines):
+        sys.stdout.write(plain(line))
+        sys.stdout.flush()
 
 
 @click.command()

@@ -26,6 +26,7 @@ _COMMANDS = {
     "site": ("balsam.cli.site:site", "Create, start, change, move and remove Sites."),
     "app": ("balsam.cli.app:app", "List, show, approve and remove Apps."),
     "job": ("balsam.cli.job:job", "Create, list, watch, explain, change and end Jobs."),
+    "transfer": ("balsam.cli.transfer:transfer", "See which files are on their way to and from Sites."),
     "queue": ("balsam.cli.queue:queue", "Request, list and end allocations (BatchJobs)."),
     "config": ("balsam.cli.config:config", "Show settings, and where they come from."),
     "doctor": ("balsam.cli.doctor:doctor", "Check this machine, the login, the service and the Site."),

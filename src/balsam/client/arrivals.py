@@ -72,6 +72,23 @@ def mark_collected(client: "Client", item_ids: list[int]) -> None:
         client.transport.request("POST", "/transfers/collected", body=body, reply=TransfersPatched, safe_to_repeat=True)
 
 
+def fetch_home(client: "Client", job_ids: list[int]) -> list[Arrived]:
+    """Fetch results to the paths that their Jobs say, as far as this user named them on this machine.
+
+    Raises PeerAway, BalsamError when the service can't be reached.
+    """
+    found = sent_home(client, job_ids)
+    places, outcomes = dict[int, tuple[Content, str]](), dict[int, Exception | None]()
+    for key, sent in found.items():
+        item = sent.item
+        if client.origin.is_mine(item.origin, item.slot, item.remote_path):
+            places[key] = (sent.content, item.remote_path)
+        else:
+            host = item.origin.partition(":")[0] or "another client"
+            outcomes[key] = Refused(f"it belongs to {host}; --to DIRECTORY puts it below a directory of this machine")
+    return _fetched(client, found, places, outcomes)
+
+
 def fetch_to(client: "Client", job_ids: list[int], directory: Path) -> list[Arrived]:
     """Fetch results into a directory: each at the path of its workdir, under the name that it was to have.
 
@@ -86,6 +103,15 @@ def fetch_to(client: "Client", job_ids: list[int], directory: Path) -> list[Arri
             outcomes[key] = error
         else:
             places[key] = (sent.content, str(place))
+    return _fetched(client, found, places, outcomes)
+
+
+def _fetched(
+    client: "Client",
+    found: Mapping[int, Sent],
+    places: Mapping[int, tuple[Content, str]],
+    outcomes: dict[int, Exception | None],
+) -> list[Arrived]:
     outcomes.update(bring(ServiceBlobs(client.transport), places))
     mark_collected(client, [item_id for item_id, error in outcomes.items() if error is None])
     return [_arrived(found[key], places[key][1] if key in places else "", error) for key, error in outcomes.items()]

@@ -116,9 +116,10 @@ class FileRequest(Message):
     id: str
     job_id: int
     workdir: str
-    op: Literal["list", "read", "stat"]
+    op: Literal["list", "read", "stat", "follow"]
     path: str = ""
     offset: int = 0  # negative: from the end
+    file_id: str = ""  # follow: the file that the offset is of; another one, or a shorter one, is told from its start
     max_bytes: Annotated[int, Field(ge=1, le=MAX_FILE_READ_BYTES)] = MAX_FILE_READ_BYTES
 
 
@@ -139,6 +140,7 @@ class FileReply(Message):
     data: Base64Bytes = b""
     offset: int = 0
     size_bytes: int = 0
+    file_id: str = ""  # of a followed file: another one of the same name has another
 
 
 class SiteToken(Message):

@@ -1,6 +1,8 @@
 """Files of a Job's workdir, read from anywhere through the Site's agent, also while the Job runs."""
 
-from typing import TYPE_CHECKING, Literal
+import io
+from collections.abc import Callable, Iterator
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from balsam.client.errors import Forbidden, NotFound
 from balsam.wire.base import MAX_FILE_READ_BYTES, Message
@@ -8,6 +10,8 @@ from balsam.wire.sites import FileEntry, FileReply
 
 if TYPE_CHECKING:
     from balsam.client.client import Client
+
+READ_BYTES = 256 * 1024  # ahead, of an open file
 
 
 class Look(Message):
@@ -33,6 +37,7 @@ class JobFiles:
         @classmethod
         def _client(cls) -> Client: ...
         def _saved_id(self) -> int: ...
+        def done(self) -> bool: ...
 
     def files(self, path: str = "") -> list[FileEntry]:
         """What is in the workdir, or in a directory below it. Raises FileNotFoundError.
@@ -91,13 +96,44 @@ class JobFiles:
         """
         return self.read_bytes(name, offset, max_bytes).decode("utf-8", errors)
 
+    def open(self, name: str, mode: str = "r", *, errors: str = "replace") -> IO[Any]:
+        """A file object that reads the file from the Site as it is asked for: "r" gives text (UTF-8), "rb" bytes.
+
+        Seek and read at any place; a file that grows is read further. Raises FileNotFoundError, PermissionError.
+
+        >>> with job.open("job.out") as file:
+        ...     print(file.readline(), end="")
+        Hello, World
+        """
+        if mode not in ("r", "rt", "rb"):
+            raise ValueError(f"mode is {mode!r}; a file in a workdir can be read only: 'r' or 'rb'")
+        binary = io.BufferedReader(RemoteFile(self._read_part, name), READ_BYTES)
+        return binary if mode == "rb" else io.TextIOWrapper(binary, "utf-8", errors)
+
+    def tail(
+        self, name: str = "job.out", *, follow: bool = False, lines: int | None = None, errors: str = "replace"
+    ) -> Iterator[str]:
+        """The lines of a file, each with its line end, while they are written when `follow`; `lines`: from the last so
+        many on, else from the first.
+
+        Follows until the Job is done, through restarts and files that are replaced; waits for one that is not there
+        yet. What stands without a line end is given after a second, and what is longer than 64 KiB in pieces. Raises
+        FileNotFoundError when there is none (at last), PermissionError, SiteOffline.
+
+        >>> [line for line in job.tail(follow=True)]
+        ['Hello, World\n']
+        """
+        from balsam.client.tail import tail
+
+        return tail(self._client(), self._saved_id(), self.done, name, follow=follow, lines=lines, errors=errors)
+
     def _read_part(self, name: str, offset: int, wanted: int) -> tuple[bytes, int, int]:
         path = f"/jobs/{self._saved_id()}/files/content"
         query = Part(path=name, offset=offset, max_bytes=wanted)
         try:
             content, headers = self._client().transport.request_bytes(path, query=query)
         except (NotFound, Forbidden) as error:
-            raise _file_error(error, name) from error
+            raise file_error(error, name) from error
         return content, int(headers.get("x-file-offset", offset)), int(headers.get("x-file-size", len(content)))
 
     def _look(self, path: str, op: Literal["list", "stat"]) -> FileReply:
@@ -107,10 +143,41 @@ class JobFiles:
                 "GET", f"/jobs/{self._saved_id()}/files", query=query, reply=FileReply
             )
         except (NotFound, Forbidden) as error:
-            raise _file_error(error, path) from error
+            raise file_error(error, path) from error
 
 
-def _file_error(error: NotFound | Forbidden, name: str) -> Exception:
+class RemoteFile(io.RawIOBase):
+    """A file of a workdir as Python's io reads it. `part` reads from an offset on, and tells the size."""
+
+    def __init__(self, part: Callable[[str, int, int], tuple[bytes, int, int]], name: str) -> None:
+        super().__init__()
+        self._part = part
+        self._name = name
+        self._position = 0
+        _, _, self._size_bytes = part(name, 0, 1)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        if base + offset < 0:
+            raise ValueError(f"there is nothing before the beginning of {self._name!r}")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        piece, _, self._size_bytes = self._part(self._name, self._position, min(len(view), MAX_FILE_READ_BYTES))
+        view[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
+
+
+def file_error(error: NotFound | Forbidden, name: str) -> Exception:
     """Errors about the file in Python's own terms; those about the Job as they are."""
     if isinstance(error, Forbidden):
         return PermissionError(f"{name!r}: {error}")

@@ -1,11 +1,12 @@
 """Questions about files of a Job's workdir, handed to the Site's agent over its stream and answered by it with a PUT.
 
-Lives in memory: a question is worth 20 seconds. A question is answered once, by the Site it was put to and nobody else.
+Lives in memory: a question is worth 20 seconds; who follows a file asks again and again. A question is answered once,
+by the Site it was put to and nobody else.
 """
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ class FileDesk:
         self._wait_sec = wait_sec
         self._new_id = new_id
         self._open: dict[str, _Question] = {}
+        self._shared: dict[Hashable, asyncio.Future[FileReply]] = {}
 
     async def ask(
         self, site_id: int, offline: Callable[[], ServiceError], give_up_at_once: bool, **what: Any
@@ -54,6 +56,28 @@ class FileDesk:
             raise offline() from None
         finally:
             self._open.pop(request.id, None)
+
+    async def follow(
+        self, site_id: int, offline: Callable[[], ServiceError], give_up_at_once: bool, wait_sec: float, **what: Any
+    ) -> FileReply | None:
+        """What a file has beyond an offset, as soon as it has; None when that takes longer than `wait_sec`.
+
+        Everybody who waits for the same shares one question, so the Site reads a file once for any number of them. It
+        goes on between two calls of one follower, and ends by itself.
+        """
+        key = (site_id, *sorted(what.items()))
+        shared = self._shared.get(key)
+        if shared is None:
+            shared = asyncio.ensure_future(self.ask(site_id, offline, give_up_at_once, op="follow", **what))
+            self._shared[key] = shared
+            shared.add_done_callback(lambda done: self._forget(key, done))
+        done, _ = await asyncio.wait({shared}, timeout=wait_sec)
+        return shared.result() if done else None
+
+    def _forget(self, key: Hashable, done: "asyncio.Future[FileReply]") -> None:
+        self._shared.pop(key, None)
+        if not done.cancelled():
+            done.exception()  # seen, also when nobody waits any more
 
     def waiting(self, site_id: int) -> list[bytes]:
         """Questions for an agent that has just (re)connected: it may not have heard them."""

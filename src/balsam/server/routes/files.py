@@ -1,6 +1,6 @@
 """Files of a Job's workdir, read through the Site's agent while the Job runs and after."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from starlette.responses import Response
@@ -18,6 +18,7 @@ from balsam.wire.sites import FileReply
 
 routes = Routes("files", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)
 MAX_PATH = 4096
+MAX_FOLLOW_SEC = 15.0
 
 
 class LookQuery(Message):
@@ -35,6 +36,15 @@ class ReadQuery(Message):
     max_bytes: Annotated[int, Field(ge=1, le=MAX_FILE_READ_BYTES)] = MAX_FILE_READ_BYTES
 
 
+class FollowQuery(Message):
+    """How far a file is known: `offset` bytes of the one with this id, which an earlier answer told."""
+
+    path: Annotated[str, Field(min_length=1, max_length=MAX_PATH)]
+    offset: Annotated[int, Field(ge=0, lt=2**62)] = 0
+    file_id: Annotated[str, Field(max_length=64)] = ""
+    wait_sec: Annotated[float, Field(ge=0, le=MAX_FOLLOW_SEC)] = 3.0
+
+
 @routes.get("/jobs/{job_id}/files", needs=USER_OR_SITE)
 async def look_at_files(call: Call, job_id: int, query: LookQuery) -> FileReply:
     """List a directory of the workdir, or look at one entry; 504 `site_offline` when no agent answers."""
@@ -45,9 +55,25 @@ async def look_at_files(call: Call, job_id: int, query: LookQuery) -> FileReply:
 async def read_file(call: Call, job_id: int, query: ReadQuery) -> Response:
     """Up to 1 MiB of a file; X-File-Size and X-File-Offset say which part of how much."""
     reply = await _ask(call, job_id, query.path, op="read", offset=query.offset, max_bytes=query.max_bytes)
+    return _content(call, reply)
+
+
+@routes.get("/jobs/{job_id}/files/follow", needs=USER_OR_SITE, media_type="application/octet-stream")
+async def follow_file(call: Call, job_id: int, query: FollowQuery) -> Response:
+    """What a file has beyond `offset`, as soon as it has; empty after `wait_sec`. One that is not there is waited for.
+
+    X-File-Offset is 0 when the file was truncated or replaced, X-File-Id names the one that was read.
+    """
+    known = {"offset": query.offset, "file_id": query.file_id}
+    reply = await _ask(call, job_id, query.path, query.wait_sec, **known)
+    return _content(call, reply)
+
+
+def _content(call: Call, reply: FileReply) -> Response:
     headers = {
         "X-File-Size": str(reply.size_bytes),
         "X-File-Offset": str(reply.offset),
+        "X-File-Id": reply.file_id,
         "X-Request-Id": call.request_id,
         "X-Content-Type-Options": "nosniff",
         "Content-Disposition": "attachment",
@@ -56,7 +82,7 @@ async def read_file(call: Call, job_id: int, query: ReadQuery) -> Response:
     return Response(reply.data, media_type="application/octet-stream", headers=headers)
 
 
-async def _ask(call: Call, job_id: int, path: str, **what: object) -> FileReply:
+async def _ask(call: Call, job_id: int, path: str, follow_sec: float | None = None, **what: Any) -> FileReply:
     if path not in ("", "."):
         try:
             path = contained(path, "path", MAX_PATH)
@@ -73,7 +99,12 @@ async def _ask(call: Call, job_id: int, path: str, **what: object) -> FileReply:
         return Problem(504, "site_offline", message)
 
     question = {"job_id": job_id, "workdir": target.workdir, "path": path, **what}
-    reply = await call.service.files.ask(target.site_id, offline, not target.online, **question)
+    desk, hopeless = call.service.files, not target.online
+    if follow_sec is None:
+        reply = await desk.ask(target.site_id, offline, hopeless, **question)
+    else:
+        more = await desk.follow(target.site_id, offline, hopeless, follow_sec, **question)
+        reply = more or FileReply(offset=what["offset"], size_bytes=what["offset"], file_id=what["file_id"])
     if reply.error:
         raise _refusal(reply.error, path)
     return reply
@@ -83,6 +114,8 @@ def _refusal(error: str, path: str) -> ServiceError:
     where = [ErrorDetail(where="path", message=f"there is no {path!r} in the workdir")]
     if error == "not_found":
         return NotFound(where)
-    if error == "refused":
-        return Forbidden(f"the Site does not let {path!r} be read: it is no plain file, or leads out of the workdir")
+    kind, _, why = error.partition(": ")
+    if kind == "refused":
+        reason = why or "it is no plain file, or leads out of the workdir"
+        return Forbidden(f"the Site does not let {path!r} be read: {reason}")
     return Conflict("file_error", error)

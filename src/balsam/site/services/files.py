@@ -1,4 +1,4 @@
-"""Looking at files of a Job's workdir for others: list, stat, read; bounded in size and rate.
+"""Looking at files of a Job's workdir for others: list, stat, read, follow; bounded in size and rate.
 
 The agent's stream thread hands requests in; threads of this object answer them, so that a slow or hanging file system
 keeps nobody else waiting. Requests above the rate are answered `busy`; those above the queue's length are dropped and
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from balsam.domain.clock import Clock
 from balsam.site.service import ServiceAway
+from balsam.site.services.following import Following
 from balsam.transfer.descent import Refused, open_inside, open_workdir
 from balsam.wire.base import MAX_FILE_READ_BYTES
 from balsam.wire.sites import FileEntry, FileReply, FileRequest
@@ -39,6 +40,7 @@ class Files:
         self._reply = reply
         self._waiting: queue.Queue[FileRequest | None] = queue.Queue(MAX_WAITING)
         self._rate = Rate(REQUESTS_PER_SEC, BURST, clock)
+        self._following = Following(self._look_for_more, reply, clock)
         self._threads = [
             threading.Thread(target=self._serve, name=f"balsam-files-{number}", daemon=True)
             for number in range(THREADS)
@@ -47,9 +49,11 @@ class Files:
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
+        self._following.start()
 
     def close(self) -> None:
         """No more answers. A thread in the middle of a request is left to end with the process."""
+        self._following.close()
         for _ in self._threads:
             try:
                 self._waiting.put_nowait(None)
@@ -58,6 +62,9 @@ class Files:
 
     def ask(self, request: FileRequest) -> None:
         """Take a request; returns at once."""
+        if request.op == "follow":
+            self._following.ask(request)
+            return
         try:
             self._waiting.put_nowait(request)
         except queue.Full:
@@ -67,14 +74,24 @@ class Files:
         """The answer to one request; never raises."""
         if not self._rate.allows():
             return FileReply(error=f"busy: this Site answers {REQUESTS_PER_SEC:g} file requests per second; try again")
+        return self._opened(request, _look) or FileReply(error="not_found")
+
+    def _look_for_more(self, request: FileRequest) -> FileReply | None:
+        """What a followed file has that was not told yet; None while that is nothing."""
+        return self._opened(request, _read_more)
+
+    def _opened(
+        self, request: FileRequest, look: "Callable[[FileRequest, int, os.stat_result], FileReply | None]"
+    ) -> FileReply | None:
+        """What `look` finds at an open file or directory, or why it can't be opened; None when there is none."""
         try:
             with (
                 open_workdir(self._data, request.workdir) as workdir,
                 open_inside(workdir, request.path) as (handle, status),
             ):
-                return _look(request, handle, status)
+                return look(request, handle, status)
         except FileNotFoundError:
-            return FileReply(error="not_found")
+            return None
         except Refused as error:
             log.warning("file request for Job %d refused: %s", request.job_id, error)
             return FileReply(error=f"refused: {error}")
@@ -124,6 +141,18 @@ def _read(request: FileRequest, handle: int, size: int) -> FileReply:
     offset = max(0, size + request.offset) if request.offset < 0 else request.offset
     data = os.pread(handle, min(request.max_bytes, MAX_FILE_READ_BYTES), offset) if offset < size else b""
     return FileReply(data=base64.b64encode(data), offset=offset, size_bytes=size)
+
+
+def _read_more(request: FileRequest, handle: int, status: os.stat_result) -> FileReply | None:
+    if stat.S_ISDIR(status.st_mode):
+        return FileReply(error=f"{request.path or '.'} is a directory")
+    file_id, offset = f"{status.st_dev:x}-{status.st_ino:x}", request.offset
+    if request.file_id not in ("", file_id) or status.st_size < offset:
+        offset = 0
+    data = os.pread(handle, min(request.max_bytes, MAX_FILE_READ_BYTES), offset)
+    if not data and offset == request.offset:
+        return None
+    return FileReply(data=base64.b64encode(data), offset=offset, size_bytes=status.st_size, file_id=file_id)
 
 
 def _entry(path: str, status: os.stat_result) -> FileEntry:
