@@ -126,8 +126,10 @@ class LiveCluster:
         assert line, (self.root / "service.log").read_text()
         self.port = int(json.loads(line)["url"].rpartition(":")[2])
 
-    def start_agent(self) -> None:
-        self.agent = self._start([PYTHON, "-m", "balsam.site", "--site", str(self.site)], "agent.log")
+    def start_agent(self, **environment: str) -> None:
+        """`environment` is added to the user's."""
+        words = [PYTHON, "-m", "balsam.site", "--site", str(self.site)]
+        self.agent = self._start(words, "agent.log", env={**self.environment, **environment})
 
     def kill_agent(self) -> None:
         assert self.agent is not None
@@ -188,7 +190,7 @@ class LiveCluster:
     def _start(self, words: list[str], log: str, **options: Any) -> subprocess.Popen[str]:
         file = (self.root / log).open("a")
         self._files.append(file)
-        return self.user.start(words, env=self.environment, stderr=file, **{"stdout": file, **options})
+        return self.user.start(words, stderr=file, **{"env": self.environment, "stdout": file, **options})
 
 
 def finished(process: subprocess.Popen[str], timeout: float) -> str:

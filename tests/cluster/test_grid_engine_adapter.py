@@ -25,7 +25,7 @@ from balsam.testing.scheduler_conformance import SchedulerConformance
 from balsam.testing.scheduler_conformance_commands import CommandConformance
 from tests.testbed.grid_engine_bed import PROGRAMS, GridEngineBed
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 OUTAGE = (
     "error: commlib error: got select error (Connection refused)\n"
