@@ -1,4 +1,4 @@
-"""The App of the measurements."""
+"""The Apps of the measurements."""
 
 from typing import Any
 
@@ -29,3 +29,18 @@ def clock(site: str) -> Any:
     Clock.site = site
     Clock.sync()
     return Clock
+
+
+def python_no_op(site: str) -> Any:
+    """The cheapest function there is."""
+    from balsam.api import ApplicationDefinition
+
+    class PythonNoOp(ApplicationDefinition):
+        """Does nothing, in Python."""
+
+        def run(self) -> None:
+            return
+
+    PythonNoOp.site = site
+    PythonNoOp.sync()
+    return PythonNoOp

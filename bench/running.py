@@ -1,4 +1,4 @@
-"""Goals that run Jobs: rates (G1, and G2 of the launcher alone), latencies (G4, G5), the executor (G13), idling."""
+"""Goals that run Jobs: rates (G1, G2 of the launcher alone, G3 of Python), latencies (G4, G5), G13, idling."""
 
 import json
 import statistics
@@ -24,7 +24,11 @@ def measure(product: Product, root: Path, jobs: int) -> list[Goal]:
         goals = [*_latency(no_op, clock, root), *_idle(product)]
     machine.wait_for_quiet()
     with _allocation(product, no_op):
-        goals += [_rate(no_op, root, jobs), _executor(no_op)]
+        goals += [
+            _rate(no_op, root, jobs),
+            _python_rate(apps.python_no_op(product.site["name"]), root),
+            _executor(no_op),
+        ]
     return [*goals, _pilot(root)]
 
 
@@ -81,6 +85,15 @@ def _rate(no_op: Any, root: Path, count: int, rounds: int = 3) -> Goal:
     ratio, rate, floor = measured[rounds // 2]
     note = f"{rate:,.0f}/s; F {floor:,.0f}/s; rounds {', '.join(f'{one[0]:.2f}' for one in measured)}"
     return Goal("G1", "no-op Jobs, end to end", ratio, "F", 0.5, 0.75, False, note)
+
+
+def _python_rate(no_op: Any, root: Path, count: int = 1000, rounds: int = 3) -> Goal:
+    """In warm workers, against what Parsl's HTEX did where F was measured beside it, in proportion to F now."""
+    measured = sorted(_rate_once(no_op, root, count) for _ in range(rounds))
+    ratio, rate, floor = measured[rounds // 2]
+    parsl = floors.PARSL_OF_F
+    note = f"{rate:,.0f}/s; Parsl here {floor * parsl:,.0f}/s, as {parsl:.2f} F; F {floor:,.0f}/s"
+    return Goal("G3", f"{count:,} no-op Python Jobs", ratio / parsl, "Parsl", 1.0, 2.0, False, note)
 
 
 def _rate_once(no_op: Any, root: Path, count: int) -> tuple[float, float, float]:

@@ -59,6 +59,8 @@ PAGES = (
          from_api("ApplicationDefinition", "AppParameter", "TransferSlot", "App")),
     Page("jobs", "Jobs", "One run of an App each. What all models have is on the page on [queries](queries.md).",
          {**from_api("Job"), "JobQuerySet": JobQuerySet, "WaitResult": WaitResult, "JobExplanation": JobExplanation}),
+    Page("executor", "Executor", "Functions as Jobs, with the interface of `concurrent.futures`.",
+         from_api("JobExecutor", "JobFuture")),
     Page("queries", "Models and queries", "What Site, App, Job, BatchJob, Session, TransferItem and EventLog share.",
          {"Model": Model, "Model.objects": Manager, "Query": Query, "Changed": Changed}),
     Page("batch-jobs", "BatchJobs", "Requests for allocations.", from_api("BatchJob", "BatchJobPartition")),

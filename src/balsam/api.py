@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         Unauthorized,
         ValidationFailed,
     )
+    from balsam.client.executor import JobExecutor
+    from balsam.client.futures import JobFuture
     from balsam.client.models.app import App
     from balsam.client.models.application import ApplicationDefinition
     from balsam.client.models.batch_job import BatchJob
@@ -58,7 +60,9 @@ __all__ = [
     "EventLog",
     "Job",
     "JobCancelled",
+    "JobExecutor",
     "JobFailed",
+    "JobFuture",
     "JobMode",
     "JobState",
     "JobTransferItem",
@@ -88,6 +92,8 @@ _HOMES = {
         *("QueryTooSlow", "RemoteError", "ResultTooLarge", "ServiceUnavailable", "SiteOffline", "TransferFailed"),
         *("Unauthorized", "ValidationFailed"),
     ),
+    "balsam.client.executor": ("JobExecutor",),
+    "balsam.client.futures": ("JobFuture",),
     "balsam.client.models.app": ("App",),
     "balsam.client.models.application": ("ApplicationDefinition",),
     "balsam.client.models.batch_job": ("BatchJob",),

@@ -155,7 +155,11 @@ class Client:
         return self._sites[name]
 
     def python_of(self, site_id: int) -> str | None:
-        """major.minor of the Python that runs Apps at the Site, looked up once it is known; None: nobody has told."""
+        """major.minor of the Python that runs Apps at the Site, looked up until it is known; None: nobody has told.
+
+        >>> default_client().python_of(site.id) == site.python
+        True
+        """
         if self._pythons.get(site_id) is None:
             found = self.Site.objects.filter(id=[site_id])
             self._pythons[site_id] = next((site.python for site in found), None)

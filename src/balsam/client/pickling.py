@@ -6,20 +6,23 @@ whoever made it. Imports nothing of the client, so that a worker is up quickly.
 """
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import io
 import pickle
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from balsam.client.models.application import AppState
 from balsam.domain.envelope import Envelope
 
 _ORDERLESS = (str, bytes, int, float, bool, type(None))
-_lock = threading.Lock()
+_lock = threading.RLock()  # a function may stand in one module and what it wraps in another
 
 
 class NotPicklable(ValueError):
@@ -68,6 +71,17 @@ def seal_class(app: type) -> Envelope:
         return seal(app)
 
 
+def seal_function(value: object, function: object) -> Envelope:
+    """A value that holds a function, with the code of that function when it is the user's own.
+
+    Functions of installed libraries are named instead: the Site needs the library. Raises NotPicklable, BadEnvelope.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in sorted(_own_modules(function)):
+            stack.enter_context(_by_value(name))
+        return seal(value)
+
+
 def open_envelope(envelope: Envelope) -> Any:
     """The object. Runs code of whoever made the envelope. Raises NotOpened."""
     obstacle = envelope.obstacle(python_version(), pickler_version())
@@ -78,6 +92,32 @@ def open_envelope(envelope: Envelope) -> Any:
     except Exception as error:
         place = f"Python {python_version()} at {sys.executable}"
         raise NotOpened(f"it can't be loaded by {place}: {type(error).__name__}: {error}") from error
+
+
+def _own_modules(function: Any) -> set[str]:
+    """The modules of a function, of what it wraps and of what it is bound to; not those of libraries."""
+    found: set[str] = set()
+    parts = [function]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, functools.partial):
+            parts.append(part.func)
+        elif inspect.ismethod(part):
+            parts += [part.__func__, part.__self__ if isinstance(part.__self__, type) else type(part.__self__)]
+        else:
+            found.add(getattr(part, "__module__", None) or "")
+            found.add(type(part).__module__)
+    return {name for name in found if _is_own(sys.modules.get(name))}
+
+
+def _is_own(module: Any) -> bool:
+    path = getattr(module, "__file__", None)
+    if path is None:  # built in, or __main__ at a prompt
+        return False
+    directories = Path(path).parents
+    if any(directory.name in ("site-packages", "dist-packages") for directory in directories):
+        return False
+    return Path(sysconfig.get_path("stdlib")) not in directories and module.__name__.partition(".")[0] != "balsam"
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ def check_parameters(app: Definition, given: Mapping[str, Any]) -> None:
 def load_by_site(base: Definition, site: str | int | Site) -> dict[str, Definition]:
     """The Apps of a Site as classes, by name."""
     client = base._client()
-    rows = client.App.objects.filter(site_id=_site_id(client, site))
+    rows = client.App.objects.filter(site_id=resolve_site(client, site))
     return {row.name: load_by_id(base, row.id) for row in rows}
 
 
@@ -92,7 +92,7 @@ def load_by_id(base: Definition, app_id: int) -> Definition:
 
 def site_id(app: Definition) -> int:
     """The id of the App's Site. Raises ValidationFailed when there is no such Site, naming the nearest."""
-    return _site_id(app._client(), _checked_site(app))
+    return resolve_site(app._client(), _checked_site(app))
 
 
 def spec(app: Definition) -> AppSpec:
@@ -154,7 +154,7 @@ def site_id_of(client: "Client", name: str) -> int:
 
 def _send(app: Definition, content: AppSync, rename_from: str | None = None) -> int:
     client, view = app._client(), None
-    _check_python(client, content)
+    check_python(client, content)
     if (
         not content.source_code and rename_from is None
     ):  # from a prompt, or rebuilt in a worker process: keep the source that is there
@@ -165,8 +165,11 @@ def _send(app: Definition, content: AppSync, rename_from: str | None = None) -> 
     return view.id
 
 
-def _check_python(client: "Client", content: AppSync) -> None:
-    """Pickled code is good for one minor version of Python. What `python_exe` is, only the Site can know."""
+def check_python(client: "Client", content: AppSync) -> None:
+    """Pickled code is good for one minor version of Python. What `python_exe` is, only the Site can know.
+
+    Raises ValidationFailed that names both versions.
+    """
     code = content.code
     if code is None or (code.python_exe is not None and not content.hooks and not code.launch_methods):
         return
@@ -288,7 +291,8 @@ def _checked_site(app: Definition) -> str | int | Site:
     return cast("str | int | Site", site)
 
 
-def _site_id(client: "Client", site: str | int | Site) -> int:
+def resolve_site(client: "Client", site: str | int | Site) -> int:
+    """The id of a Site. Raises ValidationFailed when there is none of that name, naming the nearest."""
     if isinstance(site, Site):
         return site._saved_id()
     if isinstance(site, int):
