@@ -13,9 +13,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class RunningService:
     token: str
     process: subprocess.Popen[str]
     options: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pid(self) -> int:
@@ -78,17 +79,18 @@ class RunningService:
 
     def restart(self) -> RunningService:
         """The same service again, on the same port, after `kill` or `stop`."""
-        return start_service(self.home, port=self.port, options=self.options)
+        return start_service(self.home, port=self.port, options=self.options, env=self.env)
 
 
-def start_service(home: Path, *, port: int = 0, options: Sequence[str] = ()) -> RunningService:
+def start_service(
+    home: Path, *, port: int = 0, options: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> RunningService:
     """Start `python -m balsam.server` with its state in `home` and wait until it answers."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = [sys.executable, "-m", "balsam.server", "--json", "--port", str(port), *options]
+    environment = {**os.environ, "BALSAM_HOME": str(home), **(env or {})}
     with (home / "service.err").open("a") as log:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, "BALSAM_HOME": str(home)}
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
     try:
         ready = _ready_line(process, home)
         service_file = home / "service.json"
@@ -105,6 +107,7 @@ def start_service(home: Path, *, port: int = 0, options: Sequence[str] = ()) -> 
         token=token,
         process=process,
         options=options,
+        env=env or {},
     )
 
 
@@ -120,9 +123,11 @@ def _ready_line(process: subprocess.Popen[str], home: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def running_service(home: Path, *, options: Sequence[str] = ()) -> Iterator[RunningService]:
+def running_service(
+    home: Path, *, options: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> Iterator[RunningService]:
     """A service for the length of a block; stopped in order, or killed when it does not stop."""
-    service = start_service(home, options=options)
+    service = start_service(home, options=options, env=env)
     try:
         yield service
     finally:

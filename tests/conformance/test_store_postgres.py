@@ -14,6 +14,8 @@ from balsam.testing.store_conformance import StoreConformance
 from balsam.testing.store_machine import StoreMachine
 from tests.testbed.postgres import PostgresServer
 
+pytestmark = pytest.mark.timeout(300)  # hundreds of statements that the server has never seen
+
 
 @pytest.fixture(scope="module")
 def address(postgres: PostgresServer) -> Iterator[DatabaseAddress]:
@@ -45,7 +47,6 @@ class TestPostgresStoreOfDebian(StoreConformance):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_store_answers_every_history_as_the_model_does(postgres: PostgresServer, address: DatabaseAddress) -> None:
     with closing(PostgresStore(address)) as store:
 

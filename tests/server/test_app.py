@@ -189,7 +189,9 @@ def test_a_sweep_that_fails_runs_again(caplog: pytest.LogCaptureFixture) -> None
         runs.append("broken")
         raise RuntimeError("no")
 
-    timer = SweepTimer([Sweep("broken", 0.01, broken), Sweep("rare", 60.0, lambda: runs.append("rare"))], SystemClock())
+    timer = SweepTimer(
+        [Sweep("broken", 0.01, broken), Sweep("rare", 60.0, lambda: runs.append("rare"))], SystemClock(), lambda: True
+    )
     timer.start()
     time.sleep(0.2)
     timer.stop()

@@ -14,6 +14,7 @@ import pytest
 from balsam.server.broker import Broker
 from balsam.server.errors import NotFound
 from balsam.server.routes.file_desk import FileDesk
+from balsam.server.store.protocol import Wake
 from balsam.wire.base import MAX_FILE_READ_BYTES
 from balsam.wire.sites import FileReply, FileRequest
 from tests.server.sse import Listener
@@ -162,12 +163,16 @@ class Asked(Broker):
     """A broker whose Site has one agent that is told of each question."""
 
     def __init__(self) -> None:
-        super().__init__(lambda: None)
+        super().__init__()
         self.questions: list[FileRequest] = []
 
     def ask(self, site_id: int, request: bytes) -> bool:
         self.questions.append(FileRequest.model_validate_json(request))
         return True
+
+
+async def tell_nobody(wake: Wake) -> None:
+    """There is one process."""
 
 
 async def settle() -> None:
@@ -183,13 +188,13 @@ def follow(desk: FileDesk, offset: int = 4, wait_sec: float = 60.0) -> asyncio.T
 def test_any_number_of_followers_cost_the_site_one_question() -> None:
     async def run() -> None:
         broker = Asked()
-        desk = FileDesk(broker)
+        desk = FileDesk(broker, tell_nobody)
         followers = [follow(desk) for _ in range(30)]
         behind = follow(desk, offset=0)
         await settle()
         assert [(one.op, one.offset) for one in broker.questions] == [("follow", 4), ("follow", 0)]
         for question in broker.questions:
-            desk.answer(7, question.id, FileReply(offset=question.offset, size_bytes=8))
+            await desk.answer(7, question.id, FileReply(offset=question.offset, size_bytes=8))
         assert {(await one).offset for one in followers} == {4}
         assert (await behind).offset == 0
 
@@ -199,7 +204,7 @@ def test_any_number_of_followers_cost_the_site_one_question() -> None:
 def test_the_question_of_a_follower_goes_on_between_two_calls_and_ends_by_itself() -> None:
     async def run() -> None:
         broker = Asked()
-        desk = FileDesk(broker, wait_sec=0.2)
+        desk = FileDesk(broker, tell_nobody, wait_sec=0.2)
         assert await follow(desk, wait_sec=0) is None
         assert await follow(desk, wait_sec=0) is None
         again = follow(desk)
@@ -208,7 +213,7 @@ def test_the_question_of_a_follower_goes_on_between_two_calls_and_ends_by_itself
         gone = follow(desk)
         await settle()
         gone.cancel()
-        desk.answer(7, question.id, FileReply(size_bytes=5))
+        await desk.answer(7, question.id, FileReply(size_bytes=5))
         assert (await again).size_bytes == 5
         assert await follow(desk, wait_sec=0) is None
         assert desk.waiting(7)

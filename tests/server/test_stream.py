@@ -191,7 +191,7 @@ def jobs_wake(changes: list[list[Any]], owner: int = 1) -> Wake:
 
 def test_a_slow_reader_gets_the_newest_state_of_each_job() -> None:
     async def check() -> None:
-        broker = Broker(lambda: None)
+        broker = Broker()
         broker.start()
         box = Mailbox([("jobs", 1)])
         broker.open(box, "ann", per_holder=False)
@@ -223,7 +223,7 @@ def test_many_jobs_are_told_in_events_of_bounded_size() -> None:
 
 def test_stream_limit_of_a_user_at_n_and_n_plus_1() -> None:
     async def check() -> None:
-        broker = Broker(lambda: None, streams_per_user=3)
+        broker = Broker(streams_per_user=3)
         boxes = [Mailbox([("jobs", 1)]) for _ in range(4)]
         for box in boxes[:3]:
             broker.open(box, "ann", per_holder=False)
@@ -241,7 +241,7 @@ def test_stream_limit_of_a_user_at_n_and_n_plus_1() -> None:
 
 
 def test_the_writer_thread_survives_a_closed_loop() -> None:
-    broker = Broker(lambda: None)
+    broker = Broker()
 
     async def start() -> None:
         broker.start()

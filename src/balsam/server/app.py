@@ -4,9 +4,10 @@ The result is a FastAPI application: pages may be added to it (they are served b
 served by routes.dispatch and documented at /docs and /openapi.json.
 """
 
+import asyncio
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -31,7 +32,7 @@ from balsam.server.routes.call import Service
 from balsam.server.routes.dispatch import Dispatcher
 from balsam.server.routes.file_desk import FileDesk
 from balsam.server.settings import ServerSettings
-from balsam.server.store.protocol import Store
+from balsam.server.store.protocol import Store, Subscriber, Wake
 from balsam.server.sweeps import collect_blobs, prune
 from balsam.server.sweeps.expire_sessions import SessionExpiry
 from balsam.server.timer import Sweep, SweepTimer
@@ -79,21 +80,26 @@ async def _page_problem(request: Request, error: Exception) -> Response:
     )
 
 
-def create_app(settings: ServerSettings, store: Store, clock: Clock) -> ServiceApp:
-    """The service over this store. The caller opens and closes the store."""
-    service = _service(settings, store, clock)
+def create_app(settings: ServerSettings, store: Store, clock: Clock, instance: str = "") -> ServiceApp:
+    """The service over this store. The caller opens and closes the store.
+
+    `instance` is the name of this start of the service, the same in all its processes; by default a new one.
+    """
+    service = _service(settings, store, clock, instance or uuid.uuid4().hex)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.broker.start()
-        unsubscribe = store.subscribe(service.broker.publish)
-        timer = SweepTimer(_sweeps(service), clock)
+        ears = (service.tokens.hear, service.broker.publish, _ear(service))
+        unsubscribe = [store.subscribe(ear) for ear in ears]
+        timer = SweepTimer(_sweeps(service), clock, store.leads)
         timer.start()
         try:
             yield
         finally:
             timer.stop()
-            unsubscribe()
+            for forget in unsubscribe:
+                forget()
             service.uploads.stop()
 
     app = ServiceApp(
@@ -112,20 +118,37 @@ def stop_streams(app: ServiceApp) -> None:
     app.service.files.stop()
 
 
-def _service(settings: ServerSettings, store: Store, clock: Clock) -> Service:
+def _ear(service: Service) -> Subscriber:
+    """Brings what other processes tell of files and logins into the event loop."""
+    loop = asyncio.get_running_loop()
+
+    def hear_login(wake: Wake) -> None:
+        service.logins.note(wake.data["username"], wake.data["address"], service.clock.monotonic())
+
+    def hear(wakes: Sequence[Wake]) -> None:
+        for wake in wakes:
+            called = {"files": service.files.hear, "logins": hear_login}.get(wake.topic)
+            if called is not None:
+                with suppress(RuntimeError):  # the loop is closed: the service is stopping
+                    loop.call_soon_threadsafe(called, wake)
+
+    return hear
+
+
+def _service(settings: ServerSettings, store: Store, clock: Clock, instance: str) -> Service:
     async def find(token: str) -> accounts.Authenticated:
         return await store.read(lambda tx: accounts.authenticate(tx, token, clock.now()))
 
     tokens = TokenCache(find)
-    broker = Broker(tokens.forget, settings.streams_per_user)
+    broker = Broker(settings.streams_per_user)
     return Service(
         settings=settings,
         store=store,
         clock=clock,
-        instance=uuid.uuid4().hex,
+        instance=instance,
         tokens=tokens,
         broker=broker,
-        files=FileDesk(broker),
+        files=FileDesk(broker, store.tell),
         uploads=_uploads(settings),
         passwords=Passwords(),
         logins=LoginLimit(),
@@ -148,12 +171,13 @@ def _sweeps(service: Service) -> list[Sweep]:
             store.write_sync(lambda tx: accounts.touch_tokens(tx, used, clock.now()))
 
     return [
-        Sweep("expire_sessions", SESSION_SWEEP_SEC, lambda: expiry.run_once(store, clock.now())),
-        Sweep("touch_tokens", TOUCH_SEC, touch),
+        # It looks itself whether this process leads: how long it did so far decides what it may end.
+        Sweep("expire_sessions", SESSION_SWEEP_SEC, lambda: expiry.run_once(store, clock.now()), everywhere=True),
+        Sweep("touch_tokens", TOUCH_SEC, touch, everywhere=True),
         Sweep("prune", PRUNE_SEC, lambda: prune.run_once(store, clock.now())),
         Sweep("collect_blobs", BLOBS_SEC, lambda: collect_blobs.run_once(store, uploads.storage, clock.now())),
         Sweep("expire_content", PRUNE_SEC, lambda: collect_blobs.expire(store, clock.now(), settings.keep_days)),
-        Sweep("idle_uploads", PRUNE_SEC, lambda: uploads.forget_idle(clock.now() - IDLE_UPLOAD)),
+        Sweep("idle_uploads", PRUNE_SEC, lambda: uploads.forget_idle(clock.now() - IDLE_UPLOAD), everywhere=True),
         Sweep("orphaned_blobs", DAY_SEC, lambda: collect_blobs.remove_orphans(store, uploads.storage, clock.now())),
     ]
 

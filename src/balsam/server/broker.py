@@ -6,7 +6,7 @@ costs bounded memory; one that falls too far behind is told `hello` again, which
 """
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -67,6 +67,11 @@ class Mailbox:
             jobs.clear()
             self._again = True
 
+    def again(self) -> None:
+        """What was sent may not be all there was: the reader is told to read the state now."""
+        self._again = True
+        self.wake()
+
     def doubt(self) -> None:
         """Some token was revoked: the stream must ask whether its own is still good."""
         self.doubted = True
@@ -114,8 +119,7 @@ class Mailbox:
 class Broker:
     """All open streams of one service."""
 
-    def __init__(self, forget_tokens: Callable[[], None], streams_per_user: int = 200) -> None:
-        self._forget_tokens = forget_tokens
+    def __init__(self, streams_per_user: int = 200) -> None:
         self._streams_per_user = streams_per_user
         self._loop: asyncio.AbstractEventLoop | None = None
         self._boxes: dict[Topic, list[Mailbox]] = {}
@@ -128,13 +132,7 @@ class Broker:
 
     def publish(self, wakes: Sequence[Wake]) -> None:
         """Called in the writer thread, once per commit, before its callers hear of it. Never waits."""
-        heard: list[Wake] = []
-        for wake in wakes:
-            if wake.topic == "tokens":
-                self._forget_tokens()
-                heard.append(wake)
-            elif (wake.topic, wake.key) in self._boxes:
-                heard.append(wake)
+        heard = [wake for wake in wakes if wake.topic in ("tokens", "wakes") or (wake.topic, wake.key) in self._boxes]
         if heard and self._loop is not None:
             with suppress(RuntimeError):  # the loop is closed: the service is stopping, there is no stream left
                 self._loop.call_soon_threadsafe(self._deliver, heard)
@@ -145,11 +143,24 @@ class Broker:
                 for box in self._all():
                     box.doubt()
                 continue
+            if wake.topic == "wakes":
+                if wake.event == "back":
+                    self._catch_up()
+                continue
             for box in list(self._boxes.get((wake.topic, wake.key), ())):
                 if wake.topic == "access":
                     box.close()  # its topics are no longer right: the client connects again and reads the state
                 else:
                     box.put(wake.event, wake.data)
+
+    def _catch_up(self) -> None:
+        """Anything may have been missed, also that a token was revoked or a team was left."""
+        for box in self._all():
+            if any(topic == "access" for topic, _ in box.topics):
+                box.close()
+            else:
+                box.again()
+                box.doubt()
 
     def _all(self) -> list[Mailbox]:
         return [box for boxes in self._owners.values() for box in boxes]

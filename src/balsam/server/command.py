@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from balsam.server.database_address import BadAddress, DatabaseAddress
 from balsam.server.settings import DEFAULT_PORT, ServerSettings, SettingsError
 
 if TYPE_CHECKING:
@@ -28,6 +30,13 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     *("-p", "--path", "--data-dir", "data_dir"), type=_PATH, help="Where state lives. [default: BALSAM_HOME/service]"
 )
+@click.option(
+    "--database",
+    envvar="BALSAM_DATABASE",
+    help="postgresql://USER@HOST/NAME instead of a SQLite file; with a password only in the environment variable"
+    " BALSAM_DATABASE. PostgreSQL's own ~/.pgpass works too.",
+)
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes; needs --database.")
 @click.option("--tls-cert", type=_PATH, help="Certificate chain, for https.")
 @click.option("--tls-key", type=_PATH, help="Private key of --tls-cert.")
 @click.option("--behind-proxy", is_flag=True, help="A reverse proxy on this machine terminates https.")
@@ -56,13 +65,32 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
     help="A list or a count that takes longer is refused.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when the service is ready.")
-def up(as_json: bool, multi_user: bool, **settings: Any) -> None:
+@click.pass_context
+def up(ctx: click.Context, /, as_json: bool, multi_user: bool, database: str | None, **settings: Any) -> None:
     """Run a service in this terminal until Ctrl-C.
 
     On a loopback address your own Unix user is logged in without a password, and nobody else is.
     """
-    made = ServerSettings(single_user=False if multi_user else None, **settings)
+    address = database_of(ctx, database)
+    made = ServerSettings(single_user=False if multi_user else None, database=address, **settings)
     sys.exit(_run_here(made, as_json=as_json))
+
+
+def database_of(ctx: click.Context, text: str | None) -> DatabaseAddress | None:
+    """The option `database`. A password among the arguments could be read by every user of this machine."""
+    try:
+        address = DatabaseAddress(text) if text else None
+    except BadAddress as error:
+        raise click.BadParameter(str(error), ctx, param_hint="'--database'") from None
+    given_here = ctx.get_parameter_source("database") is ParameterSource.COMMANDLINE
+    if address is not None and address.has_password and given_here:
+        raise click.BadParameter(
+            "a password among the arguments can be read by others; put the whole address into the environment variable "
+            "BALSAM_DATABASE, or the password into ~/.pgpass",
+            ctx,
+            param_hint="'--database'",
+        )
+    return address
 
 
 def _run_here(settings: ServerSettings, *, as_json: bool) -> int:

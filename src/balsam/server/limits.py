@@ -82,16 +82,24 @@ class Window:
 
     def wait_sec(self, key: str, now: float) -> float:
         """0 and the event is counted, or how long to wait until one would be allowed."""
+        times = self._fresh(key, now)
+        if len(times) >= self.count:
+            return times[0] + self.period_sec - now
+        times.append(now)
+        return 0.0
+
+    def note(self, key: str, now: float) -> None:
+        """Count an event that happened elsewhere."""
+        self._fresh(key, now).append(now)
+
+    def _fresh(self, key: str, now: float) -> deque[float]:
         times = self._seen.setdefault(key, deque())
         self._seen.move_to_end(key)
         while times and times[0] <= now - self.period_sec:
             times.popleft()
-        if len(times) >= self.count:
-            return times[0] + self.period_sec - now
-        times.append(now)
         if len(self._seen) > MAX_KEYS:
             self._seen.popitem(last=False)
-        return 0.0
+        return times
 
 
 class Buckets:
@@ -115,7 +123,10 @@ class Buckets:
 
 
 class LoginLimit:
-    """5 logins a minute per account and 20 per address, right or wrong: a password can't be found by trying."""
+    """5 logins a minute per account and 20 per address, right or wrong: a password can't be found by trying.
+
+    Lives in the event loop. Each process of the service tells the others of the logins that it let pass.
+    """
 
     def __init__(self) -> None:
         self._accounts = Window(5, 60.0)
@@ -128,3 +139,8 @@ class LoginLimit:
         ):
             if wait > 0:
                 raise TooMany(f"more than {what}; try again in {int(wait) + 1} s", int(wait) + 1)
+
+    def note(self, username: str, address: str, now: float) -> None:
+        """A login that another process let pass."""
+        self._addresses.note(address, now)
+        self._accounts.note(username.casefold(), now)

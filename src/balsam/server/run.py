@@ -1,8 +1,8 @@
 """serve(): one service in this process, in the foreground, until SIGINT or SIGTERM.
 
-Called by `balsam server up`, `balsam up` and `python -m balsam.server`. Promises: one service per data directory; the
+Called by `balsam server up`, `balsam up` and `python -m balsam.server`. Promises: one service per SQLite file; the
 data directory 0700; service.json is there once the service answers and gone after a clean stop; open streams end
-cleanly and the whole stop takes less than a second.
+cleanly and the whole stop takes less than a second. With `workers` it has several processes (workers.py), else one.
 """
 
 import asyncio
@@ -11,10 +11,13 @@ import gc
 import logging
 import os
 import resource
+import signal
 import socket
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,11 +25,15 @@ from typing import Any
 import uvicorn
 
 from balsam.domain.clock import Clock, SystemClock
+from balsam.server import workers
 from balsam.server.app import ServiceApp, create_app, stop_streams
 from balsam.server.auth import local, tokens
+from balsam.server.database_address import DatabaseAddress
+from balsam.server.errors import Unavailable
 from balsam.server.settings import ServerSettings, SettingsError
 from balsam.server.store.protocol import Store
 from balsam.server.store.records import UserRow
+from balsam.server.store.schema import SchemaTooNew
 from balsam.server.store.sqlite import SqliteStore, StoreInUse
 from balsam.server.usecases import accounts
 
@@ -58,13 +65,46 @@ def serve(settings: ServerSettings, on_ready: OnReady | None = None, clock: Cloc
     settings.check()
     clock = clock or SystemClock()
     data_dir = local.private_directory(settings.data_path)
-    with _listener(settings) as sock, _store(settings, data_dir) as store:
-        _raise_file_limit()
-        app = create_app(settings, store, clock)
-        ready = Ready(_url(settings, sock), os.getpid(), str(data_dir), app.service.instance)
-        _calm_collector()
-        with _published(settings, data_dir, app, ready) as publish:
-            _Server(app, settings, lambda: _announce(publish, ready, on_ready)).run_on(sock)
+    _raise_file_limit()
+    with _listener(settings) as sock, ExitStack() as stack:
+        ready = Ready(_url(settings, sock), os.getpid(), str(data_dir), uuid.uuid4().hex)
+        with open_store(settings, data_dir) as store:
+            publish = stack.enter_context(_published(settings, data_dir, store, clock, ready))
+            _calm_collector()
+            if settings.workers == 1:
+                announce = partial(_announce, publish, ready, on_ready)
+                _answer(settings, store, clock, ready.instance, sock, announce)
+                return
+        # Threads and connections don't survive a fork: each worker opens a store of its own.
+        worker = partial(_work, settings, data_dir, clock, ready.instance, sock)
+        workers.run(settings.workers, worker, partial(_announce, publish, ready, on_ready))
+
+
+def _work(
+    settings: ServerSettings,
+    data_dir: Path,
+    clock: Clock,
+    instance: str,
+    sock: socket.socket,
+    on_ready: Callable[[], None],
+    parent: int,
+) -> None:
+    """One worker, until it is told to stop or its parent is gone (`parent` can be read then)."""
+    with open_store(settings, data_dir) as store:
+        _answer(settings, store, clock, instance, sock, on_ready, parent)
+
+
+def _answer(
+    settings: ServerSettings,
+    store: Store,
+    clock: Clock,
+    instance: str,
+    sock: socket.socket,
+    on_ready: Callable[[], None],
+    parent: int | None = None,
+) -> None:
+    app = create_app(settings, store, clock, instance)
+    _Server(app, settings, on_ready, parent).run_on(sock)
     log.info("stopped")
 
 
@@ -78,7 +118,9 @@ def _announce(publish: Callable[[], object], ready: Ready, on_ready: OnReady | N
 class _Server(uvicorn.Server):
     """uvicorn, told to end streams before it waits for connections, and without its ten ticks a second."""
 
-    def __init__(self, app: ServiceApp, settings: ServerSettings, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, app: ServiceApp, settings: ServerSettings, on_ready: Callable[[], None], parent: int | None
+    ) -> None:
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -100,6 +142,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._on_ready = on_ready
+        self._parent = parent
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
 
@@ -110,7 +153,15 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         await super().startup(sockets)
+        if self._parent is not None:
+            self._loop.add_reader(self._parent, self._orphaned)
         self._on_ready()
+
+    def _orphaned(self) -> None:
+        if self._loop is not None and self._parent is not None:
+            self._loop.remove_reader(self._parent)
+        log.warning("the process that started this worker is gone")
+        self.handle_exit(signal.SIGTERM, None)
 
     async def main_loop(self) -> None:
         if self._stop is not None and not self.should_exit:
@@ -129,18 +180,39 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def _store(settings: ServerSettings, data_dir: Path) -> Iterator[Store]:
-    """The store in the data directory; a second service on the same data is refused by the store's own lock."""
-    try:
-        store = SqliteStore(
-            data_dir / DATABASE, durable=settings.synchronous == "FULL", read_limit_sec=settings.read_limit_sec
-        )
-    except StoreInUse as error:
-        raise SettingsError(f"{error}, or give another --data-dir") from None
+def open_store(settings: ServerSettings, data_dir: Path) -> Iterator[Store]:
+    """The store of the settings. Raises SettingsError when it can't be opened."""
+    store = _sqlite(settings, data_dir) if settings.database is None else _postgres(settings.database, settings)
     try:
         yield store
     finally:
         store.close()
+
+
+def _postgres(address: DatabaseAddress, settings: ServerSettings) -> Store:
+    """The store in a database, which is given its tables when it has none."""
+    try:
+        from balsam.server.store.postgres.migrate import SchemaTooOld, fill_if_empty
+        from balsam.server.store.postgres.store import PostgresStore
+    except ImportError as error:
+        raise SettingsError(f"--database needs psycopg ({error}): pip install 'openbalsam[postgres]'") from None
+    try:
+        fill_if_empty(address)
+        return PostgresStore(address, read_limit_sec=settings.read_limit_sec)
+    except (SchemaTooOld, SchemaTooNew, Unavailable) as error:
+        raise SettingsError(str(error)) from None
+
+
+def _sqlite(settings: ServerSettings, data_dir: Path) -> Store:
+    """The store in the data directory; a second service on the same data is refused by the store's own lock."""
+    try:
+        return SqliteStore(
+            data_dir / DATABASE, durable=settings.synchronous == "FULL", read_limit_sec=settings.read_limit_sec
+        )
+    except StoreInUse as error:
+        raise SettingsError(f"{error}, or give another --data-dir") from None
+    except SchemaTooNew as error:
+        raise SettingsError(str(error)) from None
 
 
 @contextmanager
@@ -177,18 +249,17 @@ def _url(settings: ServerSettings, sock: socket.socket) -> str:
 
 @contextmanager
 def _published(
-    settings: ServerSettings, data_dir: Path, app: ServiceApp, ready: Ready
+    settings: ServerSettings, data_dir: Path, store: Store, clock: Clock, ready: Ready
 ) -> Iterator[Callable[[], object]]:
     """In single-user mode: the local account, and service.json from when the service answers until it stops."""
     if not settings.is_single_user:
-        _end_local_login(settings, data_dir, app)
-        _warn_without_accounts(app.service.store)
+        _end_local_login(settings, data_dir, store, clock)
+        _warn_without_accounts(store)
         yield lambda: None
         return
     home = local.private_directory(settings.home)
     token = local.local_token(data_dir)
-    service = app.service
-    service.store.write_sync(lambda tx: accounts.ensure_local_user(tx, settings.username, token, service.clock.now()))
+    store.write_sync(lambda tx: accounts.ensure_local_user(tx, settings.username, token, clock.now()))
     contents = local.ServiceFile(
         url=ready.url, token=token, pid=ready.pid, data_dir=ready.data_dir, instance=ready.instance
     )
@@ -198,12 +269,12 @@ def _published(
         local.withdraw(home, ready.instance)
 
 
-def _end_local_login(settings: ServerSettings, data_dir: Path, app: ServiceApp) -> None:
+def _end_local_login(settings: ServerSettings, data_dir: Path, store: Store, clock: Clock) -> None:
     """The token of an earlier start in single-user mode ends: from now on a file logs nobody in."""
     kept = data_dir / local.TOKEN_FILE
     if kept.exists():
-        store, now = app.service.store, app.service.clock.now()
-        store.write_sync(lambda tx: accounts.ensure_local_user(tx, settings.username, tokens.mint("user"), now))
+        secret = tokens.mint("user")
+        store.write_sync(lambda tx: accounts.ensure_local_user(tx, settings.username, secret, clock.now()))
         kept.unlink()
 
 

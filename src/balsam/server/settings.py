@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from balsam.server.database_address import DatabaseAddress
+
 DEFAULT_PORT = 8124
 LOOPBACK_NAMES = {"localhost", "ip6-localhost"}
 
@@ -67,6 +69,8 @@ class ServerSettings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     behind_proxy: bool = False  # a proxy on this machine ends TLS and sets X-Forwarded-For
+    database: DatabaseAddress | None = None  # PostgreSQL; None: a SQLite file in the data directory
+    workers: int = 1  # processes that answer; more than one only on PostgreSQL
     synchronous: Literal["FULL", "NORMAL"] = "FULL"  # S1: FULL survives power loss, NORMAL only a crash of the process
     requests_per_sec: float | None = None  # per token; None: no limit in single-user mode, else 500
     streams_per_user: int = 200
@@ -110,6 +114,15 @@ class ServerSettings:
             raise SettingsError(f"--port {self.port} is not a port; use 0 (any free one) to 65535")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("--tls-cert and --tls-key are given together or not at all")
+        if self.workers < 1:
+            raise SettingsError(f"--workers {self.workers}: at least one process answers")
+        if self.workers > 1 and self.database is None:
+            raise SettingsError(
+                "--workers needs --database: a SQLite file is written by one process. Leave it out, or give the "
+                "address of a PostgreSQL database"
+            )
+        if self.database is not None and self.synchronous != "FULL":
+            raise SettingsError("--synchronous is for SQLite; what PostgreSQL acknowledges is on its disk")
         for option, path in (("--tls-cert", self.tls_cert), ("--tls-key", self.tls_key)):
             if path is not None and not path.is_file():
                 raise SettingsError(f"{option} {path} is not a file")

@@ -1,15 +1,17 @@
 """Live tokens in memory, so that a request costs no look-up; forgotten before a revocation is answered.
 
-The dispatcher asks `authenticate`. The store's writer thread calls `forget` (wake topic `tokens`) once a revocation is
-committed and before its caller hears of it: a revoked token fails on the next request.
+The dispatcher asks `authenticate`. The store's writer thread calls `hear` once a revocation is committed and before its
+caller hears of it: a revoked token fails on the next request. Revocations through other processes of the service are
+heard a moment later; while they can't be heard, every token is looked up.
 """
 
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
 from balsam.server.auth import tokens
 from balsam.server.errors import Unauthenticated
+from balsam.server.store.protocol import Wake
 from balsam.server.usecases.accounts import Authenticated
 
 MAX_LIVE = 20_000
@@ -25,6 +27,7 @@ class TokenCache:
         self._live: dict[bytes, Authenticated] = {}
         self._lock = threading.Lock()
         self._forgotten = 0
+        self._hears_others = True
         self._used: set[int] = set()
 
     async def authenticate(self, authorization: str, now: datetime) -> Authenticated:
@@ -46,14 +49,22 @@ class TokenCache:
         before = self._forgotten
         live = await self._find(token)
         with self._lock:
-            if self._forgotten == before:
+            if self._forgotten == before and self._hears_others:
                 if len(self._live) >= MAX_LIVE:
                     self._live.clear()
                 self._live[digest] = live
         return live
 
+    def hear(self, wakes: Sequence[Wake]) -> None:
+        """Called by the store, in a thread of its own."""
+        for wake in wakes:
+            if wake.topic == "wakes":
+                self._hears_others = wake.event == "back"
+            if wake.topic in ("wakes", "tokens"):
+                self.forget()
+
     def forget(self) -> None:
-        """Look every token up again from now on. Called in the writer thread."""
+        """Look every token up again from now on."""
         with self._lock:
             self._forgotten += 1
             self._live.clear()

@@ -1,8 +1,9 @@
 """Uploads: content that arrives in pieces, is hashed on the fly, and becomes a blob only when its hash is right.
 
 Called by `routes/blobs.py` in the event loop; disk and hash work runs in threads of its own. It promises: what arrived
-before a connection broke stays and can be gone on from, also after a restart of the service; nothing can be read before
-it is whole and verified; a full disk gives back what was written; memory does not grow with the size of a file.
+before a connection broke stays and can be gone on from, also after a restart of the service and through another of its
+processes, which share the directory; nothing can be read before it is whole and verified; a full disk gives back what
+was written; memory does not grow with the size of a file.
 """
 
 import asyncio
@@ -77,26 +78,27 @@ class Uploads:
 
     def is_new(self, sender: Sender, name: str) -> bool:
         """Whether the upload is not open in this life of the service: its size was not weighed yet."""
-        return self._path(sender, name) not in self._open
+        return self._known(self._path(sender, name)) is None
 
     def received_bytes(self, sender: Sender, name: str) -> int:
         """How much of an upload is there; 0 of one that never began."""
         path = self._path(sender, name)
-        upload = self._open.get(path)
-        if upload is not None:
-            return upload.received_bytes
-        return path.stat().st_size if path.exists() else 0
+        upload = self._known(path)
+        return _size(path) if upload is None else upload.received_bytes
 
     def reserved_bytes(self, owner_id: int) -> int:
-        """What the open uploads of a user will take up."""
-        return sum(upload.size_bytes for upload in self._open.values() if upload.sender[0] == owner_id)
+        """What the uploads of a user will take up; of those through other processes, what they take up by now."""
+        return sum(
+            _size(path) if (upload := self._open.get(path)) is None else upload.size_bytes
+            for path in self._of(owner_id)
+        )
 
     def begin(self, sender: Sender, name: str, size_bytes: int) -> Upload:
         """The upload of this name, begun or gone on with. Raises TooMany, Unavailable when the disk is full."""
         path = self._path(sender, name)
-        upload = self._open.get(path)
+        upload = self._known(path)
         if upload is None:
-            if sum(one.sender[0] == sender[0] for one in self._open.values()) >= MAX_OPEN:
+            if len(self._of(sender[0]) - {path}) >= MAX_OPEN:
                 raise TooMany(f"more than {MAX_OPEN} unfinished uploads of one user; complete or drop some")
             received = self._create(path)
             if free_bytes(self._directory) - (size_bytes - received) < self._reserve_bytes:
@@ -179,6 +181,19 @@ class Uploads:
         """No more work in threads. What arrived stays on disk."""
         self._pool.shutdown()
 
+    def _known(self, path: Path) -> Upload | None:
+        """The upload as this process knows it; None when it knows none, or another process went on with it."""
+        upload = self._open.get(path)
+        if upload is None or upload.writing is not None or upload.completing or _size(path) == upload.received_bytes:
+            return upload
+        upload.turn += 1
+        del self._open[path]
+        return None
+
+    def _of(self, owner_id: int) -> set[Path]:
+        """The uploads of a user, through whichever process."""
+        return set(self._directory.glob(f"{owner_id}-*{SUFFIX}"))
+
     def _path(self, sender: Sender, name: str) -> Path:
         digest = hashlib.sha256(name.encode()).hexdigest()[:40]
         return self._directory / f"{sender[0]}-{sender[1]}-{digest}{SUFFIX}"
@@ -197,7 +212,7 @@ class Uploads:
 
     async def _settle(self, upload: Upload) -> None:
         """Wait for the write that is under way. A write that failed drops the upload and frees its space."""
-        writing, upload.writing = upload.writing, None
+        writing = upload.writing
         if writing is None:
             return
         try:
@@ -207,6 +222,9 @@ class Uploads:
             if isinstance(error, FileNotFoundError):
                 raise Conflict("upload_offset", "this upload was dropped meanwhile; begin again at 0") from error
             raise self._refusal(error) from error
+        finally:
+            if upload.writing is writing:
+                upload.writing = None
 
     async def _catch_up(self, upload: Upload) -> None:
         """Hash what an earlier life of the service received."""
@@ -246,6 +264,14 @@ class Uploads:
             return full_disk(self._directory)
         log.error("a file can't be kept in %s: %s", self._directory, error)
         return Unavailable("the service can't write files now; see its log")
+
+
+def _size(path: Path) -> int:
+    """0 of a file that is not there (any more)."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _write_and_hash(upload: Upload, pieces: Sequence[bytes], position: int) -> None:

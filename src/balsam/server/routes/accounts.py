@@ -11,6 +11,7 @@ from balsam.server.auth.passwords import MAX_PASSWORD, MIN_PASSWORD
 from balsam.server.errors import Invalid, Unauthenticated
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
+from balsam.server.store.protocol import Wake
 from balsam.server.usecases import accounts
 from balsam.wire.auth import AuthMethods, Login, PasswordLogin, UserCreate, UserView, WhoAmI
 from balsam.wire.base import ErrorDetail
@@ -34,6 +35,7 @@ async def login(call: Call, body: PasswordLogin) -> Login:
     """Exchange a password for a token; at most 5 tries a minute per account and 20 per address."""
     service = call.service
     service.logins.check(body.username, call.address, service.clock.monotonic())
+    await service.store.tell(Wake("logins", 0, "tried", {"username": body.username, "address": call.address}))
     user = await call.read(lambda tx: accounts.user_named(tx, body.username))
     password = body.password.get_secret_value()
     stored = user.password_hash if user is not None else None

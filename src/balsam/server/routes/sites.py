@@ -117,4 +117,4 @@ async def answer_file_request(call: Call, request_id: str, body: FileReply) -> N
     """The agent's answer to a `file_request`; taken once, from the Site that was asked."""
     if call.principal.site_id is None:
         raise Forbidden("this token belongs to no Site")
-    call.service.files.answer(call.principal.site_id, request_id, body)
+    await call.service.files.answer(call.principal.site_id, request_id, body)

@@ -26,9 +26,16 @@ class SessionExpiry:
 
     up_since: datetime
     _last_run: datetime | None = field(default=None)
+    _leads: bool = True
 
     def run_once(self, store: Store, now: datetime) -> int:
-        """End every Session that is expired; returns how many."""
+        """End every Session that is expired; returns how many. One process of a service does it (L6)."""
+        led, self._leads = self._leads, store.leads()
+        if not self._leads:
+            return 0
+        if not led:
+            # Whether the service could hear renewals before is not known here: count from now.
+            self.up_since, self._last_run = now, None
         if self._last_run is not None and not timedelta(0) <= now - self._last_run <= MAX_PAUSE:
             self.up_since = now
         self._last_run = now

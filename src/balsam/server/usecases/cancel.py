@@ -18,7 +18,7 @@ def cancel_jobs(tx: Tx, job_ids: list[int], reason: str, now: datetime) -> tuple
     steps.load(job_ids)
     refused: dict[int, str] = {}
     changed = 0
-    for job_id in job_ids:
+    for job_id in steps.present(job_ids):
         try:
             update = steps.take(job_id, Request(JobEvent.CANCEL, Actor.USER, message=reason))
             changed += update is not None

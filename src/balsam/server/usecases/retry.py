@@ -15,7 +15,7 @@ def retry_jobs(tx: Tx, job_ids: list[int], now: datetime) -> tuple[int, dict[int
     unfinished = tx.unfinished_parents(job_ids)
     refused: dict[int, str] = {}
     changed = 0
-    for job_id in job_ids:
+    for job_id in steps.present(job_ids):
         if unfinished.get(job_id):
             refused[job_id] = f"{unfinished[job_id]} of its parents have not finished; retry those first"
             continue

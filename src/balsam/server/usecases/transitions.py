@@ -39,6 +39,10 @@ class Transitions:
         """The Job as it was read."""
         return self._jobs.get(job_id)
 
+    def present(self, job_ids: Iterable[int]) -> list[int]:
+        """Those of the ids that were read: another process may have deleted the others since they were found."""
+        return [job_id for job_id in job_ids if job_id in self._jobs]
+
     def facts(self, job_id: int) -> JobFacts:
         """The Job as it is after the steps taken so far."""
         update = self._updates.get(job_id)

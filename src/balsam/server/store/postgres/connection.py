@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.numeric import Int8Dumper
 
 from balsam.server.database_address import DatabaseAddress
-from balsam.server.errors import Invalid, ServiceError, TooSlow, Unavailable
+from balsam.server.errors import Invalid, TooSlow, Unavailable
 from balsam.server.store.postgres.sql import translated
 from balsam.server.store.protocol import Duplicate, GuardFailed
 from balsam.server.store.sql_database import Listed
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 ADVISORY_LOCKS = 0x62616C73  # the first number of all our advisory locks
 PATIENCE_SEC = 3.0  # a restart of the server takes less
-STATEMENT_TIMEOUT_SEC = 10.0
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -131,8 +130,9 @@ class PostgresDatabase:
     `written` says whether anything but reading was asked of it, `failed` whether it refused a statement.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, time_limit_sec: float = 0.0) -> None:
         self.connection = connection
+        self._time_limit_sec = time_limit_sec
         self.written = self.failed = False
 
     def execute(self, sql: str, params: Sequence[Any] = (), /) -> psycopg.Cursor[tuple[Any, ...]]:
@@ -178,15 +178,15 @@ class PostgresDatabase:
             return Collision(str(error))
         if isinstance(error, psycopg.DataError) and "NUL" in str(error):
             return Invalid("a text has a NUL character, which can't be stored; leave it out")
+        if isinstance(error, errors.QueryCanceled) and self._time_limit_sec:
+            return TooSlow(self._time_limit_sec)
         return _refusal(error) or error
 
 
-def _refusal(error: psycopg.Error) -> ServiceError | None:
+def _refusal(error: psycopg.Error) -> Unavailable | None:
     """What the caller is told when the server can't; None for a fault of our own in the SQL."""
     if isinstance(error, errors.DiskFull):
         return Unavailable("the database's disk is full; nothing was written. Free space and try again", status=507)
-    if isinstance(error, errors.QueryCanceled):
-        return TooSlow(STATEMENT_TIMEOUT_SEC)
     if isinstance(error, errors.ReadOnlySqlTransaction):
         return Unavailable("the database is read-only; nothing was written")
     if (error.sqlstate or "")[:2] in _SERVER_TROUBLE:

@@ -87,12 +87,12 @@ class Listener:
             self._beat(database)
             until = time.monotonic() + BEAT_SEC
             while not self._stopping.is_set() and (left := until - time.monotonic()) > 0:
-                self._tell(database, heard)
-                select.select([connection.fileno(), self._stop_reader], [], [], left)
+                # Before each wait: some may have come with the answer to a statement.
                 connection.pgconn.consume_input()
                 while (notify := connection.pgconn.notifies()) is not None:
                     heard.append(notify.extra.decode())
-            self._tell(database, heard)
+                self._tell(database, heard)
+                select.select([connection.fileno(), self._stop_reader], [], [], left)
 
     def _tell(self, database: PostgresDatabase, heard: list[str]) -> None:
         """Give on what was heard; `heard` may grow meanwhile."""

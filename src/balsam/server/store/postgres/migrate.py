@@ -51,6 +51,14 @@ def check_schema(address: DatabaseAddress, steps: Sequence[Migration] | None = N
         )
 
 
+def fill_if_empty(address: DatabaseAddress) -> None:
+    """Make the tables in a database that has none of ours. One of an older version is left as it is."""
+    with closing(connect(address, "check")) as connection:
+        version, _ = _version(connection)
+    if version == 0:
+        migrate(address)
+
+
 def migrate(address: DatabaseAddress, steps: Sequence[Migration] | None = None) -> tuple[int, int]:
     """Carry out what is missing. Returns the version before and after; both are the same when there was nothing to do.
 

@@ -5,6 +5,7 @@ processes (listener.py). What the processes may do at the same time is decided b
 """
 
 import asyncio
+import logging
 import queue
 import secrets
 from collections.abc import Callable
@@ -18,10 +19,10 @@ from balsam.server.database_address import DatabaseAddress
 from balsam.server.errors import Unavailable
 from balsam.server.store.postgres import notifications
 from balsam.server.store.postgres.connection import (
-    STATEMENT_TIMEOUT_SEC,
     Connection,
     ConnectionLost,
     PostgresDatabase,
+    connect,
     patiently,
 )
 from balsam.server.store.postgres.groups import GroupCommit
@@ -33,16 +34,22 @@ from balsam.server.store.wakes import Subscribers
 from balsam.server.store.writer import STOPPING, GroupedWriter
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 READERS = 3
+READ_LIMIT_SEC = 10.0
 _BEGIN_READ = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 class PostgresStore:
-    """Store over one database. Raises Unavailable when it can't be reached, SchemaTooOld and SchemaTooNew."""
+    """Store over one database. Raises Unavailable when it can't be reached, SchemaTooOld and SchemaTooNew.
 
-    def __init__(self, address: DatabaseAddress) -> None:
+    `read_limit_sec`: a read that takes longer is given up with TooSlow.
+    """
+
+    def __init__(self, address: DatabaseAddress, *, read_limit_sec: float = READ_LIMIT_SEC) -> None:
         self._address = address
+        self._read_limit_sec = read_limit_sec
         check_schema(address)
         self._origin = secrets.token_hex(6)
         self._subscribers = Subscribers()
@@ -80,7 +87,7 @@ class PostgresStore:
             raise Unavailable("the connection to the database was lost; try again") from None
 
     def _read(self, fn: Callable[[ReadTx], T]) -> T:
-        database = PostgresDatabase(self._reader())
+        database = PostgresDatabase(self._reader(), self._read_limit_sec)
         try:
             return _in_one_state(database, fn)
         finally:
@@ -93,7 +100,7 @@ class PostgresStore:
         try:
             return self._readers.get_nowait()
         except queue.Empty:
-            return patiently(self._address, "reader", statement_timeout=f"{STATEMENT_TIMEOUT_SEC}s")
+            return patiently(self._address, "reader", statement_timeout=f"{round(1000 * self._read_limit_sec)}ms")
 
     def _drop_readers(self) -> None:
         with suppress(queue.Empty):
@@ -104,19 +111,20 @@ class PostgresStore:
         return self._subscribers.add(subscriber)
 
     async def tell(self, wake: Wake) -> None:
-        if self._closed:
-            raise Unavailable(STOPPING)
-        await asyncio.get_running_loop().run_in_executor(self._teller, self._tell, wake)
+        if not self._closed:
+            await asyncio.get_running_loop().run_in_executor(self._teller, self._tell, wake)
 
     def _tell(self, wake: Wake) -> None:
-        if self._telling is None or self._telling.closed:
-            self._telling = patiently(self._address, "teller", synchronous_commit="off")
-        database = PostgresDatabase(self._telling)
-        try:
-            with database.connection.transaction():
-                notifications.send(database, self._origin, [wake])
-        except (ConnectionLost, psycopg.OperationalError):
-            raise Unavailable("the connection to the database was lost; try again") from None
+        """Twice when the connection turns out to be dead: it was idle while the server restarted."""
+        for _ in range(2):
+            try:
+                if self._telling is None or self._telling.closed:
+                    self._telling = connect(self._address, "teller", synchronous_commit="off")
+                with self._telling.transaction():
+                    notifications.send(PostgresDatabase(self._telling), self._origin, [wake])
+                return
+            except (Unavailable, ConnectionLost, psycopg.OperationalError) as error:
+                log.info("other processes were not told of %s %s: %s", wake.topic, wake.event, error)
 
     def leads(self) -> bool:
         return self._listener.leads

@@ -1,0 +1,133 @@
+"""Several processes for one service: forked from one that only watches them.
+
+Used by run.py. The children share the listening socket, so a connection goes to whoever takes it first. Promises: one
+that dies is started again; a stop of the parent stops all in order; none is left when the parent is killed.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import NoReturn
+
+from balsam.server.settings import SettingsError
+
+log = logging.getLogger("balsam.server")
+
+STOP_SEC = 15.0  # then they are killed
+RESTART_SEC = 0.5
+READY = b"r"
+# What a child does: it calls its first argument when it answers, and stops when its second, a pipe, can be read.
+Work = Callable[[Callable[[], None], int], None]
+
+
+def run(count: int, work: Work, on_ready: Callable[[], None]) -> None:
+    """Keep `count` children at work until SIGINT or SIGTERM. Raises SettingsError when one can't even start."""
+    _Watch(count, work, on_ready).run()
+
+
+class _Watch:
+    """The parent."""
+
+    def __init__(self, count: int, work: Work, on_ready: Callable[[], None]) -> None:
+        self._count = count
+        self._work = work
+        self._on_ready = on_ready
+        self._children: set[int] = set()
+        self._stopping = False
+        # The end of the parent is the end of the first pipe; children say on the second that they answer.
+        self._alive_reader, self._alive_writer = os.pipe()
+        self._ready_reader, self._ready_writer = os.pipe()
+
+    def run(self) -> None:
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sig, self._stop)
+        for _ in range(self._count):
+            self._start()
+        if self._all_answer():
+            self._on_ready()
+            self._keep()
+        failed = not self._stopping
+        self._end()
+        if failed:
+            raise SettingsError("a worker could not start; its reason is above")
+
+    def _stop(self, sig: int, frame: FrameType | None) -> None:
+        # The children hear of it once, from `_end`: a second signal would tell them to be hasty.
+        self._stopping = True
+
+    def _start(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            self._be_child()
+        self._children.add(pid)
+
+    def _be_child(self) -> NoReturn:
+        """Never returns into the parent's code."""
+        status = 1
+        try:
+            os.setpgid(0, 0)  # Ctrl-C is for the parent, which passes it on
+            os.close(self._alive_writer)
+            os.close(self._ready_reader)
+            for sig in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(sig, signal.SIG_DFL)
+            self._work(self._say_ready, self._alive_reader)
+            status = 0
+        except SettingsError as error:
+            log.error("a worker can't start: %s", error)
+        except Exception:
+            log.exception("worker %d ends", os.getpid())
+        finally:
+            logging.shutdown()
+            os._exit(status)
+
+    def _say_ready(self) -> None:
+        with suppress(BrokenPipeError):
+            os.write(self._ready_writer, READY)
+
+    def _all_answer(self) -> bool:
+        """Wait for the first life of each child. False when one of them ended instead, or it is time to stop."""
+        answering = 0
+        os.set_blocking(self._ready_reader, False)
+        while answering < self._count and not self._stopping:
+            with suppress(BlockingIOError):
+                answering += len(os.read(self._ready_reader, self._count))
+            if self._ended():
+                return False
+            time.sleep(0.02)
+        return not self._stopping
+
+    def _ended(self) -> list[int]:
+        """Children that have ended since this was last asked."""
+        ended = [pid for pid in self._children if os.waitpid(pid, os.WNOHANG)[0] != 0]
+        self._children.difference_update(ended)
+        return ended
+
+    def _keep(self) -> None:
+        while not self._stopping:
+            for pid in self._ended():
+                log.error("worker %d ended; starting another one", pid)
+            time.sleep(RESTART_SEC / 5 if len(self._children) == self._count else RESTART_SEC)
+            while len(self._children) < self._count and not self._stopping:
+                self._start()
+
+    def _end(self) -> None:
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SEC
+        while self._children and time.monotonic() < deadline:
+            self._ended()
+            time.sleep(0.02)
+        self._signal(signal.SIGKILL)
+        for pid in self._children:
+            os.waitpid(pid, 0)
+
+    def _signal(self, sig: signal.Signals) -> None:
+        for pid in self._children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, sig)

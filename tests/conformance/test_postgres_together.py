@@ -1,0 +1,442 @@
+"""Several processes on one PostgreSQL database, here as stores in threads: what one does at a time they do together."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+
+import psycopg
+import pytest
+
+from balsam.domain.states import RUNNABLE_STATES, JobState
+from balsam.server.database_address import DatabaseAddress
+from balsam.server.errors import ServiceError
+from balsam.server.store.codec import STATES
+from balsam.server.store.postgres.store import PostgresStore
+from balsam.server.store.protocol import GuardFailed, Wake
+from balsam.server.store.records import AppRow, UserRow
+from balsam.server.store.selections import JobSelection
+from balsam.server.sweeps.expire_sessions import SessionExpiry
+from balsam.server.usecases.apps import delete_app
+from balsam.server.usecases.idempotent import once
+from balsam.server.usecases.submit import submit_jobs
+from balsam.testing.store_conformance_jobs import replayed
+from balsam.testing.store_world import StoreWorld, run
+from balsam.wire.jobs import JobsCreate, JobsCreated
+from balsam.wire.sessions import GrantedJob, LaunchEvent
+from tests.testbed.postgres import PostgresServer
+
+pytestmark = pytest.mark.slow
+E = LaunchEvent
+
+
+@pytest.fixture
+def address(postgres: PostgresServer) -> Iterator[DatabaseAddress]:
+    with postgres.migrated() as address:
+        yield address
+
+
+@pytest.fixture
+def stores(address: DatabaseAddress) -> Iterator[list[PostgresStore]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(PostgresStore(address))) for _ in range(3)]
+
+
+def seen_by(world: StoreWorld, store: PostgresStore) -> StoreWorld:
+    """The same user, Site and App through another process."""
+    other = StoreWorld.__new__(StoreWorld)
+    other.__dict__.update(world.__dict__, store=store, wakes=[])
+    store.subscribe(other.wakes.extend)
+    return other
+
+
+@pytest.fixture
+def worlds(stores: list[PostgresStore]) -> list[StoreWorld]:
+    first = StoreWorld(stores[0])
+    return [first, *(seen_by(first, store) for store in stores[1:])]
+
+
+def together(*calls: Callable[[], object]) -> list[object]:
+    """The answers of calls that begin at the same moment; refusals are answers."""
+    barrier = threading.Barrier(len(calls))
+    answers: list[object] = [None] * len(calls)
+
+    def one(place: int) -> None:
+        barrier.wait()
+        try:
+            answers[place] = calls[place]()
+        except Exception as error:
+            answers[place] = error
+
+    threads = [threading.Thread(target=one, args=(place,)) for place in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# Histories
+
+
+class Life:
+    """One process that does at random what users and launchers do."""
+
+    def __init__(self, world: StoreWorld, seed: int, granted: list[tuple[int, int]], faults: list[str]) -> None:
+        self.world = world
+        self.random = random.Random(seed)
+        self.granted = granted
+        self.faults = faults
+        self.session = world.open_session().id
+        self.held: list[GrantedJob] = []
+
+    def some(self, count: int = 3) -> list[int]:
+        ids = self.world.read(lambda tx: tx.job_ids(JobSelection(self.world.ada.user_id), 0, 10_000))
+        return self.random.sample(ids, min(count, len(ids)))
+
+    def step(self) -> None:
+        verbs = (self.submit, self.submit_child, self.acquire, self.report, self.report, self.cancel, self.retry)
+        verb = self.random.choice((*verbs, self.change, self.delete, self.close))
+        try:
+            verb()
+        except ServiceError as error:
+            # A parent that was deleted meanwhile, a Session that has just been closed: refused as one after another.
+            if error.status >= 500:
+                self.faults.append(f"{verb.__name__}: {error!r}")
+
+    def submit(self) -> None:
+        self.world.submit(self.random.randint(1, 4), tags=self.random.choice([{}, {"a": "1"}]))
+
+    def submit_child(self) -> None:
+        self.world.submit(1, parent_ids=self.some(2))
+
+    def acquire(self) -> None:
+        jobs = self.world.acquire(self.session, 4, filter_tags=self.random.choice([{}, {}, {"a": "1"}]))
+        self.granted += [(job.id, job.token) for job in jobs]
+        self.held += jobs
+
+    def report(self) -> None:
+        if self.held:
+            job = self.held.pop(self.random.randrange(len(self.held)))
+            end = self.random.choice([E.RUN_DONE, E.RUN_DONE, E.RUN_ERROR, E.RUN_TIMEOUT])
+            self.world.tell(self.session, job, E.STARTED, end, return_code=0)
+
+    def cancel(self) -> None:
+        self.world.cancel(self.some(2))
+
+    def retry(self) -> None:
+        self.world.retry(self.some(3))
+
+    def change(self) -> None:
+        job_ids = self.some(2)
+        columns = {"priority": self.random.randint(-1, 1), "tags": self.random.choice([{}, {"a": "1"}, {"b": "2"}])}
+        with suppress(GuardFailed):  # deleted meanwhile
+            self.world.write(lambda tx: tx.change_jobs(dict.fromkeys(sorted(job_ids), columns), 77))
+
+    def delete(self) -> None:
+        self.world.delete(self.some(1))
+
+    def close(self) -> None:
+        self.world.close(self.session, lost=self.random.random() < 0.5)
+        self.session, self.held = self.world.open_session().id, []
+
+
+def check(world: StoreWorld, address: DatabaseAddress) -> None:
+    """What must be true of the rows, however they came to be."""
+    with psycopg.connect(address.text) as db:
+        jobs = {row[0]: row for row in db.execute("SELECT id, state, session_id, tags FROM jobs").fetchall()}
+        kept = dict(
+            db.execute("SELECT state, sum(n) FROM state_counts WHERE state > 0 GROUP BY state HAVING sum(n) <> 0")
+        )
+        events = db.execute("SELECT (SELECT count(*) FROM events), (SELECT sum(n) FROM state_counts WHERE state = 0)")
+        links = db.execute("SELECT parent_id, child_id, unfinished FROM job_parents").fetchall()
+        offered = Counter(row[0] for row in db.execute("SELECT job_id FROM runnable_tags"))
+        assert kept == Counter(state for _, state, _, _ in jobs.values()), "the counters are wrong"
+        counted = events.fetchone()
+        assert counted is not None
+        assert counted[0] == counted[1], "the number of events is wrong"
+    for job_id, state, session_id, tags in jobs.values():
+        assert replayed(world, job_id) is STATES[state]
+        free = session_id is None and STATES[state] in RUNNABLE_STATES
+        assert offered[job_id] == (0 if not free or tags == "{}" else 1), f"Job {job_id} in runnable_tags"
+    for parent, child, unfinished in links:
+        if parent in jobs and child in jobs:
+            finished = STATES[jobs[parent][1]] is JobState.JOB_FINISHED
+            assert unfinished == (not finished), f"Jobs {parent} > {child}"
+    for child, state, _, _ in jobs.values():
+        if STATES[state] is JobState.AWAITING_PARENTS:
+            assert any(one == child and unfinished for _, one, unfinished in links), (
+                f"Job {child} waits for nobody (L1)"
+            )
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_histories_of_several_processes_leave_consistent_rows(
+    worlds: list[StoreWorld], address: DatabaseAddress, seed: int
+) -> None:
+    """S4, S5, S6, L1."""
+    worlds[0].submit(20, tags={"a": "1"})
+    granted: list[tuple[int, int]] = []
+    faults: list[str] = []
+    # Two callers for each process, so that groups have more than one item.
+    lives = [Life(world, seed * 100 + n, granted, faults) for n, world in enumerate([*worlds, *worlds])]
+
+    def live(life: Life) -> None:
+        for _ in range(60):
+            life.step()
+
+    for broken in filter(None, together(*(partial(live, life) for life in lives))):
+        assert isinstance(broken, Exception)
+        raise broken
+    assert faults == []
+    assert max(Counter(granted).values(), default=1) == 1, "S6: one token was granted twice"
+    check(worlds[0], address)
+
+
+# Races that unique keys and locks decide
+
+
+def test_s2_a_key_used_at_the_same_moment_is_used_once(worlds: list[StoreWorld]) -> None:
+    message = JobsCreate(jobs=[worlds[0].job()] * 3)
+
+    def submit(world: StoreWorld, key: str) -> JobsCreated:
+        def work(tx: object) -> JobsCreated:
+            do = partial(submit_jobs, tx, world.ada, message, world.now)
+            return once(tx, world.ada, key, "same", JobsCreated, world.now, do)
+
+        return world.write(work)
+
+    for number in range(10):
+        answers = together(*(partial(submit, world, f"key{number}") for world in worlds))
+        assert answers[0] == answers[1] == answers[2]
+        assert isinstance(answers[0], JobsCreated)
+    assert worlds[0].count() == 30
+
+
+def test_a_name_is_given_once(worlds: list[StoreWorld]) -> None:
+    for number in range(5):
+        answers = together(*(partial(world.add_site, name=f"site{number}") for world in worlds))
+        assert sum(isinstance(answer, ServiceError) for answer in answers) == 2, answers
+    assert len(worlds[0].read(lambda tx: tx.find(UserRow))) == 1
+
+
+def test_l1_the_last_of_two_parents_releases_the_child(worlds: list[StoreWorld]) -> None:
+    """Each of two processes finishes one parent and sees the other one still running, unless they look in turn."""
+    for _ in range(8):
+        parents = worlds[0].submit(2)
+        (child,) = worlds[0].submit(1, parent_ids=parents)
+        sessions = [world.open_session().id for world in worlds[:2]]
+        jobs = [world.acquire(session, 1)[0] for world, session in zip(worlds, sessions, strict=False)]
+        done = [
+            partial(world.tell, session, job, E.STARTED, E.RUN_DONE, return_code=0)
+            for world, session, job in zip(worlds, sessions, jobs, strict=False)
+        ]
+        together(*done)
+        assert worlds[0].state(child) is JobState.PREPROCESSED
+        worlds[0].cancel([child])
+
+
+def test_l1_a_child_that_comes_while_its_parent_finishes_is_released(worlds: list[StoreWorld]) -> None:
+    for _ in range(8):
+        (parent,) = worlds[0].submit(1)
+        session = worlds[0].open_session().id
+        (job,) = worlds[0].acquire(session)
+        answers = together(
+            partial(worlds[0].tell, session, job, E.STARTED, E.RUN_DONE, return_code=0),
+            partial(worlds[1].submit, 1, parent_ids=[parent]),
+        )
+        assert isinstance(answers[1], list)
+        assert worlds[0].state(answers[1][0]) is JobState.PREPROCESSED
+        worlds[0].cancel(answers[1])
+
+
+def test_an_app_and_a_job_of_it_do_not_pass_each_other(worlds: list[StoreWorld]) -> None:
+    for number in range(8):
+        app = worlds[0].add_app(name=f"app{number}")
+        answers = together(
+            partial(worlds[0].write, lambda tx, app=app: delete_app(tx, worlds[0].ada, app.id)),
+            partial(worlds[1].submit, 1, app_id=app.id),
+        )
+        refused = [isinstance(answer, ServiceError) for answer in answers]
+        assert sum(refused) == 1, answers
+        left = worlds[0].read(lambda tx, app=app: tx.find(AppRow, id=app.id))
+        assert bool(left) == refused[0]
+
+
+def test_s6_grants_through_several_processes_are_disjoint_and_complete(worlds: list[StoreWorld]) -> None:
+    ids = worlds[0].submit(300, tags={"a": "b"})
+    granted: list[int] = []
+
+    def take(world: StoreWorld, tagged: bool) -> None:
+        session = world.open_session().id
+        while jobs := world.acquire(session, 7, filter_tags={"a": "b"} if tagged else {}):
+            granted.extend(job.id for job in jobs)
+
+    assert together(*(partial(take, world, n % 2 == 0) for n, world in enumerate([*worlds, *worlds]))) == [None] * 6
+    assert Counter(granted) == Counter(ids)
+
+
+def test_a_job_that_another_process_is_changing_is_waited_for(worlds: list[StoreWorld]) -> None:
+    """Passed over, it would not be granted before somebody looks again: nothing wakes the launcher for it."""
+    (job_id,) = worlds[0].submit(1)
+    session = worlds[1].open_session().id
+    changing = threading.Event()
+
+    def slow(tx: object) -> None:
+        tx.change_jobs({job_id: {"priority": 3}}, 9)
+        changing.set()
+        time.sleep(0.5)
+
+    thread = threading.Thread(target=worlds[0].write, args=(slow,))
+    thread.start()
+    changing.wait(20)
+    assert [job.id for job in worlds[1].acquire(session, 5)] == [job_id]
+    thread.join()
+
+
+def test_groups_that_wait_for_each_other_end(worlds: list[StoreWorld]) -> None:
+    """Each takes in one group what the other takes in the other order: a deadlock, unless groups are taken apart."""
+    first, second = worlds[0].submit(2)
+
+    async def both(world: StoreWorld, order: list[int]) -> None:
+        def change(job_id: int) -> Callable[[object], None]:
+            def work(tx: object) -> None:
+                tx.change_jobs({job_id: {"priority": 1}}, 9)
+                time.sleep(0.02)
+
+            return work
+
+        await asyncio.gather(*(world.store.write(change(job_id)) for job_id in order))
+
+    begin = time.monotonic()
+    for _ in range(5):
+        answers = together(
+            lambda: run(both(worlds[0], [first, second] * 3)), lambda: run(both(worlds[1], [second, first] * 3))
+        )
+        assert answers == [None, None]
+    assert time.monotonic() - begin < 20
+
+
+# Wakes
+
+
+def test_wakes_are_heard_by_the_other_processes(worlds: list[StoreWorld]) -> None:
+    for world in worlds:
+        world.wakes.clear()
+    (job_id,) = worlds[0].submit(1)
+    wanted = Wake("work", worlds[0].site.id, "work", {})
+    assert wanted in worlds[0].wakes
+    for world in worlds[1:]:
+        until(lambda world=world: wanted in world.wakes)
+    assert worlds[0].wakes.count(wanted) == 1, "a process heard its own wake twice"
+    worlds[1].cancel([job_id])
+    until(
+        lambda: any(
+            wake.topic == "jobs" and [job_id, "CANCELLED", None] in wake.data["jobs"] for wake in worlds[2].wakes
+        )
+    )
+
+
+def test_wakes_that_are_too_long_for_a_notification_come_too(worlds: list[StoreWorld]) -> None:
+    ids = worlds[0].submit(2000)
+    worlds[1].wakes.clear()
+    worlds[0].cancel(ids)
+    until(lambda: any(wake.topic == "jobs" for wake in worlds[1].wakes))
+    (wake,) = [wake for wake in worlds[1].wakes if wake.topic == "jobs"]
+    assert sorted(entry[0] for entry in wake.data["jobs"]) == ids
+
+
+def test_what_is_told_reaches_the_others_only(worlds: list[StoreWorld]) -> None:
+    for world in worlds:
+        world.wakes.clear()
+    small, large = (Wake("files", 1, "question", {"request": "x" * size}) for size in (10, 1_500_000))
+    for wake in (small, large):
+        run(worlds[0].store.tell(wake))
+        for world in worlds[1:]:
+            until(lambda world=world, wake=wake: wake in world.wakes)
+    assert worlds[0].wakes == []
+
+
+def test_a_lost_ear_says_so_and_comes_back(
+    worlds: list[StoreWorld], postgres: PostgresServer, address: DatabaseAddress
+) -> None:
+    for world in worlds:
+        world.wakes.clear()
+    with psycopg.connect(address.text, autocommit=True) as db:
+        db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'balsam listener'")
+    for world in worlds:
+        until(lambda world=world: Wake("wakes", 0, "back", {}) in world.wakes)
+        heard = [wake.event for wake in world.wakes if wake.topic == "wakes"]
+        assert heard[:2] == ["lost", "back"]
+    worlds[0].submit()
+    until(lambda: any(wake.topic == "work" for wake in worlds[1].wakes))
+
+
+# Sweeps (L6)
+
+
+def test_l6_one_process_leads_and_another_takes_over(stores: list[PostgresStore]) -> None:
+    until(lambda: any(store.leads() for store in stores))
+    for _ in range(20):
+        assert sum(store.leads() for store in stores) <= 1
+        time.sleep(0.01)
+    leader = next(store for store in stores if store.leads())
+    others = [store for store in stores if store is not leader]
+    leader.close()
+    assert not leader.leads()
+    until(lambda: sum(store.leads() for store in others) == 1)
+
+
+def test_l6_a_new_leader_counts_from_when_it_began(worlds: list[StoreWorld]) -> None:
+    """It can't know whether renewals were heard before: nobody loses a lease to a change of the leader."""
+    until(lambda: any(world.store.leads() for world in worlds))
+    leader = next(world for world in worlds if world.store.leads())
+    follower = next(world for world in worlds if world is not leader)
+    follower.expiry = SessionExpiry(follower.now)
+    session = leader.open_session()
+    for _ in range(40):  # not a second more than the lease
+        leader.clock.advance(10)
+        assert (leader.sweep() if leader.clock.now() < session.renewed_at + timedelta(seconds=200) else 0) == 0
+        assert follower.sweep() == 0
+    for world in worlds:
+        if world is not follower:
+            world.store.close()
+    until(follower.store.leads)
+    assert follower.sweep() == 0, "the new leader ended a Session at once"
+    assert follower.pass_time(330) == 1
+
+
+def test_l6_two_sweeps_at_once_end_a_session_once(worlds: list[StoreWorld], monkeypatch: pytest.MonkeyPatch) -> None:
+    """F13: also when two processes believe that they lead, as after a cut network."""
+    world, other = worlds[:2]
+    other.expiry = replace(world.expiry)
+    for one in (world, other):
+        monkeypatch.setattr(one.store, "leads", lambda: True)
+    world.submit(5)
+    session = world.open_session().id
+    for job in world.acquire(session):
+        world.tell(session, job, E.STARTED)
+    for _ in range(34):
+        world.clock.advance(10)
+        ended = together(world.sweep, other.sweep)
+        if any(ended):
+            break
+    assert sorted(map(int, ended)) == [0, 1]
+    for job_id in range(1, 6):
+        assert replayed(world, job_id) is JobState.RESTART_READY
+        assert len([event for event in world.events(job_id) if event.to_state is JobState.RUN_TIMEOUT]) == 1
