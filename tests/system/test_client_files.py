@@ -118,7 +118,25 @@ def test_another_process_of_the_same_user_waits(site: LiveSite, client: Client, 
     assert (tmp_path / "later.dat").read_text() == "later\n"
 
 
-def test_a_path_that_this_user_never_named_is_not_written(site: LiveSite, client: Client, tmp_path: Path) -> None:
+def test_bars_of_bytes(site: LiveSite, client: Client, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tree" / "deep").mkdir(parents=True)
+    (tmp_path / "tree" / "small").write_bytes(bytes(400_000))
+    (tmp_path / "tree" / "deep" / "large").write_bytes(os.urandom(9_600_000))
+    transfers = {"inputs": f"client:{tmp_path}/tree", "result": f"client:{tmp_path}/out.dat"}
+    files = app(client, site, "cat inputs/small inputs/deep/large > out.dat", inputs=1, result=1)
+    for number in range(2):  # the second time the service has it
+        jobs = [files.submit(f"bars/{number}/{one}", transfers=transfers, save=False) for one in range(2)]
+        client.Job.objects.bulk_create(jobs, progress=True)
+        shown = capfd.readouterr().err
+        assert "sending" in shown and "10.0M/10.0M" in shown, "one source of two Jobs is read once"
+    assert client.Job.objects.wait(jobs, timeout=WAIT_SEC, progress=False).not_done == []
+    client.Job.objects.bulk_create([files.submit("bars/quiet", transfers=transfers, save=False)])
+    assert capfd.readouterr() == ("", ""), "a script is not disturbed"
+
+
+def test_a_path_that_this_user_never_named_is_not_written(
+    site: LiveSite, client: Client, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A result belongs to the machine that submitted; another one asks for it with a directory of its own."""
     app(client, site, "echo secret > out.dat", result=1).sync()
     app_id = client.App.objects.get(name="Files").id
@@ -128,7 +146,8 @@ def test_a_path_that_this_user_never_named_is_not_written(site: LiveSite, client
     job = client.Job.objects.get(id=reply.ids[0])
     assert job.wait(timeout=WAIT_SEC)
     assert not (tmp_path / "victim").exists()
-    (arrived,) = job.fetch(tmp_path / "here")
+    (arrived,) = job.fetch(tmp_path / "here", progress=True)
+    assert "fetching" in (shown := capfd.readouterr().err) and "7.00/7.00" in shown
     assert arrived.path == str(tmp_path / "here" / "foreign" / "victim") and not arrived.error
     assert Path(arrived.path).read_text() == "secret\n"
 

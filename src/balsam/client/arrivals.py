@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from balsam.client.blobs import ServiceBlobs
 from balsam.client.contents import from_wire
+from balsam.client.progress import BYTES, Advance, progress_bar
 from balsam.domain.states import TransferState
 from balsam.domain.transfers import CLIENT, TransferDirection
 from balsam.transfer.base import PeerRefused
@@ -86,13 +87,13 @@ def fetch_home(client: "Client", job_ids: list[int]) -> list[Arrived]:
         else:
             host = item.origin.partition(":")[0] or "another client"
             outcomes[key] = Refused(f"it belongs to {host}; --to DIRECTORY puts it below a directory of this machine")
-    return _fetched(client, found, places, outcomes)
+    return _fetched(client, found, places, outcomes, progress=False)
 
 
-def fetch_to(client: "Client", job_ids: list[int], directory: Path) -> list[Arrived]:
+def fetch_to(client: "Client", job_ids: list[int], directory: Path, progress: bool | None = False) -> list[Arrived]:
     """Fetch results into a directory: each at the path of its workdir, under the name that it was to have.
 
-    Raises PeerAway, BalsamError when the service can't be reached.
+    `progress`: see `progress_bar`. Raises PeerAway, BalsamError when the service can't be reached.
     """
     found = sent_home(client, job_ids)
     places, outcomes = dict[int, tuple[Content, str]](), dict[int, Exception | None]()
@@ -103,7 +104,7 @@ def fetch_to(client: "Client", job_ids: list[int], directory: Path) -> list[Arri
             outcomes[key] = error
         else:
             places[key] = (sent.content, str(place))
-    return _fetched(client, found, places, outcomes)
+    return _fetched(client, found, places, outcomes, progress)
 
 
 def _fetched(
@@ -111,8 +112,11 @@ def _fetched(
     found: Mapping[int, Sent],
     places: Mapping[int, tuple[Content, str]],
     outcomes: dict[int, Exception | None],
+    progress: bool | None,
 ) -> list[Arrived]:
-    outcomes.update(bring(ServiceBlobs(client.transport), places))
+    size_bytes = sum(content.size_bytes for content, _ in places.values())
+    with progress_bar(size_bytes, "fetching", progress, BYTES) as advance:
+        outcomes.update(bring(ServiceBlobs(client.transport), places, advance))
     mark_collected(client, [item_id for item_id, error in outcomes.items() if error is None])
     return [_arrived(found[key], places[key][1] if key in places else "", error) for key, error in outcomes.items()]
 
@@ -135,20 +139,26 @@ def told(error: Exception) -> str:
     return str(error)
 
 
-def bring(source: BlobSource, places: Mapping[int, tuple[Content, str]]) -> Iterator[tuple[int, Exception | None]]:
+def bring(
+    source: BlobSource, places: Mapping[int, tuple[Content, str]], advance: Advance = lambda size_bytes: None
+) -> Iterator[tuple[int, Exception | None]]:
     """Fetch contents, each to its path, and say of each what went wrong (None: it is there). Raises PeerAway.
+
+    `advance` hears of bytes that arrived.
 
     A single file is put at the path, or into it when that is a directory or ends with /; a tree into the directory.
     """
     files = [key for key, (content, _) in places.items() if not content.is_tree]
     for start in range(0, len(files), AT_ONCE):
-        yield from _bring_files(source, {key: places[key] for key in files[start : start + AT_ONCE]}).items()
+        yield from _bring_files(source, {key: places[key] for key in files[start : start + AT_ONCE]}, advance).items()
     for key, (content, path) in places.items():
         if content.is_tree:
-            yield key, _bring_tree(source, content, path)
+            yield key, _bring_tree(source, content, path, advance)
 
 
-def _bring_files(source: BlobSource, places: Mapping[int, tuple[Content, str]]) -> dict[int, Exception | None]:
+def _bring_files(
+    source: BlobSource, places: Mapping[int, tuple[Content, str]], advance: Advance
+) -> dict[int, Exception | None]:
     outcomes: dict[int, Exception | None] = {}
     try:
         with ExitStack() as stack:
@@ -159,7 +169,7 @@ def _bring_files(source: BlobSource, places: Mapping[int, tuple[Content, str]]) 
                 except _WRONG as error:
                     outcomes[key] = error
             wanted.sort(key=lambda one: (one.entry.blob or "", one.entry.offset))
-            for one, failure in receive(source, wanted):
+            for one, failure in receive(source, wanted, lambda _, size_bytes: advance(size_bytes)):
                 outcomes[one.key] = failure
     except OSError as error:  # what was renamed could not be made durable
         return dict.fromkeys(places, error)
@@ -176,11 +186,11 @@ def _wanted_file(stack: ExitStack, source: BlobSource, key: int, content: Conten
         yield Wanted(key, entry, destination, [entry.parts[-1] if into else place.name])
 
 
-def _bring_tree(source: BlobSource, content: Content, path: str) -> Exception | None:
+def _bring_tree(source: BlobSource, content: Content, path: str, advance: Advance) -> Exception | None:
     try:
         with open_directory(Path(path), make=True) as root, Destination(root) as destination:
             wanted = (Wanted(0, entry, destination, entry.parts) for entry in entries_of(content, source))
-            for _, failure in receive(source, wanted):
+            for _, failure in receive(source, wanted, lambda _, size_bytes: advance(size_bytes)):
                 if failure is not None:
                     return failure
     except _WRONG as error:

@@ -7,30 +7,32 @@ somebody looks: in a notebook, IPython or an interactive Python, and only when t
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 PATIENCE_SEC = 1.0
+BYTES = "B"
 Advance = Callable[[int], object]
 
 
 @contextmanager
-def progress_bar(total: int, what: str, show: bool | None = None, unit: str = "Jobs") -> Iterator[Advance]:
+def progress_bar(
+    total: int | Callable[[], int], what: str, show: bool | None = None, unit: str = "Jobs"
+) -> Iterator[Advance]:
     """A bar for the length of a block; what it yields is called with how many more are done.
 
-    `show`: True always, False never, None (the default) in interactive sessions. The bar is drawn on stderr.
+    `show`: True always, False never, None (the default) in interactive sessions. The bar is drawn on stderr. A `total`
+    that costs something to find out is given as a function, which is called when there is a bar.
 
     >>> with progress_bar(3, "counting", show=False) as advance:
     ...     for _ in range(3):
     ...         advance(1)
     """
-    if show is False or (show is None and not is_interactive()) or not total:
+    is_wanted = is_interactive() if show is None else show
+    number = (total() if callable(total) else total) if is_wanted else 0
+    if not number:
         yield _nothing
         return
     delay_sec = PATIENCE_SEC if show is None else 0.0
-    made = _with_tqdm(total, what, unit, delay_sec) or _with_rich(total, what, unit)
+    made = _with_tqdm(number, what, unit, delay_sec) or _with_rich(number, what, unit)
     advance, close = made
     try:
         yield advance
@@ -52,21 +54,17 @@ def _with_tqdm(total: int, what: str, unit: str, delay_sec: float) -> tuple[Adva
         from tqdm.auto import tqdm
     except ImportError:
         return None
-    bar = tqdm(total=total, desc=what, unit=f" {unit}", delay=delay_sec)
+    is_size = unit == BYTES
+    bar = tqdm(total=total, desc=what, unit=unit if is_size else f" {unit}", unit_scale=is_size, delay=delay_sec)
     return bar.update, bar.close
 
 
 def _with_rich(total: int, what: str, unit: str) -> tuple[Advance, Callable[[], object]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-    )
+    counted = (DownloadColumn(),) if unit == BYTES else (MofNCompleteColumn(), TextColumn(unit))
+    columns = (TextColumn("{task.description}"), BarColumn(), *counted, TimeElapsedColumn())
     bar: Progress = Progress(*columns, console=Console(stderr=True))
     task = bar.add_task(what, total=total)
     bar.start()

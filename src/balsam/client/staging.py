@@ -4,22 +4,24 @@ Called by `submission.py` with all Jobs of a submission. Each file is read once 
 service has already is not sent, and small files share uploads. For every other slot it says who may write the result.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from balsam.client.blobs import ServiceBlobs
 from balsam.client.contents import to_wire
 from balsam.client.errors import Problem, ValidationFailed
+from balsam.client.progress import BYTES, Advance, progress_bar
 from balsam.client.submission import Row, uses_client
 from balsam.domain.transfers import CLIENT, BadLocation, Location, TransferDirection
 from balsam.transfer.base import PeerAway, PeerRefused
 from balsam.transfer.descent import Refused
 from balsam.transfer.manifest import ManifestWriter
 from balsam.transfer.sending import Sender
-from balsam.transfer.sources import FileChanged, Free, Selection, select
+from balsam.transfer.sources import FileChanged, Free, Selection, SourceFile, select
 from balsam.wire.transfers import JobTransfer, SentContent
 
 if TYPE_CHECKING:
@@ -58,21 +60,24 @@ class Staging:
         self._sender = Sender(ServiceBlobs(client.transport, hash_first=True, patience_sec=patience_sec))
         self._inputs: dict[Source, _Input] = {}
 
-    def stage(self) -> list[Row]:
+    def stage(self, progress: bool | None = None) -> list[Row]:
         """Rows of Jobs as they are submitted: with the contents of their inputs, which are at the service then.
 
-        Raises ValidationFailed that names the slot whose file can't be read, StorageFull, ServiceUnavailable.
+        `progress`: see `progress_bar`. Raises ValidationFailed that names the slot whose file can't be read,
+        StorageFull, ServiceUnavailable.
         """
         wanted: dict[tuple[int, str], Source] = {}
         for index, row in enumerate(self._rows):
             for one in self._transfers(row):
                 if one.direction is TransferDirection.stage_in:
-                    wanted[index, one.slot] = source = (one.path, one.recursive)
-                    with _explained(index, one.slot):
-                        self._read(source)
-        for (index, slot), source in wanted.items():
-            with _explained(index, slot):
-                self._finish(self._inputs[source])
+                    wanted[index, one.slot] = (one.path, one.recursive)
+        with progress_bar(partial(_total_bytes, set(wanted.values())), "sending", progress, BYTES) as advance:
+            for (index, slot), source in wanted.items():
+                with _explained(index, slot):
+                    self._read(source, advance)
+            for (index, slot), source in wanted.items():
+                with _explained(index, slot):
+                    self._finish(self._inputs[source])
         return self._staged(wanted)
 
     def outputs(self, index: int) -> dict[str, str]:
@@ -94,11 +99,13 @@ class Staging:
                 spec = specs[slot]
                 yield _Transfer(slot, TransferDirection(spec.direction), spec.recursive, location.path)
 
-    def _read(self, source: Source) -> None:
+    def _read(self, source: Source, advance: Advance) -> None:
         if source not in self._inputs:
             path, recursive = source
             selection = select(Free(Path(ROOT)), path, recursive)
-            self._inputs[source] = _Input(self._sender.send(selection, path), selection)
+            meter = _Meter(advance)
+            selection.files = meter.metered(selection.files)
+            self._inputs[source] = _Input(self._sender.send(selection, path, meter), selection)
 
     def _finish(self, given: _Input) -> None:
         if given.content is None:
@@ -117,6 +124,39 @@ class Staging:
                 told = given.model_dump(mode="json", exclude_defaults=True)
                 staged[index] = {**staged[index], "transfers": {**staged[index]["transfers"], one.slot: told}}
         return staged
+
+
+class _Meter:
+    """Tells how many bytes are sent. A large file is read twice, to be hashed and to be sent, or once when the service
+    has it: what is read counts half, and the rest when the file is done."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._left_bytes = 0
+
+    def __call__(self, read_bytes: int) -> None:
+        """So much of the present file was read."""
+        self._count(min(read_bytes // 2, self._left_bytes))
+
+    def metered(self, files: Iterator[SourceFile]) -> Iterator[SourceFile]:
+        """The same files; when the next one is asked for, the one before is done."""
+        for file in files:
+            self._left_bytes = file.size_bytes
+            yield file
+            self._count(self._left_bytes)
+
+    def _count(self, size_bytes: int) -> None:
+        self._left_bytes -= size_bytes
+        self._advance(size_bytes)
+
+
+def _total_bytes(sources: Iterable[Source]) -> int:
+    """How much there is to read; a source that can't be read is told of when it is its turn."""
+    total = 0
+    for path, recursive in sources:
+        with suppress(OSError, Refused):
+            total += sum(file.size_bytes for file in select(Free(Path(ROOT)), path, recursive).files)
+    return total
 
 
 @contextmanager

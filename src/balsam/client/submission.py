@@ -52,17 +52,19 @@ def submit_one(client: "Client", job: "Job") -> None:
         raise _again(error, text, details) from None
 
 
-def submit(client: "Client", jobs: "Sequence[Job]", on_created: Advance = lambda _: None) -> None:
+def submit(
+    client: "Client", jobs: "Sequence[Job]", on_created: Advance = lambda _: None, progress: bool | None = None
+) -> None:
     """Create the Jobs; each takes over its id and state. Raises ValidationFailed that names the rows of `jobs`.
 
-    `on_created` is called after each call with how many it created.
+    `on_created` is called after each call with how many it created. `progress`: of the files that are sent before.
     """
     apps = _Apps(client)
     rows = [_row(apps, job, index) for index, job in enumerate(jobs)]
     staging = _staging(client, rows) if any(map(uses_client, rows)) else None
     if staging is not None:
         _check(rows, 0)  # before files are sent for nothing
-    chunks = list(_chunks(rows if staging is None else staging.stage()))
+    chunks = list(_chunks(rows if staging is None else staging.stage(progress)))
     if len(chunks) > 1:
         for start, end, _ in chunks:
             _check(rows[start:end], start)

@@ -38,7 +38,7 @@ class Wanted:
 
 
 Outcome = tuple[Wanted, Exception | None]
-Progress = Callable[[int, int], None]  # key, bytes
+Progress = Callable[[int, int], object]  # key, bytes
 
 
 def entries_of(content: Content, source: BlobSource) -> Iterator[Entry]:

@@ -43,11 +43,12 @@ class JobArrivals:
         self._check_arrived()
         return True
 
-    def fetch(self, to: str | os.PathLike[str]) -> "list[Arrived]":
+    def fetch(self, to: str | os.PathLike[str], *, progress: bool | None = None) -> "list[Arrived]":
         """Fetch what the Job has sent to `client:` and nobody has collected yet into the directory `to`.
 
         For a machine other than the one that submitted, or when a result can't be put where it was to go: each is put
         below `to` at the path of the Job's workdir. Returns what arrived and, with its `error`, what did not.
+        `progress`: draw a progress bar; by default in a notebook or at a prompt.
 
         >>> [one.path for one in job.fetch("results")]  # this Job sends nothing
         []
@@ -56,7 +57,7 @@ class JobArrivals:
         from balsam.transfer.base import PeerAway
 
         try:
-            return fetch_to(self._client(), [self._saved_id()], Path(to))
+            return fetch_to(self._client(), [self._saved_id()], Path(to), progress)
         except PeerAway as error:
             raise error.__cause__ or BalsamError(str(error)) from None
 

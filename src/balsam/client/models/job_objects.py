@@ -94,7 +94,7 @@ class JobManager(Manager["Job"]):
         """
         given = list(jobs)
         with progress_bar(len(given), "creating", progress) as advance:
-            submit(self.client, given, advance)
+            submit(self.client, given, advance, progress)
         return given
 
     def bulk_update(self, jobs: "Iterable[Job]") -> "list[Job]":
