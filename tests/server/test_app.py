@@ -17,6 +17,7 @@ import httpx2
 import pytest
 
 from balsam.domain.clock import SystemClock
+from balsam.domain.scopes import Scope
 from balsam.server import routes
 from balsam.server.app import create_app
 from balsam.server.auth import tokens
@@ -114,7 +115,7 @@ def test_docs_need_nothing_from_elsewhere(client: httpx2.Client) -> None:
 
 
 def test_a_route_without_an_auth_declaration_cannot_be_made() -> None:
-    made = Routes("test")
+    made = Routes("test", reads=Scope.ALL, writes=Scope.ALL)
     with pytest.raises(TypeError, match="needs"):
         made.get("/x")  # type: ignore[call-arg]
 
@@ -130,7 +131,7 @@ def test_a_route_without_an_auth_declaration_cannot_be_made() -> None:
 
 
 def test_two_endpoints_for_one_path_are_refused() -> None:
-    made = Routes("test")
+    made = Routes("test", reads=Scope.ALL, writes=Scope.ALL)
 
     @made.get("/x", needs=OPEN)
     async def one(call: Call) -> None: ...
