@@ -77,6 +77,7 @@ NAMED: dict[str, list[Ask]] = {
     "patch_batch_job": [at("PATCH", lambda o: f"/api/batch-jobs/{o.batch_job_id}", json={"status_info": {"a": 1}})],
     "delete_batch_job": [at("DELETE", lambda o: f"/api/batch-jobs/{o.batch_job_id}")],
     "issue_launcher_token": [at("POST", lambda o: f"/api/batch-jobs/{o.batch_job_id}/token")],
+    "issue_job_token": [at("POST", lambda o: f"/api/batch-jobs/{o.batch_job_id}/job-token", json={})],
     "open_session": [
         body("POST", "/api/sessions", lambda o: {"site_id": o.site_id}),
         body("POST", "/api/sessions", lambda o: {"site_id": o.site_id, "batch_job_id": o.batch_job_id}),

@@ -26,6 +26,7 @@ class Person:
     job_id: int = 0
     batch_job_id: int = 0
     launcher_token: str = ""
+    job_token: str = ""
     session_id: int = 0
     staging_job_id: int = 0
     item_id: int = 0
@@ -34,7 +35,7 @@ class Person:
     share_id: int = 0
 
     def tokens(self) -> dict[str, str]:
-        return {"user": self.token, "site": self.site_token, "launcher": self.launcher_token}
+        return {"user": self.token, "site": self.site_token, "launcher": self.launcher_token, "job": self.job_token}
 
 
 def ok(reply: httpx2.Response) -> Any:
@@ -115,7 +116,9 @@ def furnish(service: RunningService, person: Person) -> Person:
         share = {"team_id": person.team_id, "role": "viewer", "site_id": person.site_id}
         person.share_id = ok(client.put("/api/shares", json=share))["id"]
     with service.client(person.site_token) as agent:
-        person.launcher_token = ok(agent.post(f"/api/batch-jobs/{person.batch_job_id}/token"))["token"]
+        place = f"/api/batch-jobs/{person.batch_job_id}"
+        person.launcher_token = ok(agent.post(f"{place}/token"))["token"]
+        person.job_token = ok(agent.post(f"{place}/job-token", json={"may_sync_apps": True}))["token"]
         session = {"site_id": person.site_id, "batch_job_id": person.batch_job_id}
         person.session_id = ok(agent.post("/api/sessions", json=session))["id"]
     return person

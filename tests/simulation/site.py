@@ -36,7 +36,7 @@ from balsam.wire.batch_jobs import (
     BatchJobView,
 )
 from balsam.wire.sessions import Report, ReportReply
-from balsam.wire.sites import SiteToken
+from balsam.wire.sites import JobTokenCreate, SiteToken
 from tests.simulation.cluster import launcher_json
 from tests.simulation.disk import SimPath
 from tests.simulation.kernel import Mailbox, NodeClock, Process, Task
@@ -91,6 +91,14 @@ class _Link:
 
         return self._call(use)
 
+    def job_token(self, batch_job_id: int, may_sync_apps: bool) -> SiteToken:
+        def use(tx: Any, who: Any, now: Any) -> SiteToken:
+            secret = self.world.service.secret()
+            wanted = JobTokenCreate(may_sync_apps=may_sync_apps)
+            return batch_job_cases.issue_job_token(tx, who, batch_job_id, wanted, secret, now)
+
+        return self._call(use)
+
     def sessions(self) -> list[Any]:
         raise NotImplementedError("the agent's duties do not ask for it")
 
@@ -108,7 +116,7 @@ def _settings() -> Any:
     scheduler = SimpleNamespace(
         allowed_queues={"local": queue}, allowed_projects=["local"], optional_batch_job_params={}
     )
-    return SimpleNamespace(scheduler=scheduler, filter_tags={})
+    return SimpleNamespace(scheduler=scheduler, filter_tags={}, apps=SimpleNamespace(accept="owner"))
 
 
 class SimAgent(Process):

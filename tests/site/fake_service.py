@@ -230,6 +230,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return 200, service.patch(BatchJobsPatch.model_validate_json(body).patches)
             case ("POST", "batch-jobs", number, "token"):
                 return 200, {"token": f"blsm_launcher_{number}"}
+            case ("POST", "batch-jobs", number, "job-token"):
+                return 201, {"token": f"blsm_job_{number}"}
             case ("POST", "sites", _, "agent"):
                 return service.lease(AgentLeaseRequest.model_validate_json(body))
             case ("DELETE", "sites", _, "agent"):

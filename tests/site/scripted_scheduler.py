@@ -49,6 +49,7 @@ class ScriptedScheduler:
             raise SubmitRefused(self.refuse)
         assert script_path.is_file()
         assert (script_path.parent / "credentials.json").is_file()
+        assert (script_path.parent / "job-credentials.json").is_file()
         assert (script_path.parent / "batch_job.json").is_file()
         known = self.find(name)
         if known is not None:

@@ -42,7 +42,7 @@ def test_a_batch_job_is_submitted_runs_and_ends_by_push(site: SiteDirectory, ser
     assert starts(site) == 1
     assert took < 2
     directory = site.qsubmit / "balsam-1-1"
-    assert not (directory / "credentials.json").exists()
+    assert list(directory.glob("*credentials.json")) == []
     assert (directory / "batch_job.closed.json").exists()
 
 

@@ -54,6 +54,8 @@ def test_what_the_launcher_is_given(bench: Bench) -> None:
     assert "--tag='kind=a' -p mpi:1:x=y" in script
     credentials = directory / "credentials.json"
     assert json.loads(credentials.read_text()) == {"url": bench.service.url, "token": "blsm_launcher_1"}
+    of_jobs = Path(config.job_credentials_path or "")
+    assert json.loads(of_jobs.read_text()) == {"url": bench.service.url, "token": "blsm_job_1"}
     for path in directory.iterdir():
         assert path.stat().st_mode & 0o077 == 0, path
     assert "blsm" not in script
@@ -312,8 +314,9 @@ def test_the_local_service_on_another_port_is_found_and_told_to_launchers(
     assert bench.link.url == service.url
     assert json.loads(bench.site.credentials.read_text())["url"] == service.url
     bench.batch_jobs._submission.move_service("http://127.0.0.1:10")
-    written = json.loads((bench.site.qsubmit / "balsam-1-1" / "credentials.json").read_text())
-    assert written == {"url": "http://127.0.0.1:10", "token": "blsm_launcher_1"}
+    for name, token in (("credentials.json", "blsm_launcher_1"), ("job-credentials.json", "blsm_job_1")):
+        written = json.loads((bench.site.qsubmit / "balsam-1-1" / name).read_text())
+        assert written == {"url": "http://127.0.0.1:10", "token": token}
 
 
 def test_a_cut_off_submission_is_not_repeated_while_it_may_be_taken_s11(bench: Bench) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from balsam.client.pickling import python_version
-from tests.system.live_site import BALSAM, LiveSite, finished, live_site
+from tests.system.live_site import BALSAM, LiveSite, eventually, finished, live_site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -149,6 +149,55 @@ def test_the_source_is_readable_in_the_service(site: LiveSite) -> None:
     assert f'"python_exe": null' in shown and f'["{python_version()}", "cloudpickle' in shown  # noqa: F541
     (app,) = json.loads(balsam(site, "app", "show", "Readable", "--json"))
     assert app["code"]["runs"] is True and "def run" in app["source_code"]
+
+
+def test_code_of_jobs_uses_the_service_with_a_token_of_its_own(site: LiveSite) -> None:
+    """Neither that of the user nor that of the launcher; in a file of mode 0600 that ends with the allocation."""
+    said = run(
+        site,
+        """
+class Leaf(ApplicationDefinition):
+    site = site.name
+    command_template = "echo leaf {{ number }}"
+
+class Grows(ApplicationDefinition):
+    site = site.name
+    def run(self):
+        from balsam.api import App, BatchJob, Conflict, BalsamError, client
+        who = client.who_am_i()
+        assert (who.kind, who.site_id) == ("job", self.job.site_id), who
+        leaves = [Job(app_id="Leaf", workdir=f"leaf/{n}", parameters={"number": n}) for n in range(2)]
+        Job.objects.bulk_create(leaves)
+        waits = Job(app_id="Leaf", workdir="leaf/x", parameters={"number": 9}, num_nodes=1000)
+        waits.save()
+        waits.cancel()
+        done = Job.objects.wait(leaves, timeout=60).done
+        try:
+            BatchJob.objects.create(
+                site_id=who.site_id, num_nodes=1, wall_time_min=1, job_mode="mpi", queue="local", project="local"
+            )
+        except BalsamError as error:
+            refused = "code of a Job" in str(error)
+        mode = os.stat(os.environ["BALSAM_CLIENT_PATH"]).st_mode & 0o777
+        return [len(done), waits.state.value, refused, oct(mode), BatchJob.objects.get(id=who.batch_job_id).state.value]
+
+class InACommand(ApplicationDefinition):
+    site = site.name
+    command_template = "{{ python }} -c 'from balsam.api import client; print(client.who_am_i().kind)'"
+
+Leaf.sync()
+batch = allocate()
+import sys
+print(Grows.submit("grows/1", node_packing_count=2).result(timeout=90))
+command = InACommand.submit("command/1", python=sys.executable)
+command.result(timeout=60)
+print(command.read_text("job.out").strip())
+batch.cancel()
+""",
+    )
+    assert said.splitlines() == ["[2, 'CANCELLED', True, '0o600', 'running']", "job"]
+    left = site.path / "qsubmit"
+    eventually(lambda: not list(left.glob("*/job-credentials.json")), "credentials of Jobs are left", 60)
 
 
 def other_python() -> Path:

@@ -27,6 +27,7 @@ class LauncherConfig:
     `num_nodes`: a machine without a batch system deals its cores out to so many nodes.
     `node_cpus`, `node_gpus` override detection. `pinned_apps`: hashes of the only Apps that may run (S15);
     None runs what the Site's owner synced. `python_apps` False: no Python code of Apps is loaded.
+    `job_credentials_path`: what code of Jobs may use the service with; None: nothing.
     """
 
     site_id: int
@@ -49,6 +50,7 @@ class LauncherConfig:
     error_tail_num_lines: int = 10
     pinned_apps: list[str] | None = None
     python_apps: bool = True
+    job_credentials_path: str | None = None
 
     def to_json(self) -> str:
         """The content of launcher.json."""

@@ -1,7 +1,8 @@
 """The environment of a Job: the launcher's own without secrets and rank numbers, the App's, and what we promise.
 
 Promised: BALSAM_JOB_ID, BALSAM_ATTEMPT, OMP_NUM_THREADS, and for Jobs with GPUs on one node the variable by which
-their vendor's programs know which are theirs. Every process of a Job is recognised by these marks (S9).
+their vendor's programs know which are theirs. BALSAM_CLIENT_PATH names a file by which code of a Job may use
+`balsam.api` within its Site, until the allocation ends. Every process of a Job is recognised by these marks (S9).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,9 @@ from balsam.platform.mpirun.base import without_rank_variables
 from balsam.platform.node.gpus import GpuVendor
 from balsam.platform.node.gpus import environment as gpu_environment
 
+CLIENT_PATH = "BALSAM_CLIENT_PATH"
 # What would let a Job act as its owner at the service, or hold the launcher's pipes for its own.
-_SECRET = frozenset({"BALSAM_TOKEN", "BALSAM_URL", "BALSAM_CLIENT_PATH", LINK_ENV})
+_SECRET = frozenset({"BALSAM_TOKEN", "BALSAM_URL", CLIENT_PATH, LINK_ENV})
 _LAUNCHER_ONLY = frozenset({"BALSAM_ALLOCATION_END"})
 
 
@@ -24,13 +26,20 @@ class JobEnvironment:
     """Makes environments; `vendors` of the nodes' GPUs by node index."""
 
     def __init__(
-        self, environ: Mapping[str, str], allocation: str, vendors: Sequence[GpuVendor | None], serial: bool
+        self,
+        environ: Mapping[str, str],
+        allocation: str,
+        vendors: Sequence[GpuVendor | None],
+        serial: bool,
+        credentials_path: str | None = None,
     ) -> None:
         dropped = _SECRET | _LAUNCHER_ONLY
         self._base = {name: value for name, value in without_rank_variables(environ).items() if name not in dropped} | {
             ALLOCATION_ENV: allocation,
             "BALSAM_JOB_MODE": "serial" if serial else "mpi",
         }
+        if credentials_path is not None:
+            self._base[CLIENT_PATH] = credentials_path
         self._vendors = vendors
         self.shell_hooks = has_shell_hooks(self._base)
 

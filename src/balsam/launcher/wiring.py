@@ -33,7 +33,7 @@ def build_parts(partition: Partition, environ: Mapping[str, str], allocation: st
     apps = AppShelf(config.pinned_apps, config.python_apps)
     data = DataRoot(Path(config.data_path))
     vendors = [node.gpu_vendor for node in partition.nodes]
-    environment = JobEnvironment(environ, allocation, vendors, partition.serial)
+    environment = JobEnvironment(environ, allocation, vendors, partition.serial, config.job_credentials_path)
     calls = CallFiles(Path(config.directory) / f"calls-{partition.index}")
     told = {"site_id": config.site_id, "batch_job_id": config.batch_job_id}
     planner = Planner(apps, environment, _engine(partition, environ), calls.path_of, told)

@@ -9,14 +9,14 @@ from typing import Literal
 from balsam.domain.scopes import Scope
 from balsam.server.errors import Forbidden
 
-Kind = Literal["user", "site", "launcher"]
+Kind = Literal["user", "site", "launcher", "job"]
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller. `site_id` is set for sites, launchers and users' tokens for one Site.
+    """An authenticated caller. `site_id` is set for sites, launchers, Jobs and users' tokens for one Site.
 
-    `batch_job_id` is set for launchers only.
+    `batch_job_id` is set for launchers, and for the code of Jobs in that BatchJob.
     """
 
     user_id: int

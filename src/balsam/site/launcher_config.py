@@ -7,7 +7,7 @@ from balsam.launcher.config import LauncherConfig
 from balsam.platform.registry import SCHEDULERS
 from balsam.site.approvals import approved_apps
 from balsam.site.directory import SiteDirectory
-from balsam.site.services.submission import CREDENTIALS
+from balsam.site.services.submission import CREDENTIALS, JOB_CREDENTIALS
 from balsam.site.settings import Settings
 from balsam.wire.batch_jobs import BatchJobView
 
@@ -25,6 +25,7 @@ def launcher_config_maker(site: SiteDirectory, settings: Settings, site_id: int)
             data_path=str(site.data),
             directory=str(directory),
             credentials_path=str(directory / CREDENTIALS),
+            job_credentials_path=str(directory / JOB_CREDENTIALS),
             batch_job_id=job.id,
             num_nodes=job.num_nodes if pretends else 1,
             compute_node=launcher.compute_node,

@@ -41,7 +41,15 @@ from balsam.wire.batch_jobs import (
     BatchJobView,
 )
 from balsam.wire.sessions import Report, ReportReply, SessionsPage, SessionView
-from balsam.wire.sites import AgentLeaseReply, AgentLeaseRequest, FileReply, SitePatch, SiteToken, SiteView
+from balsam.wire.sites import (
+    AgentLeaseReply,
+    AgentLeaseRequest,
+    FileReply,
+    JobTokenCreate,
+    SitePatch,
+    SiteToken,
+    SiteView,
+)
 from balsam.wire.transfers import (
     TransferItemView,
     TransferPatch,
@@ -91,6 +99,10 @@ class SiteService(Protocol):
 
     def launcher_token(self, batch_job_id: int) -> SiteToken:
         """A token for the launcher of one BatchJob."""
+        ...
+
+    def job_token(self, batch_job_id: int, may_sync_apps: bool) -> SiteToken:
+        """A token for the code of the Jobs in one BatchJob."""
         ...
 
     def sessions(self) -> list[SessionView]:
@@ -162,6 +174,12 @@ class ServiceLink:
     def launcher_token(self, batch_job_id: int) -> SiteToken:
         path = f"/batch-jobs/{batch_job_id}/token"
         return self._call(lambda: self._transport.request("POST", path, reply=SiteToken, safe_to_repeat=True))
+
+    def job_token(self, batch_job_id: int, may_sync_apps: bool) -> SiteToken:
+        path, body = f"/batch-jobs/{batch_job_id}/job-token", JobTokenCreate(may_sync_apps=may_sync_apps)
+        return self._call(
+            lambda: self._transport.request("POST", path, body=body, reply=SiteToken, safe_to_repeat=True)
+        )
 
     def sessions(self) -> list[SessionView]:
         return self._call(lambda: self._transport.request("GET", "/sessions", reply=SessionsPage)).results

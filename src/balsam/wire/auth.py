@@ -38,7 +38,7 @@ class WhoAmI(Message):
 
     user_id: int
     username: str
-    kind: str  # user, site, launcher
+    kind: str  # user, site, launcher, job
     is_admin: bool
     site_id: int | None = None
     batch_job_id: int | None = None
@@ -64,7 +64,7 @@ class TokenView(Message):
     """A token that is good now. Its text was shown once, when it was made."""
 
     id: int
-    kind: str  # user, site, launcher
+    kind: str  # user, site, launcher, job
     label: str
     scopes: list[Scope]
     site_id: int | None

@@ -144,10 +144,16 @@ class FileReply(Message):
 
 
 class SiteToken(Message):
-    """A token for the agent of one Site, or for the launcher of one BatchJob. Shown once, stored hashed."""
+    """A token for the agent of a Site, for the launcher or the Jobs of a BatchJob. Shown once, stored hashed."""
 
     token: str
     expires_at: Timestamp | None = None
+
+
+class JobTokenCreate(Message):
+    """`may_sync_apps`: code of Jobs may register Apps at its Site, which runs whatever its owner registers."""
+
+    may_sync_apps: bool = False
 
 
 class SiteCreated(Message):

@@ -10,7 +10,7 @@ from balsam.domain.scopes import Scope, covers
 from balsam.server.errors import Forbidden
 from balsam.server.principal import Principal
 
-_WORDS = {"user": "a person", "site": "a Site's agent", "launcher": "a launcher"}
+_WORDS = {"user": "a person", "site": "a Site's agent", "launcher": "a launcher", "job": "code of a Job"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,10 @@ def _of(*kinds: str) -> Needs:
 
 
 OPEN = _of()
-ANYBODY = _of("user", "site", "launcher")
+ANYBODY = _of("user", "site", "launcher", "job")
 USER = _of("user")
 ADMIN = Needs(frozenset({"user"}), admin=True)
 SITE = _of("site")
 USER_OR_SITE = _of("user", "site")
+USER_SITE_OR_JOB = _of("user", "site", "job")
 HOLDER = _of("user", "site", "launcher")  # whoever may hold a Session

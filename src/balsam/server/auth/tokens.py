@@ -8,8 +8,8 @@ import re
 import secrets
 from collections.abc import Callable
 
-KINDS = ("user", "site", "launcher")
-_TOKEN = re.compile(r"blsm_(user|site|launcher)_[A-Za-z0-9_-]{43}")
+KINDS = ("user", "site", "launcher", "job")
+_TOKEN = re.compile(r"blsm_(user|site|launcher|job)_[A-Za-z0-9_-]{43}")
 
 
 def mint(kind: str, random_text: Callable[[int], str] = secrets.token_urlsafe) -> str:

@@ -1,7 +1,7 @@
 """Apps: what a Site can run."""
 
 from balsam.domain.scopes import Scope
-from balsam.server.auth.needs import ANYBODY, USER, USER_OR_SITE
+from balsam.server.auth.needs import ANYBODY, USER, USER_SITE_OR_JOB
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.usecases import apps
@@ -17,7 +17,7 @@ async def list_apps(call: Call, query: AppFilter) -> AppsPage:
     return await call.read(lambda tx: apps.list_apps(tx, call.principal, query))
 
 
-@routes.put("/apps", needs=USER_OR_SITE)
+@routes.put("/apps", needs=USER_SITE_OR_JOB)
 async def sync_app(call: Call, body: AppSync, query: AppRename) -> AppView:
     """Create the App of this Site and name, or replace its definition; or rename one, with its Jobs."""
     return await call.create(

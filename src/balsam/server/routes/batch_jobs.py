@@ -2,7 +2,7 @@
 
 from balsam.domain.scopes import Scope
 from balsam.server.auth import tokens
-from balsam.server.auth.needs import SITE, USER, USER_OR_SITE
+from balsam.server.auth.needs import SITE, USER, USER_OR_SITE, USER_SITE_OR_JOB
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.usecases import batch_job_lists, batch_jobs
@@ -18,12 +18,12 @@ from balsam.wire.batch_jobs import (
     BatchJobsSelect,
     BatchJobView,
 )
-from balsam.wire.sites import SiteToken
+from balsam.wire.sites import JobTokenCreate, SiteToken
 
 routes = Routes("batch-jobs", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)
 
 
-@routes.search("/batch-jobs", needs=USER_OR_SITE)
+@routes.search("/batch-jobs", needs=USER_SITE_OR_JOB)
 async def list_batch_jobs(call: Call, query: BatchJobQuery) -> BatchJobsPage:
     """A page of BatchJobs."""
     return await call.read(lambda tx: batch_job_lists.list_batch_jobs(tx, call.principal, query))
@@ -53,7 +53,7 @@ async def delete_batch_jobs(call: Call, body: BatchJobsSelect) -> Deleted:
     return await batch_job_lists.delete_selected(call.service.store, call.principal, body, call.now)
 
 
-@routes.get("/batch-jobs/{batch_job_id}", needs=USER_OR_SITE)
+@routes.get("/batch-jobs/{batch_job_id}", needs=USER_SITE_OR_JOB)
 async def get_batch_job(call: Call, batch_job_id: int) -> BatchJobView:
     """One BatchJob."""
     return await call.read(lambda tx: batch_jobs.get_batch_job(tx, call.principal, batch_job_id))
@@ -77,4 +77,13 @@ async def issue_launcher_token(call: Call, batch_job_id: int) -> SiteToken:
     secret = tokens.mint("launcher")
     return await call.write(
         lambda tx: batch_jobs.issue_launcher_token(tx, call.principal, batch_job_id, secret, call.now)
+    )
+
+
+@routes.post("/batch-jobs/{batch_job_id}/job-token", needs=SITE, status=201)
+async def issue_job_token(call: Call, batch_job_id: int, body: JobTokenCreate) -> SiteToken:
+    """A token for the code of the Jobs that run in this BatchJob; it dies with the BatchJob."""
+    secret = tokens.mint("job")
+    return await call.write(
+        lambda tx: batch_jobs.issue_job_token(tx, call.principal, batch_job_id, body, secret, call.now)
     )

@@ -2,7 +2,7 @@
 
 from balsam.domain.scopes import Scope
 from balsam.server.auth import tokens
-from balsam.server.auth.needs import SITE, USER, USER_OR_SITE
+from balsam.server.auth.needs import SITE, USER, USER_OR_SITE, USER_SITE_OR_JOB
 from balsam.server.broker import Mailbox, frame
 from balsam.server.errors import Forbidden
 from balsam.server.routes.call import Call
@@ -34,7 +34,7 @@ class AgentRelease(Message):
     instance: Short
 
 
-@routes.search("/sites", needs=USER_OR_SITE)
+@routes.search("/sites", needs=USER_SITE_OR_JOB)
 async def list_sites(call: Call, query: SiteFilter) -> SitesPage:
     """The caller's Sites."""
     return await call.read(lambda tx: sites.list_sites(tx, call.principal, query, call.now))
@@ -63,7 +63,7 @@ async def create_site(call: Call, body: SiteCreate) -> SiteCreated:
     return await call.write(create)
 
 
-@routes.get("/sites/{site_id}", needs=USER_OR_SITE)
+@routes.get("/sites/{site_id}", needs=USER_SITE_OR_JOB)
 async def get_site(call: Call, site_id: int) -> SiteView:
     """One Site."""
     return await call.read(lambda tx: sites.get_site(tx, call.principal, site_id, call.now))

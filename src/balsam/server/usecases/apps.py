@@ -59,7 +59,7 @@ def sync_app(tx: Tx, principal: Principal, message: AppSync, now: datetime, rena
 
     `rename_from` is the name it had; its Jobs stay its own. Once it has the new name, a repeat changes nothing.
     """
-    principal.require("user", "site")
+    principal.require("user", "site", "job")
     site = find_site(tx, principal, message.site_id, Role.OWNER)
     message = _complete(message)
     try:

@@ -42,7 +42,7 @@ def list_batch_jobs(tx: ReadTx, principal: Principal, message: BatchJobQuery) ->
 
 def selected(tx: ReadTx, principal: Principal, message: BatchJobFilter) -> list[BatchJobRow]:
     """The BatchJobs that the filter selects and the caller may see, by id. Raises Invalid for what can't be asked."""
-    principal.require("user", "site")
+    principal.require("user", "site", "job")
     wanted = [*conditions(message.where, BATCH_JOB_FIELDS), *_named(message)]
     return [row for row in _candidates(tx, principal, message) if matches(wanted, partial(getattr, row))]
 
@@ -52,8 +52,12 @@ def _candidates(tx: ReadTx, principal: Principal, message: BatchJobFilter) -> li
     if message.site_id is not None:
         sites &= set(message.site_id)
     states = tuple(BatchJobState) if message.state is None else tuple(message.state)
-    if message.id is not None:
-        rows = tx.find(BatchJobRow, id=tuple(message.id))
+    ids = None if message.id is None else set(message.id)
+    if principal.kind == "job" and principal.batch_job_id is not None:  # sees the one it runs in
+        own = {principal.batch_job_id}
+        ids = own if ids is None else ids & own
+    if ids is not None:
+        rows = tx.find(BatchJobRow, id=tuple(sorted(ids)))
         return [row for row in rows if row.site_id in sites and row.state in states]
     return tx.find(BatchJobRow, site_id=tuple(sites), state=states)
 

@@ -12,8 +12,9 @@ from typing import Any
 from balsam.domain.lifecycle import Refused, decide_batch_job
 from balsam.domain.partitions import filter_tag_problems, partition_tag_problems
 from balsam.domain.roles import Role
+from balsam.domain.scopes import Scope
 from balsam.domain.states import BATCH_JOB_ENDED, BatchJobState
-from balsam.server.errors import Conflict, Forbidden, Invalid, NotFound, ServiceError
+from balsam.server.errors import Conflict, Forbidden, Invalid, ServiceError
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Tx, Wake
 from balsam.server.store.records import BatchJobRow, SessionRow, SiteRow, TokenRow, micros
@@ -29,7 +30,7 @@ from balsam.wire.batch_jobs import (
     BatchJobsPatched,
     BatchJobView,
 )
-from balsam.wire.sites import QueueLimits, SiteToken
+from balsam.wire.sites import JobTokenCreate, QueueLimits, SiteToken
 
 _WAITING = (BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED)
 
@@ -211,13 +212,27 @@ def delete_batch_job(tx: Tx, principal: Principal, batch_job_id: int, now: datet
 
 def issue_launcher_token(tx: Tx, principal: Principal, batch_job_id: int, secret: str, now: datetime) -> SiteToken:
     """The token of a BatchJob's launcher. Raises Conflict when the BatchJob has ended."""
+    row = _open_batch_job(tx, principal, batch_job_id)
+    label = f"launcher of BatchJob {row.id}"
+    add_token(tx, row.owner_id, "launcher", secret, label, now, site_id=row.site_id, batch_job_id=row.id)
+    return SiteToken(token=secret)
+
+
+def issue_job_token(
+    tx: Tx, principal: Principal, batch_job_id: int, message: JobTokenCreate, secret: str, now: datetime
+) -> SiteToken:
+    """The token for code of the Jobs in a BatchJob. Raises Conflict when the BatchJob has ended."""
+    row = _open_batch_job(tx, principal, batch_job_id)
+    label = f"Jobs of BatchJob {row.id}"
+    scopes = {Scope.JOBS_WRITE, Scope.SITES_ADMIN} if message.may_sync_apps else {Scope.JOBS_WRITE}
+    add_token(tx, row.owner_id, "job", secret, label, now, site_id=row.site_id, batch_job_id=row.id, scopes=scopes)
+    return SiteToken(token=secret)
+
+
+def _open_batch_job(tx: ReadTx, principal: Principal, batch_job_id: int) -> BatchJobRow:
+    """The BatchJob, whose tokens live as long as it does."""
     principal.require("user", "site")
     row = find_batch_job(tx, principal, batch_job_id, Role.SUBMITTER)
     if row.state in BATCH_JOB_ENDED:
         raise Conflict("batch_job_ended", f"BatchJob {row.id} is {row.state}; it gets no token any more")
-    site = tx.get(SiteRow, row.site_id)
-    if site is None:
-        raise NotFound
-    label = f"launcher of BatchJob {row.id}"
-    add_token(tx, row.owner_id, "launcher", secret, label, now, site_id=site.id, batch_job_id=row.id)
-    return SiteToken(token=secret)
+    return row

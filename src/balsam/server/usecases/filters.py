@@ -21,7 +21,7 @@ def job_selections(tx: ReadTx, principal: Principal, message: JobFilter, need: R
 
     Raises Invalid for a tag without a colon, and for a look-up that can't be.
     """
-    principal.require("user", "site")
+    principal.require("user", "site", "job")
     return [_selection(tx, part, message) for part in parts(tx, principal, need)]
 
 

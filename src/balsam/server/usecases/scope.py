@@ -50,7 +50,7 @@ class Access:
     campaigns: Mapping[_CampaignKey, Role] = field(default_factory=dict)
 
     def at_site(self, owner_id: int, site_id: int) -> Role | None:
-        """The caller's role at a Site of this owner. The tokens of agents and launchers have theirs only."""
+        """The caller's role at a Site of this owner. The tokens of agents, launchers and Jobs have theirs only."""
         if self.principal.kind != "user":
             return Role.OWNER if self.principal.site_id == site_id else None
         if self.principal.site_id not in (None, site_id):
@@ -145,7 +145,7 @@ def seen_jobs(tx: ReadTx, access: Access, job_ids: Iterable[int]) -> dict[int, H
 
 def find_job(tx: ReadTx, principal: Principal, job_id: int, need: Role) -> JobRow:
     """The Job; `need` SUBMITTER: to change it, which takes that it is the caller's own."""
-    principal.require("user", "site")
+    principal.require("user", "site", "job")
     jobs = tx.jobs([job_id])
     if not jobs:
         raise NotFound
@@ -159,7 +159,7 @@ def find_job(tx: ReadTx, principal: Principal, job_id: int, need: Role) -> JobRo
 def find_batch_job(tx: ReadTx, principal: Principal, batch_job_id: int, need: Role) -> BatchJobRow:
     """The BatchJob; `need` SUBMITTER: to change it, which takes that the caller asked for it."""
     row = tx.get(BatchJobRow, batch_job_id)
-    if row is None or (principal.kind == "launcher" and row.id != principal.batch_job_id):
+    if row is None or (principal.kind in ("launcher", "job") and row.id != principal.batch_job_id):
         raise NotFound
     role = access_of(tx, principal).at_site(row.owner_id, row.site_id)
     require(role, need, f"BatchJob {row.id}")

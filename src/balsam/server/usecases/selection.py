@@ -105,7 +105,7 @@ async def delete_selected(store: Store, principal: Principal, message: JobsSelec
 async def _over(
     store: Store, principal: Principal, wanted: JobFilter, verb: Verb, keep: list[JobState] | None = None
 ) -> Outcome:
-    principal.require("user", "site")
+    principal.require("user", "site", "job")
     total = Outcome()
     place: _Place | None = _Place(0, 0)
     done: set[int] = set()

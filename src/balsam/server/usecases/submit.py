@@ -85,7 +85,7 @@ class _Submission:
 def submit_jobs(tx: Tx, principal: Principal, message: JobsCreate, now: datetime) -> JobsCreated:
     """Create all Jobs of the request. Raises Invalid naming every bad row, NotFound naming unknown Apps and parents,
     Forbidden naming Apps at Sites where the caller may not submit."""
-    principal.require("user", "site")
+    principal.require("user", "site", "job")
     whose = "yours" if principal.site_id is None else "of this Site"
     access = access_of(tx, principal)
     work = _Submission(access, whose, _load_apps(tx, access, message), _load_parents(tx, access, message))

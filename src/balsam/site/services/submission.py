@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 SCRIPT = "script.sh"
 CREDENTIALS = "credentials.json"
+JOB_CREDENTIALS = "job-credentials.json"
+_CREDENTIAL_FILES = (CREDENTIALS, JOB_CREDENTIALS)
 LAUNCHER_CONFIG = "launcher.json"
 # For so long the scheduler's limits are not asked for again.
 LIMITS_SEC = 600.0
@@ -126,13 +128,13 @@ class Submission:
         return {"submit_script": str(script)} if script.exists() else {}
 
     def forget(self, entry: Entry) -> None:
-        """The BatchJob ended: its launcher's token is dead, remove it. Raises OSError."""
-        (self._ledger.directory(entry) / CREDENTIALS).unlink(missing_ok=True)
+        """The BatchJob ended: the tokens of its launcher and its Jobs are dead, remove them. Raises OSError."""
+        for name in _CREDENTIAL_FILES:
+            (self._ledger.directory(entry) / name).unlink(missing_ok=True)
 
     def move_service(self, url: str) -> None:
-        """The local service has another address: tell the launchers of open BatchJobs through their credentials."""
-        for entry in self._ledger:
-            path = self._ledger.directory(entry) / CREDENTIALS
+        """The local service has another address: tell the launchers and Jobs of open BatchJobs in their credentials."""
+        for path in (self._ledger.directory(entry) / name for entry in self._ledger for name in _CREDENTIAL_FILES):
             try:
                 known = read_mapping(path)
                 if known and known.get("url") != url:
@@ -153,6 +155,9 @@ class Submission:
         write_secret_file(directory / LAUNCHER_CONFIG, self._launcher_config(job, directory))
         token = self._service.launcher_token(job.id)
         write_credentials(directory / CREDENTIALS, self._service_url(), token.token)
+        # Where only approved Apps run, code of Jobs has no business to register others.
+        token = self._service.job_token(job.id, may_sync_apps=self._settings.apps.accept == "owner")
+        write_credentials(directory / JOB_CREDENTIALS, self._service_url(), token.token)
         crash_point("after-launcher-files")
         request = SubmitRequest(
             num_nodes=job.num_nodes,
