@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -222,3 +223,10 @@ print(refused(lambda: JobExecutor(SITE, parameters={})))
     assert "there is no Site 'nowhere'" in said[6]
     assert said[7].startswith("ValueError: name is 'a/b'")
     assert said[8].startswith("TypeError: the arguments of the function are the parameters")
+
+
+def test_the_example_runs(site: LiveSite) -> None:
+    example = Path(__file__).parents[2] / "examples" / "functions.py"
+    said = site.run(example.read_text(), name="functions.py", arguments=[site.name]).splitlines()
+    assert len(said) == 16
+    assert said[-1].startswith("16 of 16: pi is about 3.14"), said[-1]
