@@ -118,9 +118,7 @@ def test_a_typo_is_answered_with_the_nearest_command(monkeypatch: pytest.MonkeyP
     assert "there are: ls," in balsam(monkeypatch, "job", "xyzzy").err
 
 
-@pytest.mark.parametrize(
-    ("group", "verb", "words"), [("site", "globus-login", "Globus"), ("server", "migrate", "starts")]
-)
+@pytest.mark.parametrize(("group", "verb", "words"), [("site", "globus-login", "Globus")])
 def test_a_command_of_balsam_0_7_that_is_gone_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, group: str, verb: str, words: str
 ) -> None:

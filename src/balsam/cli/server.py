@@ -8,11 +8,14 @@ _COMMANDS = {
     "deploy": ("balsam.cli.server_control:deploy", "Make a directory for a service and start it in the background."),
     "up": ("balsam.cli.server_control:up", "Run a service, in this terminal until Ctrl-C or in the background."),
     "down": ("balsam.cli.server_control:down", "Stop a service that runs in the background."),
+    "migrate": ("balsam.cli.server_database:migrate", "Bring a PostgreSQL database to the schema of this version."),
+    "backup": ("balsam.cli.server_database:backup", "Save one state of a service's database, also while it runs."),
+    "restore": ("balsam.cli.server_database:restore", "Put a backup in the place of a database, SQLite or PostgreSQL."),
+    "copy": ("balsam.cli.server_database:copy", "Move a service from its SQLite file to PostgreSQL."),
     "add-user": ("balsam.cli.server_users:add_user", "Create a password account."),
 }
-_GONE = {"migrate": "a service brings its database to the schema of its version when it starts"}
 
 
-@click.group(cls=Group, lazy=_COMMANDS, gone=_GONE)
+@click.group(cls=Group, lazy=_COMMANDS)
 def server() -> None:
     """Run a service, and manage its accounts."""

@@ -82,7 +82,8 @@ def database_of(ctx: click.Context, text: str | None) -> DatabaseAddress | None:
         address = DatabaseAddress(text) if text else None
     except BadAddress as error:
         raise click.BadParameter(str(error), ctx, param_hint="'--database'") from None
-    given_here = ctx.get_parameter_source("database") is ParameterSource.COMMANDLINE
+    contexts = (ctx, ctx.parent or ctx)  # `balsam server up` calls this command from its own
+    given_here = any(one.get_parameter_source("database") is ParameterSource.COMMANDLINE for one in contexts)
     if address is not None and address.has_password and given_here:
         raise click.BadParameter(
             "a password among the arguments can be read by others; put the whole address into the environment variable "

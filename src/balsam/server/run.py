@@ -33,7 +33,7 @@ from balsam.server.errors import Unavailable
 from balsam.server.settings import ServerSettings, SettingsError
 from balsam.server.store.protocol import Store
 from balsam.server.store.records import UserRow
-from balsam.server.store.schema import SchemaTooNew
+from balsam.server.store.schema import SchemaTooNew, SchemaTooOld
 from balsam.server.store.sqlite import SqliteStore, StoreInUse
 from balsam.server.usecases import accounts
 
@@ -41,7 +41,6 @@ log = logging.getLogger("balsam.server")
 
 BACKLOG = 2048
 STOP_SEC = 5  # a stop waits this long for requests that are being answered
-DATABASE = "balsam.sqlite3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def serve(settings: ServerSettings, on_ready: OnReady | None = None, clock: Cloc
     _raise_file_limit()
     with _listener(settings) as sock, ExitStack() as stack:
         ready = Ready(_url(settings, sock), os.getpid(), str(data_dir), uuid.uuid4().hex)
-        with open_store(settings, data_dir) as store:
+        with open_store(settings) as store:
             publish = stack.enter_context(_published(settings, data_dir, store, clock, ready))
             _calm_collector()
             if settings.workers == 1:
@@ -90,7 +89,7 @@ def _work(
     parent: int,
 ) -> None:
     """One worker, until it is told to stop or its parent is gone (`parent` can be read then)."""
-    with open_store(settings, data_dir) as store:
+    with open_store(settings) as store:
         _answer(settings, store, clock, instance, sock, on_ready, parent)
 
 
@@ -180,9 +179,9 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def open_store(settings: ServerSettings, data_dir: Path) -> Iterator[Store]:
+def open_store(settings: ServerSettings) -> Iterator[Store]:
     """The store of the settings. Raises SettingsError when it can't be opened."""
-    store = _sqlite(settings, data_dir) if settings.database is None else _postgres(settings.database, settings)
+    store = _sqlite(settings) if settings.database is None else _postgres(settings.database, settings)
     try:
         yield store
     finally:
@@ -192,7 +191,7 @@ def open_store(settings: ServerSettings, data_dir: Path) -> Iterator[Store]:
 def _postgres(address: DatabaseAddress, settings: ServerSettings) -> Store:
     """The store in a database, which is given its tables when it has none."""
     try:
-        from balsam.server.store.postgres.migrate import SchemaTooOld, fill_if_empty
+        from balsam.server.store.postgres.migrate import fill_if_empty
         from balsam.server.store.postgres.store import PostgresStore
     except ImportError as error:
         raise SettingsError(f"--database needs psycopg ({error}): pip install 'openbalsam[postgres]'") from None
@@ -203,11 +202,11 @@ def _postgres(address: DatabaseAddress, settings: ServerSettings) -> Store:
         raise SettingsError(str(error)) from None
 
 
-def _sqlite(settings: ServerSettings, data_dir: Path) -> Store:
+def _sqlite(settings: ServerSettings) -> Store:
     """The store in the data directory; a second service on the same data is refused by the store's own lock."""
     try:
         return SqliteStore(
-            data_dir / DATABASE, durable=settings.synchronous == "FULL", read_limit_sec=settings.read_limit_sec
+            settings.database_file, durable=settings.synchronous == "FULL", read_limit_sec=settings.read_limit_sec
         )
     except StoreInUse as error:
         raise SettingsError(f"{error}, or give another --data-dir") from None

@@ -91,6 +91,11 @@ class ServerSettings:
         return (self.data_dir or self.home / "service").expanduser().absolute()
 
     @property
+    def database_file(self) -> Path:
+        """Where the SQLite file is, when there is one."""
+        return self.data_path / "balsam.sqlite3"
+
+    @property
     def blob_path(self) -> Path:
         return (self.blob_dir or self.data_path / "blobs").expanduser().absolute()
 

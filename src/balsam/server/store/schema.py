@@ -14,6 +14,10 @@ _NEEDS = re.compile(r"^-- contract: code below (\d{4}) can't work with this$", r
 _APART = re.compile(r"^-- outside a transaction$", re.MULTILINE)
 
 
+class SchemaTooOld(Exception):
+    """The database has no schema yet, or that of an older version; the text says what to do."""
+
+
 class SchemaTooNew(Exception):
     """The database was written by a newer version; the text says what to do."""
 
@@ -51,14 +55,17 @@ def _read(number: int, name: str, script: str, only_for: str) -> Migration:
     return Migration(number, name, script, only_for, int(needs[1]) if needs else 0, apart)
 
 
-def migrate(db: sqlite3.Connection) -> int:
-    """Bring a SQLite file up, each step in one transaction; returns the version that it has then."""
+def migrate(db: sqlite3.Connection, until: int | None = None) -> int:
+    """Bring a SQLite file up, each step in one transaction; returns the version that it has then.
+
+    `until`: to the schema of an older version.
+    """
     steps = migrations("sqlite")
     newest = steps[-1].number
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if version > newest:
         raise SchemaTooNew(f"the database has schema {version}, this version knows {newest}: upgrade the service")
     for step in steps:
-        if step.number > version:
+        if version < step.number <= (until or newest):
             db.executescript(f"BEGIN IMMEDIATE; {step.script}; PRAGMA user_version = {step.number}; COMMIT;")
-    return newest
+    return until or newest

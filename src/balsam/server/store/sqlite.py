@@ -196,6 +196,16 @@ def _connect(path: Path) -> sqlite3.Connection:
     )
 
 
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Nobody else may use the file meanwhile. Raises StoreInUse."""
+    lock = _take_lock(path)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
 def _take_lock(path: Path) -> int:
     """Ids and counters are kept by one writer: a second service on the file would hand out the same ids."""
     lock = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

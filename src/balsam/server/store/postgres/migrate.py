@@ -16,7 +16,7 @@ from balsam.server.database_address import DatabaseAddress
 from balsam.server.errors import Unavailable
 from balsam.server.store.postgres.connection import ADVISORY_LOCKS, Connection, connect
 from balsam.server.store.postgres.sql import translated_migration
-from balsam.server.store.schema import Migration, SchemaTooNew, migrations
+from balsam.server.store.schema import Migration, SchemaTooNew, SchemaTooOld, migrations
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,6 @@ _RECORDS = """CREATE TABLE IF NOT EXISTS schema_migrations (
 _RECORD = "INSERT INTO schema_migrations (number, name, oldest_code) VALUES (%s, %s, %s)"
 
 
-class SchemaTooOld(Exception):
-    """The database has no schema yet, or that of an older version; the text says what to do."""
-
-
 def check_schema(address: DatabaseAddress, steps: Sequence[Migration] | None = None) -> None:
     """Raise SchemaTooOld or SchemaTooNew unless this version can work on the database."""
     newest = (steps or migrations("postgres"))[-1].number
@@ -49,6 +45,18 @@ def check_schema(address: DatabaseAddress, steps: Sequence[Migration] | None = N
         raise SchemaTooNew(
             f"the database {address} has schema {version}, which needs a newer version: upgrade the service"
         )
+
+
+def schema_version(address: DatabaseAddress) -> int:
+    """Which schema a database has. Raises SchemaTooOld when it has none, SchemaTooNew when this version knows less."""
+    newest = migrations("postgres")[-1].number
+    with closing(connect(address, "check")) as connection:
+        version, _ = _version(connection)
+    if version == 0:
+        raise SchemaTooOld(f"the database {address} has no tables of ours")
+    if version > newest:
+        raise SchemaTooNew(f"the database {address} has schema {version}, this version knows {newest}: upgrade first")
+    return version
 
 
 def fill_if_empty(address: DatabaseAddress) -> None:
