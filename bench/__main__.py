@@ -10,11 +10,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import machine, running, scheduling, starting, storing, waiting
+from bench import machine, moving, running, scheduling, starting, storing, waiting
 from bench.product import Product
 from bench.result import Goal, report
 
-PARTS = ("starting", "running", "scheduling", "waiting", "storing")
+PARTS = ("starting", "running", "scheduling", "waiting", "moving", "storing")
 
 
 def main() -> int:
@@ -41,6 +41,9 @@ def main() -> int:
         if "waiting" in parts:
             with Product(root / "waiting"):
                 goals += waiting.measure()
+        if "moving" in parts:
+            with Product(root / "moving") as product:
+                goals += moving.measure(product, root)
         if "storing" in parts:
             with Product(root / "storing") as product:
                 goals += storing.measure(product, root, chosen.rows)
