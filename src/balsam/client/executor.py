@@ -66,7 +66,8 @@ class JobExecutor(Executor):
             raise ValueError(f"name is {name!r}; it names a directory: letters, digits, '-', '_' and '.', at most 100")
         self.site_id = resolve_site(self._client, site)
         self._python_exe = python_exe
-        self._resources = self._checked(resources)
+        self._resources: dict[str, Any] = {}
+        self._resources = self._with(resources)
         self._pool = _Pool(Collector(self._client))
         #: The BatchJob that was requested with the executor, or None.
         self.allocation: BatchJob | None = None
@@ -83,8 +84,7 @@ class JobExecutor(Executor):
         (2, 'wide', 4)
         """
         other = copy.copy(self)
-        given = self._checked(resources)
-        other._resources = {**self._resources, **given}
+        other._resources = self._with(resources)
         return other
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[T]:
@@ -118,13 +118,13 @@ class JobExecutor(Executor):
     def futures(self) -> list[JobFuture[Any]]:
         """A future for every Job of this name at the Site, the oldest first, whichever process submitted it.
 
+        Raises RuntimeError after a `shutdown` that waited.
+
         >>> with JobExecutor(site="local", name="docs-scan") as executor:
         ...     _ = executor.submit(max, 3, 4)
         >>> [future.result(timeout=60) for future in JobExecutor(site="local", name="docs-scan").futures()][-1]
         4
         """
-        if self._pool.collector.is_finished:
-            raise RuntimeError("the executor is shut down; make another one of the same name to get its futures")
         jobs = self._client.Job.objects.filter(site_id=self.site_id, tags={TAG: self.name}).order_by("id")
         return [self._pool.collector.future_of(job) for job in jobs]
 
@@ -177,12 +177,13 @@ class JobExecutor(Executor):
         workdir = f"{TAG}/{self.name}/{uuid.uuid4().hex[:16]}"
         return self._client.Job(app_id=app_id, workdir=workdir, parameters=parameters, **self._resources)
 
-    def _checked(self, resources: Mapping[str, Any]) -> dict[str, Any]:
+    def _with(self, resources: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of Jobs, these in addition. Raises TypeError for a name that Jobs do not have."""
         if "parameters" in resources:
             raise TypeError(_NOT_A_RESOURCE)
-        tags = {**getattr(self, "_resources", {}).get("tags", {}), **resources.get("tags", {}), TAG: self.name}
-        given = {**resources, "tags": tags}
-        self._client.Job(app_id=0, workdir=TAG, **given)  # raises TypeError for a name that Jobs do not have
+        tags = {**self._resources.get("tags", {}), **resources.get("tags", {}), TAG: self.name}
+        given = {**self._resources, **resources, "tags": tags}
+        self._client.Job(app_id=0, workdir=TAG, **given)
         return given
 
 

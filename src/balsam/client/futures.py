@@ -5,7 +5,7 @@ Used by `client/executor.py`. A future that is cancelled is so at once; a Job th
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -86,19 +86,21 @@ def cancel_all(futures: Iterable[JobFuture[Any]]) -> None:
 
 
 class Collector:
-    """Fills the futures of one executor."""
+    """Fills the futures of one executor. Those that are open wait for their Jobs, cancelled ones included."""
 
     def __init__(self, client: "Client") -> None:
         self._client = client
         self._inbox: SimpleQueue[int | None] = SimpleQueue()
         self._open: dict[int, JobFuture[Any]] = {}
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()  # guards what is above and below
         self._thread: threading.Thread | None = None
         self._closed = False
 
     def future_of(self, job: "Job") -> JobFuture[Any]:
-        """The future of a Job, that of an earlier call while it is open."""
-        with self._lock:
+        """The future of a Job, that of an earlier call while it is open. Raises RuntimeError after `finish`."""
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the executor is shut down; make another one of the same name to get its futures")
             future = self._open.get(job.id)
             if future is not None:
                 return future
@@ -112,21 +114,14 @@ class Collector:
     @property
     def open_futures(self) -> list[JobFuture[Any]]:
         """Those that wait for their Jobs."""
-        with self._lock:
+        with self._changed:
             return list(self._open.values())
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether no future is filled any more."""
-        return self._closed
-
     def finish(self) -> None:
-        """Return when every future is filled and every Job is gone, cancelled ones included; no more are taken then."""
-        for future in self.open_futures:
-            wait([future])
-            with suppress(future.job.DoesNotExist):
-                future.job.wait()
-        self._closed = True
+        """Return when every future is filled and every Job is gone; no more are taken then."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open)
+            self._closed = True
         self._inbox.put(None)
 
     def _watch(self, future: JobFuture[Any]) -> None:
@@ -138,29 +133,36 @@ class Collector:
     def _work(self) -> None:
         while not self._closed:
             job_ids = [self._inbox.get()]
-            try:
+            with suppress(Empty):
                 while True:
                     job_ids.append(self._inbox.get_nowait())
-            except Empty:
-                pass
-            self._collect([job_id for job_id in job_ids if job_id is not None], None in job_ids)
+            try:
+                self._collect([job_id for job_id in job_ids if job_id is not None])
+                if None in job_ids and not self._closed:
+                    self._client.watcher.check()
+            except Exception as error:  # nobody may wait for ever, whatever went wrong
+                self._close(self.open_futures, error)
 
-    def _collect(self, job_ids: list[int], ended: bool) -> None:
-        with self._lock:
-            found = [self._open.pop(job_id) for job_id in dict.fromkeys(job_ids) if job_id in self._open]
+    def _collect(self, job_ids: list[int]) -> None:
+        with self._changed:
+            found = [self._open[job_id] for job_id in dict.fromkeys(job_ids) if job_id in self._open]
         waiting = iter([future for future in found if not self._gone(future)])
         while part := list(islice(waiting, RESULTS_AT_ONCE)):
             try:
                 self._deliver(part)
             except BalsamError as error:
                 _fail(part, error)
-        if ended and not self._closed:
-            try:
-                self._client.watcher.check()
-            except BalsamError as error:
-                with self._lock:
-                    lost, self._open = list(self._open.values()), {}
-                _fail(lost, error)
+        self._close([future for future in found if future.done()])
+
+    def _close(self, futures: Iterable[JobFuture[Any]], error: Exception | None = None) -> None:
+        """They wait for nothing any more; fail them with the error if there is one."""
+        futures = list(futures)
+        if error is not None:
+            _fail(futures, error)
+        with self._changed:
+            for future in futures:
+                self._open.pop(future.job.id, None)
+            self._changed.notify_all()
 
     def _gone(self, future: JobFuture[Any]) -> bool:
         watch = future.job._watch
@@ -192,8 +194,6 @@ class Collector:
             future._settle(future._end_cancelled)
         except NoResult:  # somebody has it run again
             future.job.refresh_from_db()
-            with self._lock:
-                self._open[future.job.id] = future
             self._watch(future)
         except Exception as error:  # whatever the function raised
             _fail([future], error)
