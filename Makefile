@@ -28,6 +28,7 @@ check: setup ## format, lint, types, layers and the fast tests: what to run befo
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache
+	$(PY) packaging/reference --check
 	$(PY) packaging/check_docs.py
 	$(PY) -m pytest -q -m "not slow" -n 4 --dist loadfile $(ARGS)
 

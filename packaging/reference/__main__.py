@@ -1,6 +1,6 @@
 """`packaging/reference`: the pages of docs/reference, out of the docstrings and the command's own tree.
 
-`make docs` writes them anew; with `--check` nothing is written and a page that is out of date is an error. Nothing is
+`make docs` writes them anew; with `--check`, as in `make check`, a page that is out of date is an error. Nothing is
 run but imports. Pages do not depend on the version of Python: signatures are quoted from the source.
 """
 
