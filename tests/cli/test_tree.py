@@ -126,6 +126,17 @@ def test_a_command_of_balsam_0_7_that_is_gone_says_what_to_do(
     assert done.code == 2 and words in done.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("words", [("up",), ("up", "--background"), ("deploy", "-p", "nowhere")], ids=" ".join)
+def test_a_password_among_the_arguments_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("BALSAM_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    done = balsam(monkeypatch, "server", *words, "--database", "postgresql://ann:canary@h/db", "--json")
+    assert done.code == 2 and "can be read by others" in done.json()["error"]["message"]
+    assert "canary" not in done.out and list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("group", ["job", "queue", "site", "app"])
 def test_list_is_ls(group: str) -> None:
     assert command_at((group, "list")) is command_at((group, "ls"))

@@ -7,6 +7,7 @@ import click
 from click.core import ParameterSource
 
 from balsam.cli.output import json_option, print_json
+from balsam.server.command import database_of
 from balsam.server.command import up as in_foreground
 
 PATH = click.Path(path_type=Path)
@@ -15,8 +16,11 @@ _NOT_FOR_CHILD = {"data_dir", "as_json"}
 
 def _up(background: bool, **options: Any) -> None:
     if not background:
-        click.get_current_context().invoke(in_foreground, **options)
+        # Not through `invoke`, which would hide from it what stood on the command line and what in a variable.
+        if in_foreground.callback is not None:
+            in_foreground.callback(**options)
         return
+    database_of(click.get_current_context(), options["database"])
     _start(_private(options["data_dir"]), as_json=options["as_json"])
 
 
@@ -34,6 +38,7 @@ up = click.Command(
 
 
 def _deploy(**options: Any) -> None:
+    database_of(click.get_current_context(), options["database"])
     path: Path = options["data_dir"]
     if path.exists() and any(path.iterdir()):
         raise click.ClickException(
