@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from balsam.client.model import Model
 from balsam.client.models.app import App, AppDirectory
-from balsam.client.models.application import ApplicationDefinition
-from balsam.client.models.batch_job import BatchJob
-from balsam.client.models.event import EventLog
 from balsam.client.models.job import Job
-from balsam.client.models.session import Session
 from balsam.client.models.site import Site
-from balsam.client.models.transfer import TransferItem
 from balsam.client.origin import OriginKey
 from balsam.client.settings import ClientSettings
 from balsam.domain.clock import Clock
-from balsam.wire.auth import UserCreate, UserView, WhoAmI
 from balsam.wire.base import VersionReply
 
 if TYPE_CHECKING:
     from balsam.client.collector import Collector
+    from balsam.client.models.application import ApplicationDefinition
+    from balsam.client.models.batch_job import BatchJob
+    from balsam.client.models.event import EventLog
+    from balsam.client.models.session import Session
+    from balsam.client.models.transfer import TransferItem
     from balsam.client.transport import Transport
     from balsam.client.watcher import Watcher
+    from balsam.wire.auth import UserView, WhoAmI
 
 M = TypeVar("M", bound=Model)
 
@@ -81,24 +81,34 @@ class Client:
         return self.bound(App)
 
     @property
-    def BatchJob(self) -> type[BatchJob]:  # noqa: N802
+    def BatchJob(self) -> "type[BatchJob]":  # noqa: N802
+        from balsam.client.models.batch_job import BatchJob
+
         return self.bound(BatchJob)
 
     @property
-    def Session(self) -> type[Session]:  # noqa: N802
+    def Session(self) -> "type[Session]":  # noqa: N802
+        from balsam.client.models.session import Session
+
         return self.bound(Session)
 
     @property
-    def TransferItem(self) -> type[TransferItem]:  # noqa: N802
+    def TransferItem(self) -> "type[TransferItem]":  # noqa: N802
+        from balsam.client.models.transfer import TransferItem
+
         return self.bound(TransferItem)
 
     @property
-    def EventLog(self) -> type[EventLog]:  # noqa: N802
+    def EventLog(self) -> "type[EventLog]":  # noqa: N802
+        from balsam.client.models.event import EventLog
+
         return self.bound(EventLog)
 
     @property
-    def ApplicationDefinition(self) -> type[ApplicationDefinition]:  # noqa: N802
+    def ApplicationDefinition(self) -> "type[ApplicationDefinition]":  # noqa: N802
         """Base for Apps of this client."""
+        from balsam.client.models.application import ApplicationDefinition
+
         return cast("type[ApplicationDefinition]", self._bind(ApplicationDefinition))
 
     def bound(self, base: type[M]) -> type[M]:
@@ -183,21 +193,24 @@ class Client:
         """
         return self.transport.request("GET", "/version", reply=VersionReply, deadline_sec=10.0)
 
-    def who_am_i(self) -> WhoAmI:
+    def who_am_i(self) -> "WhoAmI":
         """The account behind the token. Raises Unauthorized.
 
         >>> default_client().who_am_i().username == site.owner
         True
         """
+        from balsam.wire.auth import WhoAmI
+
         return self.transport.request("GET", "/auth/me", reply=WhoAmI, deadline_sec=10.0)
 
-    def create_user(self, username: str, password: str, *, is_admin: bool = False) -> UserView:
+    def create_user(self, username: str, password: str, *, is_admin: bool = False) -> "UserView":
         """Create a password account; only an administrator may. Raises Forbidden, Conflict, ValidationFailed.
 
         >>> default_client().create_user("grace", "a long pass phrase").username
         'grace'
         """
         from balsam.client.values import checked
+        from balsam.wire.auth import UserCreate, UserView
 
         fields = {"username": username, "password": password, "is_admin": is_admin}
         body = checked(UserCreate, "", fields)
