@@ -28,6 +28,7 @@ SLOW_DIRECTORIES = {"cluster", "crash", "simulation", "system"}
 # These start a service or processes for nearly every case and wait for them.
 SLOW_FILES = {
     "test_auth.py",
+    "test_hooks.py",
     "test_leftovers.py",
     "test_mpirun.py",
     "test_plain_ranks.py",

@@ -100,7 +100,7 @@ def test_examples_run(module: str, request: pytest.FixtureRequest) -> None:
     names = request.getfixturevalue("names")
     report: list[str] = []
     for test in found:
-        test.globs = {**vars(here), **names}
+        test.globs = {**vars(here), **names, "__name__": "__main__"}  # as the classes of a script
         doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append)
     assert report == [], "".join(report)
 

@@ -118,6 +118,9 @@ HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "by App": lambda w, s: w.page(limit=100, app_id=[w.app.id]),
     "by BatchJob": lambda w, s: w.page(limit=100, batch_job_id=[1]),
     "by parent": lambda w, s: w.page(limit=100, parent_id=[1]),
+    "to be cleaned": lambda w, s: w.page(
+        limit=100, after=1, site_id=[w.site.id], state=["JOB_FINISHED"], pending_file_cleanup=True
+    ),
     "by failure": lambda w, s: (w.page(limit=100, failure=["exit_code", "hook"]), w.count(failure=["hook"])),
     "by id": lambda w, s: w.page(id=[1, 2, 3]),
     "counts": lambda w, s: (w.counts(), w.count(), w.count(state=["RUNNING"]), w.count(tags=["a:1"])),
@@ -203,6 +206,20 @@ def test_the_order_of_hooks_comes_from_their_index(world: StoreWorld, tmp_path: 
     assert any(
         re.search(r"SEARCH jobs USING (COVERING )?INDEX jobs_awaiting_hook \(site_id=\?", step) for step in plan
     ), plan
+    assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+def test_jobs_to_be_cleaned_are_found_among_any_number_of_finished_ones(world: StoreWorld, tmp_path: Path) -> None:
+    app = world.add_app(name="messy", cleanup_files=["*.tmp"])
+    world.submit(2, app_id=app.id)
+    session = world.open_session().id
+    for job in world.acquire(session, 2):
+        world.tell(session, job, E.STARTED, E.RUN_DONE, return_code=0)
+    wanted = {"site_id": [world.site.id], "state": ["JOB_FINISHED"], "pending_file_cleanup": True}
+    statements = traced(world, lambda: world.page(limit=100, **wanted))
+    (walk,) = [text for text in statements if "LIMIT" in text and "FROM jobs" in text]
+    plan = plan_of(tmp_path / "balsam.sqlite", walk)
+    assert any("jobs_to_clean" in step for step in plan), plan
     assert not any("TEMP B-TREE" in step for step in plan), plan
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from balsam.domain.states import BatchJobState
-from balsam.site.crash_points import CRASH_POINTS
+from balsam.site.crash_points import CRASH_POINTS, OF_BATCH_JOBS
 from balsam.site.directory import SiteDirectory
 from tests.site.conftest import running_agent, service, site, starts, user  # noqa: F401
 from tests.site.fake_service import FakeService
@@ -25,7 +25,7 @@ AT_DELETION = {"after-cancel-before-record"}
 AT_END = {"after-end-before-delivery", "after-delivery-before-finished", "after-finished-before-close"}
 
 
-@pytest.mark.parametrize("point", CRASH_POINTS)
+@pytest.mark.parametrize("point", OF_BATCH_JOBS)
 def test_killed_at(point: str, site: SiteDirectory, service: FakeService) -> None:  # noqa: F811
     with running_agent(site, BALSAM_CRASH_POINT=point) as agent:
         number = service.add_batch_job()

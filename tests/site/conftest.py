@@ -41,6 +41,8 @@ scheduler:
   allowed_queues:
     local: {{max_nodes: 1, max_walltime: 1440, max_queued_jobs: 0}}
   allowed_projects: [local]
+processing: null
+file_cleaner: null
 """
 
 

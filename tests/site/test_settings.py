@@ -96,7 +96,10 @@ elastic_queue: null
         ("scheduler:\n  allowed_projects: a\n", 2, "scheduler.allowed_projects is 'a'"),
         ('scheduler:\n  optional_batch_job_params: {a: "b\\nc"}\n', 2, "scheduler.optional_batch_job_params.a"),
         ("elastic_queue:\n  min_num_nodes: 3\n", 1, "write `elastic_queue: null` or leave it out"),
-        ("processing: {num_workers: 1}\n", 1, "processing is not part of this version"),
+        ("processing:\n  num_workers: 0\n", 2, "processing.num_workers is 0"),
+        ("processing:\n  num_worker: 1\n", 2, "did you mean num_workers?"),
+        ("hook_time_limit_sec: 5\n", 1, "did you mean processing.hook_time_limit_sec?"),
+        ("file_cleaner: {service_period: 0}\n", 1, "file_cleaner.service_period is 0"),
         ("apps: {accept: pined}\n", 1, "is 'pined'; it must be 'owner' or 'pinned'; did you mean 'pinned'?"),
         ("launcher: {sort_by: lifo}\n", 1, "launcher.sort_by is 'lifo'; it must be 'fifo' or 'long_large_first'"),
         ("apps: {python: maybe}\n", 1, "apps.python is 'maybe'"),
@@ -145,3 +148,15 @@ def test_a_file_that_can_not_be_read_says_why(tmp_path: Path, data: bytes | None
     with pytest.raises(SettingsError, match=r"settings\.yml") as caught:
         load_settings(path)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["processing: null\nfile_cleaner: null\n", "processing:\nfile_cleaner:\n"])
+def test_null_switches_a_service_off_and_leaving_it_out_does_not(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "settings.yml"
+    path.write_text(text)
+    assert (load_settings(path).processing, load_settings(path).file_cleaner) == (None, None)
+    path.write_text("processing: {num_workers: 3}\n")
+    found = load_settings(path)
+    assert found.processing is not None and found.file_cleaner is not None
+    assert (found.processing.num_workers, found.processing.hook_time_limit_sec) == (3, 600.0)
+    assert (found.file_cleaner.cleanup_batch_size, found.file_cleaner.service_period) == (180, 30.0)

@@ -58,12 +58,12 @@ class Field(Generic[T]):
     def __get__(self, instance: "Model | None", owner: type) -> Self | T:
         if instance is None:
             return self
+        if (self.volatile and instance._stale) or (instance._is_partial and self.name not in (instance._row or {})):
+            instance._freshen()
         values = instance._values
         if self.name in values:
             kept: T = values[self.name]
             return kept
-        if (self.volatile and instance._stale) or (instance._is_partial and self.name not in (instance._row or {})):
-            instance._freshen()
         value = self.of_row(instance._row)
         if isinstance(value, (dict, list, set)):
             values[self.name] = value  # the user may change it in place

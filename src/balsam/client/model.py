@@ -136,8 +136,15 @@ class Model:
 
     def _freshen(self) -> None:
         """Read the row again because a part of it is known to be old; what was set stays set."""
-        self._row = self._manager()._read(self._saved_id())
-        self._stale = self._is_partial = False
+        self._renew_row(self._manager()._read(self._saved_id()))
+
+    def _renew_row(self, row: dict[str, Any]) -> None:
+        """Take a newer row. Values that were read and not changed follow it, or a save would set the old ones again."""
+        old, fields = self._row, self._fields
+        for name, value in list(self._values.items()):
+            if value != fields[name].of_row(row) and value == fields[name].of_row(old):
+                del self._values[name]
+        self._row, self._stale, self._is_partial = row, False, False
 
     def _changes(self) -> dict[str, Any]:
         """Fields that differ from the row, as JSON values."""

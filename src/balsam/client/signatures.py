@@ -71,6 +71,7 @@ class NewJob(JobFields, total=False):
     workdir: Required[Text]
     parent_ids: "Iterable[int | Job]"
     transfers: "Mapping[str, str | Mapping[str, Any] | JobTransferItem]"
+    pending_file_cleanup: bool
 
 
 class NewBatchJob(TypedDict, total=False):

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from balsam.domain.envelope import BadEnvelope, Envelope, is_envelope
+from balsam.domain.globs import BadPattern, Glob
 from balsam.domain.lifecycle import Hook
 from balsam.domain.template import CommandTemplate, ParameterError, TemplateError, check_parameters
 from balsam.domain.transfers import local_path_problem
@@ -166,6 +167,7 @@ class AppSpec:
         for name, slot in self.transfers.items():
             if why := local_path_problem(slot.local_path):
                 yield f"transfer slot {name!r}: {why}"
+        yield from self._pattern_problems()
         if self.hooks and self.code is None:
             yield f"hooks ({', '.join(sorted(self.hooks))}) are declared and the code of the class is missing"
         if self.runs_python:
@@ -175,6 +177,13 @@ class AppSpec:
                 yield "get_arg_str() and run() are both there; get_arg_str() is for Apps with a command_template"
             return
         yield from self._template_problems()
+
+    def _pattern_problems(self) -> Iterator[str]:
+        for pattern in self.cleanup_files:
+            try:
+                Glob.parse(pattern)
+            except BadPattern as error:
+                yield f"cleanup_files: {error}"
 
     def _template_problems(self) -> Iterator[str]:
         if self.command_template is None:

@@ -20,14 +20,16 @@ from balsam.domain.clock import Clock
 from balsam.platform.scheduler.base import Scheduler
 from balsam.site.directory import SiteError
 from balsam.site.lock import AgentLock, AgentStatus
+from balsam.site.processing_loop import ProcessingLoop
 from balsam.site.service import AnotherAgent, ServiceAway, ServiceLink
 from balsam.site.services.allocations import Allocations
 from balsam.site.services.batch_jobs import BatchJobs
+from balsam.site.services.cleanup import FileCleaner
 from balsam.site.services.files import Files
 from balsam.site.services.submission import Submission
 from balsam.site.services.transfers import Transfers
 from balsam.wire.sites import AgentLeaseReply, AgentLeaseRequest, FileRequest, SitePatch
-from balsam.wire.stream import StreamEvent
+from balsam.wire.stream import JobIds, StreamEvent
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,8 @@ class Agent:
         submission: Submission,
         files: Files,
         transfers: Transfers,
+        processing: ProcessingLoop | None,
+        cleaner: FileCleaner | None,
         offer: SitePatch,
         sync_period_sec: float,
         clock: Clock,
@@ -69,6 +73,8 @@ class Agent:
         self._submission = submission
         self._files = files
         self._transfers = transfers
+        self._processing = processing
+        self._cleaner = cleaner
         self._offer: SitePatch | None = offer
         self._period_sec = sync_period_sec
         self._clock = clock
@@ -99,6 +105,10 @@ class Agent:
         self._allocations.is_polled = not watches
         self._files.start()
         self._transfers.start()
+        if self._processing is not None:
+            self._processing.start()
+        if self._cleaner is not None:
+            self._cleaner.start()
         threads = [
             threading.Thread(target=self._follow_stream, name="balsam-stream", daemon=True),
             threading.Thread(target=self._renew, args=(lease,), name="balsam-lease", daemon=True),
@@ -226,10 +236,15 @@ class Agent:
                 self._files.ask(FileRequest.model_validate_json(event.data))
             except ValidationError as error:
                 log.warning("a file request of the service can't be understood: %s", error)
+        elif event.name == StreamEvent.CANCEL:
+            if self._processing is not None:
+                self._processing.cancel(JobIds.model_validate_json(event.data).job_ids)
         elif event.name in (StreamEvent.HELLO, StreamEvent.BATCH_JOBS):
             self._wakes.put("service")
         if event.name in (StreamEvent.HELLO, StreamEvent.TRANSFERS):
             self._transfers.look()
+        if self._processing is not None and event.name in (StreamEvent.HELLO, StreamEvent.HOOKS):
+            self._processing.hint()
 
     def _renew(self, lease: AgentLeaseReply) -> None:
         pause_sec = lease.renew_sec
@@ -253,6 +268,10 @@ class Agent:
             self._stream.close()
         self._files.close()
         self._transfers.close()
+        if self._processing is not None:
+            self._processing.stop()
+        if self._cleaner is not None:
+            self._cleaner.close()
         self._scheduler.close()
         if not self._ousted and not self._reloading:
             try:

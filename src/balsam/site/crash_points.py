@@ -7,7 +7,7 @@ of an agent, which then kills itself at the first pass through that place.
 import os
 import signal
 
-CRASH_POINTS = (
+OF_BATCH_JOBS = (
     "before-intent",
     "after-intent",
     "after-launcher-files",
@@ -26,12 +26,20 @@ TRANSFER_CRASH_POINTS = (
     "after-transfer-before-told",
     "after-transfer-told",
 )
+OF_HOOKS = (
+    "after-processing-session-before-outbox",
+    "after-grant-before-hook",
+    "after-hook-before-record",
+    "after-record-before-verdict-report",
+    "after-verdict-report-before-ack",
+)
+CRASH_POINTS = (*OF_BATCH_JOBS, *TRANSFER_CRASH_POINTS, *OF_HOOKS)
 _ENVIRONMENT = "BALSAM_CRASH_POINT"
 
 
 def crash_point(name: str) -> None:
     """Die here when a test asked for it."""
-    if name not in CRASH_POINTS + TRANSFER_CRASH_POINTS:
+    if name not in CRASH_POINTS:
         raise ValueError(f"{name!r} is not listed here, so no test would die there")
     if os.environ.get(_ENVIRONMENT) == name:
         os.kill(os.getpid(), signal.SIGKILL)

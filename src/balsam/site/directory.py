@@ -69,6 +69,11 @@ class SiteDirectory:
         return self.root / "qsubmit"
 
     @property
+    def processing(self) -> Path:
+        """What the agent knows of hooks until the service knows it too."""
+        return self.root / "processing"
+
+    @property
     def agent_lock(self) -> Path:
         return self.root / "agent.lock"
 

@@ -12,6 +12,7 @@ import logging
 import os
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -147,6 +148,24 @@ class AgentLock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def this_process() -> dict[str, object]:
+    """Which process this is, for others who want to know whether it lives."""
+    info = look(os.getpid())
+    start = info.id.start if info else 0
+    return {"hostname": os.uname().nodename, "boot_id": boot_id(), "pid": os.getpid(), "start": start}
+
+
+def was_here_and_is_gone(process: Mapping[str, object]) -> bool:
+    """Whether what `this_process` told was a process of this host and does not live any more; this one does not count
+    as living: it knows what it has ended. Of another host's process nothing is known."""
+    if process.get("hostname") != os.uname().nodename:
+        return False
+    pid, start = process.get("pid"), process.get("start")
+    if process.get("boot_id") != boot_id() or not isinstance(pid, int) or not isinstance(start, int):
+        return True
+    return pid == os.getpid() or not is_alive(ProcessId(pid, start))
 
 
 def read_status(site: SiteDirectory) -> AgentStatus | None:

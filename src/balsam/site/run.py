@@ -27,6 +27,7 @@ from balsam.site.agent import Agent
 from balsam.site.crash_points import crash_point
 from balsam.site.directory import SiteDirectory, SiteError, SiteIdentity
 from balsam.site.former_paths import remove_former_paths
+from balsam.site.job_duties import make_cleaner, make_processing
 from balsam.site.launcher_config import launcher_config_maker
 from balsam.site.ledger import Ledger
 from balsam.site.lock import AgentLock, AgentStatus
@@ -191,6 +192,8 @@ def build_agent(
         submission=submission,
         files=Files(site.data, link.reply_file, clock),
         transfers=_transfers(site, settings.transfers, link, clock),
+        processing=make_processing(site, settings, link, clock),
+        cleaner=make_cleaner(site, settings, link),
         offer=site_offer(site, settings),
         sync_period_sec=settings.scheduler.sync_period,
         clock=clock,

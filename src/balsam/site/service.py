@@ -147,7 +147,12 @@ class ServiceLink:
 
     def site(self) -> SiteView:
         """The Site as the service knows it. Raises ServiceAway."""
-        return self._call(lambda: self._transport.request("GET", f"/sites/{self.site_id}", reply=SiteView))
+        return self.call(lambda: self._transport.request("GET", f"/sites/{self.site_id}", reply=SiteView))
+
+    @property
+    def transport(self) -> Transport:
+        """The connections, for a caller that says by `call` how its requests may fail."""
+        return self._transport
 
     def open_batch_jobs(self) -> list[BatchJobView]:
         found: list[BatchJobView] = []
@@ -169,24 +174,24 @@ class ServiceLink:
 
     def report_batch_jobs(self, patches: Mapping[int, BatchJobPatch]) -> BatchJobsPatched:
         body = BatchJobsPatch(patches=dict(patches))
-        return self._call(lambda: self._transport.request("PATCH", "/batch-jobs", reply=BatchJobsPatched, body=body))
+        return self.call(lambda: self._transport.request("PATCH", "/batch-jobs", reply=BatchJobsPatched, body=body))
 
     def launcher_token(self, batch_job_id: int) -> SiteToken:
         path = f"/batch-jobs/{batch_job_id}/token"
-        return self._call(lambda: self._transport.request("POST", path, reply=SiteToken, safe_to_repeat=True))
+        return self.call(lambda: self._transport.request("POST", path, reply=SiteToken, safe_to_repeat=True))
 
     def job_token(self, batch_job_id: int, may_sync_apps: bool) -> SiteToken:
         path, body = f"/batch-jobs/{batch_job_id}/job-token", JobTokenCreate(may_sync_apps=may_sync_apps)
-        return self._call(
+        return self.call(
             lambda: self._transport.request("POST", path, body=body, reply=SiteToken, safe_to_repeat=True)
         )
 
     def sessions(self) -> list[SessionView]:
-        return self._call(lambda: self._transport.request("GET", "/sessions", reply=SessionsPage)).results
+        return self.call(lambda: self._transport.request("GET", "/sessions", reply=SessionsPage)).results
 
     def deliver(self, session_id: int, report: Report) -> ReportReply:
         path = f"/sessions/{session_id}/report"
-        return self._call(
+        return self.call(
             lambda: self._transport.request("POST", path, reply=ReportReply, body=report, safe_to_repeat=True),
             Conflict,
             NotFound,
@@ -195,14 +200,12 @@ class ServiceLink:
     def due_transfers(self, limit: int) -> list[TransferItemView]:
         """TransferItems that the Site is to work on, oldest first."""
         query = TransferQuery(site_id=[self.site_id], state=list(TRANSFER_DUE), limit=limit)
-        return self._call(
-            lambda: self._transport.request("GET", "/transfers", reply=TransfersPage, query=query)
-        ).results
+        return self.call(lambda: self._transport.request("GET", "/transfers", reply=TransfersPage, query=query)).results
 
     def report_transfers(self, patches: Mapping[int, TransferPatch]) -> TransfersPatched:
         """Tell how TransferItems go; each is taken or refused by itself."""
         body = TransfersPatch(patches=dict(patches))
-        return self._call(lambda: self._transport.request("PATCH", "/transfers", reply=TransfersPatched, body=body))
+        return self.call(lambda: self._transport.request("PATCH", "/transfers", reply=TransfersPatched, body=body))
 
     def blobs(self) -> ServiceBlobs:
         """Content of files at the service, to send and to fetch."""
@@ -212,7 +215,7 @@ class ServiceLink:
         """Open or renew the claim to be the Site's only agent. Raises AnotherAgent, ServiceAway."""
         path = f"/sites/{self.site_id}/agent"
         try:
-            return self._call(
+            return self.call(
                 lambda: self._transport.request("POST", path, reply=AgentLeaseReply, body=request, safe_to_repeat=True),
                 Conflict,
             )
@@ -222,17 +225,17 @@ class ServiceLink:
     def release_agent_lease(self, instance: str) -> None:
         """Let the next agent start at once."""
         path, query = f"/sites/{self.site_id}/agent", _Instance(instance=instance)
-        self._call(lambda: self._transport.request("DELETE", path, query=query, deadline_sec=RELEASE_SEC))
+        self.call(lambda: self._transport.request("DELETE", path, query=query, deadline_sec=RELEASE_SEC))
 
     def update_site(self, patch: SitePatch) -> None:
         """Tell what the Site offers."""
         path = f"/sites/{self.site_id}"
-        self._call(lambda: self._transport.request("PATCH", path, reply=SiteView, body=patch))
+        self.call(lambda: self._transport.request("PATCH", path, reply=SiteView, body=patch))
 
     def rename_site(self, name: str) -> None:
         """Give the Site another name. Raises Conflict when the owner has one of that name, ValidationFailed."""
         path, patch = f"/sites/{self.site_id}", checked(SitePatch, "Site", {"name": name})
-        self._call(
+        self.call(
             lambda: self._transport.request("PATCH", path, reply=SiteView, body=patch), Conflict, ValidationFailed
         )
 
@@ -240,7 +243,7 @@ class ServiceLink:
         """Answer a file request. One that nobody waits for any more is no error."""
         path = f"/file-requests/{request_id}"
         try:
-            self._call(lambda: self._transport.request("PUT", path, body=reply), NotFound, Conflict)
+            self.call(lambda: self._transport.request("PUT", path, body=reply), NotFound, Conflict)
         except (NotFound, Conflict):
             log.debug("nobody waits for file request %s any more", request_id)
 
@@ -263,9 +266,10 @@ class ServiceLink:
         self._transport.close()
 
     def _page(self, query: BatchJobQuery) -> BatchJobsPage:
-        return self._call(lambda: self._transport.request("GET", "/batch-jobs", reply=BatchJobsPage, query=query))
+        return self.call(lambda: self._transport.request("GET", "/batch-jobs", reply=BatchJobsPage, query=query))
 
-    def _call(self, send: Callable[[], T], *let: type[BalsamError]) -> T:
+    def call(self, send: Callable[[], T], *let: type[BalsamError]) -> T:
+        """What `send` returns. Raises ServiceAway for whatever goes wrong, but lets these errors through."""
         try:
             answer = send()
         except let:

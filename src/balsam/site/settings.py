@@ -19,10 +19,10 @@ PositiveSec = Annotated[float, Field(gt=0)]
 Later = Annotated[None, Field(default=None)]
 
 # Sections of Balsam 0.7 whose service comes later: `null` is understood, anything else would be a promise not kept.
-LATER_SECTIONS = ("processing", "file_cleaner", "queue_maintainer", "elastic_queue")
+LATER_SECTIONS = ("queue_maintainer", "elastic_queue")
 
-# Sections whose service `null` switches off, as in Balsam 0.7.
-OFF_BY_NULL = ("transfers",)
+# Sections whose service `null` switches off, as in Balsam 0.7; one that is left out has its defaults.
+OFF_BY_NULL = ("processing", "transfers", "file_cleaner")
 
 
 class Section(BaseModel):
@@ -110,6 +110,21 @@ class AppsSettings(Section):
     python: bool = True
 
 
+class ProcessingSettings(Section):
+    """`processing`: the hooks of Apps, run by the agent; `prefetch_depth`: the most Jobs that it holds for them."""
+
+    num_workers: Annotated[int, Field(ge=1, le=1000)] = 5
+    prefetch_depth: Positive = 1000
+    hook_time_limit_sec: PositiveSec = 600.0
+
+
+class FileCleanerSettings(Section):
+    """`file_cleaner`: removes what Apps name in `cleanup_files` from the workdirs of Jobs that have finished."""
+
+    cleanup_batch_size: Annotated[int, Field(ge=1, le=10_000)] = 180
+    service_period: PositiveSec = 30.0
+
+
 class NodeSettings(Section):
     """`node`: what one node has, where detection is wrong or shall be limited. None: detect."""
 
@@ -158,9 +173,9 @@ class Settings(Section):
     apps: AppsSettings = AppsSettings()
     node: NodeSettings = NodeSettings()
     mpirun: Short | None = None
-    processing: Later
+    processing: ProcessingSettings | None = ProcessingSettings()
     transfers: TransferSettings | None = TransferSettings()
-    file_cleaner: Later
+    file_cleaner: FileCleanerSettings | None = FileCleanerSettings()
     queue_maintainer: Later
     elastic_queue: Later
 

@@ -205,9 +205,10 @@ def _section_type(model: type[BaseModel], part: str | int) -> type[BaseModel] | 
 
 def _all_keys() -> list[str]:
     names = []
-    for name, field in Settings.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names += [f"{name}.{key}" for key in field.annotation.model_fields]
+    for name in Settings.model_fields:
+        section = _section_type(Settings, name)
+        if section is not None:
+            names += [f"{name}.{key}" for key in section.model_fields]
     return names
 
 

@@ -368,6 +368,16 @@ class JobRules:
             assert sorted({event.job_id for event in found}) == jobs, chosen
             assert count == len(found), chosen
 
+    def test_files_are_to_be_cleaned_where_the_app_says_so(self, world: StoreWorld) -> None:
+        app = world.add_app(name="messy", cleanup_files=["*.tmp"])
+        wanted = world.submit(2, app_id=app.id)
+        world.submit(app_id=app.id, pending_file_cleanup=False)
+        world.submit()
+        assert [job.id for job in world.page(pending_file_cleanup=True)] == wanted
+        world.write(lambda tx: tx.change_jobs({wanted[0]: {"pending_file_cleanup": False}}, 9))
+        assert [job.id for job in world.page(pending_file_cleanup=True, site_id=[world.site.id])] == wanted[1:]
+        assert world.count(pending_file_cleanup=False) == 3
+
     def test_deleting_leaves_no_trace(self, world: StoreWorld) -> None:
         parent = world.submit(tags={"a": "b"})
         world.submit(2, tags={"a": "b"}, parent_ids=parent)

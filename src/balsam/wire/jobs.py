@@ -35,6 +35,7 @@ class JobCreate(Message):
     transfers: dict[Short, str | JobTransfer] = Field(default_factory=dict)  # a text is "alias:/absolute/path"
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
     max_attempts: Annotated[int, Field(ge=1)] | None = None
+    pending_file_cleanup: bool = True  # where the App has cleanup_files
 
 
 class JobsCreate(Message):

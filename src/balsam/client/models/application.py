@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
+from balsam.domain.states import JobState
+
 if TYPE_CHECKING:
     from balsam.client.client import Client
     from balsam.client.models.job import Job
@@ -90,6 +92,66 @@ class ApplicationDefinition:
         if self._make_job is None:
             raise RuntimeError("self.job is there while a method of the App runs at its Site")
         return self._make_job()
+
+    def preprocess(self) -> None:
+        """Hook before the first attempt, at the Site, in the workdir, with `self.job`. Sets `self.job.state`.
+
+        By default, and when it sets no state: PREPROCESSED, the Job may run. FAILED ends it.
+
+        >>> class Prepared(ApplicationDefinition):
+        ...     site = "local"
+        ...     command_template = "cat input.txt"
+        ...     def preprocess(self):
+        ...         with open("input.txt", "w") as file:
+        ...             file.write(self.job.tags["name"])
+        >>> job = Prepared.submit("prepared/1", tags={"name": "World"})
+        >>> job.wait(timeout=60), job.read_text("job.out")
+        (True, 'World')
+        """
+        self.job.state = JobState.PREPROCESSED
+
+    def postprocess(self) -> None:
+        """Hook after an attempt that ended well. By default POSTPROCESSED; RESTART_READY runs the Job again.
+
+        >>> class Measured(ApplicationDefinition):
+        ...     site = "local"
+        ...     command_template = "echo 42 > answer"
+        ...     def postprocess(self):
+        ...         with open("answer") as file:
+        ...             self.job.data = {"answer": int(file.read())}
+        >>> job = Measured.submit("measured/1")
+        >>> job.wait(timeout=60), job.data
+        (True, {'answer': 42})
+        """
+        self.job.state = JobState.POSTPROCESSED
+
+    def handle_error(self) -> None:
+        """Hook after an attempt that ended in an error. By default FAILED; RESTART_READY runs the Job again.
+
+        >>> class Stubborn(ApplicationDefinition):
+        ...     site = "local"
+        ...     command_template = "test {{ step }} -le 2"
+        ...     def handle_error(self):
+        ...         self.job.parameters = {"step": "2"}
+        ...         self.job.state = "RESTART_READY"
+        >>> job = Stubborn.submit("stubborn/1", step="4")
+        >>> job.wait(timeout=60), job.attempt, job.return_code
+        (True, 2, 0)
+        """
+        self.job.state = JobState.FAILED
+
+    def handle_timeout(self) -> None:
+        """Hook after an attempt that did not end in its time, or was lost. By default RESTART_READY; FAILED ends it.
+
+        >>> class Punctual(ApplicationDefinition):
+        ...     site = "local"
+        ...     command_template = "sleep 1"
+        ...     def handle_timeout(self):
+        ...         self.job.state = "FAILED"
+        >>> Punctual.submit("punctual/1", wall_time_min=1).wait(timeout=60)
+        True
+        """
+        self.job.state = JobState.RESTART_READY
 
     def shell_preamble(self) -> str | list[str]:
         """Shell text that is sourced before the command, at the Site; lines of a list are joined with `&&`.

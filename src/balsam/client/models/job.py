@@ -54,7 +54,8 @@ def _transfers(value: Mapping[str, Any]) -> dict[str, Any]:
     return {slot: str(item) if isinstance(item, JobTransferItem) else item for slot, item in value.items()}
 
 
-def _iso_time(value: datetime | str) -> str:
+def iso_time(value: datetime | str) -> str:
+    """The time as it travels; text is left as it is."""
     return aware(value).isoformat() if isinstance(value, datetime) else value
 
 
@@ -83,7 +84,7 @@ class Job(JobArrivals, JobFiles, JobResults, Model):
     workdir = Field[RemotePath](load=RemotePath, accept=RemotePath.of)
     parameters = Field[dict[str, Any]]({})
     tags = Field[dict[str, str]]({})
-    data = Field[dict[str, Any]]({})
+    data = Field[dict[str, Any]]({}, volatile=True)
     num_nodes = Field[int](1)
     ranks_per_node = Field[int](1)
     threads_per_rank = Field[int](1)
@@ -100,7 +101,7 @@ class Job(JobArrivals, JobFiles, JobResults, Model):
     pending_file_cleanup = Field[bool](True)
     state = Field[JobState](None, write=Write.SAVED, accept=JobState)
     state_data = Field[dict[str, Any] | None](None, write=Write.SAVED)
-    state_timestamp = Field[str | None](None, write=Write.SAVED, accept=_iso_time)
+    state_timestamp = Field[str | None](None, write=Write.SAVED, accept=iso_time)
     site_id = Field[int](None, write=Write.NEVER)
     attempt = Field[int](0, write=Write.NEVER, volatile=True)
     failure = Field[Failure | None](None, write=Write.NEVER, volatile=True)
@@ -331,8 +332,7 @@ class Job(JobArrivals, JobFiles, JobResults, Model):
             if self._is_partial:  # there is nothing old
                 raise
             return
-        self._row = self._manager()._row_dict(view)
-        self._stale = self._is_partial = False
+        self._renew_row(self._manager()._row_dict(view))
 
     def _view(self, deadline_sec: float | None) -> JobView:
         path = f"/jobs/{self._saved_id()}"

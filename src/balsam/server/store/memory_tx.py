@@ -389,7 +389,7 @@ def _new_row(job: NewJob, job_id: int, at: int) -> JobRow:
         was_preprocessed=facts.was_preprocessed,
         event_seq=len(shape.decision.transitions),
         return_code=None,
-        pending_file_cleanup=False,
+        pending_file_cleanup=shape.pending_file_cleanup,
         created_at=at,
         last_update=at,
         started_at=None,

@@ -413,6 +413,7 @@ class JobShape:
     wall_time_min: int
     max_attempts: int | None
     steps: int
+    pending_file_cleanup: bool = False
 
 
 @dataclass(slots=True)

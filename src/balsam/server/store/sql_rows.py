@@ -16,7 +16,6 @@ NEW_JOB = {
     "batch_job_id": "NULL",
     "cancel_requested": "0",
     "return_code": "NULL",
-    "pending_file_cleanup": "0",
     "started_at": "NULL",
     "ended_at": "NULL",
     "spent_attempts": "0",
@@ -43,7 +42,7 @@ UPDATE_GUARD = ("id", "state", "token", "event_seq")
 
 
 def shape_values(shape: JobShape) -> tuple[Any, ...]:
-    """The columns of a new Job from `owner_id` to `event_seq`."""
+    """The columns of a new Job from `owner_id` to `pending_file_cleanup`."""
     facts = shape.decision.after
     return (
         shape.owner_id,
@@ -62,6 +61,7 @@ def shape_values(shape: JobShape) -> tuple[Any, ...]:
         shape.steps,
         int(facts.was_preprocessed),
         len(shape.decision.transitions),
+        int(shape.pending_file_cleanup),
     )
 
 

@@ -71,7 +71,7 @@ def job_query(selection: JobSelection, driver: str) -> Query:
     if selection.workdir_contains is not None:
         query.add("instr(jobs.workdir, ?) > 0", selection.workdir_contains)
     if selection.pending_file_cleanup is not None:
-        query.add("jobs.pending_file_cleanup = ?", int(selection.pending_file_cleanup))
+        query.add(f"jobs.pending_file_cleanup = {int(selection.pending_file_cleanup)}")  # a partial index has it
     for condition in selection.conditions:
         text, params = condition_sql(condition, JOBS)
         query.add(text, *params)
@@ -90,7 +90,7 @@ def stream_query(selection: JobSelection, site_id: int, state: int) -> Query:
         conditions=selection.conditions,
     )
     query = job_query(rest, "none")
-    query.source = "jobs INDEXED BY jobs_by_state"
+    query.source = "jobs INDEXED BY " + ("jobs_to_clean" if selection.pending_file_cleanup else "jobs_by_state")
     query.conditions.insert(0, "jobs.site_id = ? AND jobs.state = ?")
     query.params[:0] = [site_id, state]
     return query

@@ -330,7 +330,7 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
                 raise GuardFailed(f"Job {job_id} is gone")
             self._withdraw([job_id])
             sets = ", ".join(f"{column} = ?" for column in columns)
-            values = [dump(value) if column in _JSON_COLUMNS else value for column, value in columns.items()]
+            values = [_column_value(column, value) for column, value in columns.items()]
             sql = f"UPDATE jobs SET last_update = ?{', ' if sets else ''}{sets} WHERE id = ?"
             if "tags" in columns:
                 self._replace_tags(job_id, row[0], row[1], columns["tags"])
@@ -398,6 +398,13 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
             for job_id, owner, tags, site, rank, *shape in self._db.execute(sql, (listed(job_ids),)).fetchall()
             for item in json.loads(tags).items()
         ]
+
+
+def _column_value(column: str, value: Any) -> Any:
+    """As the column of a Job keeps it; flags are numbers, which PostgreSQL does not make of truth values."""
+    if column in _JSON_COLUMNS:
+        return dump(value)
+    return int(value) if isinstance(value, bool) else value
 
 
 def _is_available(job: HotJob) -> bool:

@@ -261,7 +261,8 @@ def _shape(work: _Submission, app: _App, job: JobCreate, resources: _Resources, 
         if state in _FAILED:
             failed = failed or f"its parent Job {parent} is {state}"
     stages = _stages(slots) if slots else 0
-    key = (job.app_id, job.priority, *resources, job.max_attempts, unfinished > 0, failed, stages)
+    cleanup = job.pending_file_cleanup and bool(app.spec.cleanup_files)
+    key = (job.app_id, job.priority, *resources, job.max_attempts, unfinished > 0, failed, stages, cleanup)
     shape = work.shapes.get(key)
     if shape is None:
         facts = JobFacts(
@@ -282,6 +283,7 @@ def _shape(work: _Submission, app: _App, job: JobCreate, resources: _Resources, 
             *resources,
             max_attempts=job.max_attempts,
             steps=app.steps | stages,
+            pending_file_cleanup=cleanup,
         )
     return shape
 
