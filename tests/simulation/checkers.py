@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.domain.states import BATCH_JOB_ENDED, DONE_STATES, LEGAL_MOVES, RUNNABLE_STATES, JobState
 from balsam.server.store.protocol import ReadTx
 from balsam.server.store.records import BatchJobRow, EventRow, HotJob, JobRow, SessionRow
@@ -18,6 +19,7 @@ from balsam.wire.sessions import LaunchEvent, Report
 from tests.simulation.machine_room import MachineRoom, Rank
 
 if TYPE_CHECKING:
+    from tests.simulation.hooks import HookRun
     from tests.simulation.launcher import SimLauncher
     from tests.simulation.world import World
 
@@ -62,8 +64,19 @@ class Checkers:
         for other in self._living(job_id):
             if not _excused(other):
                 self.fail(f"S6: {rank.name} starts in {rank.room.name} while {other.name} runs in {other.room.name}")
+        if hooks := self._hooks(job_id):
+            self.fail(f"S6: {rank.name} starts while {hooks[0]} runs")
         self._ranks[job_id].append(rank)
         self._check_cores(rank)
+
+    def hook_started(self, run: HookRun) -> None:
+        job_id = run.order.job_id
+        self.world.say(f"{run.name} (token {run.order.token}) starts")
+        if others := [one.name for one in self._living(job_id) if not _excused(one)] + self._hooks(job_id):
+            self.fail(f"S6: {run.name} starts while {others[0]} runs")
+
+    def _hooks(self, job_id: int) -> list[str]:
+        return [run.name for run in self.world.hook_runs if run.alive and run.order.job_id == job_id]
 
     def _living(self, job_id: int) -> list[Rank]:
         living = [rank for rank in self._ranks[job_id] if rank.alive]
@@ -130,6 +143,8 @@ class Checkers:
             self.fail(f"S4: Job {job.id} went from {event.from_state} to {event.to_state}")
         if event.from_state in DONE_STATES and event.actor != "user":
             self.fail(f"S8: Job {job.id} left {event.from_state} by {event.actor}")
+        if event.actor == "site" and event.from_state in AWAITED_HOOKS and (hooks := self._hooks(job.id)):
+            self.fail(f"S6: Job {job.id} became {event.to_state} while {hooks[0]} runs")
         if event.from_state is JobState.RUNNING:
             alive = [rank for rank in self._living(job.id) if not _excused(rank)]
             if alive:
@@ -209,7 +224,7 @@ class Checkers:
         for job in jobs:
             if job.session_id is not None:
                 self.fail(f"Job {job.id}, {job.state}, is still held by Session {job.session_id}")
-            if self._living(job.id):
+            if self._living(job.id) or self._hooks(job.id):
                 self.fail(f"a process of Job {job.id}, {job.state}, is still alive")
         if left := [row.id for row in tx.find(SessionRow, ended_at=None)]:
             self.fail(f"Sessions {left} are still open")

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 DAY_SEC = 86400.0
 
 
+class AgentDies(BaseException):
+    """kill -9 of the agent at this very place of the shipping code."""
+
+
 @dataclass(frozen=True)
 class Rates:
     """Chances for each message or question."""
@@ -52,6 +56,7 @@ class Profile:
     long: bool  # long Jobs and long faults: where leases matter
     rates: Rates
     faults: list[Fault] = field(default_factory=list)
+    hooks: bool = False  # some Apps have them
 
     def without(self, index: int) -> Profile:
         return replace(self, faults=[*self.faults[:index], *self.faults[index + 1 :]])
@@ -106,16 +111,16 @@ def draw(random: Random) -> Profile:
     lies = [fault for fault in faults if fault.kind == "listing empty"]
     faults = sorted((fault for fault in faults if fault not in lies[1:]), key=lambda fault: fault.at)
     kind = random.choice((LeaseKind.ALLOCATION, LeaseKind.ALLOCATION, LeaseKind.HEARTBEAT))
-    return Profile(kind, fault_sec, long, rates, faults)
+    return Profile(kind, fault_sec, long, rates, faults, hooks=random.random() < 0.4)
 
 
-def directed(random: Random, kinds: tuple[str, ...], lease_kind: LeaseKind) -> Profile:
+def directed(random: Random, kinds: tuple[str, ...], lease_kind: LeaseKind, hooks: bool) -> Profile:
     """A world in which leases run out: long Jobs, and long faults of these kinds."""
     faults = []
     for kind in random.choices(kinds, k=random.randint(6, 14)):
         faults.append(Fault(random.uniform(60.0, 600.0), kind, random.uniform(200.0, 600.0), random.random()))
     rates = Rates(slow=0.3, longest_delay_sec=20.0, lose_reply=0.05, duplicate=0.1)
-    return Profile(lease_kind, 1200.0, True, rates, sorted(faults, key=lambda fault: fault.at))
+    return Profile(lease_kind, 1200.0, True, rates, sorted(faults, key=lambda fault: fault.at), hooks)
 
 
 class Inflictor:

@@ -20,12 +20,16 @@ from balsam.launcher.machine import Machine
 from balsam.server.usecases import acquire as acquire_module
 from balsam.server.usecases import report as report_module
 from balsam.site.services import allocations as allocations_module
+from balsam.site.services import processing as processing_module
 from balsam.site.services.delivery import Delivery
+from balsam.site.services.hook_session import HookSession
+from balsam.site.services.processing import Processing
 from balsam.wire.sessions import Report, ReportRecord
 from tests.simulation import guardian as sim_guardian
 from tests.simulation.cluster import Cluster
-from tests.simulation.faults import Profile, directed
+from tests.simulation.faults import Profile, directed, draw
 from tests.simulation.guardian import SimGuardian
+from tests.simulation.hooks import SimWorkers
 from tests.simulation.kernel import Kernel, Task
 from tests.simulation.launcher import SimCourier
 from tests.simulation.users import Users
@@ -42,10 +46,13 @@ class Mutation:
     changes: Callable[[], Changes]
     kinds: tuple[str, ...] = ()
     lease_kind: LeaseKind = LeaseKind.HEARTBEAT
+    hooks: bool = False
 
     def profile(self, seed: int) -> Profile | None:
         """The usual world of the seed, or one with faults of `kinds` alone, where rare protections matter."""
-        return directed(Kernel(seed).random("directed"), self.kinds, self.lease_kind) if self.kinds else None
+        if self.kinds:
+            return directed(Kernel(seed).random("directed"), self.kinds, self.lease_kind, self.hooks)
+        return replace(draw(Kernel(seed).random("profile")), hooks=True) if self.hooks else None
 
 
 def _no_idempotency_key() -> Changes:
@@ -212,6 +219,34 @@ def _write_without_truncate(self: Any, data: bytes) -> None:
         self._size += written
 
 
+def _no_waiting_for_old_hooks() -> Changes:
+    """The next agent begins while hooks of the dead one still run."""
+    return [(SimWorkers, "kill_leftovers", lambda self: True)]
+
+
+def _no_settling_of_old_hooks() -> Changes:
+    """Nobody hands in the verdicts of a dead agent, nor ends its Session."""
+    return [(processing_module, "settle_others", lambda *_: True)]
+
+
+def _hooks_outlive_the_lease() -> Changes:
+    def lease_until(self: SimWorkers, until: float) -> None:
+        self.until = float("inf")
+
+    return [(SimWorkers, "lease_until", lease_until), (Processing, "_is_over", lambda self, session: False)]
+
+
+def _hooks_asked_for_anew() -> Changes:
+    """A question for Jobs that was not answered is forgotten."""
+    shipping = HookSession.acquire
+
+    def acquire(self: HookSession, most: int, known_apps: dict[int, str]) -> Any:
+        self._asked = None
+        return shipping(self, most, known_apps)
+
+    return [(HookSession, "acquire", acquire)]
+
+
 MUTATIONS = [
     Mutation("the idempotency key of submissions (S2)", 60, _no_idempotency_key),
     Mutation("delivery of a dead launcher's outbox (L2)", 200, _no_durable_outbox),
@@ -235,6 +270,10 @@ MUTATIONS = [
         ("disk full", "cut machine", "kill launcher"),
         LeaseKind.ALLOCATION,
     ),
+    Mutation("waiting for the end of a dead agent's hooks (S6)", 100, _no_waiting_for_old_hooks, hooks=True),
+    Mutation("handing in a dead agent's verdicts (L3)", 100, _no_settling_of_old_hooks, hooks=True),
+    Mutation("the end of hooks with their lease (S6)", 100, _hooks_outlive_the_lease, ("cut agent",), hooks=True),
+    Mutation("repeating an unanswered question for hooks (S3)", 100, _hooks_asked_for_anew, hooks=True),
 ]
 
 # Not missed in the worlds tried so far, as another protection stands behind each: a report is also judged by its

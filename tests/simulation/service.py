@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from balsam.client.errors import BalsamError, Problem, ServiceUnavailable, from_reply
 from balsam.client.transport.retry import Attempts, Failure
+from balsam.domain.envelope import Envelope
+from balsam.domain.lifecycle import Hook
 from balsam.server.errors import ServiceError, Unavailable
 from balsam.server.principal import Principal
 from balsam.server.store.memory import MemoryStore
@@ -21,7 +23,7 @@ from balsam.server.store.protocol import Store, Tx, Wake
 from balsam.server.sweeps.expire_sessions import SessionExpiry
 from balsam.server.usecases import accounts, apps, report, sites
 from balsam.server.usecases.idempotent import once
-from balsam.wire.apps import AppSync
+from balsam.wire.apps import AppSync, PythonCode
 from balsam.wire.base import Message
 from balsam.wire.sessions import Report, ReportReply
 from balsam.wire.sites import QueueLimits, SiteCreate
@@ -70,6 +72,15 @@ class SimService:
         self.site_id = write(lambda tx: sites.create_site(tx, self.user, made, SITE_TOKEN, now)).site.id
         app = AppSync(site_id=self.site_id, name="sim", command_template="true")
         self.app_id = write(lambda tx: apps.sync_app(tx, self.user, app, now)).id
+        envelope = Envelope.seal(b"never opened", python="3.11", pickler="cloudpickle 3").as_json()
+        hooked = AppSync(
+            site_id=self.site_id,
+            name="hooked",
+            command_template="true",
+            hooks=list(Hook),
+            code=PythonCode(envelope=envelope),
+        )
+        self.hooked_app_id = write(lambda tx: apps.sync_app(tx, self.user, hooked, now)).id
 
     def start(self) -> None:
         self.up = True

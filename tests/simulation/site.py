@@ -39,6 +39,8 @@ from balsam.wire.sessions import Report, ReportReply
 from balsam.wire.sites import JobTokenCreate, SiteToken
 from tests.simulation.cluster import launcher_json
 from tests.simulation.disk import SimPath
+from tests.simulation.faults import AgentDies
+from tests.simulation.hooks import WITH_CRASH_POINTS, SimHooks
 from tests.simulation.kernel import Mailbox, NodeClock, Process, Task
 from tests.simulation.service import SITE_TOKEN, LinkLost, Network
 
@@ -47,10 +49,6 @@ if TYPE_CHECKING:
 
 PERIOD_SEC = 30.0
 SITE = "/site"
-
-
-class AgentDies(BaseException):
-    """kill -9 at this very place of the shipping code."""
 
 
 class _Link:
@@ -147,12 +145,15 @@ class SimAgent(Process):
         self.batch_jobs = BatchJobs(self.ledger, self.allocations, link, submission, deliver, clock)
         world.cluster.watch(lambda scheduler_id: self._wakes.put("scheduler"))
         self.spawn(self._work())
+        self.hooks = SimHooks(world, self, clock, network) if world.profile.hooks else None
 
     def _launcher_config(self, view: BatchJobView, directory: object) -> str:
         return launcher_json(view.site_id, view.id, directory, self.world.lease_kind.value, view.num_nodes)
 
     def die(self) -> None:
         super().die()
+        if self.hooks is not None:
+            self.hooks.died()
         self.world.service.listeners.pop(("site", self.world.service.site_id), None)
 
     def _listen(self) -> None:
@@ -160,8 +161,12 @@ class SimAgent(Process):
         key = ("site", self.world.service.site_id)
         if self.world.service.up and key not in self.world.service.listeners:
             self.world.service.listeners[key] = self._pushed
+            if self.hooks is not None:
+                self.hooks.heard("hello", {})
 
     def _pushed(self, event: str, data: Any) -> None:
+        if self.hooks is not None:
+            self.hooks.heard(event, data)
         if event != "cut":
             self._wakes.put("service")
 
@@ -217,8 +222,8 @@ def patches(world: World) -> list[tuple[object, str, object]]:
         (ledger_module, "write_json", write_json),
         (submission_module, "write_secret_file", world.disk.write_text),
         (submission_module, "write_credentials", write_credentials),
-        *((module, "crash_point", world.crash_point) for module in _WITH_CRASH_POINTS),
+        *((module, "crash_point", world.crash_point) for module in (*_OF_BATCH_JOBS, *WITH_CRASH_POINTS)),
     ]
 
 
-_WITH_CRASH_POINTS = (batch_jobs_module, allocations_module, submission_module)
+_OF_BATCH_JOBS = (batch_jobs_module, allocations_module, submission_module)

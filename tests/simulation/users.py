@@ -59,7 +59,7 @@ class Users(Process):
         self.plans[workdir] = Plan(duration, int(random.random() < 0.1), random.random() < 0.1)
         nodes = 2 if random.random() < 0.2 else 1
         return JobCreate(
-            app_id=self.world.service.app_id,
+            app_id=self._app(workdir),
             workdir=workdir,
             num_nodes=nodes,
             ranks_per_node=random.choice((1, 1, 2, 4)),
@@ -68,6 +68,11 @@ class Users(Process):
             max_attempts=random.choice((None, None, 2)),
             parent_ids=parents,
         )
+
+    def _app(self, workdir: str) -> int:
+        service = self.world.service
+        has_hooks = self.world.profile.hooks and self.kernel.random(f"app of {workdir}").random() < 0.6
+        return service.hooked_app_id if has_hooks else service.app_id
 
     def _submit(self, number: int) -> Task:
         """As the SDK submits: the key is made before the first try, and kept while the answer is not known."""

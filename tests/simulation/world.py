@@ -20,11 +20,12 @@ from tests.simulation import guardian, site
 from tests.simulation.checkers import LOOK_SEC, Checkers, Violation
 from tests.simulation.cluster import Cluster
 from tests.simulation.disk import Disk, SimOs, SimPath
-from tests.simulation.faults import Inflictor, Profile, Rates, draw
+from tests.simulation.faults import AgentDies, Inflictor, Profile, Rates, draw
+from tests.simulation.hooks import HookRun
 from tests.simulation.kernel import Kernel, NodeClock
 from tests.simulation.launcher import SimLauncher
 from tests.simulation.service import Line, Network, SimService
-from tests.simulation.site import AgentDies, SimAgent
+from tests.simulation.site import SimAgent
 from tests.simulation.users import Plan, Users
 
 # Leases, graces and the longest allocation; the time that the Jobs themselves take is added.
@@ -57,6 +58,8 @@ class World:
         self.calm = self.closing = False
         self.agent_dies_after = 0
         self.agent_away_sec = 1.0
+        self.agents = 0  # so many there were
+        self.hook_runs: list[HookRun] = []
         self.disk = Disk(self.kernel.random("disk"))
         self.checkers = Checkers(self)
         self.disk.on_write, self.disk.on_loss = self.checkers.written, self.checkers.lost_power
@@ -86,6 +89,7 @@ class World:
 
     def start_agent(self) -> None:
         if not hasattr(self, "agent") or not self.agent.alive:
+            self.agents += 1
             self.agent = SimAgent(self, self.login_clock, Network(self, f"agent {self.kernel.now}", self.login_line))
 
     def crash_point(self, name: str) -> None:
@@ -133,6 +137,8 @@ class World:
         self.users.end_all()
         kernel.run(kernel.now + CLOSING_SEC, self._all_closed)
         kernel.run(kernel.now + 2 * LOOK_SEC)
+        if self.agent.hooks is not None:
+            self.agent.hooks.close()
         self.checkers.at_the_end()
         if left := [entry.name for entry in self.agent.ledger]:
             self.checkers.fail(f"L4: the agent's ledger still has {left}")
