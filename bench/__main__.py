@@ -10,11 +10,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import machine, moving, running, scheduling, starting, storing, waiting
+from bench import machine, moving, running, scheduling, starting, storing, waiting, workflows
 from bench.product import Product
 from bench.result import Goal, report
 
-PARTS = ("starting", "running", "scheduling", "waiting", "moving", "storing")
+PARTS = ("starting", "running", "scheduling", "waiting", "moving", "workflows", "storing")
 
 
 def main() -> int:
@@ -44,6 +44,9 @@ def main() -> int:
         if "moving" in parts:
             with Product(root / "moving") as product:
                 goals += moving.measure(product, root)
+        if "workflows" in parts:
+            with Product(root / "workflows"):
+                goals += workflows.measure()
         if "storing" in parts:
             with Product(root / "storing") as product:
                 goals += storing.measure(product, root, chosen.rows)

@@ -91,7 +91,7 @@ def _job(number: int) -> dict[str, Any]:
     return {
         "id": number, "app_id": APP_ID, "token": 1, "attempt": 1, "workdir": f"pilot/{number}", "parameters": {},
         "num_nodes": 1, "ranks_per_node": 1, "threads_per_rank": 1, "threads_per_core": 1, "gpus_per_rank": 0.0,
-        "node_packing_count": 2, "wall_time_min": 0, "launch_params": {}, "tags": {}, "data": {}, "parent_ids": [],
+        "node_packing_count": 2, "wall_time_min": 0, "launch_params": {},
     }  # fmt: skip
 
 

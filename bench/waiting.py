@@ -1,16 +1,15 @@
 """Waiting for many Jobs at a time: what `as_completed` sends while 1,000 Jobs run and end.
 
-The Jobs run in name only: a Session acquires them and reports for them as a launcher does, so that a thousand of them
-run on a machine of any size and none of their processes is measured.
+The Jobs run in name only, so that a thousand of them run at a time and none of their processes is measured.
 """
 
 import threading
 import time
 from collections import Counter
-from datetime import UTC, datetime
 from typing import Any
 
 from bench import apps
+from bench.nominal import NominalLauncher
 from bench.result import Goal
 
 JOBS = 1_000
@@ -26,11 +25,13 @@ def measure() -> list[Goal]:
     app = apps.no_op(site.name)
     made = Job.objects.bulk_create([app.submit(workdir=f"wait/{n}", save=False) for n in range(JOBS)])
     with Client(ClientSettings(default_client().url, site.agent_token or "")) as agent:
-        launcher = _Launcher(agent.transport, site.id)
+        launcher = NominalLauncher(agent.transport, site.id)
+        held = launcher.acquire(JOBS)
+        launcher.tell(held, "started")
         client, sent = _counted_client()
         jobs = list(client.Job.objects.filter(id=[job.id for job in made]))
         sent.clear()
-        reporter = threading.Thread(target=launcher.end_all)
+        reporter = threading.Thread(target=_end_all, args=(launcher, held))
         reporter.start()
         ends = [job.state for job in client.Job.objects.as_completed(jobs, timeout=120)]
         late_ms = (time.monotonic() - launcher.last_answer) * 1000
@@ -46,47 +47,11 @@ def measure() -> list[Goal]:
     ]
 
 
-class _Launcher:
-    """Holds all Jobs of a Site as started, and ends them, as far as the service is told."""
-
-    def __init__(self, transport: Any, site_id: int) -> None:
-        from balsam.wire.sessions import AcquireReply, AcquireRequest, SessionCreate, SessionView
-
-        self._transport = transport
-        body = SessionCreate(site_id=site_id)
-        self._path = f"/sessions/{transport.request('POST', '/sessions', body=body, reply=SessionView).id}"
-        wish = AcquireRequest(acquire_seq=1, max_jobs=JOBS)
-        granted = transport.request("POST", f"{self._path}/acquire", body=wish, reply=AcquireReply).jobs
-        self._tokens = {job.id: job.token for job in granted}
-        self._seq = 0
-        self.last_answer = 0.0
-        self._tell(list(self._tokens), "started", None)
-
-    def end_all(self) -> None:
-        """Report the end of every Job, 50 at a time."""
-        time.sleep(1)  # the waiting has begun
-        job_ids = list(self._tokens)
-        for start in range(0, len(job_ids), AT_ONCE):
-            self._tell(job_ids[start : start + AT_ONCE], "run_done", 0)
-
-    def _tell(self, job_ids: list[int], event: str, return_code: int | None) -> None:
-        from balsam.wire.sessions import LaunchEvent, Report, ReportRecord, ReportReply
-
-        now = datetime.now(UTC)
-        records = [
-            ReportRecord(
-                seq=self._seq + number,
-                job_id=job_id,
-                token=self._tokens[job_id],
-                event=LaunchEvent(event),
-                at=now,
-                return_code=return_code,
-            )
-            for number, job_id in enumerate(job_ids, 1)
-        ]
-        self._seq += len(records)
-        self._transport.request("POST", f"{self._path}/report", body=Report(records=records), reply=ReportReply)
-        self.last_answer = time.monotonic()
+def _end_all(launcher: NominalLauncher, job_ids: list[int]) -> None:
+    """Report the end of every Job, 50 at a time."""
+    time.sleep(1)  # the waiting has begun
+    for start in range(0, len(job_ids), AT_ONCE):
+        launcher.tell(job_ids[start : start + AT_ONCE], "run_done")
 
 
 def _counted_client() -> tuple[Any, Counter[str]]:
