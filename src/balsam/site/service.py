@@ -182,9 +182,7 @@ class ServiceLink:
 
     def job_token(self, batch_job_id: int, may_sync_apps: bool) -> SiteToken:
         path, body = f"/batch-jobs/{batch_job_id}/job-token", JobTokenCreate(may_sync_apps=may_sync_apps)
-        return self.call(
-            lambda: self._transport.request("POST", path, body=body, reply=SiteToken, safe_to_repeat=True)
-        )
+        return self.call(lambda: self._transport.request("POST", path, body=body, reply=SiteToken, safe_to_repeat=True))
 
     def sessions(self) -> list[SessionView]:
         return self.call(lambda: self._transport.request("GET", "/sessions", reply=SessionsPage)).results
