@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from tests.testbed.slurm_bed import BED, ClusterUser, SlurmBed
+from tests.testbed.grid_engine_bed import GridEngineBed
+from tests.testbed.slurm_bed import ClusterUser, SlurmBed
 
-PYTHON = str(BED / "venv/bin/python")
 SETTINGS: dict[str, Any] = {
     "launcher": {"idle_ttl_sec": 600.0, "kill_grace_sec": 2.0},
     "scheduler": {
@@ -98,7 +98,7 @@ def states_of(job):
 class LiveCluster:
     """One user's service and Site. Everything of it is in `root`."""
 
-    bed: SlurmBed
+    bed: Any  # SlurmBed or GridEngineBed
     root: Path
     service: subprocess.Popen[str] | None = None
     agent: subprocess.Popen[str] | None = None
@@ -111,6 +111,10 @@ class LiveCluster:
         return self.bed.user
 
     @property
+    def python(self) -> str:
+        return str(self.user.venv / "bin/python")
+
+    @property
     def site(self) -> Path:
         return self.root / "site"
 
@@ -119,7 +123,7 @@ class LiveCluster:
         return {"BALSAM_HOME": str(self.root / "home")}
 
     def start_service(self) -> None:
-        words = [PYTHON, "-m", "balsam.server", "--json", "--port", str(self.port)]
+        words = [self.python, "-m", "balsam.server", "--json", "--port", str(self.port)]
         self.service = self._start(words, "service.log", stdout=subprocess.PIPE)
         assert self.service.stdout is not None
         line = self.service.stdout.readline()
@@ -128,7 +132,7 @@ class LiveCluster:
 
     def start_agent(self, **environment: str) -> None:
         """`environment` is added to the user's."""
-        words = [PYTHON, "-m", "balsam.site", "--site", str(self.site)]
+        words = [self.python, "-m", "balsam.site", "--site", str(self.site)]
         self.agent = self._start(words, "agent.log", env={**self.environment, **environment})
 
     def kill_agent(self) -> None:
@@ -153,7 +157,7 @@ class LiveCluster:
         path.write_text(PRELUDE.format(root=str(self.site)) + textwrap.dedent(code))
         path.chmod(0o644)
         return self.user.start(
-            [PYTHON, "-X", "faulthandler", str(path)],
+            [self.python, "-X", "faulthandler", str(path)],
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -165,7 +169,7 @@ class LiveCluster:
 
     def balsam(self, *words: str) -> str:
         """What the command says."""
-        return self.user.run(str(BED / "venv/bin/balsam"), *words, env=self.environment)
+        return self.user.run(str(self.user.venv / "bin/balsam"), *words, env=self.environment)
 
     def starts(self) -> int:
         """How many batch scripts of the Site were started."""
@@ -215,18 +219,21 @@ def eventually(look: Callable[[], Any], what: str, timeout: float = 60) -> Any:
 
 
 @contextmanager
-def live_cluster(bed: SlurmBed, directory: Path | None = None) -> Iterator[LiveCluster]:
+def live_cluster(
+    bed: SlurmBed | GridEngineBed,
+    change: Callable[[dict[str, Any]], None] = lambda settings: None,
+    template: str = TEMPLATE,
+) -> Iterator[LiveCluster]:
     """A service and a Site called `cluster` with a running agent, in a directory of the user's home."""
-    cluster = LiveCluster(bed, directory or bed.user.directory())
+    cluster = LiveCluster(bed, bed.user.directory())
     try:
         cluster.start_service()
         cluster.balsam("site", "init", str(cluster.site), "--name", "cluster")
-        cluster.change_settings(lambda settings: None)
-        (cluster.site / "job-template.sh").write_text(TEMPLATE)
+        cluster.change_settings(change)
+        (cluster.site / "job-template.sh").write_text(template)
         cluster.start_agent()
         yield cluster
     finally:
         cluster.stop()
         bed.end_everything()
-        if directory is None:
-            shutil.rmtree(cluster.root)
+        shutil.rmtree(cluster.root)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.live_cluster import LiveCluster, eventually
-from tests.testbed.slurm_bed import BED, SlurmBed
+from tests.testbed.slurm_bed import SlurmBed
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -38,7 +38,7 @@ def test_the_steps_of_the_page_lead_to_an_allocation(stranger: LiveCluster) -> N
     commands = [shlex.split(line)[1:] for text in blocks("") for line in text.splitlines()]
     init, start, submit, listing = commands
     site = stranger.root / "my-site"
-    stranger.user.run(str(BED / "venv/bin/balsam"), *init, cwd=stranger.root, env=stranger.environment)
+    stranger.user.run(str(stranger.user.venv / "bin/balsam"), *init, cwd=stranger.root, env=stranger.environment)
     settings = site / "settings.yml"
     for section in blocks("yaml"):
         key = section.partition(":")[0]
@@ -48,7 +48,7 @@ def test_the_steps_of_the_page_lead_to_an_allocation(stranger: LiveCluster) -> N
     (template,) = blocks("bash")
     (site / "job-template.sh").write_text(template)
     for words in (start, submit):
-        stranger.user.run(str(BED / "venv/bin/balsam"), *words, cwd=stranger.root, env=stranger.environment)
+        stranger.user.run(str(stranger.user.venv / "bin/balsam"), *words, cwd=stranger.root, env=stranger.environment)
     eventually(lambda: "running" in stranger.balsam(*listing), "the allocation does not run", 90)
     (number,) = stranger.bed.user.run("squeue", "-h", "--me", "-o", "%i").split()
     job = stranger.bed.do("--oneliner", "show", "job", number)

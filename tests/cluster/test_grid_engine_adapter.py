@@ -54,7 +54,7 @@ class GridEngineHarness:
         self.directory = directory
         self.prefix = f"balsam-{uuid.uuid4().hex[:6]}-"
         real = {name: Path(shutil.which(name) or name) for name in PROGRAMS}
-        self.faults = CommandFaults(wrappers, real, bed.run_as)
+        self.faults = CommandFaults(wrappers, real, bed.user.run_as)
         self.started: list[tuple[GridEngine, str]] = []
 
     def make(self, crash_point: Callable[[str], None] = no_crash, **options: object) -> GridEngine:

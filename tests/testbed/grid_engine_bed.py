@@ -9,35 +9,48 @@ import fcntl
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.testbed import session_rules
-from tests.testbed.slurm_bed import ClusterUser
+from tests.testbed.slurm_bed import ClusterUser, install_for
 
 SCRIPT = Path(__file__).parent / "gridengine"
 BED = Path("/var/lib/balsam-gridengine")
 LOCK = Path(tempfile.gettempdir()) / "balsam-gridengine.lock"
-USER = ClusterUser("gridsci")
 PROGRAMS = ("qacct", "qconf", "qdel", "qstat", "qsub")
+
+
+@dataclass(frozen=True)
+class GridUser(ClusterUser):
+    """As any user of a cluster, but what it starts runs inside the cluster's namespaces."""
+
+    @property
+    def ids(self) -> list[str]:
+        holder = (self.bed / "holder.pid").read_text().strip()
+        where = ["nsenter", f"--target={holder}", "--net", "--uts", "--mount", f"--wdns={self.home}"]
+        return [*where, "setpriv", f"--reuid={self.name}", f"--regid={self.name}", "--init-groups"]
+
+    @property
+    def run_as(self) -> list[str]:
+        """What makes the rest of a command line run there, as the user, with the environment of the caller."""
+        return [*self.ids, "env", f"HOME={self.home}", f"USER={self.name}", f"LOGNAME={self.name}"]
+
+    def start(self, words: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        options["env"] = {**self.environment, **options.get("env", {})}
+        defaults = {"stdin": subprocess.DEVNULL, "text": True, "umask": 0o077}
+        return subprocess.Popen([*self.ids, *words], **{**defaults, **options})
 
 
 @dataclass(frozen=True)
 class GridEngineBed:
     """The running cluster. Only inside its namespaces is it reached."""
 
-    user: ClusterUser = USER
-
-    @property
-    def run_as(self) -> list[str]:
-        """What makes the rest of a command line run there, as the user, with the environment of the caller."""
-        holder = (BED / "holder.pid").read_text().strip()
-        name, home = self.user.name, self.user.home
-        ids = ["setpriv", f"--reuid={name}", f"--regid={name}", "--init-groups"]
-        where = ["nsenter", f"--target={holder}", "--net", "--uts", "--mount", "--wdns=" + str(home)]
-        return [*where, *ids, "env", f"HOME={home}", f"USER={name}", f"LOGNAME={name}"]
+    user: GridUser = GridUser("gridsci", BED)
 
     def do(self, *words: str) -> str:
         """A command of the cluster's administrator."""
@@ -47,7 +60,12 @@ class GridEngineBed:
         self.user.kill_processes_with(f"JOB_ID={scheduler_id}")
 
     def end_everything(self) -> None:
+        """Delete what the user still has, and wait until it is gone."""
         subprocess.run([SCRIPT, "as", self.user.name, "qdel", "-u", self.user.name], check=False, capture_output=True)
+        deadline = time.monotonic() + 30
+        while self.user.run("qstat"):
+            assert time.monotonic() < deadline, "allocations do not end"
+            time.sleep(0.2)
 
 
 @contextmanager
@@ -57,6 +75,7 @@ def running_grid_engine() -> Iterator[GridEngineBed]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         is_ours = not BED.exists()
         _bed("up")
+        install_for(GridEngineBed().user)
         try:
             yield GridEngineBed()
         finally:

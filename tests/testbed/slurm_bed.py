@@ -36,6 +36,12 @@ class ClusterUser:
     """An unprivileged Unix user of the cluster; what it starts has a clean environment."""
 
     name: str
+    bed: Path = BED
+
+    @property
+    def venv(self) -> Path:
+        """This project, installed so that the user may run it."""
+        return self.bed / "venv"
 
     @property
     def entry(self) -> pwd.struct_passwd:
@@ -53,7 +59,7 @@ class ClusterUser:
             "USER": self.name,
             "LOGNAME": self.name,
             "SHELL": "/bin/bash",
-            "PATH": f"{BED}/venv/bin:/usr/local/bin:/usr/bin:/bin",
+            "PATH": f"{self.venv}/bin:/usr/local/bin:/usr/bin:/bin",
             "LC_ALL": "C.UTF-8",
             "SLURM_CONF": f"{BED}/etc/slurm.conf",
             "NO_PROXY": "127.0.0.1,localhost",
@@ -159,7 +165,7 @@ def running_slurm() -> Iterator[SlurmBed]:
         _bed("up")
         if is_ours:
             STARTED_BY_TESTS.touch()
-        subprocess.run([HERE / "user-venv", SlurmBed().user.name, BED / "venv"], check=True)
+        install_for(SlurmBed().user)
         fcntl.flock(lock, fcntl.LOCK_SH)
         try:
             yield SlurmBed()
@@ -171,6 +177,11 @@ def running_slurm() -> Iterator[SlurmBed]:
             else:
                 if STARTED_BY_TESTS.exists():
                     _bed("down")
+
+
+def install_for(user: ClusterUser) -> None:
+    """The project as it is now, for this user."""
+    subprocess.run([HERE / "user-venv", user.name, user.venv], check=True)
 
 
 def _bed(*words: str) -> None:
