@@ -133,8 +133,8 @@ def rows_of(address: DatabaseAddress) -> Rows:
     return rows
 
 
-def check(world: StoreWorld, rows: Rows) -> None:
-    """What must be true of the rows, however they came to be."""
+def check(world: StoreWorld, rows: Rows, every: int = 1) -> None:
+    """What must be true of the rows, however they came to be. The log is replayed for one Job of `every`."""
     jobs = {row[0]: row for row in rows("SELECT id, state, session_id, tags FROM jobs")}
     kept = dict(rows("SELECT state, sum(n) FROM state_counts WHERE state > 0 GROUP BY state HAVING sum(n) <> 0"))
     ((events, counted),) = rows(
@@ -145,7 +145,8 @@ def check(world: StoreWorld, rows: Rows) -> None:
     assert kept == Counter(state for _, state, _, _ in jobs.values()), "the counters are wrong"
     assert events == (counted or 0), "the number of events is wrong"
     for job_id, state, session_id, tags in jobs.values():
-        assert replayed(world, job_id) is STATES[state]
+        if job_id % every == 0:
+            assert replayed(world, job_id) is STATES[state]
         free = session_id is None and STATES[state] in RUNNABLE_STATES
         assert offered[job_id] == (0 if not free or tags == "{}" else 1), f"Job {job_id} in runnable_tags"
     for parent, child, unfinished in links:

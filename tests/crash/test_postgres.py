@@ -1,0 +1,137 @@
+"""PostgreSQL restarted, workers killed, networks cut, all under load: what was acknowledged is there, once.
+
+Nothing acknowledged is lost (S1), nothing is there twice (S2, S3), no Job is granted twice with one token (S6), the log
+is the state (S5), the counters are the rows; and the errors are over within 5 s of the last fault.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from balsam.domain.states import JobState
+from balsam.server.database_address import DatabaseAddress
+from balsam.server.principal import Principal
+from balsam.server.store.codec import STATES
+from balsam.server.store.postgres.store import PostgresStore
+from balsam.testing.store_world import StoreWorld
+from tests.conformance.histories import check, rows_of, until
+from tests.server.world import furnish, make_user
+from tests.services import RunningService, running_service
+from tests.testbed.load import Books, load_on
+from tests.testbed.postgres import PostgresServer, wheel_programs
+from tests.testbed.stopping_proxy import StoppingProxy
+
+CLEAN_SEC = 5.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server that is restarted: nobody else's."""
+    server = PostgresServer(wheel_programs(), tcp=True)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def address(server: PostgresServer) -> Iterator[DatabaseAddress]:
+    with server.migrated() as address:
+        yield address
+
+
+@pytest.fixture
+def workers(address: DatabaseAddress, tmp_path: Path) -> Iterator[RunningService]:
+    env = {"BALSAM_DATABASE": address.text}
+    with running_service(tmp_path / "balsam", options=["--workers", "3"], env=env) as service:
+        yield service
+
+
+def settle(address: DatabaseAddress, books: Books) -> None:
+    """The invariants, in the database itself."""
+    rows = rows_of(address)
+    assert books.broken == []
+    assert len(books.submitted) > 100 and len(books.finished) > 20, "too little happened to say anything"
+    there = Counter(workdir for (workdir,) in rows("SELECT workdir FROM jobs WHERE workdir LIKE 'load/%'"))
+    assert [name for name, count in there.items() if count > 1] == [], "Jobs are there twice"
+    by_id = {job_id: (workdir, STATES[state]) for job_id, workdir, state in rows("SELECT id, workdir, state FROM jobs")}
+    assert {job_id: by_id.get(job_id, ("lost",))[0] for job_id in books.submitted} == books.submitted
+    lost = {job_id for job_id in books.finished if by_id[job_id][1] is not JobState.JOB_FINISHED}
+    assert not lost, "what a launcher reported and was acknowledged is not there"
+    assert len(there) == len(books.submitted), "a submission that was never acknowledged is there"
+    assert max(Counter(books.granted).values()) == 1, "S6: a grant was given twice"
+    with closing(PostgresStore(address)) as store:
+        world = StoreWorld.__new__(StoreWorld)
+        ((user_id,),) = rows("SELECT id FROM users WHERE username = 'ann'")
+        world.__dict__.update(store=store, ada=Principal(user_id, "ann"))
+        check(world, rows, every=50)
+
+
+def children(service: RunningService) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()]
+
+
+def test_f12_the_database_is_restarted_under_load(
+    server: PostgresServer, workers: RunningService, address: DatabaseAddress
+) -> None:
+    person = furnish(workers, make_user(workers, "ann"))
+    with load_on([workers], person) as load:
+        for sig in (signal.SIGQUIT, signal.SIGINT, signal.SIGQUIT):
+            time.sleep(3)
+            server.restart(sig)
+        back = time.monotonic()
+        time.sleep(CLEAN_SEC + 2)
+    assert load.books.clean_after() < back + CLEAN_SEC, "requests still failed"
+    settle(address, load.books)
+
+
+def test_f3_one_of_three_workers_is_killed_under_load(workers: RunningService, address: DatabaseAddress) -> None:
+    person = furnish(workers, make_user(workers, "ann"))
+    with load_on([workers], person) as load:
+        for _ in range(4):
+            time.sleep(1.5)
+            before = children(workers)
+            os.kill(before[0], signal.SIGKILL)
+            until(lambda before=before: len(set(children(workers)) - set(before)) == 1)
+        killed = time.monotonic()
+        time.sleep(CLEAN_SEC + 1)
+    assert load.books.clean_after() < killed + CLEAN_SEC
+    settle(address, load.books)
+
+
+def test_the_network_between_a_process_and_the_database_is_cut(
+    server: PostgresServer, address: DatabaseAddress, tmp_path: Path
+) -> None:
+    """Two processes, one of them behind a network that is cut: the other one goes on and takes over the sweeps."""
+    name = urlsplit(address.text).path.removeprefix("/")
+    with StoppingProxy(server.port) as proxy:
+        cut_off = {"BALSAM_DATABASE": server.tcp_url(name, proxy.port)}
+        home = tmp_path / "balsam"
+        with (
+            running_service(home, env=cut_off) as first,
+            running_service(home, env={"BALSAM_DATABASE": address.text}) as second,
+        ):
+            person = furnish(second, make_user(second, "ann"))
+            with load_on([first, second], person) as load:
+                time.sleep(2)
+                proxy.cut()
+                begin = time.monotonic()
+                with first.client("") as one, second.client("") as other:
+                    until(lambda: one.get("/readyz").status_code != 200)
+                    assert other.get("/readyz").status_code == 200
+                    done = len(load.books.finished)
+                    time.sleep(5)
+                    assert len(load.books.finished) > done, "nothing went on"
+                    proxy.heal()
+                    until(lambda: one.get("/readyz").status_code == 200, CLEAN_SEC)
+                healed = time.monotonic()
+                time.sleep(CLEAN_SEC + 1)
+            assert begin < load.books.clean_after() < healed + CLEAN_SEC
+    settle(address, load.books)
