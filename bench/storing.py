@@ -23,7 +23,7 @@ def measure(product: Product, root: Path, rows: int) -> list[Goal]:
     no_op = apps.no_op(product.site["name"])
     goals = [_posts(product, no_op, root), *_bulk(no_op, root)]
     _fill(no_op, rows)
-    return [*goals, *_reads(rows), _command(rows)]
+    return goals + _reads(rows)
 
 
 def _bulk(no_op: Any, root: Path) -> list[Goal]:
@@ -93,14 +93,6 @@ def _job_ls() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     balsam = Path(sys.executable).parent / "balsam"
     subprocess.run([balsam, "job", "ls", "--site", "all"], check=True, stdout=subprocess.DEVNULL, env=environment)
-
-
-def _command(rows: int) -> Goal:
-    """The first page in a terminal, with the start of Python, from the command itself."""
-    words = [str(Path(sys.executable).parent / "balsam"), "job", "ls"]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    elapsed = machine.median_ms(lambda: subprocess.run(words, check=True, env=environment, capture_output=True), 9)
-    return Goal("command", "balsam job ls", elapsed, "ms", 400, 300, True, f"at {rows:,} Jobs, start-up included")
 
 
 def _page_after(job_id: int) -> list[Any]:
