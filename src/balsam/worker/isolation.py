@@ -59,13 +59,11 @@ class Surroundings:
 
     def leave(self) -> str:
         """Put everything back; why this process must not run another Job, empty when it may."""
-        for stream in (sys.stdout, sys.stderr, *self._streams[1:]):
-            with contextlib.suppress(Exception):  # the App may have put anything in their place
-                stream.flush()
-        self._libc.fflush(None)
+        self._flush()
         reason = self._left_behind()
         for number in range(3):
             os.dup2(self._null, number)
+        self._flush()  # what a full disk did not take is nothing for the next Job's output
         os.fchdir(self._root)
         os.umask(self._umask)
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -74,6 +72,12 @@ class Surroundings:
             if signal.getsignal(number) is not handler:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
         return reason
+
+    def _flush(self) -> None:
+        for stream in (sys.stdout, sys.stderr, *self._streams[1:]):
+            with contextlib.suppress(Exception):  # the App may have put anything in their place
+                stream.flush()
+        self._libc.fflush(None)
 
     def _left_behind(self) -> str:
         had_children, are_gone = kill_children()
