@@ -22,7 +22,7 @@ from balsam.domain.clock import Clock
 from balsam.server import docs_page, openapi, problems, routes
 from balsam.server.auth.cache import TokenCache
 from balsam.server.auth.passwords import Passwords
-from balsam.server.blobs.storage import DiskStorage
+from balsam.server.blobs.storage import BlobStorage, DiskStorage
 from balsam.server.blobs.uploads import Uploads
 from balsam.server.broker import Broker
 from balsam.server.errors import NotFound
@@ -158,7 +158,15 @@ def _service(settings: ServerSettings, store: Store, clock: Clock, instance: str
 def _uploads(settings: ServerSettings) -> Uploads:
     directory = settings.blob_path
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # as a parent of others it would get the umask's mode
-    return Uploads(directory / "uploads", DiskStorage(directory / "kept"), settings.disk_reserve_mb * 1024**2)
+    return Uploads(directory / "uploads", _storage(settings), settings.disk_reserve_mb * 1024**2)
+
+
+def _storage(settings: ServerSettings) -> BlobStorage:
+    if not settings.blob_store:
+        return DiskStorage(settings.blob_path / "kept")
+    from balsam.server.blobs.s3 import S3Storage  # only now: it is an extra
+
+    return S3Storage(settings.blob_store)
 
 
 def _sweeps(service: Service) -> list[Sweep]:

@@ -49,6 +49,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
     help="NORMAL is quicker and may lose the last writes when the power fails.",
 )
 @click.option("--blob-dir", type=_PATH, help="Where files on their way are kept. [default: DATA_DIR/blobs]")
+@click.option("--blob-store", default="", metavar="URL", help="Keep complete ones in s3://BUCKET/PREFIX instead.")
 @click.option("--quota-gb", default=200.0, show_default=True, type=_POSITIVE, help="Of files on their way, per user.")
 @click.option("--max-file-gb", default=100.0, show_default=True, type=_POSITIVE, help="Largest file on its way.")
 @click.option(

@@ -77,6 +77,7 @@ class ServerSettings:
     read_limit_sec: float = 10.0  # a list or a count that takes longer is refused: its filter reads too many rows
     token_days: int = 30  # life of a token from `balsam login`
     blob_dir: Path | None = None  # files on their way; default: blobs beside the database
+    blob_store: str = ""  # s3://BUCKET/PREFIX; default: on disk in blob_dir
     quota_gb: float = 200.0  # of one user's files on their way; 1 GB is 10^9 bytes
     max_file_gb: float = 100.0
     keep_days: int = 30  # a result that nobody collected is kept for so long

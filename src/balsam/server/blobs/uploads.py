@@ -256,7 +256,8 @@ class Uploads:
                 os.close(handle)
             self.storage.keep(path, place)
         except OSError as error:
-            path.unlink(missing_ok=True)
+            if error.errno in FULL:
+                path.unlink(missing_ok=True)
             raise self._refusal(error) from error
 
     def _refusal(self, error: OSError) -> Unavailable:
