@@ -13,7 +13,7 @@ $(VENV)/.stamp-demo: $(LOCKED) requirements/demo.txt
 $(VENV)/.stamp-dev: $(LOCKED) requirements/dev.txt
 	@packaging/setup $(VENV) dev
 
-.PHONY: setup demo test check sim bench dev docs lock clean help
+.PHONY: setup demo test check sim fuzz bench dev docs lock clean help
 
 setup: $(VENV)/.stamp-dev ## create .venv with everything the other verbs need (instant when nothing changed)
 
@@ -34,6 +34,9 @@ check: setup ## format, lint, types, layers and the fast tests: what to run befo
 
 sim: setup ## the seeded simulation: make sim SEEDS=5000, or one world again with make sim SEED=17
 	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+fuzz: setup ## requests made from the OpenAPI document against a real service: make fuzz EXAMPLES=5000 SEED=7
+	BALSAM_FUZZ_EXAMPLES=$(or $(EXAMPLES),200) BALSAM_FUZZ_SEED=$(or $(SEED),1) $(PY) -m pytest -q tests/server/test_fuzz.py
 
 bench: setup ## the speed goals, each against its floor in the same run
 	$(PY) -m bench $(ARGS)

@@ -58,6 +58,14 @@ def test_every_answer_has_its_headers_and_no_server_name(service: RunningService
             headers = nobody.get(path).headers
             assert headers["x-content-type-options"] == "nosniff" and headers["cache-control"] == "no-store", path
             assert headers["x-request-id"] and "server" not in headers, path
+            assert headers["referrer-policy"] == "no-referrer" and "access-control-allow-origin" not in headers, path
+            policy = headers["content-security-policy"]
+            assert {"default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"} <= set(policy.split("; ")), path
+
+
+def test_behind_a_proxy_browsers_are_told_to_keep_to_https(tmp_path: Path) -> None:
+    with running_service(tmp_path / "home", options=["--behind-proxy"]) as service, service.client("") as nobody:
+        assert nobody.get("/healthz").headers["strict-transport-security"] == "max-age=31536000; includeSubDomains"
 
 
 def test_errors_have_one_form(service: RunningService, client: httpx2.Client) -> None:
@@ -115,7 +123,7 @@ def test_docs_need_nothing_from_elsewhere(client: httpx2.Client) -> None:
 
 
 def test_a_route_without_an_auth_declaration_cannot_be_made() -> None:
-    made = Routes("test", reads=Scope.ALL, writes=Scope.ALL)
+    made = Routes("test", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)
     with pytest.raises(TypeError, match="needs"):
         made.get("/x")  # type: ignore[call-arg]
 
@@ -131,7 +139,7 @@ def test_a_route_without_an_auth_declaration_cannot_be_made() -> None:
 
 
 def test_two_endpoints_for_one_path_are_refused() -> None:
-    made = Routes("test", reads=Scope.ALL, writes=Scope.ALL)
+    made = Routes("test", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)
 
     @made.get("/x", needs=OPEN)
     async def one(call: Call) -> None: ...

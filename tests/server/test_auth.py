@@ -51,8 +51,8 @@ def test_multi_user_mode_logs_nobody_in_by_a_file(tmp_path: Path) -> None:
     with running_service(tmp_path / "home", options=["--multi-user"]) as service:
         assert not (service.home / "service.json").exists() and service.token == ""
         with service.client() as nobody:
-            assert ok(nobody.get("/api/auth/methods")) == {"methods": ["password"]}
-        assert "add-user NAME --admin" in service.log
+            assert ok(nobody.get("/api/auth/methods")) == {"methods": ["password"], "providers": []}
+        assert "balsam admin first" in service.log
 
 
 def test_accounts_made_on_loopback_work_when_the_service_goes_public(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_accounts_made_on_loopback_work_when_the_service_goes_public(tmp_path: P
     with running_service(tmp_path / "home") as private, private.client() as client:
         ok(client.post("/api/users", json=admin))
     with running_service(tmp_path / "home", options=["--multi-user"]) as public:
-        assert "add-user" not in public.log.rpartition("stopped")[2]
+        assert "admin first" not in public.log.rpartition("stopped")[2]
         token = login(public, "root-of-it", PASSWORD).json()["token"]
         with public.client(token) as client:
             assert ok(client.get("/api/auth/me"))["is_admin"]
@@ -160,3 +160,22 @@ def test_secrets_are_not_in_the_log_or_the_data(own_service: RunningService) -> 
     for secret in secrets:
         assert not any(secret.encode() in content for content in contents), secret
     assert own_service.token.encode() not in b"".join(contents)
+
+
+def test_a_person_changes_the_password(service: RunningService, client: httpx2.Client) -> None:
+    kim = furnish(service, make_user(service, "kim"))
+    with service.client(kim.token) as own:
+        other = ok(own.post("/api/tokens", json={"label": "p", "scopes": ["jobs:read"]}))["token"]
+    with service.client(kim.token) as own, service.client(other) as elsewhere:
+        body = {"current": "wrong one", "password": "another pass phrase"}
+        assert own.post("/api/auth/password", json=body).status_code == 403
+        weak = own.post("/api/auth/password", json={"current": PASSWORD, "password": "Password123"})
+        assert weak.status_code == 422 and "first that are guessed" in weak.text
+        ok(own.post("/api/auth/password", json={**body, "current": PASSWORD}))
+        ok(own.get("/api/auth/me"))
+        assert elsewhere.get("/api/auth/me").status_code == 401
+    with service.client(kim.site_token) as agent:
+        ok(agent.get("/api/auth/me"))
+    assert login(service, "kim", "another pass phrase").status_code == 200
+    events = [row["event"] for row in ok(client.get("/api/audit", params={"actor": "kim"}))["results"]]
+    assert {"password_changed", "password_change_failed"} <= set(events)

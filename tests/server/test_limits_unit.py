@@ -74,11 +74,11 @@ def test_window_allows_n_and_says_when_n_plus_1_may_come() -> None:
 
 
 def test_buckets_allow_a_burst_and_then_the_rate() -> None:
-    buckets = Buckets(10.0)
-    assert [buckets.wait_sec(1, 0.0) for _ in range(41)].count(0.0) == 40
-    assert buckets.wait_sec(2, 0.0) == 0.0
-    assert buckets.wait_sec(1, 0.1) == 0.0
-    assert buckets.wait_sec(1, 0.1) > 0.0
+    buckets = Buckets()
+    assert [buckets.wait_sec(1, 10.0, 0.0) for _ in range(41)].count(0.0) == 40
+    assert buckets.wait_sec(2, 10.0, 0.0) == 0.0
+    assert buckets.wait_sec(1, 10.0, 0.1) == 0.0
+    assert buckets.wait_sec(1, 10.0, 0.1) > 0.0
 
 
 def test_login_limit_counts_accounts_and_addresses() -> None:

@@ -13,7 +13,17 @@ from balsam.server.store.memory import MemoryStore
 from balsam.server.store.records import BatchJobRow, IdempotencyRow, SiteRow, TokenRow
 from balsam.server.store.selections import JobSelection
 from balsam.server.sweeps import prune
-from balsam.server.usecases import accounts, batch_job_lists, batch_jobs, change, events, explain, selection, sites
+from balsam.server.usecases import (
+    accounts,
+    batch_job_lists,
+    batch_jobs,
+    change,
+    events,
+    explain,
+    selection,
+    sites,
+    users,
+)
 from balsam.server.usecases.idempotent import once
 from balsam.testing.store_world import StoreWorld, run
 from balsam.wire.base import MAX_TAGS
@@ -73,19 +83,19 @@ def test_each_start_of_the_local_service_has_a_token_of_its_own(world: StoreWorl
 
 
 def test_only_administrators_make_users(world: StoreWorld) -> None:
-    made = world.write(lambda tx: accounts.create_user(tx, world.ada, "eve", "hash", False, world.now))
-    assert [user.username for user in world.read(lambda tx: accounts.list_users(tx, world.ada))] == ["ada", "eve"]
+    made = world.write(lambda tx: users.create_user(tx, world.ada, "eve", "hash", False, world.now))
+    assert [user.username for user in world.read(lambda tx: users.list_users(tx, world.ada))] == ["ada", "eve"]
     eve = Principal(made.id, "eve")
     for who in (eve, world.agent()):
         with pytest.raises(Forbidden):
-            world.write(lambda tx, who=who: accounts.create_user(tx, who, "bob", "hash", False, world.now))
+            world.write(lambda tx, who=who: users.create_user(tx, who, "bob", "hash", False, world.now))
     with pytest.raises(Conflict, match="there is a user"):
-        world.write(lambda tx: accounts.create_user(tx, world.ada, "eve", "hash", False, world.now))
+        world.write(lambda tx: users.create_user(tx, world.ada, "eve", "hash", False, world.now))
 
 
 def test_a_new_password_ends_logins_and_leaves_sites_alone(world: StoreWorld) -> None:
     world.write(lambda tx: accounts.issue_user_token(tx, world.ada.user_id, "login", None, "cli", world.now))
-    world.write(lambda tx: accounts.set_password(tx, "ada", "hash", world.now))
+    world.write(lambda tx: accounts.set_password(tx, world.ada.user_id, "hash", 0, world.now))
     kinds = {row.kind: row.revoked_at for row in world.read(lambda tx: tx.find(TokenRow))}
     assert kinds["user"] is not None
     assert kinds["site"] is None

@@ -1,10 +1,16 @@
 """`balsam login`, `logout` and `register`: a token for a service in BALSAM_HOME/client.yml (0600), new accounts."""
 
+import os
+from typing import TYPE_CHECKING
+
 import click
 
 from balsam.cli.asking import ask
 from balsam.cli.output import json_option, plain, print_json
 from balsam.cli.password import Password, new_password_options, password_options
+
+if TYPE_CHECKING:
+    from balsam.wire.auth import DeviceLogin, Login
 
 
 @click.command()
@@ -19,10 +25,12 @@ def login(
 ) -> None:
     """Log in to the service at URL, for example https://balsam.example.org. [default: the one of the last login]
 
-    The password is asked for, or taken from the environment variable BALSAM_PASSWORD or from --password-stdin. A login
-    that still works is kept and nothing is asked, unless a password is given. -u also takes the address (Balsam 0.7).
+    Where the service has OpenID providers, you log in with a browser, on whatever machine; with -u or a password given,
+    by password. The password is asked for, or taken from the environment variable BALSAM_PASSWORD or from
+    --password-stdin. A login that still works is kept and nothing is asked, unless a password is given. -u also takes
+    the address (Balsam 0.7).
     """
-    from balsam.client.login import kept_login, log_in
+    from balsam.client.login import auth_methods, kept_login
 
     if username is not None and "://" in username:
         url_option, username = username, None
@@ -36,12 +44,29 @@ def login(
     if good is not None and username in (None, good.username):
         done, word = good, "Logged in already"
     else:
-        name = username or ask("Username", "--username")
-        done, word = log_in(url, name, password.read()), "Logged in"
+        wants_password = username is not None or password.is_given
+        methods = ["password"] if wants_password else auth_methods(url).methods
+        done, word = (_by_browser(url) if "device" in methods else _by_password(url, username, password)), "Logged in"
     if as_json:
         print_json({"url": url, "username": done.username, "expires_at": done.expires_at})
     else:
         click.echo(f"{word} to {plain(url)} as {plain(done.username)}.")
+
+
+def _by_password(url: str, username: str | None, password: Password) -> "Login":
+    from balsam.client.login import log_in
+
+    return log_in(url, username or ask("Username", "--username"), password.read())
+
+
+def _by_browser(url: str) -> "Login":
+    from balsam.client.login import log_in_by_browser
+
+    def tell(begun: "DeviceLogin") -> None:
+        click.echo(f"Open in a browser, on any machine: {plain(begun.verification_uri_complete)}", err=True)
+        click.echo(f"It must show the code {plain(begun.user_code)}. Waiting ...", err=True)
+
+    return log_in_by_browser(url, tell)
 
 
 @click.command()
@@ -55,6 +80,26 @@ def logout(as_json: bool) -> None:
         print_json({"url": url})
     else:
         click.echo(f"Logged out of {url}." if url else "There was no login.")
+
+
+@click.command("password")
+@new_password_options
+@json_option
+def change_password(password: Password, as_json: bool) -> None:
+    """Change the password of your account; other logins and the tokens of programs end, those of Sites stay.
+
+    The present password is asked for, or taken from BALSAM_CURRENT_PASSWORD.
+    """
+    from balsam.api import default_client
+    from balsam.client.login import change_password as change
+
+    variable = "BALSAM_CURRENT_PASSWORD"
+    current = os.environ.get(variable) or ask("Present password", variable, hide_input=True)
+    change(default_client().transport, current, password.read())
+    if as_json:
+        print_json({"changed": True})
+    else:
+        click.echo("The password is changed.")
 
 
 @click.command()

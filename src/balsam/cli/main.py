@@ -22,6 +22,8 @@ _COMMANDS = {
     "login": ("balsam.cli.login:login", "Log in to a service."),
     "logout": ("balsam.cli.login:logout", "Forget the login, here and at the service."),
     "token": ("balsam.cli.token:token", "Tokens for programs and agents: list, make, revoke, rotate."),
+    "admin": ("balsam.cli.admin:admin", "Accounts, quotas and the audit log of a service, as its administrator."),
+    "password": ("balsam.cli.login:change_password", "Change the password of your account."),
     "register": ("balsam.cli.login:register", "Create an account, as an administrator."),
     "site": ("balsam.cli.site:site", "Create, start, change, move and remove Sites."),
     "app": ("balsam.cli.app:app", "List, show, approve and remove Apps."),

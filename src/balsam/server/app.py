@@ -6,9 +6,10 @@ served by routes.dispatch and documented at /docs and /openapi.json.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -32,11 +33,11 @@ from balsam.server.routes.call import Service
 from balsam.server.routes.dispatch import Dispatcher
 from balsam.server.routes.file_desk import FileDesk
 from balsam.server.settings import ServerSettings
-from balsam.server.store.protocol import Store, Subscriber, Wake
+from balsam.server.store.protocol import Store, Subscriber, Tx, Wake
 from balsam.server.sweeps import collect_blobs, prune
 from balsam.server.sweeps.expire_sessions import SessionExpiry
 from balsam.server.timer import Sweep, SweepTimer
-from balsam.server.usecases import accounts
+from balsam.server.usecases import accounts, audit
 
 SESSION_SWEEP_SEC = 1.0
 TOUCH_SEC = 60.0
@@ -81,11 +82,12 @@ async def _page_problem(request: Request, error: Exception) -> Response:
 
 
 def create_app(settings: ServerSettings, store: Store, clock: Clock, instance: str = "") -> ServiceApp:
-    """The service over this store. The caller opens and closes the store.
+    """The service over this store. The caller opens and closes the store. Raises SettingsError for its login file.
 
     `instance` is the name of this start of the service, the same in all its processes; by default a new one.
     """
     service = _service(settings, store, clock, instance or uuid.uuid4().hex)
+    close_providers: Callable[[], Awaitable[None]] | None = None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -101,6 +103,8 @@ def create_app(settings: ServerSettings, store: Store, clock: Clock, instance: s
             for forget in unsubscribe:
                 forget()
             service.uploads.stop()
+            if close_providers is not None:
+                await close_providers()
 
     app = ServiceApp(
         title="Balsam service", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
@@ -109,6 +113,8 @@ def create_app(settings: ServerSettings, store: Store, clock: Clock, instance: s
     app.dispatcher = Dispatcher(service, routes.ALL, app.pages)
     app.add_exception_handler(HTTPException, _page_problem)
     _add_docs(app)
+    if settings.login_file is not None:
+        close_providers = _login_pages(app, settings.login_file)
     return app
 
 
@@ -176,7 +182,7 @@ def _sweeps(service: Service) -> list[Sweep]:
     def touch() -> None:
         used = service.tokens.take_used()
         if used:
-            store.write_sync(lambda tx: accounts.touch_tokens(tx, used, clock.now()))
+            store.write_sync(lambda tx: _note_used(tx, used, clock.now()))
 
     return [
         # It looks itself whether this process leads: how long it did so far decides what it may end.
@@ -188,6 +194,16 @@ def _sweeps(service: Service) -> list[Sweep]:
         Sweep("idle_uploads", PRUNE_SEC, lambda: uploads.forget_idle(clock.now() - IDLE_UPLOAD), everywhere=True),
         Sweep("orphaned_blobs", DAY_SEC, lambda: collect_blobs.remove_orphans(store, uploads.storage, clock.now())),
     ]
+
+
+def _note_used(tx: Tx, token_ids: Iterable[int], now: datetime) -> None:
+    audit.record_first_uses(tx, accounts.touch_tokens(tx, token_ids, now), now)
+
+
+def _login_pages(app: ServiceApp, login_file: Path) -> Callable[[], Awaitable[None]]:
+    from balsam.server import login_pages  # here: a service without providers starts sooner without its libraries
+
+    return login_pages.add_to(app.router, app.service, login_file)
 
 
 def _add_docs(app: ServiceApp) -> None:

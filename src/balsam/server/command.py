@@ -40,6 +40,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--tls-cert", type=_PATH, help="Certificate chain, for https.")
 @click.option("--tls-key", type=_PATH, help="Private key of --tls-cert.")
 @click.option("--behind-proxy", is_flag=True, help="A reverse proxy on this machine terminates https.")
+@click.option("--login-file", type=_PATH, help="OpenID providers at which people log in (YAML, 0600).")
 @click.option("--multi-user", is_flag=True, help="Log nobody in by a file, not even on a loopback address.")
 @click.option(
     "--synchronous",
@@ -64,6 +65,9 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
     show_default=True,
     type=_POSITIVE,
     help="A list or a count that takes longer is refused.",
+)
+@click.option(
+    "--streams-per-user", default=200, show_default=True, type=click.IntRange(1), help="Open streams of one user."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when the service is ready.")
 @click.pass_context

@@ -92,7 +92,7 @@ def _route(endpoint: Endpoint) -> APIRoute:
 def _errors(endpoint: Endpoint) -> dict[int, str]:
     without = set() if endpoint.body or endpoint.streams else set(_ONLY_WITH_BODY)
     if not endpoint.needs.kinds:
-        without |= {403, 404, 409, 504, 507} | (set() if endpoint.body else {401})
+        without |= {403, 504, 507} | (set() if endpoint.body else {401, 404, 409})
     return {status: text for status, text in ERRORS.items() if status not in without}
 
 

@@ -27,6 +27,7 @@ class Principal:
     batch_job_id: int | None = None
     token_id: int = 0
     scopes: frozenset[Scope] = frozenset({Scope.ALL})
+    requests_per_sec: int | None = None  # of the account, when it has a limit of its own
 
     def require(self, *kinds: Kind) -> None:
         """Raises Forbidden unless the principal is one of these kinds."""

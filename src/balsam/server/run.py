@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import resource
+import secrets
 import signal
 import socket
 import uuid
@@ -28,14 +29,14 @@ from balsam.domain.clock import Clock, SystemClock
 from balsam.server import workers
 from balsam.server.app import ServiceApp, create_app, stop_streams
 from balsam.server.auth import local, tokens
+from balsam.server.connections import guarded
 from balsam.server.database_address import DatabaseAddress
 from balsam.server.errors import Unavailable
 from balsam.server.settings import ServerSettings, SettingsError
 from balsam.server.store.protocol import Store
-from balsam.server.store.records import UserRow
 from balsam.server.store.schema import SchemaTooNew, SchemaTooOld
 from balsam.server.store.sqlite import SqliteStore, StoreInUse
-from balsam.server.usecases import accounts
+from balsam.server.usecases import accounts, users
 
 log = logging.getLogger("balsam.server")
 
@@ -56,6 +57,14 @@ class Ready:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What all processes of one start of the service share."""
+
+    instance: str
+    first_code: str | None
+
+
 OnReady = Callable[[Ready], None]
 
 
@@ -69,13 +78,14 @@ def serve(settings: ServerSettings, on_ready: OnReady | None = None, clock: Cloc
         ready = Ready(_url(settings, sock), os.getpid(), str(data_dir), uuid.uuid4().hex)
         with open_store(settings) as store:
             publish = stack.enter_context(_published(settings, data_dir, store, clock, ready))
+            start = _Start(ready.instance, _first_code(settings, store, ready.url))
             _calm_collector()
             if settings.workers == 1:
                 announce = partial(_announce, publish, ready, on_ready)
-                _answer(settings, store, clock, ready.instance, sock, announce)
+                _answer(settings, store, clock, start, sock, announce)
                 return
         # Threads and connections don't survive a fork: each worker opens a store of its own.
-        worker = partial(_work, settings, data_dir, clock, ready.instance, sock)
+        worker = partial(_work, settings, data_dir, clock, start, sock)
         workers.run(settings.workers, worker, partial(_announce, publish, ready, on_ready))
 
 
@@ -83,26 +93,27 @@ def _work(
     settings: ServerSettings,
     data_dir: Path,
     clock: Clock,
-    instance: str,
+    start: _Start,
     sock: socket.socket,
     on_ready: Callable[[], None],
     parent: int,
 ) -> None:
     """One worker, until it is told to stop or its parent is gone (`parent` can be read then)."""
     with open_store(settings) as store:
-        _answer(settings, store, clock, instance, sock, on_ready, parent)
+        _answer(settings, store, clock, start, sock, on_ready, parent)
 
 
 def _answer(
     settings: ServerSettings,
     store: Store,
     clock: Clock,
-    instance: str,
+    start: _Start,
     sock: socket.socket,
     on_ready: Callable[[], None],
     parent: int | None = None,
 ) -> None:
-    app = create_app(settings, store, clock, instance)
+    app = create_app(settings, store, clock, start.instance)
+    app.service.first_code = start.first_code
     _Server(app, settings, on_ready, parent).run_on(sock)
     log.info("stopped")
 
@@ -123,7 +134,7 @@ class _Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=guarded(settings.connection_limits),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -253,7 +264,6 @@ def _published(
     """In single-user mode: the local account, and service.json from when the service answers until it stops."""
     if not settings.is_single_user:
         _end_local_login(settings, data_dir, store, clock)
-        _warn_without_accounts(store)
         yield lambda: None
         return
     home = local.private_directory(settings.home)
@@ -277,13 +287,18 @@ def _end_local_login(settings: ServerSettings, data_dir: Path, store: Store, clo
         kept.unlink()
 
 
-def _warn_without_accounts(store: Store) -> None:
-    users = store.read_sync(lambda tx: tx.find(UserRow))
-    if not any(user.password_hash and user.is_admin for user in users):
-        log.warning(
-            "nobody can log in as an administrator yet: start the service once on 127.0.0.1 with this --data-dir, run "
-            "`balsam server add-user NAME --admin` there, and start it again as now"
-        )
+def _first_code(settings: ServerSettings, store: Store, url: str) -> str | None:
+    """An empty service tells whoever reads its log how to become its administrator, once."""
+    if settings.is_single_user or not store.read_sync(users.needs_first_user):
+        return None
+    code = secrets.token_urlsafe(16)
+    log.warning(
+        "nobody can log in as an administrator yet. Whoever reads this can become the first one, once: "
+        "balsam admin first %s --code %s",
+        url,
+        code,
+    )
+    return code
 
 
 def _calm_collector() -> None:

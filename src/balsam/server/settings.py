@@ -7,6 +7,7 @@ by tests. Nothing here is read from a global: one process may hold several servi
 import ipaddress
 import os
 import pwd
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -52,6 +53,32 @@ class BlobLimits:
     max_file_bytes: int
 
 
+@dataclass(slots=True)
+class ConnectionLimits:
+    """How many connections there may be; `per_address` None: any number, as behind a proxy or on loopback."""
+
+    total: int
+    per_address: int | None
+    by_address: Counter[str] = field(default_factory=Counter)
+    count: int = 0
+
+    def admit(self, address: str) -> bool:
+        """Count a connection, if it may come in."""
+        if self.count >= self.total:
+            return False
+        if self.per_address is not None and self.by_address[address] >= self.per_address:
+            return False
+        self.by_address[address] += 1
+        self.count += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        self.count -= 1
+        self.by_address[address] -= 1
+        if self.by_address[address] <= 0:
+            del self.by_address[address]
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """One service: where it listens, where its data is, who is logged in without a password.
@@ -73,8 +100,12 @@ class ServerSettings:
     workers: int = 1  # processes that answer; more than one only on PostgreSQL
     synchronous: Literal["FULL", "NORMAL"] = "FULL"  # S1: FULL survives power loss, NORMAL only a crash of the process
     requests_per_sec: float | None = None  # per token; None: no limit in single-user mode, else 500
+    requests_at_once: int | None = None  # of one account; None: no limit in single-user mode, else 200
     streams_per_user: int = 200
+    max_connections: int = 20_000
+    connections_per_address: int | None = None  # None: no limit on loopback and behind a proxy, else 2,000
     read_limit_sec: float = 10.0  # a list or a count that takes longer is refused: its filter reads too many rows
+    login_file: Path | None = None  # OpenID providers, see auth.providers; without it passwords only
     token_days: int = 30  # life of a token from `balsam login`
     blob_dir: Path | None = None  # files on their way; default: blobs beside the database
     blob_store: str = ""  # s3://BUCKET/PREFIX; default: on disk in blob_dir
@@ -109,6 +140,19 @@ class ServerSettings:
         if self.requests_per_sec is not None:
             return self.requests_per_sec
         return None if self.is_single_user else 500.0
+
+    @property
+    def at_once(self) -> int | None:
+        if self.requests_at_once is not None:
+            return self.requests_at_once
+        return None if self.is_single_user else 200
+
+    @property
+    def connection_limits(self) -> ConnectionLimits:
+        per_address = self.connections_per_address
+        if per_address is None and not self.behind_proxy and not is_loopback(self.host):
+            per_address = 2_000  # a cluster's nodes may all come from one address
+        return ConnectionLimits(self.max_connections, per_address)
 
     @property
     def scheme(self) -> str:

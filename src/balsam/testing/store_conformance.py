@@ -18,7 +18,17 @@ from balsam.domain.roles import Role
 from balsam.domain.states import JobState
 from balsam.server.errors import Invalid, Unavailable
 from balsam.server.store.protocol import Duplicate, ReadTx, Store, Tx, Wake
-from balsam.server.store.records import JobRow, MembershipRow, SessionRow, ShareRow, SiteRow, TeamRow, TokenRow, UserRow
+from balsam.server.store.records import (
+    AuditRow,
+    JobRow,
+    MembershipRow,
+    SessionRow,
+    ShareRow,
+    SiteRow,
+    TeamRow,
+    TokenRow,
+    UserRow,
+)
 from balsam.server.store.selections import EventSelection
 from balsam.server.usecases.idempotent import once
 from balsam.server.usecases.submit import submit_jobs
@@ -65,6 +75,22 @@ class StoreConformance(JobRules, ListRules, FileRules):
         assert [user.id for user in read(lambda tx: tx.created_before(UserRow, 2))] == ids[:2]
         assert read(lambda tx: tx.get(UserRow, ids[0])) == UserRow(ids[0], "u0", "hash", True, 0)
         assert read(lambda tx: tx.get(UserRow, 999)) is None
+
+    def test_the_newest_rows_come_first_and_in_pages(self, store: Store) -> None:
+        def add(tx: Tx) -> list[int]:
+            ids = [tx.new_id(AuditRow) for _ in range(6)]
+            for number, row_id in enumerate(ids):
+                event = "odd" if number % 2 else "even"
+                tx.put(AuditRow(row_id, number, event, 1, "ada", 2, "::1", "r", "GET /x", {"n": [number]}))
+            return ids
+
+        ids = store.write_sync(add)
+        read = store.read_sync
+        assert [row.id for row in read(lambda tx: tx.newest(AuditRow, 2**63 - 1, 4))] == ids[:1:-1]
+        assert [row.id for row in read(lambda tx: tx.newest(AuditRow, ids[2], 4))] == ids[1::-1]
+        odd = read(lambda tx: tx.newest(AuditRow, ids[5], 9, event="odd", actor="ada"))
+        assert [row.id for row in odd] == [ids[3], ids[1]]
+        assert odd[0] == AuditRow(ids[3], 3, "odd", 1, "ada", 2, "::1", "r", "GET /x", {"n": [3]})
 
     def test_a_put_replaces_and_a_remove_removes(self, store: Store) -> None:
         row = UserRow(store.write_sync(lambda tx: tx.new_id(UserRow)), "ada", None, False, 1)

@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, Field, RootModel, SecretStr, StringConstraints
 
 from balsam.domain.scopes import GIVEN, Scope
-from balsam.wire.base import Id, Message, Name, Timestamp
+from balsam.wire.base import Id, Message, Name, Short, Timestamp
 
 MAX_TOKEN_DAYS = 3650
 
@@ -15,13 +15,44 @@ Username = Annotated[str, StringConstraints(min_length=1, max_length=100, patter
 class AuthMethods(Message):
     """How a person can log in here."""
 
-    methods: list[str]
+    methods: list[str]  # password, local, device
+    providers: list[str] = []  # where people log in with a browser, by name
+
+
+class DeviceAsk(Message):
+    """A program that can't open a browser asks to be logged in."""
+
+    client: Short = ""  # what it is and where it runs; shown to the person who is asked
+
+
+class DeviceLogin(Message):
+    """The person opens the address and compares the code; meanwhile the program asks with its device code."""
+
+    device_code: str
+    user_code: str
+    verification_uri: str
+    verification_uri_complete: str
+    expires_in_sec: int
+    interval_sec: int
+
+
+class DevicePoll(Message):
+    """Is it approved?"""
+
+    device_code: SecretStr
 
 
 class PasswordLogin(Message):
     """Exchange a password for a token."""
 
     username: Username
+    password: SecretStr
+
+
+class PasswordChange(Message):
+    """Another password for the account that asks."""
+
+    current: SecretStr
     password: SecretStr
 
 
@@ -104,3 +135,13 @@ class UserView(Message):
     username: str
     is_admin: bool
     created_at: Timestamp
+    disabled_at: Timestamp | None = None
+    max_jobs: int | None = None  # this and the two below: None as for everybody
+    quota_bytes: int | None = None
+    requests_per_sec: int | None = None
+    jobs: int = 0
+    used_bytes: int = 0  # files on their way
+
+
+class Users(RootModel[list[UserView]]):
+    """All accounts."""

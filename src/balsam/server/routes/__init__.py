@@ -2,9 +2,11 @@
 
 from balsam.server.routes import (
     accounts,
+    admin,
     apps,
     batch_jobs,
     blobs,
+    device,
     events,
     files,
     jobs,
@@ -30,6 +32,8 @@ ALL: tuple[Endpoint, ...] = tuple(
         sites.routes,
         events.routes,
         accounts.routes,
+        admin.routes,
+        device.routes,
         teams.routes,
         tokens.routes,
         meta.routes,

@@ -1,52 +1,64 @@
-"""Logging in and out, and the accounts an administrator makes."""
+"""Logging in with a password, and out; who is behind a token."""
 
 from datetime import timedelta
 
-from pydantic import RootModel
-
 from balsam.domain.scopes import Scope
 from balsam.server.auth import tokens
-from balsam.server.auth.needs import ADMIN, ANYBODY, OPEN
-from balsam.server.auth.passwords import MAX_PASSWORD, MIN_PASSWORD
-from balsam.server.errors import Invalid, Unauthenticated
+from balsam.server.auth.needs import ANYBODY, OPEN, USER
+from balsam.server.auth.passwords import MAX_PASSWORD, hash_new
+from balsam.server.errors import Forbidden, Unauthenticated
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
-from balsam.server.store.protocol import Wake
 from balsam.server.usecases import accounts
-from balsam.wire.auth import AuthMethods, Login, PasswordLogin, UserCreate, UserView, WhoAmI
-from balsam.wire.base import ErrorDetail
+from balsam.wire.auth import AuthMethods, Login, PasswordChange, PasswordLogin, WhoAmI
 
 routes = Routes("accounts", reads=Scope.ALL, writes=Scope.ALL)
 LOGIN_BYTES = 65_536
 
 
-class Users(RootModel[list[UserView]]):
-    """All accounts."""
-
-
 @routes.get("/auth/methods", needs=OPEN)
 async def auth_methods(call: Call) -> AuthMethods:
-    """How a person can log in here; `local` is the file that only the Unix user who runs the service can read."""
-    return AuthMethods(methods=["password", "local"] if call.service.settings.is_single_user else ["password"])
+    """How a person can log in here: `local` by the file that only the Unix user who runs the service can read, `device`
+    in a browser, at one of the providers."""
+    service = call.service
+    methods = ["password", "local"] if service.settings.is_single_user else ["password"]
+    if service.providers is None:
+        return AuthMethods(methods=methods)
+    return AuthMethods(methods=[*methods, "device"], providers=list(service.providers.by_name))
 
 
-@routes.post("/auth/login", needs=OPEN, body_limit=LOGIN_BYTES)
+@routes.post("/auth/login", needs=OPEN, body_limit=LOGIN_BYTES, audit="login")
 async def login(call: Call, body: PasswordLogin) -> Login:
     """Exchange a password for a token; at most 5 tries a minute per account and 20 per address."""
     service = call.service
-    service.logins.check(body.username, call.address, service.clock.monotonic())
-    await service.store.tell(Wake("logins", 0, "tried", {"username": body.username, "address": call.address}))
+    await call.check_login(body.username)
     user = await call.read(lambda tx: accounts.user_named(tx, body.username))
     password = body.password.get_secret_value()
     stored = user.password_hash if user is not None else None
     right = len(password) <= MAX_PASSWORD and await service.passwords.verify(stored, password)
-    if user is None or not right:
+    call.note(username=body.username, method="password")
+    if user is None or not right or user.disabled_at is not None:
+        await call.audit("login_failed")
         raise Unauthenticated("wrong user name or password")
     secret, expires_at = tokens.mint("user"), call.now + timedelta(days=service.settings.token_days)
     return await call.write(lambda tx: accounts.issue_user_token(tx, user.id, secret, expires_at, "login", call.now))
 
 
-@routes.post("/auth/logout", needs=ANYBODY, status=204, scope=Scope.JOBS_READ)
+@routes.post("/auth/password", needs=USER, status=204, body_limit=LOGIN_BYTES, audit="password_changed")
+async def change_password(call: Call, body: PasswordChange) -> None:
+    """Another password, for who knows the present one. Other logins and programs' tokens end, Sites' stay."""
+    service, me = call.service, call.principal
+    await call.check_login(me.username)
+    user = await call.read(lambda tx: accounts.user_named(tx, me.username))
+    stored = user.password_hash if user is not None else None
+    if not await service.passwords.verify(stored, body.current.get_secret_value()[:MAX_PASSWORD]):
+        await call.audit("password_change_failed")
+        raise Forbidden("this is not the account's present password, or it has none: it logs in elsewhere")
+    hashed = await hash_new(service.passwords, body.password.get_secret_value())
+    await call.write(lambda tx: accounts.set_password(tx, me.user_id, hashed, me.token_id, call.now))
+
+
+@routes.post("/auth/logout", needs=ANYBODY, status=204, scope=Scope.JOBS_READ, audit="logout")
 async def logout(call: Call) -> None:
     """Revoke the token this call was made with; it fails from the next request on."""
     await call.write(lambda tx: accounts.logout(tx, call.principal, call.now))
@@ -56,22 +68,3 @@ async def logout(call: Call) -> None:
 async def who_am_i(call: Call) -> WhoAmI:
     """The account and kind behind the token."""
     return await call.read(lambda tx: accounts.who_am_i(tx, call.principal))
-
-
-@routes.post("/users", needs=ADMIN, status=201, body_limit=LOGIN_BYTES)
-async def create_user(call: Call, body: UserCreate) -> UserView:
-    """Make a password account. No Idempotency-Key: a kept hash of this body would be a weak hash of a password."""
-    password = body.password.get_secret_value()
-    if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
-        message = f"must have {MIN_PASSWORD} to {MAX_PASSWORD} characters"
-        raise Invalid([ErrorDetail(where="password", message=message)])
-    hashed = await call.service.passwords.hash(password)
-    return await call.write(
-        lambda tx: accounts.create_user(tx, call.principal, body.username, hashed, body.is_admin, call.now)
-    )
-
-
-@routes.get("/users", needs=ADMIN)
-async def list_users(call: Call) -> Users:
-    """All accounts."""
-    return Users(await call.read(lambda tx: accounts.list_users(tx, call.principal)))

@@ -17,9 +17,10 @@ async def list_apps(call: Call, query: AppFilter) -> AppsPage:
     return await call.read(lambda tx: apps.list_apps(tx, call.principal, query))
 
 
-@routes.put("/apps", needs=USER_SITE_OR_JOB)
+@routes.put("/apps", needs=USER_SITE_OR_JOB, audit="app_synced")
 async def sync_app(call: Call, body: AppSync, query: AppRename) -> AppView:
     """Create the App of this Site and name, or replace its definition; or rename one, with its Jobs."""
+    call.note(site_id=body.site_id, name=body.name)
     return await call.create(
         AppView, lambda tx: apps.sync_app(tx, call.principal, body, call.now, rename_from=query.rename_from)
     )
@@ -31,7 +32,7 @@ async def get_app(call: Call, app_id: int) -> AppView:
     return await call.read(lambda tx: apps.get_app(tx, call.principal, app_id))
 
 
-@routes.delete("/apps/{app_id}", needs=USER)
+@routes.delete("/apps/{app_id}", needs=USER, audit="app_removed")
 async def delete_app(call: Call, app_id: int) -> Deleted:
     """Delete an App that no Job needs any more."""
     return await call.write(lambda tx: apps.delete_app(tx, call.principal, app_id))

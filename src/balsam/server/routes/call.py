@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from balsam.domain.clock import Clock
 from balsam.server.auth.cache import TokenCache
@@ -20,7 +20,8 @@ from balsam.server.principal import Principal
 from balsam.server.problems import Problem
 from balsam.server.routes.file_desk import FileDesk
 from balsam.server.settings import ServerSettings
-from balsam.server.store.protocol import ReadTx, Store, Tx
+from balsam.server.store.protocol import ReadTx, Store, Tx, Wake
+from balsam.server.usecases.audit import Entry, record
 from balsam.server.usecases.idempotent import MAX_KEY_LENGTH, once
 from balsam.wire import IDEMPOTENCY_HEADER
 from balsam.wire.base import Message
@@ -41,6 +42,20 @@ class Raw(Generic[M]):
     content: bytes
 
 
+class LoginDoors(Protocol):
+    """Where people log in with a browser; see `login_pages`."""
+
+    @property
+    def login_url(self) -> str:
+        """The page that asks for a user code."""
+        ...
+
+    @property
+    def by_name(self) -> Mapping[str, object]:
+        """The providers."""
+        ...
+
+
 @dataclass(slots=True)
 class Service:
     """What one running service consists of; wired in app.py."""
@@ -55,14 +70,18 @@ class Service:
     uploads: Uploads
     passwords: Passwords
     logins: LoginLimit
+    first_code: str | None = None  # with it the first administrator is made
+    providers: LoginDoors | None = None
 
 
 class Call:
     """One authenticated request."""
 
-    __slots__ = ("_principal", "body", "headers", "now", "request_id", "scope", "service")
+    __slots__ = ("_detail", "_event", "_principal", "body", "headers", "now", "request_id", "scope", "service")
 
-    def __init__(self, service: Service, scope: Scope, headers: Mapping[bytes, bytes], request_id: str) -> None:
+    def __init__(
+        self, service: Service, scope: Scope, headers: Mapping[bytes, bytes], request_id: str, event: str = ""
+    ) -> None:
         self.service = service
         self.scope = scope
         self.headers = headers
@@ -70,6 +89,8 @@ class Call:
         self.now: datetime = service.clock.now()
         self.body = b""
         self._principal: Principal | None = None
+        self._event = event
+        self._detail: dict[str, Any] = {}
 
     async def authenticate(self) -> None:
         """Set the principal from the token, or raise Unauthenticated."""
@@ -91,13 +112,41 @@ class Call:
         client = self.scope.get("client")
         return str(client[0]) if client else "unknown"
 
+    async def check_login(self, username: str) -> None:
+        """Count a login to this account (empty: to one that is not named). Raises TooMany; other processes are told."""
+        service = self.service
+        service.logins.check(username, self.address, service.clock.monotonic())
+        await service.store.tell(Wake("logins", 0, "tried", {"username": username, "address": self.address}))
+
     async def read(self, use_case: Callable[[ReadTx], T]) -> T:
         """Run a use case that changes nothing."""
         return await self.service.store.read(use_case)
 
     async def write(self, use_case: Callable[[Tx], T]) -> T:
-        """Run a use case in one transaction of its own; returns once it is durable (S1)."""
-        return await self.service.store.write(use_case)
+        """Run a use case in one transaction of its own, with its row in the audit log; returns once durable (S1)."""
+        if not self._event:
+            return await self.service.store.write(use_case)
+        entry = self._entry(self._event)
+
+        def audited(tx: Tx) -> T:
+            done = use_case(tx)
+            record(tx, entry, self.now)
+            return done
+
+        return await self.service.store.write(audited)
+
+    def note(self, **detail: Any) -> None:
+        """What the audit log is told of this request, beside who, where and when. Never a secret."""
+        self._detail |= detail
+
+    async def audit(self, event: str) -> None:
+        """Leave a row by itself: of what was refused, or did not write anything."""
+        entry = self._entry(event)
+        await self.service.store.write(lambda tx: record(tx, entry, self.now))
+
+    def _entry(self, event: str) -> Entry:
+        target = f"{self.scope['method']} {self.scope['path']}"
+        return Entry(event, self._principal, self.address, self.request_id, target, self._detail)
 
     async def create(self, reply: type[M], use_case: Callable[[Tx], M]) -> M:
         """Run a use case that creates something: once per Idempotency-Key, with the same answer to a repeat (S2)."""

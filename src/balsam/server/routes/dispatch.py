@@ -15,8 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from balsam.server import problems
 from balsam.server.auth.needs import check_scope
-from balsam.server.errors import NotFound, ServiceError, TooMany
-from balsam.server.limits import BodyStream, Buckets, Disconnected, read_body
+from balsam.server.errors import Forbidden, NotFound, ServiceError
+from balsam.server.limits import BodyStream, Crowd, Disconnected, RequestRates, Window, read_body
 from balsam.server.problems import Problem
 from balsam.server.routes import query
 from balsam.server.routes.call import Call, Raw, Receive, Scope, Send, Service
@@ -26,8 +26,16 @@ from balsam.wire import API_PREFIX, WIRE_HEADER, WIRE_VERSIONS
 log = logging.getLogger("balsam.server")
 
 _WIRE = WIRE_HEADER.lower().encode()
-_COMMON = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+# Every answer has these, unless it brings its own.
+_COMMON = [
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+]
+_HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 _MAX_ID = 2**63
+REFUSALS_SEC = 3600.0  # the audit log is told once in this time that a token was refused a call
 
 
 @dataclass(slots=True)
@@ -89,12 +97,16 @@ class Dispatcher:
         self._fallback = fallback
         self._numbers = itertools.count(1)
         self._prefix = secrets.token_hex(4)
-        rate = service.settings.request_rate
-        self._buckets = Buckets(rate) if rate else None
+        self._rates = RequestRates(service.settings.request_rate)
+        secure = service.settings.tls_cert is not None or service.settings.behind_proxy
+        self._common = [*_COMMON, _HSTS] if secure else _COMMON
+        self._refused = Window(1, REFUSALS_SEC)
+        self._crowd = Crowd(service.settings.at_once)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = f"{self._prefix}-{next(self._numbers):x}"
         started = False
+        send = self._complete(send, request_id)
 
         async def watch(message: Any) -> None:
             nonlocal started
@@ -109,7 +121,7 @@ class Dispatcher:
                 raise NotFound
             else:
                 scope["balsam.request_id"] = request_id
-                await self._fallback(scope, receive, _with_headers(watch, request_id))
+                await self._fallback(scope, receive, watch)
         except Disconnected:
             return
         except Exception as error:
@@ -117,6 +129,18 @@ class Dispatcher:
                 log.exception("request %s: %s %s broke off", request_id, scope["method"], scope["path"])
                 return  # the server closes the connection of an answer that was begun and not ended
             await self._refuse(_as_problem(error, scope, request_id), send, request_id)
+
+    def _complete(self, send: Send, request_id: str) -> Send:
+        """Adds to an answer what every answer has."""
+        mine = [*self._common, (b"x-request-id", request_id.encode())]
+
+        async def complete(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                have = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(pair for pair in mine if pair[0] not in have)]
+            await send(message)
+
+        return complete
 
     async def _serve(
         self, found: tuple[Node, list[str]], scope: Scope, receive: Receive, send: Send, request_id: str
@@ -130,7 +154,7 @@ class Dispatcher:
             allow = ", ".join(sorted(node.methods))
             raise Problem(405, "method_not_allowed", f"this path answers {allow}", {"Allow": allow})
         endpoint = bound.endpoint
-        call = Call(self._service, scope, headers, request_id)
+        call = Call(self._service, scope, headers, request_id, endpoint.audit)
         if endpoint.needs.kinds:
             await self._authenticate(call, endpoint)
         arguments = _path_values(bound.path_types, texts)
@@ -144,24 +168,37 @@ class Dispatcher:
             more["body"] = endpoint.body.model_validate_json(call.body)
         elif endpoint.streams:
             more["body"] = BodyStream(receive, headers, endpoint.body_limit)
-        answer = await endpoint.function(call, *arguments, **more)
-        await _answer(answer, endpoint.status, scope, receive, send, request_id)
+        answer = await self._run(call, endpoint, arguments, more)
+        await _answer(answer, endpoint.status, scope, receive, send)
+
+    async def _run(self, call: Call, endpoint: Endpoint, arguments: Sequence[int | str], more: dict[str, Any]) -> Any:
+        if not endpoint.needs.kinds:
+            return await endpoint.function(call, *arguments, **more)
+        user_id = call.principal.user_id
+        self._crowd.enter(user_id)
+        try:
+            return await endpoint.function(call, *arguments, **more)
+        finally:
+            self._crowd.leave(user_id)
 
     async def _authenticate(self, call: Call, endpoint: Endpoint) -> None:
         await call.authenticate()
-        endpoint.needs.check(call.principal)
-        check_scope(call.principal, endpoint.scope)
-        if self._buckets is not None:
-            wait = self._buckets.wait_sec(call.principal.token_id, self._service.clock.monotonic())
-            if wait > 0:
-                raise TooMany(f"more than {self._buckets.per_sec:g} requests a second with one token", int(wait) + 1)
+        self._rates.check(call.principal, self._service.clock.monotonic())
+        try:
+            endpoint.needs.check(call.principal)
+            check_scope(call.principal, endpoint.scope)
+        except Forbidden:
+            what = f"{call.principal.token_id} {endpoint.function.__name__}"
+            if self._refused.wait_sec(what, self._service.clock.monotonic()) == 0:
+                await call.audit("refused")
+            raise
 
     async def _refuse(self, error: ServiceError, send: Send, request_id: str) -> None:
         headers = [
             (name.lower().encode(), value.encode("latin-1")) for name, value in problems.headers_of(error).items()
         ]
         content = problems.reply(error, request_id).model_dump_json().encode()
-        await _send(send, error.status, b"application/json", content, request_id, headers)
+        await _send(send, error.status, b"application/json", content, headers)
 
 
 def _check_wire(value: bytes) -> None:
@@ -193,13 +230,13 @@ def _path_values(types: Sequence[type], texts: Sequence[str]) -> list[int | str]
     return values
 
 
-async def _answer(answer: Any, status: int, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+async def _answer(answer: Any, status: int, scope: Scope, receive: Receive, send: Send) -> None:
     if isinstance(answer, Raw):
-        await _send(send, status, b"application/json", answer.content, request_id)
+        await _send(send, status, b"application/json", answer.content)
     elif isinstance(answer, BaseModel):
-        await _send(send, status, b"application/json", answer.__pydantic_serializer__.to_json(answer), request_id)
+        await _send(send, status, b"application/json", answer.__pydantic_serializer__.to_json(answer))
     elif answer is None:
-        await _send(send, 204, None, b"", request_id)
+        await _send(send, 204, None, b"")
     else:
         await answer(scope, receive, send)
 
@@ -209,25 +246,13 @@ async def _send(
     status: int,
     kind: bytes | None,
     content: bytes,
-    request_id: str,
     more: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
-    headers = [*_COMMON, (b"x-request-id", request_id.encode()), *more]
+    headers = list(more)
     if kind is not None:
         headers += [(b"content-type", kind), (b"content-length", str(len(content)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content, "more_body": False})
-
-
-def _with_headers(send: Send, request_id: str) -> Send:
-    async def wrapped(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            have = {name for name, _ in message["headers"]}
-            mine = [*_COMMON, (b"x-request-id", request_id.encode())]
-            message["headers"] = [*message["headers"], *(pair for pair in mine if pair[0] not in have)]
-        await send(message)
-
-    return wrapped
 
 
 def _as_problem(error: Exception, scope: Scope, request_id: str) -> ServiceError:

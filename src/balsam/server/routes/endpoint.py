@@ -45,6 +45,7 @@ class Endpoint:
     path_types: dict[str, type]
     streams: bool
     scope: Scope
+    audit: str  # the event that a success leaves in the audit log; empty: none
 
 
 @dataclass(slots=True)
@@ -67,11 +68,13 @@ class Routes:
         body_limit: int = DEFAULT_BODY_BYTES,
         media_type: str = "application/json",
         scope: Scope | None = None,
+        audit: str = "",
     ) -> Callable[[Function], Function]:
         """Declare the function below as the endpoint."""
 
         def declare(function: Function) -> Function:
             parts = _signature(function, path)
+            parts["audit"] = audit
             parts["scope"] = scope or (self.reads if method == "GET" else self.writes)
             endpoint = Endpoint(
                 method, self.prefix + path, needs, function, self.tag, status, body_limit, media_type, **parts

@@ -40,10 +40,11 @@ async def list_sites(call: Call, query: SiteFilter) -> SitesPage:
     return await call.read(lambda tx: sites.list_sites(tx, call.principal, query, call.now))
 
 
-@routes.post("/sites", needs=USER, status=201)
+@routes.post("/sites", needs=USER, status=201, audit="site_made")
 async def create_site(call: Call, body: SiteCreate) -> SiteCreated:
     """Register a Site; the answer has its agent's token, shown this once."""
     secret, key = tokens.mint("site"), call.idempotency_key()
+    call.note(name=body.name)
 
     def create(tx: Tx) -> SiteCreated:
         fresh: list[SiteCreated] = []
@@ -78,10 +79,12 @@ async def change_site(call: Call, site_id: int, body: SitePatch) -> SiteView:
 @routes.delete("/sites/{site_id}", needs=USER)
 async def delete_site(call: Call, site_id: int) -> Deleted:
     """Delete a Site with its Apps, Jobs, BatchJobs and tokens."""
-    return await sites.delete_site(call.service.store, call.principal, site_id, call.service.clock.now)
+    done = await sites.delete_site(call.service.store, call.principal, site_id, call.service.clock.now)
+    await call.audit("site_removed")
+    return done
 
 
-@routes.post("/sites/{site_id}/token", needs=USER, status=201)
+@routes.post("/sites/{site_id}/token", needs=USER, status=201, audit="token_made")
 async def issue_site_token(call: Call, site_id: int) -> SiteToken:
     """A new token for the Site's agent."""
     secret = tokens.mint("site")

@@ -35,15 +35,17 @@ async def delete_team(call: Call, team_id: int) -> Deleted:
     return await call.write(lambda tx: teams.delete_team(tx, call.principal, team_id))
 
 
-@routes.put("/teams/{team_id}/members", needs=USER)
+@routes.put("/teams/{team_id}/members", needs=USER, audit="member_changed")
 async def put_member(call: Call, team_id: int, body: Member) -> TeamView:
     """Add a person to a team, or change whether they lead it."""
+    call.note(username=body.username, is_leader=body.is_leader)
     return await call.write(lambda tx: teams.put_member(tx, call.principal, team_id, body, call.now))
 
 
-@routes.delete("/teams/{team_id}/members", needs=USER)
+@routes.delete("/teams/{team_id}/members", needs=USER, audit="member_removed")
 async def remove_member(call: Call, team_id: int, query: MemberQuery) -> Deleted:
     """Remove a person from a team; everybody may leave."""
+    call.note(username=query.username)
     return await call.write(lambda tx: teams.remove_member(tx, call.principal, team_id, query.username))
 
 
@@ -53,13 +55,14 @@ async def list_shares(call: Call) -> SharesPage:
     return await call.read(lambda tx: shares.list_shares(tx, call.principal))
 
 
-@routes.put("/shares", needs=USER)
+@routes.put("/shares", needs=USER, audit="shared")
 async def put_share(call: Call, body: ShareCreate) -> ShareView:
     """Give a team a role at a Site or in a campaign; a second one changes the role."""
+    call.note(**body.model_dump(mode="json"))
     return await call.write(lambda tx: shares.put_share(tx, call.principal, body, call.now))
 
 
-@routes.delete("/shares/{share_id}", needs=USER)
+@routes.delete("/shares/{share_id}", needs=USER, audit="share_removed")
 async def delete_share(call: Call, share_id: int) -> Deleted:
     """Share no more."""
     return await call.write(lambda tx: shares.delete_share(tx, call.principal, share_id))

@@ -17,14 +17,15 @@ async def list_tokens(call: Call) -> TokensPage:
     return await call.read(lambda tx: tokens.list_tokens(tx, call.principal, call.now))
 
 
-@routes.post("/tokens", needs=USER, status=201)
+@routes.post("/tokens", needs=USER, status=201, audit="token_made")
 async def create_token(call: Call, body: TokenCreate) -> TokenCreated:
     """A token for a program. No Idempotency-Key: the answer has a secret, which is kept nowhere."""
     secret = secrets.mint("user")
+    call.note(label=body.label, scopes=list(body.scopes), site_id=body.site_id, days=body.days)
     return await call.write(lambda tx: tokens.create_token(tx, call.principal, body, secret, call.now))
 
 
-@routes.delete("/tokens/{token_id}", needs=USER, status=204)
+@routes.delete("/tokens/{token_id}", needs=USER, status=204, audit="token_revoked")
 async def revoke_token(call: Call, token_id: int) -> None:
     """End a token: it fails from the next request on."""
     await call.write(lambda tx: tokens.revoke_token(tx, call.principal, token_id, call.now))

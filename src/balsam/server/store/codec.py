@@ -19,10 +19,13 @@ from balsam.domain.failure import Failure
 from balsam.domain.states import Actor, JobState
 from balsam.server.store.records import (
     AppRow,
+    AuditRow,
     BatchJobRow,
     BlobRow,
+    DeviceLoginRow,
     HotJob,
     IdempotencyRow,
+    IdentityRow,
     JobRow,
     MembershipRow,
     ResultRow,
@@ -66,6 +69,9 @@ ACTORS: dict[int, str] = {number: actor.value for actor, number in ACTOR_NUMBERS
 
 TABLE_NAMES: dict[type[Row], str] = {
     UserRow: "users",
+    AuditRow: "audit_log",
+    DeviceLoginRow: "device_logins",
+    IdentityRow: "identities",
     TeamRow: "teams",
     MembershipRow: "memberships",
     ShareRow: "shares",
@@ -127,13 +133,16 @@ class Table:
         insert = f"INSERT INTO {self.name} ({', '.join(self.columns)}) VALUES ({marks})"
         return f"{insert} ON CONFLICT (id) DO UPDATE SET {sets}"
 
+    def checked(self, column: str) -> str:
+        """The name of a column. Raises AttributeError for another one."""
+        if column not in self.columns:
+            raise AttributeError(f"{self.name} has no column {column}")
+        return column
+
     def find_sql(self, conditions: Iterable[tuple[str, str]]) -> str:
         """`conditions` are (column, form), form one of: one, any, null."""
         forms = {"one": "{} = ?", "any": "{} IN (SELECT value FROM json_each(?))", "null": "{} IS NULL"}
-        for column, _ in conditions:
-            if column not in self.columns:
-                raise AttributeError(f"{self.name} has no column {column}")
-        where = " AND ".join(forms[form].format(column) for column, form in conditions) or "TRUE"
+        where = " AND ".join(forms[form].format(self.checked(column)) for column, form in conditions) or "TRUE"
         return f"SELECT {', '.join(self.columns)} FROM {self.name} WHERE {where} ORDER BY id"
 
 

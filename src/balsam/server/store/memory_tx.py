@@ -24,9 +24,11 @@ from balsam.server.store.records import (
     CHANGEABLE_COLUMNS,
     AppRow,
     BlobRow,
+    DeviceLoginRow,
     EventRow,
     HotJob,
     IdempotencyRow,
+    IdentityRow,
     JobRow,
     JobUpdate,
     MembershipRow,
@@ -52,6 +54,8 @@ from balsam.server.store.selections import (
 
 _UNIQUE: dict[type[Any], tuple[str, ...]] = {
     UserRow: ("username",),
+    DeviceLoginRow: ("device_hash",),
+    IdentityRow: ("issuer", "subject"),
     TeamRow: ("founder_id", "name"),
     MembershipRow: ("user_id", "team_id"),
     ShareRow: ("owner_id", "site_id", "campaign", "team_id"),
@@ -117,6 +121,9 @@ class MemoryTx(MemoryFilesTx):
             )
 
         return [row for row in self._of(kind) if fits(row)]
+
+    def newest(self, kind: type[R], before_id: int, limit: int, /, **equals: Value) -> list[R]:
+        return [row for row in reversed(self.find(kind, **equals)) if row.id < before_id][:limit]
 
     def created_before(self, kind: type[R], at: int) -> list[R]:
         return [row for row in self._of(kind) if getattr(row, "created_at", at) < at]

@@ -67,6 +67,10 @@ class ReadTx(Protocol):
         """Rows whose columns have these values; a tuple means any of them."""
         ...
 
+    def newest(self, kind: type[R], before_id: int, limit: int, /, **equals: Value) -> list[R]:
+        """Up to `limit` of the rows that `find` finds, those with ids below `before_id`, newest first."""
+        ...
+
     def created_before(self, kind: type[R], at: int) -> list[R]:
         """Rows that are older."""
         ...

@@ -55,6 +55,58 @@ class UserRow:
     password_hash: str | None
     is_admin: bool
     created_at: int
+    disabled_at: int | None = None
+    max_jobs: int | None = None  # this and the two below: None as for everybody
+    quota_bytes: int | None = None
+    requests_per_sec: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One act, see `usecases.audit`. `actor_id` is 0 where nobody was logged in."""
+
+    id: int
+    created_at: int
+    event: str
+    actor_id: int
+    actor: str
+    token_id: int
+    address: str
+    request_id: str
+    target: str
+    detail: Json
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLoginRow:
+    """A login through a browser that is under way, see `usecases.logins`; codes and secrets of browsers as SHA-256."""
+
+    id: int
+    device_hash: str
+    user_code: str
+    client: str
+    address: str
+    created_at: int
+    expires_at: int
+    polled_at: int | None
+    status: str
+    user_id: int | None
+    browser_hash: str
+    provider: str
+    state_hash: str
+    nonce: str
+    verifier: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRow:
+    """Somebody at an OpenID provider, and the account that is theirs here."""
+
+    id: int
+    issuer: str
+    subject: str
+    user_id: int
+    created_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +323,9 @@ class TransferItemRow:
 
 Row = (
     UserRow
+    | AuditRow
+    | DeviceLoginRow
+    | IdentityRow
     | TeamRow
     | MembershipRow
     | ShareRow

@@ -83,6 +83,13 @@ class SqlReadTx(FilesReadTx):
         sql = its.find_sql(conditions) + self._row_lock(kind)
         return [its.decode(row) for row in self._db.execute(sql, params)]
 
+    def newest(self, kind: type[R], before_id: int, limit: int, /, **equals: Value) -> list[R]:
+        its = table(kind)
+        where = " AND ".join(("id < ?", *(f"{its.checked(column)} = ?" for column in equals)))
+        sql = f"SELECT {', '.join(its.columns)} FROM {its.name} WHERE {where} ORDER BY id DESC LIMIT ?"
+        params = (before_id, *map(sql_value, equals.values()), limit)
+        return [its.decode(row) for row in self._db.execute(sql, params)]
+
     def created_before(self, kind: type[R], at: int) -> list[R]:
         its = table(kind)
         sql = f"SELECT {', '.join(its.columns)} FROM {its.name} WHERE created_at < ? ORDER BY id"

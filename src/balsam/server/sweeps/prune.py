@@ -5,11 +5,12 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from balsam.server.store.protocol import Store, Tx
-from balsam.server.store.records import IdempotencyRow, Row, SiteRow, TokenRow, micros
+from balsam.server.store.records import DeviceLoginRow, IdempotencyRow, Row, SiteRow, TokenRow, micros
 from balsam.server.usecases.idempotent import KEPT_FOR
 from balsam.server.usecases.sites import remove_slice
 
 DEAD_TOKENS_KEPT_FOR = timedelta(days=30)
+LOGINS_KEPT_FOR = timedelta(hours=1)
 SLICE = 500
 
 
@@ -18,7 +19,8 @@ def run_once(store: Store, now: datetime) -> int:
     keys = store.read_sync(lambda tx: tx.created_before(IdempotencyRow, micros(now - KEPT_FOR)))
     tokens = store.read_sync(lambda tx: tx.created_before(TokenRow, micros(now - DEAD_TOKENS_KEPT_FOR)))
     dead = [row for row in tokens if isinstance(row, TokenRow) and _is_dead(row, micros(now - DEAD_TOKENS_KEPT_FOR))]
-    removed = _remove(store, keys) + _remove(store, dead)
+    logins = store.read_sync(lambda tx: tx.created_before(DeviceLoginRow, micros(now - LOGINS_KEPT_FOR)))
+    removed = _remove(store, keys) + _remove(store, dead) + _remove(store, logins)
     hidden = [site for site in store.read_sync(lambda tx: tx.find(SiteRow)) if site.deleted_at is not None]
     for site in hidden:
         while store.write_sync(partial(remove_slice, site_id=site.id)):

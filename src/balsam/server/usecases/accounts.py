@@ -15,8 +15,8 @@ from balsam.domain.states import BATCH_JOB_ENDED
 from balsam.server.errors import Conflict, NotFound, Unauthenticated
 from balsam.server.principal import Kind, Principal
 from balsam.server.store.protocol import ReadTx, Tx, Wake
-from balsam.server.store.records import BatchJobRow, SiteRow, TokenRow, UserRow, micros, moment, moment_or_none
-from balsam.wire.auth import Login, UserView, WhoAmI
+from balsam.server.store.records import BatchJobRow, SiteRow, TokenRow, UserRow, micros, moment_or_none
+from balsam.wire.auth import Login, WhoAmI
 
 LOCAL_LABEL = "local"
 
@@ -45,10 +45,22 @@ def authenticate(tx: ReadTx, token: str, now: datetime) -> Authenticated:
     user = tx.get(UserRow, row.user_id)
     if user is None or not is_alive(tx, row):
         raise Unauthenticated
+    if user.disabled_at is not None:
+        raise Unauthenticated("this account is disabled; ask the administrators of the service")
     is_admin = user.is_admin and row.kind == "user"
     kind = cast(Kind, row.kind)
     scopes = frozenset(Scope(scope) for scope in row.scopes)
-    principal = Principal(user.id, user.username, kind, is_admin, row.site_id, row.batch_job_id, row.id, scopes)
+    principal = Principal(
+        user.id,
+        user.username,
+        kind,
+        is_admin,
+        row.site_id,
+        row.batch_job_id,
+        token_id=row.id,
+        scopes=scopes,
+        requests_per_sec=user.requests_per_sec,
+    )
     return Authenticated(principal, moment_or_none(row.expires_at))
 
 
@@ -64,10 +76,12 @@ def is_alive(tx: ReadTx, token: TokenRow) -> bool:
     return True
 
 
-def touch_tokens(tx: Tx, token_ids: Iterable[int], now: datetime) -> None:
-    """Note that the tokens were used."""
-    for row in tx.find(TokenRow, id=tuple(token_ids)):
+def touch_tokens(tx: Tx, token_ids: Iterable[int], now: datetime) -> list[TokenRow]:
+    """Note that the tokens were used; returns those that were used for the first time."""
+    rows = tx.find(TokenRow, id=tuple(token_ids))
+    for row in rows:
         tx.put(replace(row, last_used_at=micros(now)))
+    return [row for row in rows if row.last_used_at is None]
 
 
 def add_token(
@@ -146,23 +160,10 @@ def who_am_i(tx: ReadTx, principal: Principal) -> WhoAmI:
     )
 
 
-def create_user(
-    tx: Tx, principal: Principal, username: str, password_hash: str, is_admin: bool, now: datetime
-) -> UserView:
-    """A new password account; only for administrators."""
-    principal.require_admin()
-    return _view(_add_user(tx, username, password_hash, is_admin, now))
-
-
-def list_users(tx: ReadTx, principal: Principal) -> list[UserView]:
-    principal.require_admin()
-    return [_view(user) for user in tx.find(UserRow)]
-
-
 def ensure_local_user(tx: Tx, username: str, secret: str, now: datetime) -> Principal:
     """Single-user mode: the account of the Unix user, and its token. The same secret as at the last start goes on,
     another one ends it."""
-    user = user_named(tx, username) or _add_user(tx, username, None, True, now)
+    user = user_named(tx, username) or add_user(tx, username, None, True, now)
     earlier = tx.find(TokenRow, user_id=user.id, label=LOCAL_LABEL, revoked_at=None)
     same = [row for row in earlier if row.token_hash == token_hash(secret)]
     if len(earlier) > len(same):
@@ -171,22 +172,20 @@ def ensure_local_user(tx: Tx, username: str, secret: str, now: datetime) -> Prin
     return Principal(user.id, user.username, "user", user.is_admin, token_id=token.id)
 
 
-def set_password(tx: Tx, username: str, password_hash: str, now: datetime) -> None:
-    """Give an account a password; its logins end, the tokens of its Sites stay. Raises NotFound."""
-    user = user_named(tx, username)
+def set_password(tx: Tx, user_id: int, password_hash: str, kept_token_id: int, now: datetime) -> None:
+    """Give an account a password. Its other logins and the tokens of its programs end, those of its Sites stay."""
+    user = tx.get(UserRow, user_id)
     if user is None:
         raise NotFound
     tx.put(replace(user, password_hash=password_hash))
-    revoke(tx, tx.find(TokenRow, user_id=user.id, kind="user", revoked_at=None), now)
+    tokens = tx.find(TokenRow, user_id=user.id, kind="user", revoked_at=None)
+    revoke(tx, [token for token in tokens if token.id != kept_token_id], now)
 
 
-def _add_user(tx: Tx, username: str, password_hash: str | None, is_admin: bool, now: datetime) -> UserRow:
+def add_user(tx: Tx, username: str, password_hash: str | None, is_admin: bool, now: datetime) -> UserRow:
+    """A new account. Raises Conflict `user_exists`."""
     if tx.find(UserRow, username=username):
         raise Conflict("user_exists", f"there is a user {username!r} already")
     row = UserRow(tx.new_id(UserRow), username, password_hash, is_admin, micros(now))
     tx.put(row)
     return row
-
-
-def _view(user: UserRow) -> UserView:
-    return UserView(id=user.id, username=user.username, is_admin=user.is_admin, created_at=moment(user.created_at))

@@ -12,7 +12,7 @@ from balsam.server.errors import NotFound, ServiceError
 from balsam.server.principal import Principal
 from balsam.server.settings import BlobLimits
 from balsam.server.store.protocol import ReadTx, Tx
-from balsam.server.store.records import BlobRow, micros
+from balsam.server.store.records import BlobRow, UserRow, micros
 from balsam.server.usecases.scope import Access, access_of
 from balsam.wire.blobs import BlobUsage
 
@@ -38,10 +38,10 @@ def admit(tx: ReadTx, principal: Principal, size_bytes: int, reserved_bytes: int
     if size_bytes > limits.max_file_bytes:
         message = f"a file of {size_bytes} bytes; this service takes files of up to {limits.max_file_bytes} bytes"
         raise ServiceError(413, "file_too_large", message)
-    used = tx.blob_bytes(principal.user_id)
-    if used + reserved_bytes + size_bytes > limits.quota_bytes:
+    used, quota_bytes = tx.blob_bytes(principal.user_id), _quota_bytes(tx, principal, limits)
+    if used + reserved_bytes + size_bytes > quota_bytes:
         message = (
-            f"{size_bytes} bytes more would be over your quota of {limits.quota_bytes} bytes at this service; {used} "
+            f"{size_bytes} bytes more would be over your quota of {quota_bytes} bytes at this service; {used} "
             "are in use. Collect results that wait (`balsam job fetch`), or delete Jobs that you need no more"
         )
         raise ServiceError(507, "quota_reached", message)
@@ -86,7 +86,13 @@ def _may_read(tx: ReadTx, access: Access, row: BlobRow) -> bool:
 def usage(tx: ReadTx, principal: Principal, limits: BlobLimits) -> BlobUsage:
     principal.require("user")
     used = tx.blob_bytes(principal.user_id)
-    return BlobUsage(used_bytes=used, quota_bytes=limits.quota_bytes, max_file_bytes=limits.max_file_bytes)
+    quota_bytes = _quota_bytes(tx, principal, limits)
+    return BlobUsage(used_bytes=used, quota_bytes=quota_bytes, max_file_bytes=limits.max_file_bytes)
+
+
+def _quota_bytes(tx: ReadTx, principal: Principal, limits: BlobLimits) -> int:
+    user = tx.get(UserRow, principal.user_id)
+    return limits.quota_bytes if user is None or user.quota_bytes is None else user.quota_bytes
 
 
 def own_blobs(tx: ReadTx, sender: tuple[int, int], hashes: Iterable[str]) -> dict[str, BlobRow]:

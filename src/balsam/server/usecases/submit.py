@@ -3,6 +3,7 @@
 Parents must exist when a Job is submitted, and a Job's parents never change: that is why there can be no cycles.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -32,6 +33,7 @@ from balsam.server.store.records import (
 from balsam.server.usecases.limits import BadJson, json_text, parameters_limit, tag_problems
 from balsam.server.usecases.scope import Access, access_of, seen_jobs
 from balsam.server.usecases.submit_transfers import Slots, Wanted, insert_items, load_blobs
+from balsam.server.usecases.users import check_job_quota
 from balsam.wire.apps import AppSync
 from balsam.wire.base import MAX_PARAMETERS_BYTES, ErrorDetail
 from balsam.wire.jobs import JobCreate, JobsCreate, JobsCreated
@@ -96,6 +98,7 @@ def submit_jobs(tx: Tx, principal: Principal, message: JobsCreate, now: datetime
         raise NotFound(work.missing)
     if work.forbidden:
         raise Forbidden(f"{work.forbidden[0].where}: {work.forbidden[0].message}", work.forbidden)
+    check_job_quota(tx, Counter(made.shape.owner_id for made in new))
     blobs = load_blobs(tx, principal.user_id, {index: message.jobs[index] for index in work.transfers})
     ids = tx.insert_jobs(new, micros(now))
     if work.transfers:

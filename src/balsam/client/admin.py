@@ -1,0 +1,46 @@
+"""What administrators ask of a service: its accounts and their limits, the audit log. Used by `balsam admin`."""
+
+import json
+from typing import Any
+
+from balsam.client.errors import NotFound
+from balsam.client.settings import ClientSettings
+from balsam.client.transport import Transport
+from balsam.client.values import checked
+from balsam.wire.admin import AuditPage, AuditQuery, AuditView, FirstUser, UserPatch
+from balsam.wire.auth import Users, UserView
+
+DEADLINE_SEC = 30.0
+
+
+def list_users(transport: Transport) -> list[UserView]:
+    """All accounts, with what they use. Raises Forbidden to whoever is no administrator, as all of this module."""
+    return transport.request("GET", "/users", reply=Users, deadline_sec=DEADLINE_SEC).root
+
+
+def change_user(transport: Transport, username: str, **changes: Any) -> UserView:
+    """Change an account: `is_admin`, `disabled`, `max_jobs`, `quota_bytes`, `requests_per_sec` (None: no own limit)."""
+    body = checked(UserPatch, "", changes)
+    found = [user for user in list_users(transport) if user.username == username]
+    if not found:
+        raise NotFound(f"there is no account {username!r}; see: balsam admin users")
+    path = f"/users/{found[0].id}"
+    return transport.request("PATCH", path, body=body, reply=UserView, deadline_sec=DEADLINE_SEC)
+
+
+def read_audit(transport: Transport, **query: Any) -> list[AuditView]:
+    """Rows of the audit log, newest first: `event`, `actor`, `before_id`, `limit`."""
+    asked = checked(AuditQuery, "", {name: value for name, value in query.items() if value is not None})
+    return transport.request("GET", "/audit", query=asked, reply=AuditPage, deadline_sec=DEADLINE_SEC).results
+
+
+def make_first_user(url: str, code: str, username: str, password: str) -> UserView:
+    """The first administrator of a new service. Raises Unauthorized for a wrong code."""
+    fields = {"code": code, "username": username, "password": password}
+    checked(FirstUser, "", fields)
+    transport = Transport(ClientSettings(url=url))
+    try:
+        body = json.dumps(fields).encode()  # the message prints its secrets as stars
+        return transport.request("POST", "/users/first", body=body, reply=UserView, deadline_sec=DEADLINE_SEC)
+    finally:
+        transport.close()

@@ -1,0 +1,249 @@
+"""Logging in through a browser: the device flow of the service over the code flow with PKCE of a real provider.
+
+The provider is npm's oidc-provider, a certified one; the person's clicks are made by an HTTP client with cookies.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import unescape
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urljoin, urlsplit
+
+import httpx2
+import pytest
+import yaml
+
+from tests.server.world import ok
+from tests.services import RunningService, running_service
+from tests.system.live_site import BALSAM
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("npm") is None, reason="there is no Node here")]
+
+OIDC = Path(__file__).parent.parent / "oidc"
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@dataclass
+class World:
+    service: RunningService
+    provider: subprocess.Popen[str]
+    issuer: str
+
+
+def start_provider(redirect_uri: str) -> subprocess.Popen[str]:
+    if not (OIDC / "node_modules").exists():
+        npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        subprocess.run(npm, cwd=OIDC, check=True, capture_output=True, timeout=300)
+    command = ["node", "provider.mjs", redirect_uri]
+    return subprocess.Popen(
+        command, cwd=OIDC, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    provider = start_provider(f"{url}/login/callback")
+    assert provider.stdout is not None and provider.stdin is not None
+    issuer = provider.stdout.readline().strip()
+    who = {"client_id": "balsam", "client_secret": "not a secret: of the tests", "issuer": issuer}
+    providers = [
+        {"name": "lab", "title": "The <Lab>", **who, "allow_domains": ["lab.example"]},
+        {"name": "beam", **who, "allow_groups": ["beamline"]},
+        {"name": "gone", **who, "issuer": "http://127.0.0.1:9", "allow_anybody": True},
+    ]
+    home = tmp_path_factory.mktemp("oidc")
+    path = home / "login.yml"
+    path.touch(0o600)
+    path.write_text(yaml.safe_dump({"public_url": url, "providers": providers}))
+    try:
+        with running_service(home / "balsam", options=["--login-file", str(path), "--port", str(port)]) as service:
+            yield World(service, provider, issuer)
+    finally:
+        provider.stdin.close()
+        provider.wait(10)
+        provider.stdout.close()
+
+
+class Browser(httpx2.Client):
+    """Cookies, redirects and forms."""
+
+    def __init__(self) -> None:
+        super().__init__(timeout=30, follow_redirects=True, trust_env=False)
+
+    def submit(self, page: httpx2.Response, **fields: str) -> httpx2.Response:
+        form = re.search(r"<form[^>]*>", page.text)
+        assert form is not None, page.text
+        action = re.search(r'action="([^"]*)"', form[0])
+        hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page.text))
+        target = urljoin(str(page.url), unescape(action[1]) if action else "")
+        return self.post(target, data={**hidden, **fields}, headers={"origin": f"http://{urlsplit(target).netloc}"})
+
+    def log_in_at_provider(self, page: httpx2.Response, name: str) -> httpx2.Response:
+        page = self.submit(page, login=name, password="any")
+        return self.submit(page) if "Authorize" in page.text else page
+
+
+def begin(world: World, client: str = "balsam on login1") -> dict[str, Any]:
+    with world.service.client("") as nobody:
+        return dict(ok(nobody.post("/api/auth/device", json={"client": client})))
+
+
+def poll(world: World, begun: dict[str, Any]) -> httpx2.Response:
+    with world.service.client("") as nobody:
+        return nobody.post("/api/auth/device/token", json={"device_code": begun["device_code"]})
+
+
+def to_consent(
+    world: World, browser: Browser, begun: dict[str, Any], name: str, provider: str = "lab"
+) -> httpx2.Response:
+    page = browser.get(begun["verification_uri_complete"])
+    assert begun["user_code"] in page.text and page.status_code == 200
+    return browser.log_in_at_provider(browser.submit(page, code=begun["user_code"], provider=provider), name)
+
+
+def test_a_program_is_let_in_by_a_person_in_a_browser(world: World) -> None:
+    begun = begin(world, "balsam <b>on</b> login1")
+    assert re.fullmatch(r"[B-Z]{4}-[B-Z]{4}", begun["user_code"]) and begun["expires_in_sec"] == 300
+    first = poll(world, begun)
+    assert (first.status_code, first.json()["error"]["code"]) == (400, "authorization_pending")
+    assert poll(world, begun).json()["error"]["code"] == "slow_down"
+    with Browser() as browser:
+        page = to_consent(world, browser, begun, "ada")
+        assert "You are <b>ada</b>" in page.text and "balsam &lt;b&gt;on&lt;/b&gt; login1" in page.text
+        assert "127.0.0.1" in page.text and begun["user_code"] in page.text and "everything" in page.text
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
+        assert page.headers["cache-control"] == "no-store" and "<script" not in page.text
+        assert poll(world, begun).json()["error"]["code"] in ("authorization_pending", "slow_down")
+        assert "logged in" in browser.submit(page, answer="yes").text
+    login = ok(poll(world, begun))
+    assert login["username"] == "ada" and login["token"].startswith("blsm_user_")
+    assert poll(world, begun).json()["error"]["code"] == "expired_token"  # once
+    with world.service.client(login["token"]) as client:
+        me = ok(client.get("/api/auth/me"))
+    assert (me["username"], me["is_admin"], me["scopes"]) == ("ada", False, ["all"])
+    with world.service.client() as admin:
+        row = ok(admin.get("/api/audit", params={"event": "login"}))["results"][0]
+    assert row["detail"]["method"] == "lab" and row["address"] == "127.0.0.1" and login["token"] not in str(row)
+
+
+def test_the_same_person_is_the_same_account_and_takes_nobody_elses(world: World) -> None:
+    with world.service.client() as admin:
+        ok(admin.post("/api/users", json={"username": "eve", "password": "a long pass phrase"}))
+    names = []
+    for _ in range(2):
+        begun = begin(world)
+        with Browser() as browser:
+            browser.submit(to_consent(world, browser, begun, "eve"), answer="yes")
+        names.append(ok(poll(world, begun))["username"])
+    assert names == ["eve@lab", "eve@lab"]
+
+
+def test_who_is_on_no_list_stays_out(world: World) -> None:
+    for name, provider in (("unverified", "lab"), ("ada", "beam")):
+        begun = begin(world)
+        with Browser() as browser:
+            page = to_consent(world, browser, begun, name, provider)
+        assert page.status_code == 403 and "lets in certain groups or domains" in page.text
+        assert poll(world, begun).json()["error"]["code"] in ("authorization_pending", "slow_down")
+    begun = begin(world)
+    with Browser() as browser:
+        assert "You are <b>member</b>" in to_consent(world, browser, begun, "member", "beam").text
+
+
+def test_a_refusal_is_told_to_the_program(world: World) -> None:
+    begun = begin(world)
+    with Browser() as browser:
+        browser.submit(to_consent(world, browser, begun, "ada"), answer="no")
+    assert poll(world, begun).json()["error"]["code"] == "access_denied"
+
+
+def test_consent_takes_the_browser_that_logged_in_and_its_form(world: World) -> None:
+    begun = begin(world)
+    with Browser() as browser, Browser() as other:
+        page = to_consent(world, browser, begun, "ada")
+        action = re.search(r'action="(/login/decide[^"]*)"', page.text)
+        assert action is not None
+        target = world.service.url + action[1]
+        csrf = re.search(r'name="csrf" value="(\w+)"', page.text)
+        assert csrf is not None
+        other.get(world.service.url + "/login")
+        for client, fields, origin in (
+            (other, {"csrf": csrf[1]}, world.service.url),
+            (other, {}, world.service.url),
+            (browser, {}, world.service.url),
+            (browser, {"csrf": "x"}, world.service.url),
+            (browser, {"csrf": csrf[1]}, "http://evil.example"),
+        ):
+            refused = client.post(target, data={**fields, "answer": "yes"}, headers={"origin": origin})
+            assert refused.status_code == 403, refused.text
+        assert poll(world, begun).json()["error"]["code"] in ("authorization_pending", "slow_down")
+        again = browser.get(f"{world.service.url}/login/callback?code=x&state=y")
+        assert again.status_code == 404
+
+
+def test_state_nonce_and_code_are_good_once_and_in_one_browser_only(world: World) -> None:
+    begun = begin(world)
+    with Browser() as browser, Browser() as other:
+        browser.follow_redirects = False
+        page = browser.get(begun["verification_uri_complete"])
+        sent = browser.submit(page, code=begun["user_code"], provider="lab")
+        query = parse_qs(urlsplit(sent.headers["location"]).query)
+        assert query["code_challenge_method"] == ["S256"] and len(query["nonce"][0]) >= 43
+        state = query["state"][0]
+        other.get(world.service.url + "/login")
+        fixated = other.get(f"{world.service.url}/login/callback?code=x&state={state}")
+        assert fixated.status_code == 404
+        wrong = browser.get(f"{world.service.url}/login/callback?code=guessed&state={state}")
+        assert wrong.status_code == 503 and "invalid_grant" in wrong.text
+        replayed = browser.submit(page, code=begun["user_code"], provider="lab")
+        assert replayed.status_code in (400, 429)  # the code is taken; others were guessed before
+
+
+def test_guessing_user_codes_ends_after_five(world: World) -> None:
+    with Browser() as browser:
+        page = browser.get(world.service.url + "/login")
+        answers = [browser.submit(page, code="BBBB-BBBB", provider="lab").status_code for _ in range(6)]
+    assert answers[:1] == [400] and answers[-1] == 429
+
+
+def test_a_provider_that_is_down_stops_new_logins_and_nothing_else(world: World) -> None:
+    begun = begin(world)
+    with Browser() as browser:
+        page = browser.get(begun["verification_uri_complete"])
+        down = browser.submit(page, code=begun["user_code"], provider="gone")
+        assert down.status_code == 503 and "does not answer" in down.text
+        assert browser.submit(page, code=begun["user_code"], provider="lab").status_code == 200  # another one goes on
+    with world.service.client() as client:
+        ok(client.get("/api/jobs"))
+
+
+def test_balsam_login(world: World, tmp_path: Path) -> None:
+    command = [str(BALSAM), "login", world.service.url, "--json"]
+    environment = {**os.environ, "BALSAM_HOME": str(tmp_path / "home")}
+    waiting = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
+    )
+    assert waiting.stderr is not None
+    address = waiting.stderr.readline().split()[-1]
+    begun = {"verification_uri_complete": address, "user_code": address.rpartition("=")[2]}
+    with Browser() as browser:
+        browser.submit(to_consent(world, browser, begun, "grace"), answer="yes")
+    out, _ = waiting.communicate(timeout=60)
+    assert '"username": "grace"' in out and waiting.returncode == 0
+    assert (tmp_path / "home" / "client.yml").stat().st_mode & 0o777 == 0o600
