@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from balsam.platform.machines import settings_text
+from balsam.site.directory import SiteDirectory
+from balsam.site.run import Plan
 from balsam.site.settings import Settings
 from balsam.site.settings_environment import in_effect
 from balsam.site.settings_file import SettingsError
@@ -68,3 +71,12 @@ def test_no_setting_is_left_out(tmp_path: Path) -> None:
         if not one.is_default:
             key = lines[int(one.origin.rpartition(":")[2]) - 1].strip().partition(":")[0]
             assert key == one.name.rpartition(".")[2]
+
+
+def test_an_agent_obeys_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".balsam-site").write_text(json.dumps({"id": 1, "name": "one", "url": "http://127.0.0.1:9"}))
+    (tmp_path / "settings.yml").write_text("logging: {level: INFO}\n")
+    (tmp_path / "job-template.sh").write_text("{{ launcher_cmd }}\n")
+    assert Plan.read(SiteDirectory(tmp_path)).settings.logging.level == "INFO"
+    monkeypatch.setenv("BALSAM_LOG_LEVEL", "debug")
+    assert Plan.read(SiteDirectory(tmp_path)).settings.logging.level == "DEBUG"
