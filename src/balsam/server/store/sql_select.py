@@ -17,6 +17,7 @@ from balsam.server.store.sql_conditions import EVENTS, JOBS, condition_sql
 from balsam.server.store.sql_database import listed
 
 _ANY = "IN (SELECT value FROM json_each(?))"
+EVENTS_OF_JOB = f"e.id > (j.id << {EVENT_SEQ_BITS}) AND e.id < ((j.id + 1) << {EVENT_SEQ_BITS})"
 DATA_HAS = "EXISTS (SELECT 1 FROM json_each(e.data) d WHERE d.key = ? AND CAST(d.value AS TEXT) = ?)"
 
 
@@ -204,8 +205,7 @@ def event_query(selection: EventSelection, *, by_time: bool = False) -> Query:
         query.add(f"EXISTS ({found})", *its.params)
     elif jobs is not None:
         inner, params = jobs
-        span = f"e.id > (j.id << {EVENT_SEQ_BITS}) AND e.id < ((j.id + 1) << {EVENT_SEQ_BITS})"
-        query.source = f"({inner}) j CROSS JOIN events e ON {span}"
+        query.source = f"({inner}) j CROSS JOIN events e ON {EVENTS_OF_JOB}"
         query.params.extend(params)
     owned = "e.owner_id = ?" if "INDEXED" in query.source else "+e.owner_id = ?"
     query.add(owned, selection.owner_id)

@@ -7,7 +7,7 @@ migration that does gets a file for each database (migrations/README.md).
 import re
 from functools import lru_cache
 
-from balsam.server.store.sql_select import DATA_HAS
+from balsam.server.store.sql_select import DATA_HAS, EVENTS_OF_JOB
 
 # A yes is written as 1 and a no as 0, as SQLite does.
 _DATA_HAS = (
@@ -23,6 +23,11 @@ _STATEMENTS = (
     (re.compile(r" INDEXED BY \w+"), ""),
     (re.compile(r" IN \(SELECT value FROM json_each\(\?\)\)"), " = ANY(%s)"),
     (re.compile(r"json_each\(\?\)"), "unnest(%s::bigint[]) AS value"),
+    # A fence: the planner takes the span of a Job for a ninth of all events, and would walk over all of them.
+    (
+        re.compile(f"CROSS JOIN events e ON {re.escape(EVENTS_OF_JOB)}"),
+        f"CROSS JOIN LATERAL (SELECT * FROM events e WHERE {EVENTS_OF_JOB} OFFSET 0) e",  # noqa: S608 - a text of ours
+    ),
     (re.compile(r"CROSS JOIN (\w+(?: \w+)?) ON"), r"JOIN \1 ON"),
     (re.compile(r"\binstr\("), "strpos("),
     (re.compile(r"\bsubstr\((.+?), -(\d+)\)"), r"right(\1, \2)"),
