@@ -13,6 +13,8 @@ from tests.server.test_routes_tenancy import MISSING
 from tests.server.world import PASSWORD, Person, furnish, make_app, make_jobs, make_site, make_user, ok
 from tests.services import RunningService, running_service
 
+pytestmark = pytest.mark.slow  # each account costs a hash
+
 
 def log(client: httpx2.Client, **query: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = ok(client.get("/api/audit", params=query))["results"]

@@ -63,6 +63,7 @@ def test_every_answer_has_its_headers_and_no_server_name(service: RunningService
             assert {"default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"} <= set(policy.split("; ")), path
 
 
+@pytest.mark.slow
 def test_behind_a_proxy_browsers_are_told_to_keep_to_https(tmp_path: Path) -> None:
     with running_service(tmp_path / "home", options=["--behind-proxy"]) as service, service.client("") as nobody:
         assert nobody.get("/healthz").headers["strict-transport-security"] == "max-age=31536000; includeSubDomains"

@@ -77,6 +77,7 @@ def eventually_empty(limits: ConnectionLimits) -> None:
     assert limits.count == 0 and not limits.by_address
 
 
+@pytest.mark.slow
 def test_headers_that_do_not_come_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEADERS_SEC", 0.1)
     with server(ConnectionLimits(10, None)) as port, connect(port) as silent, connect(port) as slow:

@@ -30,6 +30,7 @@ def operations(service: RunningService) -> dict[str, dict[str, Any]]:
     return {operation["operationId"]: operation for path in document["paths"].values() for operation in path.values()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has", GIVEN)
 def test_a_scope_allows_what_its_routes_declare_and_nothing_else(
     has: Scope, service: RunningService, ann: Person, operations: dict[str, Any]
@@ -53,6 +54,7 @@ def test_every_route_declares_a_scope(operations: dict[str, Any]) -> None:
         assert operation["x-balsam-scope"] in set(Scope), name
 
 
+@pytest.mark.slow
 def test_a_token_for_one_site_reaches_nothing_of_another(
     service: RunningService, ann: Person, operations: dict[str, Any]
 ) -> None:
