@@ -369,38 +369,41 @@ def test_a_keeper_that_stopped_a_hook_has_it_run_again(bench: Bench) -> None:
     assert list(bench.workers.orders) == [job_id]
 
 
-@pytest.mark.parametrize("by_stream", [True, False])
-def test_cancelled_jobs_are_handed_back_when_their_hooks_are_gone(bench: Bench, by_stream: bool) -> None:
+@pytest.mark.parametrize("told", ["stream", "renewal", "report"])
+def test_cancelled_jobs_are_handed_back_when_their_hooks_are_gone(bench: Bench, told: str) -> None:
     ids = bench.submit(4)
     bench.run()
     bench.world.cancel([ids[0], ids[3]])
-    if by_stream:
+    if told == "stream":
         bench.processing.cancel([ids[0], ids[3]])
-    else:
+    elif told == "renewal":
         bench.processing.renew()
+    else:
+        bench.workers.finish(ids[1])
     bench.run(2)
     assert bench.workers.stopped == {ids[0]}
     assert [bench.world.get(job_id).session_id for job_id in (ids[0], ids[3])] == [1, None]
     bench.workers.finish(ids[0])
     bench.run(2)
     assert bench.world.get(ids[0]).session_id is None
-    assert bench.states(ids) == [S.CANCELLED, S.STAGED_IN, S.STAGED_IN, S.CANCELLED]
+    second = S.PREPROCESSED if told == "report" else S.STAGED_IN
+    assert bench.states(ids) == [S.CANCELLED, second, S.STAGED_IN, S.CANCELLED]
 
 
-def test_s7_fenced_hooks_are_stopped_and_newer_grants_are_not(bench: Bench) -> None:
-    ids = bench.submit(4)
+def test_s7_a_verdict_under_an_old_token_moves_nothing_and_is_told_once(bench: Bench) -> None:
+    """The user took the Job back and runs it again; what its first hook came to is of no interest."""
+    ids = bench.submit(2)
     bench.run()
-    old = bench.workers.orders[ids[0]].token
-    bench.processing._drop([(ids[0], old - 1), (ids[2], old - 1), (ids[3], old)])
-    assert bench.workers.stopped == set()
-    assert [job.id for job in bench.processing._waiting] == [ids[2]]
-    bench.processing._drop([(ids[0], old)])
-    assert bench.workers.stopped == {ids[0]}
+    bench.world.cancel(ids[:1])
     bench.workers.finish(ids[0])
+    bench.run(1)
+    bench.world.retry(ids[:1])
+    bench.run()
+    assert bench.states(ids) == [S.STAGED_IN] * 2
+    assert bench.workers.orders[ids[0]].token == 2
     bench.service.calls.clear()
-    bench.processing.run_once()
-    assert bench.service.calls == [], "nobody needs to hear of it"
-    assert set(bench.workers.orders) == {ids[1], ids[2]}
+    bench.run()
+    assert "report" not in bench.service.calls
 
 
 def test_f10_a_full_disk_stops_hooks_and_loses_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,9 @@ Used by processing.py, in its one thread. The outbox is also the note of the Ses
 in the directory has not been ended by whoever opened it.
 """
 
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +22,6 @@ log = logging.getLogger(__name__)
 
 Holder = Mapping[str, Any]  # which process on which machine, as it stands in the outbox
 _NUMBER = re.compile(r"session-(\d+)\.outbox")
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What the service said in answer to reports: (Job, token) not ours any more, and Jobs whose end users want."""
-
-    fenced: list[tuple[int, int]]
-    cancel: list[int]
 
 
 class HookSession:
@@ -76,18 +66,16 @@ class HookSession:
         self._outbox.append(facts)
         self._outbox.sync()
 
-    def deliver(self) -> Heard:
-        """Hand in what the service has not acknowledged."""
-        heard = Heard([], [])
+    def deliver(self) -> list[int]:
+        """Hand in what the service has not acknowledged; Jobs whose end users want."""
+        cancel: list[int] = []
         while texts := self._outbox.unacked:
             batch = texts[: batch_length(len(text) for text in texts)]
-            tokens = {fact["job_id"]: fact["token"] for fact in map(json.loads, batch)}
             for reply in report_all(self._service, self.id, batch):
                 crash_point("after-verdict-report-before-ack")
                 self._outbox.ack(reply.acked_seq)
-                heard.fenced.extend((job_id, tokens[job_id]) for job_id in reply.fenced if job_id in tokens)
-                heard.cancel.extend(reply.cancel)
-        return heard
+                cancel.extend(reply.cancel)
+        return cancel
 
     def close(self, reason: str) -> None:
         """End the Session in order, once everything was delivered."""

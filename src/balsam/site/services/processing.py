@@ -259,14 +259,6 @@ class Processing:
         for job_id in wanted & self._workers.running.keys():
             self._give_up(job_id, hand_back=True)
 
-    def _drop(self, fenced: list[tuple[int, int]]) -> None:
-        """S7: these are not ours any more, and nobody needs to hear of them. A newer grant of the same Job stays."""
-        for job_id, token in fenced:
-            self._waiting = deque(job for job in self._waiting if job.id != job_id or job.token > token)
-            order = self._workers.running.get(job_id)
-            if order is not None and order.token <= token:
-                self._give_up(job_id, hand_back=False)
-
     def _give_up(self, job_id: int, *, hand_back: bool) -> None:
         if job_id not in self._given_up:
             self._given_up[job_id] = hand_back
@@ -292,9 +284,8 @@ class Processing:
     def _deliver(self) -> None:
         if self._session is None or not self._session.undelivered:
             return
-        heard = self._session.deliver()
-        self._drop(heard.fenced)
-        self._stop(heard.cancel)
+        # A record that was fenced (S7) is of a hook that has ended: nothing of it is left to stop.
+        self._stop(self._session.deliver())
 
     def _at(self) -> str:
         return self._clock.now().isoformat()
