@@ -121,7 +121,7 @@ class JobFiles:
         FileNotFoundError when there is none (at last), PermissionError, SiteOffline.
 
         >>> [line for line in job.tail(follow=True)]
-        ['Hello, World\n']
+        ['Hello, World\\n']
         """
         from balsam.client.tail import tail
 
