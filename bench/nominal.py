@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+RENEW_SEC = 60.0  # as real ones do
+
 
 class NominalLauncher:
     """One Session on a Site; `service_sec` is what its requests took, from the first byte to the answer."""
@@ -22,6 +24,7 @@ class NominalLauncher:
         self._acquires = self._records = 0
         self.service_sec = 0.0
         self.last_answer = 0.0  # monotonic
+        self._renew_at = time.monotonic() + RENEW_SEC
 
     def acquire(self, most: int) -> list[int]:
         """Ids of up to so many Jobs that can run."""
@@ -54,6 +57,10 @@ class NominalLauncher:
 
     def _send(self, verb: str, body: Any, reply: type[Any]) -> Any:
         begin = time.monotonic()
+        if begin >= self._renew_at:
+            self._renew_at = begin + RENEW_SEC
+            self._transport.request("POST", f"{self._path}/renew", safe_to_repeat=True)
+            begin = time.monotonic()
         answer = self._transport.request("POST", f"{self._path}/{verb}", body=body, reply=reply)
         self.last_answer = time.monotonic()
         self.service_sec += self.last_answer - begin
