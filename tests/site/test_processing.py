@@ -5,6 +5,7 @@ The service here is its use cases over a store; it can be away, lose answers, an
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +20,10 @@ from balsam.server.principal import Principal
 from balsam.server.store.memory import MemoryStore
 from balsam.server.store.protocol import Tx
 from balsam.server.usecases import acquire, report, sessions
-from balsam.site.hook_workers import HookEnd, HookOrder, NotBegun
+from balsam.site.hook_workers import LOG_NAME, HookEnd, HookOrder, NotBegun, _open_log
 from balsam.site.processing_link import RecordsRefused, SessionOver
 from balsam.site.service import ServiceAway
-from balsam.site.services.hook_apps import HookApps
+from balsam.site.services.hook_apps import HookApps, HooksRefused
 from balsam.site.services.processing import POLL_SEC, Processing
 from balsam.testing.store_world import StoreWorld
 from balsam.wire.sessions import (
@@ -481,6 +482,28 @@ def test_a_hook_that_can_not_begin(bench: Bench) -> None:
     bench.workers.refusal = None
     bench.run()
     assert list(bench.workers.orders) == ids
+
+
+def test_s15_a_definition_that_is_not_what_its_hash_says_is_refused(bench: Bench) -> None:
+    """A service that lies can't have other code run under the hash that the Site's owner approved."""
+    apps = HookApps(True, lambda: {bench.app.content_hash})
+    apps.add(bench.app)
+    assert apps.get(bench.app.id) is not None
+    apps.add(bench.app.model_copy(update={"environment_variables": {"LD_PRELOAD": "/tmp/other.so"}}))
+    with pytest.raises(HooksRefused, match="is not what its hash says"):
+        apps.get(bench.app.id)
+
+
+def test_s15_output_goes_to_a_plain_file_or_nowhere(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOG_NAME)
+    reader = os.open(tmp_path / LOG_NAME, os.O_RDONLY | os.O_NONBLOCK)
+    workdir = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with pytest.raises(NotBegun, match="no plain file"):
+            _open_log(workdir)
+    finally:
+        os.close(workdir)
+        os.close(reader)
 
 
 def test_a_fault_of_ours_gives_up_what_is_held(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
