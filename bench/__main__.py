@@ -19,7 +19,7 @@ PARTS = ("starting", "running", "scheduling", "waiting", "moving", "workflows", 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, "postgres", []], default=[], help="all but `postgres`")
     parser.add_argument("--jobs", type=int, default=5_000, help="no-op Jobs of G1")
     parser.add_argument("--rows", type=int, default=1_000_000, help="Jobs in the service when it is read")
     chosen = parser.parse_args()
@@ -50,6 +50,10 @@ def main() -> int:
         if "storing" in parts:
             with Product(root / "storing") as product:
                 goals += storing.measure(product, root, chosen.rows)
+        if "postgres" in parts:
+            from bench import postgres  # here: it needs the packages of the tests
+
+            goals += postgres.measure(root, chosen.jobs, chosen.rows)
     print(report(goals))
     return 0 if all(goal.reaches(goal.must) for goal in goals) else 1
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,10 +19,10 @@ BULK = 10_000
 MANY = 100_000  # chunked by the client
 
 
-def measure(product: Product, root: Path, rows: int) -> list[Goal]:
-    """G12, G7, then fill up to `rows` Jobs and read."""
+def measure(product: Product, root: Path, rows: int, commit_rate: Callable[[], float] | None = None) -> list[Goal]:
+    """G12, G7, then fill up to `rows` Jobs and read. `commit_rate` measures the floor of G12; by default SQLite's."""
     no_op = apps.no_op(product.site["name"])
-    goals = [_posts(product, no_op, root), *_bulk(no_op, root)]
+    goals = [_posts(product, no_op, commit_rate or (lambda: floors.commit_rate(root))), *_bulk(no_op, root)]
     _fill(no_op, rows)
     return goals + _reads(rows)
 
@@ -104,13 +105,15 @@ def _page_after(job_id: int) -> list[Any]:
     return list(default_client().transport.request("GET", "/jobs", query=query, reply=JobsPage).results)
 
 
-def _posts(product: Product, no_op: Any, root: Path, connections: int = 16, seconds: float = 4.0) -> Goal:
+def _posts(
+    product: Product, no_op: Any, commit_rate: Callable[[], float], connections: int = 16, seconds: float = 4.0
+) -> Goal:
     from balsam.api import App, default_client
 
     app = App.objects.get(name=no_op.__name__)
     body = json.dumps({"jobs": [{"app_id": app.id, "workdir": "post/x"}]}).encode()
     token = default_client().settings.token
-    floor = floors.commit_rate(root)
+    floor = commit_rate()
     rate = asyncio.run(_post_loop(product.url, token, body, connections, seconds))
     return Goal(
         "G12",

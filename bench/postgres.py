@@ -1,0 +1,218 @@
+"""The service on PostgreSQL: acquire (G9), updates (G8), reads meanwhile, wake-ups between two processes.
+
+`python -m bench postgres` measures the goals of `running` and `storing` on PostgreSQL as well: both parts run with
+BALSAM_DATABASE set. The server is the one of the tests' wheel, with its durable defaults.
+"""
+
+import http.client
+import itertools
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+
+from bench import machine, running, storing
+from bench.product import Product
+from bench.result import Goal
+from tests.server.world import Person, furnish, make_user, ok
+from tests.services import RunningService, running_service
+from tests.testbed.postgres import PostgresServer, wheel_programs
+
+BATCH = 100
+BATCHES = 50
+FEW = 100_000
+SUBMIT = 5_000
+
+
+def measure(root: Path, jobs: int, rows: int) -> list[Goal]:
+    """All goals on PostgreSQL."""
+    server = PostgresServer(wheel_programs(), settings={})
+    try:
+        goals = _several(server, root, rows)
+        with _database(server), Product(root / "running") as product:
+            goals += running.measure(product, root, jobs)
+        with _database(server) as url, Product(root / "storing") as product:
+            goals += storing.measure(product, root, rows, lambda: _commit_rate(url))
+        return goals
+    finally:
+        server.close()
+
+
+@contextmanager
+def _database(server: PostgresServer) -> Iterator[str]:
+    with server.database() as name:
+        os.environ["BALSAM_DATABASE"] = url = server.url(name)
+        try:
+            yield url
+        finally:
+            del os.environ["BALSAM_DATABASE"]
+
+
+def _commit_rate(url: str, seconds: float = 2.0) -> float:
+    """Durable commits per second, each of one row with three more in another table."""
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("CREATE TEMPORARY TABLE IF NOT EXISTS floor_events (job BIGINT, n BIGINT)")
+        db.execute("CREATE TABLE floor_jobs (id BIGINT PRIMARY KEY, workdir TEXT, parameters TEXT)")
+        count, begin = 0, time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            count += 1
+            with db.transaction():
+                db.execute("INSERT INTO floor_jobs VALUES (%s, 'x', '{}')", (count,))
+                db.execute("INSERT INTO floor_events VALUES (%s, 1), (%s, 2), (%s, 3)", (count,) * 3)
+        elapsed = time.perf_counter() - begin
+        db.execute("DROP TABLE floor_jobs")
+    return count / elapsed
+
+
+def _acquire_floor(url: str) -> float:
+    """Rows per second of the bare statement: 100 of 100,000 at a time by their partial index, over one connection."""
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("CREATE TABLE floor AS SELECT id, NULL::bigint AS holder FROM generate_series(1, 100000) AS id")
+        db.execute("CREATE INDEX floor_free ON floor (id) WHERE holder IS NULL")
+        db.execute("ALTER TABLE floor ADD PRIMARY KEY (id)")
+        db.execute("ANALYZE floor")
+        sql = """UPDATE floor SET holder = 1 WHERE id = ANY (ARRAY(SELECT id FROM floor WHERE holder IS NULL
+            ORDER BY id LIMIT 100 FOR UPDATE SKIP LOCKED)) RETURNING id"""
+        begin = time.perf_counter()
+        for _ in range(200):
+            db.execute(sql).fetchall()
+        rate = 200 * BATCH / (time.perf_counter() - begin)
+        db.execute("DROP TABLE floor")
+    return rate
+
+
+def _several(server: PostgresServer, root: Path, rows: int) -> list[Goal]:
+    """Two processes on one database; requests go to the first, a stream listens at the second."""
+    with _database(server) as url, ExitStack() as stack:
+        home = root / "several"
+        first, second = (stack.enter_context(running_service(home, env={"BALSAM_DATABASE": url})) for _ in range(2))
+        person = furnish(first, make_user(first, "ann"))
+        wake = _wake_ms(first, second, person)
+        launcher = _Launcher(first, person)
+        floor = _acquire_floor(url)
+        launcher.fill(FEW)
+        few = launcher.acquire_rate(BATCHES)
+        with _reads(second, person) as read_ms:
+            updates = launcher.update_rate()
+            while launcher.left > BATCH * BATCHES:
+                launcher.acquire_rate(BATCHES)
+            last = launcher.acquire_rate(BATCHES)
+        launcher.fill(rows)
+        many = launcher.acquire_rate(BATCHES)
+    note = f"{few:,.0f} rows/s at {FEW:,} Jobs, {last:,.0f} at the end of them, {many:,.0f} at {rows:,}; "
+    return [
+        Goal("wake", "NOTIFY and SSE, POST to event", wake, "ms", 5, 3, True, "between two processes, median"),
+        Goal("G9", "acquire by 100", few / floor, "x floor", 0.33, 0.5, False, f"{note}floor {floor:,.0f}/s"),
+        Goal("G9", "last batches over the first", last / few, "x", 0.8, 1, False, note),
+        Goal("G9", "at many Jobs over at few", many / few, "x", 0.8, 1, False, note),
+        Goal("G8", "updates by 100, with events", updates, "Jobs/s", 15_000, 22_000, False, "two updates to a Job"),
+        Goal("reads", "p99 under that load", machine.percentile(read_ms, 0.99), "ms", 100, 50, True, "at the other"),
+    ]
+
+
+class _Launcher:
+    """One Session over plain HTTP."""
+
+    def __init__(self, service: RunningService, person: Person) -> None:
+        self._user, self._site = service.client(person.token), service.client(person.site_token)
+        self._place, self._app_id = f"/api/sessions/{person.session_id}", person.app_id
+        self._turns, self._numbers = itertools.count(1), itertools.count(1)
+        self._held: list[dict[str, Any]] = []
+        self.left = 0
+
+    def fill(self, until: int) -> None:
+        """Submit until so many Jobs can be acquired."""
+        while self.left < until:
+            count = min(SUBMIT, until - self.left)
+            jobs = [{"app_id": self._app_id, "workdir": f"bench/{number}"} for number in range(count)]
+            ok(self._user.post("/api/jobs", json={"jobs": jobs}, timeout=120))
+            self.left += count
+
+    def acquire_rate(self, batches: int) -> float:
+        """Jobs per second."""
+        begin, count = time.perf_counter(), 0
+        for _ in range(batches):
+            answer = ok(
+                self._site.post(f"{self._place}/acquire", json={"acquire_seq": next(self._turns), "max_jobs": BATCH})
+            )
+            self._held += answer["jobs"]
+            count += len(answer["jobs"])
+        self.left -= count
+        return count / (time.perf_counter() - begin)
+
+    def update_rate(self) -> float:
+        """State updates per second: each held Job starts, and ends in a report of its own."""
+        at, updates, begin = datetime.now(UTC).isoformat(), 0, time.perf_counter()
+        for start in range(0, len(self._held), BATCH):
+            for event in ("started", "run_done"):
+                records = [
+                    {"seq": next(self._numbers), "job_id": job["id"], "token": job["token"], "event": event, "at": at}
+                    for job in self._held[start : start + BATCH]
+                ]
+                ok(self._site.post(f"{self._place}/report", json={"records": records}))
+                updates += len(records)
+        self._held = []
+        return updates / (time.perf_counter() - begin)
+
+
+@contextmanager
+def _reads(service: RunningService, person: Person) -> Iterator[list[float]]:
+    """Times of reads, a hundred a second, for the length of a block."""
+    times: list[float] = []
+    stopping = threading.Event()
+
+    def read() -> None:
+        with service.client(person.token) as client:
+            for path in itertools.cycle((f"/api/jobs/{person.job_id}", "/api/jobs?limit=100", "/api/sites")):
+                if stopping.wait(0.01):
+                    return
+                times.append(machine.timed_ms(lambda path=path: client.get(path).raise_for_status()))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield times
+    finally:
+        stopping.set()
+        thread.join()
+
+
+def _wake_ms(first: RunningService, second: RunningService, person: Person, times: int = 200) -> float:
+    """From the POST of a Job at one process to its event on a stream of the other; median."""
+    heard = threading.Semaphore(0)
+    address = urlsplit(second.url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port)
+    connection.request("GET", f"/api/sessions/{person.session_id}/stream", headers=second.headers(person.site_token))
+    stream = connection.getresponse()
+
+    def listen() -> None:
+        while line := stream.readline():
+            if line == b"event: work\n":
+                heard.release()
+
+    threading.Thread(target=listen, daemon=True).start()
+    values = []
+    body = json.dumps({"jobs": [{"app_id": person.app_id, "workdir": "wake"}]}).encode()
+    headers = {**first.headers(person.token), "Content-Type": "application/json"}
+    poster = http.client.HTTPConnection(urlsplit(first.url).hostname or "", urlsplit(first.url).port)
+    for _ in range(times):
+        time.sleep(0.02)
+        while heard.acquire(blocking=False):
+            pass
+        begin = time.perf_counter()
+        poster.request("POST", "/api/jobs", body, headers)
+        if not heard.acquire(timeout=10):
+            raise RuntimeError("a wake did not come within 10 s")
+        values.append((time.perf_counter() - begin) * 1000)
+        poster.getresponse().read()
+    poster.close()
+    return median(values)
