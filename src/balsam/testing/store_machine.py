@@ -143,7 +143,11 @@ class StoreMachine(RuleBasedStateMachine):
     def report(self, data: st.DataObject, events: list[LaunchEvent]) -> None:
         """Of grants new and old, in any order, by the holder and by those who held the Job before."""
         session, job = data.draw(st.sampled_from(self.granted), label="grant")
-        result = JobResult(value={"attempt": job.attempt, "token": job.token})
+        # A launcher knows a result of what it has started, and told so before.
+        started = events[0] is LaunchEvent.STARTED or any(
+            view.attempt >= job.attempt for view in self.real.results([job.id]).results
+        )
+        result = JobResult(value={"attempt": job.attempt, "token": job.token}) if started else None
         failure = data.draw(st.sampled_from([None, *Failure]), label="failure")
         self.both(lambda world: world.tell(session, job, *events, return_code=3, result=result, failure=failure))
 
