@@ -148,9 +148,11 @@ class PostgresServer:
         self.start()
 
     def close(self) -> None:
-        if self._server is not None and self._server.poll() is None:
-            self.stop()
-        shutil.rmtree(self._root, ignore_errors=True)
+        try:
+            if self._server is not None and self._server.poll() is None:
+                self.stop(signal.SIGQUIT)
+        finally:
+            shutil.rmtree(self._root, ignore_errors=True)
 
     def url(self, database: str) -> str:
         """For clients, over the socket."""
