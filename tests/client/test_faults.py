@@ -45,6 +45,7 @@ def test_s3_changes_cancels_retries_and_deletes_happen_once(faulty: Any) -> None
     client, transport = faulty
     hello = hello_app(client, new_site(client))
     jobs = [hello.submit(f"a/{i}", name="x") for i in range(10)]
+    ids = [job.id for job in jobs]
     for number, job in enumerate(jobs):
         job.tags = {"number": str(number)}
         job.save()
@@ -56,7 +57,7 @@ def test_s3_changes_cancels_retries_and_deletes_happen_once(faulty: Any) -> None
         job.delete()
     transport.heal()
     assert [job.state.value for job in jobs[:3]] == ["RESTART_READY"] * 3
-    left = list(client.Job.objects.filter(id=jobs))
+    left = list(client.Job.objects.filter(id=ids))
     assert [job.tags["number"] for job in left] == ["0", "1", "2", "6", "7", "8", "9"]
     events = client.EventLog.objects.filter(job_id=[job.id for job in jobs[:3]], to_state="RESTART_READY")
     assert events.count() == 3

@@ -70,6 +70,7 @@ NAMED: dict[str, list[Ask]] = {
     "explain_job": [at("GET", lambda o: f"/api/jobs/{o.job_id}/explain")],
     "look_at_files": [at("GET", lambda o: f"/api/jobs/{o.job_id}/files")],
     "read_file": [at("GET", lambda o: f"/api/jobs/{o.job_id}/files/content?path=job.out")],
+    "follow_file": [at("GET", lambda o: f"/api/jobs/{o.job_id}/files/follow?path=job.out&wait_sec=0")],
     "get_transfer": [at("GET", lambda o: f"/api/transfers/{o.item_id}")],
     "read_blob": [at("GET", lambda o: f"/api/blobs/{o.blob}")],
     "create_batch_job": [body("POST", "/api/batch-jobs", lambda o: batch_job_body(o.site_id))],

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from balsam.domain.states import BatchJobState, JobMode
 from balsam.launcher.main import parse_arguments
-from balsam.platform.machines import job_template_text, machine_names
+from balsam.platform.machines import job_template_text, machine_names, settings_text
 from balsam.site.services.limits import refusal
 from balsam.site.services.script import JobTemplate, ScriptError, script_values
 from balsam.site.settings import SchedulerSettings, Settings
+from balsam.site.settings_file import load_settings
 from balsam.wire.batch_jobs import BatchJobPartition, BatchJobView
 
 # Balsam 0.7's own way to pass tags: unquoted.
@@ -36,9 +37,11 @@ def batch_job(**fields: object) -> BatchJobView:
 
 
 @pytest.mark.parametrize("machine", machine_names())
-def test_shipped_templates_render(machine: str) -> None:
+def test_shipped_templates_render(machine: str, tmp_path: Path) -> None:
     template = JobTemplate(Path("t"), job_template_text(machine))
-    text = template.render(script_values(batch_job(filter_tags={"a": "b"}), Path("/site"), "launch", {}))
+    (tmp_path / "settings.yml").write_text(settings_text(machine))
+    defaults = load_settings(tmp_path / "settings.yml").scheduler.optional_batch_job_params
+    text = template.render(script_values(batch_job(filter_tags={"a": "b"}), Path("/site"), "launch", defaults))
     assert "launch -j mpi -t 10" in text
     subprocess.run(["bash", "-n"], input=text.encode(), check=True)
 

@@ -104,6 +104,7 @@ PLANTED = [
     ("one-sql", "server/usecases/acquire.py", "sqlite3"),
     ("few-spawners", "launcher/machine.py", "subprocess"),
     ("web-frameworks", "client/settings.py", "fastapi"),
+    ("worker", "worker/loading.py", "balsam.launcher.process"),
 ]
 
 
