@@ -21,7 +21,7 @@ demo: $(VENV)/.stamp-demo ## run a real libEnsemble ensemble on a service and a 
 	@$(PY) examples/demo.py
 
 test: setup ## every test, the simulation's 1,000 seeds included (ARGS="-k name" goes to pytest)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 3 $(ARGS)
 
 check: setup ## format, lint, types, layers and the fast tests: what to run before each commit
 	$(VENV)/bin/ruff format --check .
@@ -30,7 +30,7 @@ check: setup ## format, lint, types, layers and the fast tests: what to run befo
 	$(VENV)/bin/lint-imports --no-cache
 	$(PY) packaging/reference --check
 	$(PY) packaging/check_docs.py
-	$(PY) -m pytest -q -m "not slow" -n 4 --dist loadfile $(ARGS)
+	$(PY) -m pytest -q -m "not slow" -n 4 $(ARGS)
 
 sim: setup ## the seeded simulation: make sim SEEDS=5000, or one world again with make sim SEED=17
 	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))

@@ -12,9 +12,11 @@ import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests.testbed import mpi, session_rules
 from tests.testbed.postgres import PostgresServer, debian_programs, wheel_programs
@@ -61,6 +63,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         of_a_server = isinstance(item, pytest.Function) and "postgres" in item.fixturenames
         if of_a_server and getattr(item.obj, "is_hypothesis_test", False):
             item.add_marker(pytest.mark.slow)
+
+
+class FilesTogether(LoadFileScheduling):
+    """Tests of one file run in one worker, and so do all that need a batch system: the machine can have one of each."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/cluster" if nodeid.startswith("tests/cluster/") else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return FilesTogether(config, log)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
