@@ -89,6 +89,8 @@ def test_cancel_stops_it_and_the_result_says_so(site: LiveSite) -> None:
     said = run(
         site,
         """
+allocate()
+
 class Long(ApplicationDefinition):
     site = site.name
     def run(self):
@@ -113,6 +115,8 @@ def test_a_result_waits_through_a_restart_of_the_service(site: LiveSite) -> None
     process = site.begin(
         HEAD.format(name=site.name)
         + """
+allocate()
+
 class Slow(ApplicationDefinition):
     site = site.name
     def run(self, seconds):
