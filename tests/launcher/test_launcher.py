@@ -245,6 +245,20 @@ def test_sigterm_drains(pilot: Pilot, service: FakeService) -> None:
     assert pilot.tag.alive() == []
 
 
+def test_a_batch_system_that_signals_everything_at_once_cuts_jobs_off(pilot: Pilot, service: FakeService) -> None:
+    """Whichever hears of it first: the Job that died of the allocation's signal was not wrong, it runs again."""
+    service.add_app(f"exec sleep {pilot.tag.seconds}")
+    service.add_jobs(1)
+    pid = pilot.start()
+    wait_until(lambda: service.events(1) == ["started"], 20)
+    (job,) = [process for process in pilot.tag.alive() if process.name() == "sleep"]
+    job.terminate()
+    time.sleep(0.02)  # the launcher has seen the end of the Job before it hears of its own
+    os.kill(pid, signal.SIGTERM)
+    assert pilot.wait() == 0, pilot.said()
+    assert service.events(1) == ["started", "run_timeout"]
+
+
 def test_wall_time_drains_before_the_end(pilot: Pilot, service: FakeService) -> None:
     """F17, L3: reported before the allocation ends; a Job that ignores SIGTERM is killed in time."""
     service.add_app(f"bash {ZOO}/ignores_term.sh {pilot.tag.seconds}")

@@ -24,7 +24,18 @@ from balsam.launcher.courier_link import CourierLink, CourierProcess
 from balsam.launcher.guardian import END_ENV, EXIT_CONFIG
 from balsam.launcher.guardian_link import GuardianLink
 from balsam.launcher.machine import Machine
-from balsam.launcher.machine_messages import Acquire, Drain, ExitReason, Input, Note, Output, Record, Signal, Start
+from balsam.launcher.machine_messages import (
+    Acquire,
+    Drain,
+    Exited,
+    ExitReason,
+    Input,
+    Note,
+    Output,
+    Record,
+    Signal,
+    Start,
+)
 from balsam.launcher.partition import Partition
 from balsam.launcher.proctable import ALLOCATION_ENV, find_descendants, kill_until_gone
 from balsam.launcher.service_side import ServiceSide
@@ -37,6 +48,9 @@ log = logging.getLogger("balsam.launcher")
 EXIT_LEASE = 75
 EXIT_ORPHANED = 1
 CLOSE_SEC = 20.0
+# A batch system that ends an allocation may signal all of its processes at once.
+SIGNAL_SKEW_SEC = 0.2
+ENDED_BY_A_SIGNAL = frozenset(128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL))
 
 
 class Loop:
@@ -96,6 +110,8 @@ class Loop:
         short Jobs it goes together with the end of another one, and the machine takes one step for both.
         """
         self._wait()
+        if any(isinstance(said, Exited) and self._is_unexplained(said) for said in self._inputs):
+            self._hear_of_our_own_end()
         now = self._clock.monotonic()
         self._service.ensure_courier(now)
         self._children.sweep(now)
@@ -119,12 +135,26 @@ class Loop:
         until = min((time for time in times if time is not None), default=None)
         return -1.0 if until is None else max(0.0, until - now)
 
+    def _is_unexplained(self, said: Exited) -> bool:
+        """Whether a Job died of a signal that we did not send."""
+        return said.return_code in ENDED_BY_A_SIGNAL and not self._machine.is_ending(said.job_id)
+
+    def _hear_of_our_own_end(self) -> None:
+        """The signal that ended a Job may be for all of us: then that Job was cut off, and its own end is no error."""
+        told = [said for said in self._inputs if isinstance(said, Drain)]
+        if not told and select.select([self._wake_fd], [], [], SIGNAL_SKEW_SEC)[0]:
+            told = [self._signalled()]
+        self._inputs[:0] = told
+
+    def _signalled(self) -> Drain:
+        names = {signal.Signals(number).name for number in os.read(self._wake_fd, 512)}
+        return Drain(f"got {', '.join(sorted(names))}")
+
     def _hear(self, fd: int, event: int) -> None:
         if self._children.heard(fd) or self._service.heard(fd, event):
             return
         if fd == self._wake_fd:
-            names = {signal.Signals(number).name for number in os.read(fd, 512)}
-            self._inputs.append(Drain(f"got {', '.join(sorted(names))}"))
+            self._inputs.append(self._signalled())
         elif self._guardian is not None and self._guardian.guardian_is_gone():
             self._orphaned()
 

@@ -98,6 +98,11 @@ class Machine:
         """Nothing runs and nothing waits."""
         return not self._runs and not self._queue
 
+    def is_ending(self, job_id: int) -> bool:
+        """Whether a run was told to end, or there is none."""
+        run = self._runs.get(job_id)
+        return run is None or run.killing is not None
+
     @property
     def running(self) -> tuple[int, ...]:
         """Ids of Jobs that hold a placement."""
