@@ -30,7 +30,7 @@ check: setup ## format, lint, types, layers and the fast tests: what to run befo
 	$(VENV)/bin/lint-imports --no-cache
 	$(PY) packaging/reference --check
 	$(PY) packaging/check_docs.py
-	$(PY) -m pytest -q -m "not slow" -n 4 $(ARGS)
+	$(PY) -m pytest -q -m "not slow" -n 3 $(ARGS)
 
 sim: setup ## the seeded simulation: make sim SEEDS=5000, or one world again with make sim SEED=17
 	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))

@@ -27,15 +27,38 @@ hypothesis.settings.load_profile("shared machine")
 
 TESTS = Path(__file__).parent
 SLOW_DIRECTORIES = {"cluster", "crash", "simulation", "system"}
-# These start a service or processes for nearly every case and wait for them.
+# These start a service or processes for nearly every case and wait for them, or try thousands of examples.
 SLOW_FILES = {
+    "test_aio.py",
+    "test_app.py",
+    "test_arrivals.py",
     "test_auth.py",
+    "test_blobs.py",
+    "test_breaker.py",
+    "test_executor.py",
     "test_hooks.py",
+    "test_job_tokens.py",
     "test_leftovers.py",
+    "test_lookups.py",
+    "test_migrations.py",
     "test_mpirun.py",
+    "test_notebook_display.py",
+    "test_old_scripts.py",
+    "test_packing.py",
+    "test_paths.py",
+    "test_pickling.py",
     "test_plain_ranks.py",
     "test_routes_http.py",
     "test_routes_tenancy.py",
+    "test_service_blobs.py",
+    "test_store_machine.py",
+    "test_store_postgres.py",
+    "test_stream.py",
+    "test_supervisor.py",
+    "test_task.py",
+    "test_tokens.py",
+    "test_transfer.py",
+    "test_usecases_hooks.py",
     "test_waiting.py",
 }
 LOOPBACK = "127.0.0.1,localhost"
