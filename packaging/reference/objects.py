@@ -15,7 +15,7 @@ from source import Line, lines_of, signature, text_of
 from balsam.client.fields import Field
 from balsam.client.model import Model
 from balsam.client.objects import Manager
-from balsam.wire.lookups import OPS, OPS_OF
+from balsam.wire.kinds import OPS, OPS_OF
 
 WRITE = {"always": "any time", "create": "until it is saved", "saved": "once it is saved", "never": "by the service"}
 

@@ -12,7 +12,7 @@ from balsam.client.client import Client
 from balsam.client.errors import ValidationFailed
 from balsam.domain.app import AppSpec
 from balsam.domain.envelope import is_envelope
-from balsam.wire.base import MAX_PYTHON_PARAMETERS_BYTES
+from balsam.wire.limits import MAX_PYTHON_PARAMETERS_BYTES
 from tests.client.runner import Runner
 
 

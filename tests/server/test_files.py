@@ -15,7 +15,7 @@ from balsam.server.broker import Broker
 from balsam.server.errors import NotFound
 from balsam.server.routes.file_desk import FileDesk
 from balsam.server.store.protocol import Wake
-from balsam.wire.base import MAX_FILE_READ_BYTES
+from balsam.wire.limits import MAX_FILE_READ_BYTES
 from balsam.wire.sites import FileReply, FileRequest
 from tests.server.sse import Listener
 from tests.server.world import Person, furnish, make_user, ok

@@ -23,9 +23,9 @@ from balsam.server.usecases import apps, batch_job_lists, jobs, sites
 from balsam.server.usecases.filters import job_selections
 from balsam.testing.store_world import StoreWorld, run
 from balsam.wire.apps import AppFilter
-from balsam.wire.base import MAX_BULK
 from balsam.wire.batch_jobs import BatchJobFilter, BatchJobPatch, BatchJobQuery, BatchJobsSelect
 from balsam.wire.jobs import JobFilter
+from balsam.wire.limits import MAX_BULK
 from balsam.wire.lookups import MAX_LOOKUPS, Lookup
 from balsam.wire.sites import SiteFilter
 from tests.server.world import make_app, make_jobs, make_site, ok

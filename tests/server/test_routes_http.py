@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from balsam.wire.base import MAX_ACQUIRE, MAX_BULK, MAX_JSON_DEPTH, MAX_PARAMETERS_BYTES, MAX_TAGS
+from balsam.wire.limits import MAX_ACQUIRE, MAX_BULK, MAX_JSON_DEPTH, MAX_PARAMETERS_BYTES, MAX_TAGS
 from tests.server.world import batch_job_body, make_app, make_jobs, make_site, ok
 from tests.services import RunningService
 

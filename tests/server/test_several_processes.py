@@ -24,7 +24,7 @@ from click.testing import CliRunner
 
 from balsam.server.command import up
 from balsam.server.database_address import DatabaseAddress
-from balsam.wire.base import MAX_FILE_READ_BYTES
+from balsam.wire.limits import MAX_FILE_READ_BYTES
 from tests.server.sse import Listener
 from tests.server.world import PASSWORD, Person, batch_job_body, furnish, make_jobs, make_site, make_user, ok
 from tests.services import RunningService, start_service

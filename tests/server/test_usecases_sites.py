@@ -26,10 +26,10 @@ from balsam.server.usecases import (
 )
 from balsam.server.usecases.idempotent import once
 from balsam.testing.store_world import StoreWorld, run
-from balsam.wire.base import MAX_TAGS
 from balsam.wire.batch_jobs import BatchJobPartition, BatchJobPatch, BatchJobQuery, BatchJobsPatch, BatchJobView
 from balsam.wire.events import EventQuery
 from balsam.wire.jobs import JobExplanation, JobFilter, JobPatch, JobsPatch, JobsSelect
+from balsam.wire.limits import MAX_TAGS
 from balsam.wire.sessions import LaunchEvent
 from balsam.wire.sites import AgentLeaseRequest, QueueLimits, SiteFilter, SitePatch
 

@@ -13,8 +13,8 @@ from balsam.server.usecases import apps
 from balsam.server.usecases.submit import submit_jobs
 from balsam.testing.store_world import StoreWorld
 from balsam.wire.apps import AppParameter, AppView, PythonCode
-from balsam.wire.base import MAX_JSON_DEPTH, MAX_PARAMETERS_BYTES
 from balsam.wire.jobs import JobsCreate
+from balsam.wire.limits import MAX_JSON_DEPTH, MAX_PARAMETERS_BYTES
 from balsam.wire.sessions import LaunchEvent
 
 CODE = Envelope.seal(b"a class", python="3.11", pickler="cloudpickle 3.1.2").as_json()

@@ -27,7 +27,6 @@ from balsam.site.services.batch_jobs import BatchJobs
 from balsam.site.services.breaker import Breaker
 from balsam.site.services.delivery import Delivery
 from balsam.site.services.submission import Submission
-from balsam.wire.base import MAX_PAGE
 from balsam.wire.batch_jobs import (
     BatchJobPatch,
     BatchJobQuery,
@@ -35,6 +34,7 @@ from balsam.wire.batch_jobs import (
     BatchJobsPatched,
     BatchJobView,
 )
+from balsam.wire.limits import MAX_PAGE
 from balsam.wire.sessions import Report, ReportReply
 from balsam.wire.sites import JobTokenCreate, SiteToken
 from tests.simulation.cluster import launcher_json

@@ -20,7 +20,7 @@ from balsam.transfer.descent import Refused, parts_of
 from balsam.transfer.destination import ChecksumMismatch, Destination, open_directory
 from balsam.transfer.manifest import BadManifest, Content
 from balsam.transfer.receiving import BlobSource, Wanted, entries_of, receive
-from balsam.wire.base import MAX_BULK
+from balsam.wire.limits import MAX_BULK
 from balsam.wire.transfers import TransferItemView, TransferQuery, TransfersCollected, TransfersPage, TransfersPatched
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import Any
 
 from balsam.client.errors import Problem, ValidationFailed
 from balsam.client.values import json_copy, nearest
-from balsam.wire.lookups import OPS, Fields, Kind, Lookup, Op
+from balsam.wire.kinds import OPS, Fields, Kind, Op
+from balsam.wire.lookups import Lookup
 
 _SPELLED: Mapping[str, Op] = {**{op: op for op in OPS}, "before": "lt", "after": "gt"}
 _RANGE = "range"

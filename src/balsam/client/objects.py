@@ -14,7 +14,8 @@ from balsam.client.models.application import ApplicationDefinition, is_definitio
 from balsam.client.query import FIRST_PAGE, NEXT_PAGES, Changed, Query
 from balsam.client.values import checked
 from balsam.wire.base import Message, dump_body
-from balsam.wire.lookups import Fields, Lookup
+from balsam.wire.kinds import Fields
+from balsam.wire.lookups import Lookup
 
 if TYPE_CHECKING:
     from balsam.client.client import Client

@@ -18,8 +18,8 @@ from balsam.domain.app import AppSpec, PythonCode
 from balsam.domain.failure import Failure
 from balsam.domain.states import JobState
 from balsam.domain.transfers import CLIENT
-from balsam.wire.base import MAX_BODY_BYTES, MAX_BULK
 from balsam.wire.jobs import JobsCreate, JobsCreated
+from balsam.wire.limits import MAX_BODY_BYTES, MAX_BULK
 
 if TYPE_CHECKING:
     from balsam.client.client import Client

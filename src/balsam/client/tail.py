@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from balsam.client.errors import Forbidden, NotFound, SiteOffline
 from balsam.client.models.job_files import Part, file_error
-from balsam.wire.base import MAX_FILE_READ_BYTES, Message
+from balsam.wire.base import Message
+from balsam.wire.limits import MAX_FILE_READ_BYTES
 
 if TYPE_CHECKING:
     from balsam.client.client import Client

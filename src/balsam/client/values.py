@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from balsam.client.errors import Problem, ValidationFailed
-from balsam.wire.base import MAX_JSON_DEPTH, Message
+from balsam.wire.base import Message
+from balsam.wire.limits import MAX_JSON_DEPTH
 
 M = TypeVar("M", bound=Message)
 _SHOWN_PROBLEMS = 10

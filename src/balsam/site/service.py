@@ -31,7 +31,7 @@ from balsam.client.values import checked
 from balsam.domain.states import BatchJobState
 from balsam.domain.transfers import TRANSFER_DUE
 from balsam.site.directory import SiteDirectory
-from balsam.wire.base import MAX_PAGE, Message
+from balsam.wire.base import Message
 from balsam.wire.batch_jobs import (
     BatchJobPatch,
     BatchJobQuery,
@@ -40,6 +40,7 @@ from balsam.wire.batch_jobs import (
     BatchJobsPatched,
     BatchJobView,
 )
+from balsam.wire.limits import MAX_PAGE
 from balsam.wire.sessions import Report, ReportReply, SessionsPage, SessionView
 from balsam.wire.sites import (
     AgentLeaseReply,

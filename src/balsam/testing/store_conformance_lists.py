@@ -21,7 +21,8 @@ from balsam.server.store.protocol import ReadTx
 from balsam.server.store.records import JobRow
 from balsam.server.store.selections import EventSelection, JobSelection, PageWindow
 from balsam.testing.store_world import StoreWorld
-from balsam.wire.lookups import EVENT_FIELDS, JOB_FIELDS, OPS, OPS_OF, Kind, Lookup
+from balsam.wire.kinds import EVENT_FIELDS, JOB_FIELDS, OPS, OPS_OF, Kind
+from balsam.wire.lookups import Lookup
 from balsam.wire.sessions import LaunchEvent
 
 COLUMNS = sorted(JOB_FIELDS.keys() - {"app_name", "submitted_by"})  # which use cases turn into ids

@@ -110,7 +110,7 @@ class AppFilter(Message):
     name: str | None = None
     site_name: str | None = None
     site_path: str | None = None
-    where: Where | None = None  # of lookups.APP_FIELDS, all must hold
+    where: Where | None = None  # of kinds.APP_FIELDS, all must hold
     limit: Annotated[int, Field(ge=0, le=10_000)] = 1000
     offset: Annotated[int, Field(ge=0)] = 0
 

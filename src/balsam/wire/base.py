@@ -5,17 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-MAX_BODY_BYTES = 32 * 1024 * 1024
-MAX_BULK = 10_000
-MAX_PAGE = 10_000
-MAX_PARAMETERS_BYTES = 65_536
-MAX_PYTHON_PARAMETERS_BYTES = 512_000  # of Jobs of Apps with run()
-MAX_TAGS = 50
-MAX_PARENTS = 10_000
-MAX_ACQUIRE = 2_048
-MAX_REPORT = 2_000
-MAX_FILE_READ_BYTES = 1024 * 1024
-MAX_JSON_DEPTH = 32
+from balsam.wire.limits import MAX_TAGS
 
 Id = Annotated[int, Field(ge=1, lt=2**63)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]

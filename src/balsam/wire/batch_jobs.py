@@ -82,7 +82,7 @@ class BatchJobFilter(Message):
     start_time_after: Timestamp | None = None
     end_time_before: Timestamp | None = None
     end_time_after: Timestamp | None = None
-    where: Where | None = None  # of lookups.BATCH_JOB_FIELDS, all must hold
+    where: Where | None = None  # of kinds.BATCH_JOB_FIELDS, all must hold
 
 
 class BatchJobQuery(BatchJobFilter):

@@ -6,7 +6,8 @@ from pydantic import Field
 
 from balsam.domain.failure import Failure
 from balsam.domain.states import JobState
-from balsam.wire.base import MAX_PAGE, JsonDict, Message, Timestamp
+from balsam.wire.base import JsonDict, Message, Timestamp
+from balsam.wire.limits import MAX_PAGE
 from balsam.wire.lookups import Where
 
 
@@ -47,7 +48,7 @@ class EventFilter(Message):
     timestamp_after: Timestamp | None = None
     from_state: JobState | None = None
     to_state: JobState | None = None
-    where: Where | None = None  # of lookups.EVENT_FIELDS, all must hold
+    where: Where | None = None  # of kinds.EVENT_FIELDS, all must hold
 
 
 class EventQuery(EventFilter):

@@ -7,7 +7,8 @@ from pydantic import Field, JsonValue, StringConstraints
 from balsam.domain.failure import Failure
 from balsam.domain.job import MAX_WALL_TIME_MIN
 from balsam.domain.states import JobState
-from balsam.wire.base import MAX_BULK, MAX_PAGE, MAX_PARENTS, MAX_TAGS, Id, JsonDict, Message, Short, Tags, Timestamp
+from balsam.wire.base import Id, JsonDict, Message, Short, Tags, Timestamp
+from balsam.wire.limits import MAX_BULK, MAX_PAGE, MAX_PARENTS, MAX_TAGS
 from balsam.wire.lookups import MAX_LOOKUP_DEPTH, Where
 from balsam.wire.transfers import JobTransfer
 
@@ -110,7 +111,7 @@ class JobFilter(Message):
     last_update_before: Timestamp | None = None
     last_update_after: Timestamp | None = None
     pending_file_cleanup: bool | None = None
-    where: Where | None = None  # of lookups.JOB_FIELDS, all must hold
+    where: Where | None = None  # of kinds.JOB_FIELDS, all must hold
 
 
 JobOrder = Literal["id", "-id", "last_update", "-last_update", "state", "-state", "workdir", "-workdir"]
@@ -195,7 +196,7 @@ class JobCounts(Message):
 
 
 class JobGroupsQuery(JobFilter):
-    """What to count the selected Jobs by: a field of lookups.JOB_FIELDS, or a key below one that holds JSON."""
+    """What to count the selected Jobs by: a field of kinds.JOB_FIELDS, or a key below one that holds JSON."""
 
     by: str
     path: Annotated[list[str], Field(max_length=MAX_LOOKUP_DEPTH)] = []

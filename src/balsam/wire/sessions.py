@@ -9,7 +9,8 @@ from balsam.domain.failure import Failure
 from balsam.domain.lease import LeaseKind, SessionPurpose
 from balsam.domain.lifecycle import Hook
 from balsam.wire.apps import AppView
-from balsam.wire.base import MAX_ACQUIRE, MAX_REPORT, Id, JsonDict, Message, Tags, Timestamp
+from balsam.wire.base import Id, JsonDict, Message, Tags, Timestamp
+from balsam.wire.limits import MAX_ACQUIRE, MAX_REPORT
 from balsam.wire.results import JobResult
 
 

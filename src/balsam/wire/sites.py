@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Base64Bytes, Field, StringConstraints
 
 from balsam.domain.roles import Role
-from balsam.wire.base import MAX_FILE_READ_BYTES, Id, JsonDict, Message, Name, Short, Timestamp
+from balsam.wire.base import Id, JsonDict, Message, Name, Short, Timestamp
+from balsam.wire.limits import MAX_FILE_READ_BYTES
 from balsam.wire.lookups import Where
 
 PythonVersion = Annotated[str, StringConstraints(max_length=16, pattern=r"^[0-9]+\.[0-9]+$")]
@@ -79,7 +80,7 @@ class SiteFilter(Message):
     name: str | None = None
     path: str | None = None
     last_refresh_after: Timestamp | None = None
-    where: Where | None = None  # of lookups.SITE_FIELDS, all must hold
+    where: Where | None = None  # of kinds.SITE_FIELDS, all must hold
     limit: Annotated[int, Field(ge=0, le=10_000)] = 1000
     offset: Annotated[int, Field(ge=0)] = 0
 

@@ -11,8 +11,9 @@ from pydantic import Field, StringConstraints
 
 from balsam.domain.states import JobState, TransferState
 from balsam.domain.transfers import MAX_REMOTE_PATH, TransferDirection
-from balsam.wire.base import MAX_BULK, MAX_PAGE, Id, JsonDict, Message, Short, Timestamp
+from balsam.wire.base import Id, JsonDict, Message, Short, Timestamp
 from balsam.wire.blobs import Sha256, Size
+from balsam.wire.limits import MAX_BULK, MAX_PAGE
 
 MAX_INLINE_ENTRIES = 32
 MAX_ITEM_BLOBS = 10_000

@@ -12,7 +12,7 @@ from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
 from balsam.client.values import checked, nearest
 from balsam.wire.apps import AppFilter, AppParameter, AppRename, AppsPage, AppSync, AppView, PythonCode, TransferSlot
-from balsam.wire.lookups import APP_FIELDS
+from balsam.wire.kinds import APP_FIELDS
 
 if TYPE_CHECKING:
     from balsam.client.client import Client

@@ -28,7 +28,7 @@ from balsam.wire.batch_jobs import (
     BatchJobsSelect,
     BatchJobView,
 )
-from balsam.wire.lookups import BATCH_JOB_FIELDS
+from balsam.wire.kinds import BATCH_JOB_FIELDS
 
 if TYPE_CHECKING:
     from balsam.client.signatures import BatchJobFilters, NewBatchJob

@@ -8,7 +8,7 @@ from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
 from balsam.domain.states import JobState
 from balsam.wire.events import EventQuery, EventsPage, EventView
-from balsam.wire.lookups import EVENT_FIELDS
+from balsam.wire.kinds import EVENT_FIELDS
 
 if TYPE_CHECKING:
     from balsam.client.query import Query

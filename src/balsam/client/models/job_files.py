@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from balsam.client.errors import Forbidden, NotFound
-from balsam.wire.base import MAX_FILE_READ_BYTES, Message
+from balsam.wire.base import Message
+from balsam.wire.limits import MAX_FILE_READ_BYTES
 from balsam.wire.sites import FileEntry, FileReply
 
 if TYPE_CHECKING:

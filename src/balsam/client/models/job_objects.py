@@ -11,7 +11,7 @@ from balsam.client.progress import progress_bar
 from balsam.client.query import Changed, Query
 from balsam.client.submission import submit, submit_one
 from balsam.client.values import checked, json_copy, nearest
-from balsam.wire.base import MAX_BULK, Deleted
+from balsam.wire.base import Deleted
 from balsam.wire.jobs import (
     JobCounts,
     JobFilter,
@@ -25,7 +25,8 @@ from balsam.wire.jobs import (
     JobsSelect,
     JobView,
 )
-from balsam.wire.lookups import JOB_FIELDS
+from balsam.wire.kinds import JOB_FIELDS
+from balsam.wire.limits import MAX_BULK
 
 if TYPE_CHECKING:
     from balsam.client.models.job import Job

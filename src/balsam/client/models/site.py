@@ -8,7 +8,7 @@ from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
 from balsam.client.remote_path import RemotePath
 from balsam.client.values import checked
-from balsam.wire.lookups import SITE_FIELDS
+from balsam.wire.kinds import SITE_FIELDS
 from balsam.wire.sites import QueueLimits, SiteCreate, SiteCreated, SiteFilter, SitePatch, SitesPage, SiteView
 
 if TYPE_CHECKING:

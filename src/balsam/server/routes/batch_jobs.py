@@ -6,7 +6,7 @@ from balsam.server.auth.needs import SITE, USER, USER_OR_SITE, USER_SITE_OR_JOB
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.usecases import batch_job_lists, batch_jobs
-from balsam.wire.base import MAX_BODY_BYTES, Deleted
+from balsam.wire.base import Deleted
 from balsam.wire.batch_jobs import (
     BatchJobCreate,
     BatchJobPatch,
@@ -18,6 +18,7 @@ from balsam.wire.batch_jobs import (
     BatchJobsSelect,
     BatchJobView,
 )
+from balsam.wire.limits import MAX_BODY_BYTES
 from balsam.wire.sites import JobTokenCreate, SiteToken
 
 routes = Routes("batch-jobs", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)

@@ -22,7 +22,8 @@ from balsam.server.auth.needs import Needs
 from balsam.server.limits import DEFAULT_BODY_BYTES, BodyStream
 from balsam.server.routes.call import Call, Raw
 from balsam.wire import API_PREFIX
-from balsam.wire.base import MAX_BODY_BYTES, Message
+from balsam.wire.base import Message
+from balsam.wire.limits import MAX_BODY_BYTES
 
 Function = Callable[..., Awaitable[Any]]
 

@@ -13,7 +13,8 @@ from balsam.server.problems import Problem
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.usecases import sites
-from balsam.wire.base import MAX_FILE_READ_BYTES, ErrorDetail, Message
+from balsam.wire.base import ErrorDetail, Message
+from balsam.wire.limits import MAX_FILE_READ_BYTES
 from balsam.wire.sites import FileReply
 
 routes = Routes("files", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)

@@ -12,7 +12,7 @@ from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.routes.streams import EventStream
 from balsam.server.usecases import change, explain, jobs, results, selection, submit
-from balsam.wire.base import MAX_BODY_BYTES, Deleted, Message
+from balsam.wire.base import Deleted, Message
 from balsam.wire.jobs import (
     JobCounts,
     JobExplanation,
@@ -28,6 +28,7 @@ from balsam.wire.jobs import (
     JobsSelect,
     JobView,
 )
+from balsam.wire.limits import MAX_BODY_BYTES
 from balsam.wire.results import ResultsPage, ResultsQuery, ResultView
 
 routes = Routes("jobs", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)

@@ -7,7 +7,7 @@ from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.routes.streams import EventStream
 from balsam.server.usecases import acquire, report, sessions
-from balsam.wire.base import MAX_BODY_BYTES
+from balsam.wire.limits import MAX_BODY_BYTES
 from balsam.wire.sessions import (
     AcquireReply,
     AcquireRequest,

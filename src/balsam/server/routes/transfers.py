@@ -5,7 +5,7 @@ from balsam.server.auth.needs import SITE, USER, USER_OR_SITE
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.usecases import transfers
-from balsam.wire.base import MAX_BODY_BYTES
+from balsam.wire.limits import MAX_BODY_BYTES
 from balsam.wire.transfers import (
     TransferItemView,
     TransferQuery,

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from balsam.wire.lookups import Op
+from balsam.wire.kinds import Op
 
 
 @dataclass(frozen=True, slots=True)

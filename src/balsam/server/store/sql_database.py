@@ -41,7 +41,7 @@ class Listed(list[Any]):
 class JsonPath(Listed):
     """Keys that lead to a value in a JSON column, as one parameter of `json_extract` and the like.
 
-    Keys have no quotes and no backslashes in them (see wire.lookups).
+    Keys have no quotes and no backslashes in them (see wire.kinds).
     """
 
     def __conform__(self, protocol: object) -> str:

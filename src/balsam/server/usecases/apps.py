@@ -19,7 +19,7 @@ from balsam.server.usecases.scope import find_app, find_site, find_sites
 from balsam.server.usecases.views import app_views, user_names
 from balsam.wire.apps import AppFilter, AppParameter, AppsPage, AppSync, AppView
 from balsam.wire.base import Deleted, ErrorDetail
-from balsam.wire.lookups import APP_FIELDS
+from balsam.wire.kinds import APP_FIELDS
 
 MAX_DEFINITION_BYTES = 1_048_576
 

@@ -23,7 +23,7 @@ from balsam.wire.batch_jobs import (
     BatchJobsPage,
     BatchJobsSelect,
 )
-from balsam.wire.lookups import BATCH_JOB_FIELDS, Op
+from balsam.wire.kinds import BATCH_JOB_FIELDS, Op
 
 SLICE = 500
 _SORTS = ("id", "start_time")

@@ -18,8 +18,9 @@ from balsam.server.usecases.limits import BadJson, json_text, parameters_limit, 
 from balsam.server.usecases.scope import Access, access_of, not_yours
 from balsam.server.usecases.wishes import OF_STATE, fulfil, wish_problems
 from balsam.wire.apps import AppSync
-from balsam.wire.base import MAX_PARAMETERS_BYTES, ErrorDetail
+from balsam.wire.base import ErrorDetail
 from balsam.wire.jobs import JobPatch, JobsChanged, JobsPatch
+from balsam.wire.limits import MAX_PARAMETERS_BYTES
 
 MAX_PRIORITY = 1_000_000
 _SHAPE = (

@@ -13,7 +13,7 @@ from balsam.server.usecases.scope import Part, find_sites, parts
 from balsam.server.usecases.several import event_page
 from balsam.server.usecases.views import event_view
 from balsam.wire.events import EventFilter, EventQuery, EventsPage
-from balsam.wire.lookups import EVENT_FIELDS
+from balsam.wire.kinds import EVENT_FIELDS
 
 
 def list_events(tx: ReadTx, principal: Principal, message: EventQuery, with_count: bool = True) -> EventsPage:

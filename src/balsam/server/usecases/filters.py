@@ -13,7 +13,7 @@ from balsam.server.usecases.limits import pairs
 from balsam.server.usecases.lookups import conditions, with_conditions
 from balsam.server.usecases.scope import Part, parts
 from balsam.wire.jobs import JobFilter
-from balsam.wire.lookups import JOB_FIELDS
+from balsam.wire.kinds import JOB_FIELDS
 
 
 def job_selections(tx: ReadTx, principal: Principal, message: JobFilter, need: Role) -> list[JobSelection]:

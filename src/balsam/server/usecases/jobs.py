@@ -15,7 +15,8 @@ from balsam.server.usecases.several import job_counts, job_groups, job_page
 from balsam.server.usecases.views import job_views, user_names
 from balsam.wire.base import ErrorDetail
 from balsam.wire.jobs import JobCounts, JobFilter, JobGroup, JobGroups, JobGroupsQuery, JobQuery, JobsPage, JobView
-from balsam.wire.lookups import JOB_FIELDS, Kind, Lookup
+from balsam.wire.kinds import JOB_FIELDS, Kind
+from balsam.wire.lookups import Lookup
 
 MAX_GROUPS = 10_000
 _COLUMNS = {"app_name": "app_id", "submitted_by": "submitter_id"}  # what is kept of what has a name

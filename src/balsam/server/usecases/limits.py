@@ -7,13 +7,8 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from balsam.domain.app import AppSpec
 from balsam.server.errors import Invalid
-from balsam.wire.base import (
-    MAX_JSON_DEPTH,
-    MAX_PARAMETERS_BYTES,
-    MAX_PYTHON_PARAMETERS_BYTES,
-    MAX_TAGS,
-    ErrorDetail,
-)
+from balsam.wire.base import ErrorDetail
+from balsam.wire.limits import MAX_JSON_DEPTH, MAX_PARAMETERS_BYTES, MAX_PYTHON_PARAMETERS_BYTES, MAX_TAGS
 
 
 class BadJson(ValueError):

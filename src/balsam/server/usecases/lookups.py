@@ -11,7 +11,8 @@ from balsam.server.store.conditions import Condition, holds
 from balsam.server.store.records import micros
 from balsam.server.store.selections import EventSelection, JobSelection
 from balsam.wire.base import ErrorDetail
-from balsam.wire.lookups import Fields, Kind, Lookup, time_of
+from balsam.wire.kinds import Fields, Kind, time_of
+from balsam.wire.lookups import Lookup
 
 S = TypeVar("S", JobSelection, EventSelection)
 

@@ -7,7 +7,7 @@ from balsam.server.errors import Invalid
 from balsam.server.store.records import micros
 from balsam.server.store.selections import PageWindow
 from balsam.wire.base import ErrorDetail
-from balsam.wire.lookups import time_of
+from balsam.wire.kinds import time_of
 
 _TIMES = frozenset({"last_update", "timestamp"})
 

@@ -28,7 +28,7 @@ from balsam.server.usecases.limits import BadJson, json_text
 from balsam.server.usecases.lookups import conditions, matches
 from balsam.server.usecases.scope import access_of, find_job, find_site, find_sites
 from balsam.wire.base import Deleted, ErrorDetail
-from balsam.wire.lookups import SITE_FIELDS
+from balsam.wire.kinds import SITE_FIELDS
 from balsam.wire.sites import (
     AgentLeaseReply,
     AgentLeaseRequest,

@@ -35,8 +35,9 @@ from balsam.server.usecases.scope import Access, access_of, seen_jobs
 from balsam.server.usecases.submit_transfers import Slots, Wanted, insert_items, load_blobs
 from balsam.server.usecases.users import check_job_quota
 from balsam.wire.apps import AppSync
-from balsam.wire.base import MAX_PARAMETERS_BYTES, ErrorDetail
+from balsam.wire.base import ErrorDetail
 from balsam.wire.jobs import JobCreate, JobsCreate, JobsCreated
+from balsam.wire.limits import MAX_PARAMETERS_BYTES
 
 _Resources = tuple[int, int, int, int, float, int, int]
 _FAILED = frozenset({JobState.FAILED, JobState.CANCELLED})

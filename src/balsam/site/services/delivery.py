@@ -17,7 +17,7 @@ from balsam.client.errors import Conflict, NotFound
 from balsam.client.outbox import PATTERN, OutboxError, bare, batch_length, read_outbox
 from balsam.site.ledger import Entry
 from balsam.site.service import SiteService
-from balsam.wire.base import MAX_REPORT
+from balsam.wire.limits import MAX_REPORT
 from balsam.wire.sessions import Report, ReportRecord
 
 log = logging.getLogger(__name__)

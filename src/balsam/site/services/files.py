@@ -19,7 +19,7 @@ from balsam.domain.clock import Clock
 from balsam.site.service import ServiceAway
 from balsam.site.services.following import Following
 from balsam.transfer.descent import Refused, open_inside, open_workdir
-from balsam.wire.base import MAX_FILE_READ_BYTES
+from balsam.wire.limits import MAX_FILE_READ_BYTES
 from balsam.wire.sites import FileEntry, FileReply, FileRequest
 
 log = logging.getLogger(__name__)

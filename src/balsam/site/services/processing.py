@@ -21,7 +21,7 @@ from balsam.site.service import ServiceAway
 from balsam.site.services import hook_records
 from balsam.site.services.hook_apps import HookApps, HooksRefused
 from balsam.site.services.hook_session import Holder, HookSession, settle_others
-from balsam.wire.base import MAX_ACQUIRE
+from balsam.wire.limits import MAX_ACQUIRE
 from balsam.wire.sessions import GrantedJob
 
 log = logging.getLogger(__name__)
