@@ -26,6 +26,11 @@ HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "acquire": lambda w, s: w.acquire(s, 5, max_wall_time_min=9, max_gpus_per_node=2, max_aggregate_nodes=9.0),
     "acquire by tags": lambda w, s: w.acquire(s, 5, filter_tags={"a": "1", "b": "2"}),
     "acquire by size": lambda w, s: w.acquire(s, 5, sort_by="long_large_first", max_wall_time_min=9),
+    "backlog": lambda w, s: (
+        w.backlog(max_jobs=50, max_gpus_per_node=2),
+        w.backlog({"a": "1", "b": "2"}, max_jobs=50, serial_only=True, max_wall_time_min=9, max_nodes_per_job=4),
+        w.read(lambda tx: tx.held_nodes(s, 50)),
+    ),
     "report": lambda w, s: [w.tell(s, job, E.STARTED, E.RUN_DONE, return_code=0) for job in w.acquire(s, 3)],
     "results": lambda w, s: (w.result(1), w.results([1, 2, 3])),
     "acquire hooks": lambda w, s: w.acquire(w.open_processing().id, 5),

@@ -56,6 +56,7 @@ NAMED: dict[str, list[Ask]] = {
         at("POST", lambda o: f"/api/sites/{o.site_id}/agent", json={"instance": "i", "hostname": "h", "pid": 1})
     ],
     "release_agent": [at("DELETE", lambda o: f"/api/sites/{o.site_id}/agent?instance=i")],
+    "get_backlog": [at("GET", lambda o: f"/api/sites/{o.site_id}/backlog")],
     "site_stream": [at("GET", lambda o: f"/api/sites/{o.site_id}/stream")],
     "answer_file_request": [at("PUT", lambda o: "/api/file-requests/abc", json={})],
     "sync_app": [

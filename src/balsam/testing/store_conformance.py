@@ -33,6 +33,7 @@ from balsam.server.store.selections import EventSelection
 from balsam.server.usecases.idempotent import once
 from balsam.server.usecases.submit import submit_jobs
 from balsam.testing.faulty_store import FaultyStore, WriteTimedOut
+from balsam.testing.store_conformance_backlog import BacklogRules
 from balsam.testing.store_conformance_files import FileRules
 from balsam.testing.store_conformance_jobs import JobRules, replayed
 from balsam.testing.store_conformance_lists import ListRules
@@ -43,7 +44,7 @@ from balsam.wire.sessions import LaunchEvent
 T = TypeVar("T")
 
 
-class StoreConformance(JobRules, ListRules, FileRules):
+class StoreConformance(JobRules, BacklogRules, ListRules, FileRules):
     """The suite. Each test starts with an empty store."""
 
     @pytest.fixture

@@ -21,6 +21,7 @@ from balsam.server.usecases import (
     accounts,
     acquire,
     apps,
+    backlog,
     batch_jobs,
     blobs,
     events,
@@ -37,6 +38,7 @@ from balsam.server.usecases import (
 from balsam.server.usecases.submit import submit_jobs
 from balsam.testing.clock import FakeClock
 from balsam.wire.apps import AppParameter, AppSync, AppView, PythonCode
+from balsam.wire.backlog import Backlog, BacklogQuery
 from balsam.wire.base import Deleted
 from balsam.wire.batch_jobs import BatchJobCreate, BatchJobPatch, BatchJobView
 from balsam.wire.events import EventQuery, EventView
@@ -326,6 +328,11 @@ class StoreWorld:
         }
         message = BatchJobCreate(**{**values, **fields})
         return self.write(lambda tx: batch_jobs.create_batch_job(tx, user or self.ada, message, self.now))
+
+    def backlog(self, tags: dict[str, str] | None = None, **query: Any) -> Backlog:
+        """As the Site's agent asks for it."""
+        asked = BacklogQuery(tags=[f"{key}:{value}" for key, value in (tags or {}).items()], **query)
+        return self.read(lambda tx: backlog.site_backlog(tx, self.agent(), self.site.id, asked))
 
     def report_batch_job(self, batch_job_id: int, state: BatchJobState, **fields: Any) -> BatchJobView:
         patch = BatchJobPatch(state=state, **fields)

@@ -30,9 +30,9 @@ async def list_batch_jobs(call: Call, query: BatchJobQuery) -> BatchJobsPage:
     return await call.read(lambda tx: batch_job_lists.list_batch_jobs(tx, call.principal, query))
 
 
-@routes.post("/batch-jobs", needs=USER, status=201)
+@routes.post("/batch-jobs", needs=USER_OR_SITE, status=201)
 async def create_batch_job(call: Call, body: BatchJobCreate) -> BatchJobView:
-    """Ask a Site for an allocation."""
+    """Ask a Site for an allocation. A Site's agent asks so for its elastic queue."""
     return await call.create(BatchJobView, lambda tx: batch_jobs.create_batch_job(tx, call.principal, body, call.now))
 
 

@@ -9,7 +9,8 @@ from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.routes.streams import EventStream
 from balsam.server.store.protocol import Tx
-from balsam.server.usecases import sites
+from balsam.server.usecases import backlog, sites
+from balsam.wire.backlog import Backlog, BacklogQuery
 from balsam.wire.base import Deleted, Message, Short
 from balsam.wire.sites import (
     AgentLeaseReply,
@@ -82,6 +83,12 @@ async def delete_site(call: Call, site_id: int) -> Deleted:
     done = await sites.delete_site(call.service.store, call.principal, site_id, call.service.clock.now)
     await call.audit("site_removed")
     return done
+
+
+@routes.get("/sites/{site_id}/backlog", needs=USER_OR_SITE)
+async def get_backlog(call: Call, site_id: int, query: BacklogQuery) -> Backlog:
+    """What waits to run at the Site, and the allocations that will take of it. Costs the same whatever the number."""
+    return await call.read(lambda tx: backlog.site_backlog(tx, call.principal, site_id, query))
 
 
 @routes.post("/sites/{site_id}/token", needs=USER, status=201, audit="token_made")

@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from balsam.domain.job import gpus_needed
-from balsam.domain.lifecycle import AWAITED_HOOKS, JobFacts
-from balsam.domain.states import RUNNABLE_STATES, JobState
+from balsam.domain.lifecycle import JobFacts
+from balsam.domain.states import JobState
 from balsam.server.store import selections
 from balsam.server.store.conditions import MISSING, groups, value_at
 from balsam.server.store.memory_files import MemoryFilesTx
+from balsam.server.store.memory_runnable import walk
 from balsam.server.store.memory_select import STATE_ORDER, is_selected_event, job_conditions, part_of
 from balsam.server.store.protocol import Duplicate, GuardFailed, R, Value, Wake
 from balsam.server.store.records import (
@@ -48,6 +48,7 @@ from balsam.server.store.selections import (
     EventSelection,
     JobSelection,
     PageWindow,
+    RunnableShape,
     fitting,
     light_enough,
 )
@@ -199,6 +200,15 @@ class MemoryTx(MemoryFilesTx):
     def held_jobs(self, session_id: int) -> list[HotJob]:
         return [_hot(job) for job in self._held(session_id)]
 
+    def runnable_shapes(self, criteria: AcquireCriteria) -> list[RunnableShape]:
+        able = walk(self._tables.jobs.values(), criteria)[: criteria.max_jobs]
+        shapes = Counter((job.wall_time_min, job.num_nodes, job.node_packing_count) for job in able)
+        return [RunnableShape(*shape, number) for shape, number in sorted(shapes.items())]
+
+    def held_nodes(self, session_id: int, look_at: int) -> float | None:
+        held = self._held(session_id)
+        return None if len(held) >= look_at else float(sum(job.num_nodes / job.node_packing_count for job in held))
+
     def granted_jobs(self, session_id: int, grant_seq: int) -> list[JobRow]:
         return [job for job in self._held(session_id) if job.grant_seq == grant_seq]
 
@@ -294,12 +304,7 @@ class MemoryTx(MemoryFilesTx):
         self._set(self._tables.events, job_id, tuple(events))
 
     def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
-        def order(job: JobRow) -> tuple[int, ...]:
-            if criteria.long_large_first:
-                return (-job.wall_time_min, -job.num_nodes, job.id)
-            return (-job.priority, job.id)
-
-        able = sorted((job for job in self._tables.jobs.values() if _fits(job, criteria)), key=order)
+        able = walk(self._tables.jobs.values(), criteria)
         shapes = [(job.id, job.num_nodes, job.node_packing_count) for job in able[: criteria.candidates]]
         granted: list[JobRow] = []
         chosen = fitting(shapes, criteria)
@@ -337,26 +342,6 @@ class MemoryTx(MemoryFilesTx):
             for parent in job.parent_ids:
                 rest = tuple(child for child in self._tables.children.get(parent, ()) if child != job.id)
                 self._set(self._tables.children, parent, rest)
-
-
-def _fits(job: JobRow, criteria: AcquireCriteria) -> bool:
-    return (
-        job.site_id == criteria.site_id
-        and job.session_id is None
-        and job.state in (AWAITED_HOOKS if criteria.awaits_hook else RUNNABLE_STATES)
-        and (criteria.max_wall_time_min is None or job.wall_time_min <= criteria.max_wall_time_min)
-        and (criteria.max_nodes_per_job is None or job.num_nodes <= criteria.max_nodes_per_job)
-        and (
-            criteria.max_gpus_per_node is None
-            or gpus_needed(job.ranks_per_node, job.gpus_per_rank) <= criteria.max_gpus_per_node
-        )
-        and (not criteria.serial_only or (job.num_nodes == 1 and job.ranks_per_node == 1))
-        and all(job.tags.get(key) == value for key, value in criteria.filter_tags)
-        and (
-            criteria.max_aggregate_nodes is None
-            or job.num_nodes <= job.node_packing_count * criteria.max_aggregate_nodes
-        )
-    )
 
 
 def _length(job: JobRow) -> int:

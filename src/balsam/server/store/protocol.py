@@ -16,6 +16,7 @@ from balsam.server.store.selections import (
     EventSelection,
     JobSelection,
     PageWindow,
+    RunnableShape,
     TransferSelection,
 )
 
@@ -119,6 +120,17 @@ class ReadTx(Protocol):
 
     def jobs_to_stop(self, session_id: int) -> list[int]:
         """Held Jobs whose end the user asked for."""
+        ...
+
+    def runnable_shapes(self, criteria: AcquireCriteria) -> list[RunnableShape]:
+        """What the first `max_jobs` Jobs ask for that an acquire with these criteria would come to, in any order.
+
+        The Jobs' sum may be more than `max_aggregate_nodes`: nothing is granted. Costs what an acquire of as many does.
+        """
+        ...
+
+    def held_nodes(self, session_id: int, look_at: int) -> float | None:
+        """Nodes that the Jobs take up which the Session holds; None when there are `look_at` of them or more."""
         ...
 
     def children(self, parent_ids: Iterable[int]) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from balsam.domain.failure import Failure
 from balsam.domain.states import JobState, TransferState
@@ -124,6 +125,15 @@ class AcquireCriteria:
     def candidates(self) -> int:
         """How many Jobs to look at: more than are granted where some may not fit the aggregate."""
         return self.max_jobs if self.max_aggregate_nodes is None else 4 * self.max_jobs + 100
+
+
+class RunnableShape(NamedTuple):
+    """How many of the Jobs that were looked at ask for the same."""
+
+    wall_time_min: int
+    num_nodes: int
+    node_packing_count: int
+    number: int
 
 
 def fitting(candidates: Iterable[tuple[int, int, int]], criteria: AcquireCriteria) -> list[int]:

@@ -32,6 +32,7 @@ from balsam.server.store.selections import EventSelection, JobSelection, PageWin
 from balsam.server.store.sql_database import Database, listed
 from balsam.server.store.sql_files import FilesReadTx
 from balsam.server.store.sql_groups import row_groups
+from balsam.server.store.sql_runnable import RunnableReadTx
 from balsam.server.store.sql_select import (
     Query,
     counts_suffice,
@@ -48,7 +49,7 @@ _MANY_JOBS = 5000
 _COUNTED = ("site_id", "app_id", "state")  # as `_counted` has them
 
 
-class SqlReadTx(FilesReadTx):
+class SqlReadTx(RunnableReadTx, FilesReadTx):
     """ReadTx over a connection that is inside a transaction.
 
     Where several processes write, a writing transaction locks the rows that it reads: the two hooks say how.

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Protocol
 
-from balsam.domain.job import GPU_EPSILON, MAX_RANKS
 from balsam.domain.states import RUNNABLE_STATES, JobState
 from balsam.server.store import selections
 from balsam.server.store.codec import (
@@ -66,7 +65,6 @@ _OF_JOBS = (("job_parents", "parent_id"), ("job_parents", "child_id"), ("results
 _JSON_COLUMNS = frozenset({"parameters", "tags", "data", "launch_params"})
 _NONE: Mapping[str, str] = {}
 _FINISHED = STATE_NUMBERS[JobState.JOB_FINISHED]
-_NO_LIMIT = 1 << 40
 _Home = tuple[int, int, int]  # owner, Site, App
 _Move = tuple[int, int, int, JobState | None, JobState | None]
 _LENGTH = "length(parameters) + length(data)"
@@ -93,32 +91,8 @@ class Pending:
         self.wakes.extend(other.wakes)
 
 
-def fits_sql(least: str, whole: str) -> str:
-    """The condition that a Job fits the criteria of an acquire, with `#` before its columns.
-
-    `least` is the database's function for the smaller of two numbers, `whole` cuts a number to an integer. The count of
-    GPUs is domain.job.gpus_needed; a division of integers gives the integer below.
-    """
-    sharing = whole.format(f"{least}({1 + GPU_EPSILON!r} / #gpus_per_rank, {MAX_RANKS})")
-    gpus_needed = (
-        "CASE WHEN #gpus_per_rank = 0 THEN 0"
-        f" WHEN #gpus_per_rank >= 1 THEN #ranks_per_node * {whole.format('#gpus_per_rank')}"
-        f" ELSE (#ranks_per_node + {sharing} - 1) / {sharing} END"
-    )
-    return (
-        f"#wall_time_min <= ? AND #num_nodes <= ? AND #ranks_per_node <= ? AND {gpus_needed} <= ?"
-        " AND #num_nodes <= #node_packing_count * ?"
-    )
-
-
 class SqlTx(FilesTx, SqlReadTx, ABC):
-    """Tx over the writer's connection.
-
-    `_fits` is the condition of an acquire; `_tagged` is where the Jobs with a tag are walked over, as `t`.
-    """
-
-    _fits = fits_sql("MIN", "CAST({} AS INTEGER)")
-    _tagged = "runnable_tags t"
+    """Tx over the writer's connection."""
 
     def __init__(self, database: Database, ids: Ids) -> None:
         super().__init__(database)
@@ -249,56 +223,8 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         )
         return [row[0] for row in self._db.execute(sql, (criteria.site_id, criteria.max_jobs))]
 
-    def _any_short_enough(self, criteria: AcquireCriteria) -> bool:
-        """Whether any runnable Job of the Site is short enough: spares a walk over a million that are all too long."""
-        sql = (
-            "SELECT wall_time_min FROM jobs INDEXED BY jobs_runnable_by_size WHERE site_id = ? AND session_id IS NULL"
-            " AND state IN (5, 10) ORDER BY wall_time_min LIMIT 1"
-        )
-        shortest = self._db.execute(sql, (criteria.site_id,)).fetchone()
-        limit = criteria.max_wall_time_min
-        return shortest is not None and (limit is None or shortest[0] <= limit)
-
     def _candidates(self, criteria: AcquireCriteria) -> Sequence[tuple[int, int, int]]:
         return self._walk(criteria)
-
-    def _walk(self, criteria: AcquireCriteria, lock: str = "") -> list[tuple[int, int, int]]:
-        """The first runnable Jobs that fit, in their order."""
-        nodes = _NO_LIMIT if criteria.max_nodes_per_job is None else criteria.max_nodes_per_job
-        if criteria.serial_only:
-            nodes = 1
-        params = (
-            _NO_LIMIT if criteria.max_wall_time_min is None else criteria.max_wall_time_min,
-            nodes,
-            1 if criteria.serial_only else _NO_LIMIT,
-            _NO_LIMIT if criteria.max_gpus_per_node is None else criteria.max_gpus_per_node,
-            float(_NO_LIMIT) if criteria.max_aggregate_nodes is None else criteria.max_aggregate_nodes,
-            criteria.candidates,
-        )
-        sql, before = self._tag_walk(criteria) if criteria.filter_tags else self._index_walk(criteria)
-        return self._db.execute(f"{sql} LIMIT ?{lock}", (*before, *params)).fetchall()
-
-    def _tag_walk(self, criteria: AcquireCriteria) -> tuple[str, tuple[int, ...]]:
-        """A walk over the runnable Jobs that have the first tag; the others are looked up for each."""
-        owner = self._db.execute("SELECT owner_id FROM sites WHERE id = ?", (criteria.site_id,)).fetchone()[0]
-        tags = [tag_number(owner, key, value) for key, value in criteria.filter_tags]
-        others = " AND EXISTS (SELECT 1 FROM job_tags o WHERE o.tag = ? AND o.job_id = t.job_id)" * (len(tags) - 1)
-        order = "t.wall_time_min DESC, t.num_nodes DESC, t.job_id" if criteria.long_large_first else "t.rank, t.job_id"
-        sql = (
-            f"SELECT t.job_id, t.num_nodes, t.node_packing_count FROM {self._tagged}"
-            f" WHERE t.tag = ? AND t.site_id = ?{others} AND {self._fits.replace('#', 't.')} ORDER BY {order}"
-        )
-        return sql, (tags[0], criteria.site_id, *tags[1:])
-
-    def _index_walk(self, criteria: AcquireCriteria) -> tuple[str, tuple[int, ...]]:
-        index, order = "jobs_runnable", "priority DESC, id"
-        if criteria.long_large_first:
-            index, order = "jobs_runnable_by_size", "wall_time_min DESC, num_nodes DESC, id"
-        sql = (
-            f"SELECT id, num_nodes, node_packing_count FROM jobs INDEXED BY {index} WHERE site_id = ?"
-            f" AND session_id IS NULL AND state IN (5, 10) AND {self._fits.replace('#', '')} ORDER BY {order}"
-        )
-        return sql, (criteria.site_id,)
 
     def _weighed(self, ids: list[int]) -> tuple[bool, int]:
         """Whether any of the Jobs has tags, and how long their parameters and data are together."""

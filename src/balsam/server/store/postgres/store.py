@@ -28,8 +28,8 @@ from balsam.server.store.postgres.connection import (
 from balsam.server.store.postgres.groups import GroupCommit
 from balsam.server.store.postgres.listener import Listener
 from balsam.server.store.postgres.migrate import check_schema
+from balsam.server.store.postgres.tx import PostgresReadTx
 from balsam.server.store.protocol import ReadTx, Subscriber, Tx, Wake
-from balsam.server.store.sql_read import SqlReadTx
 from balsam.server.store.wakes import Subscribers
 from balsam.server.store.writer import STOPPING, GroupedWriter
 
@@ -148,7 +148,7 @@ def _in_one_state(database: PostgresDatabase, fn: Callable[[ReadTx], T]) -> T:
     connection = database.connection
     try:
         connection.execute(_BEGIN_READ)
-        return fn(SqlReadTx(database))
+        return fn(PostgresReadTx(database))
     except psycopg.Error as error:
         raise database.spoken(error) from error
     finally:

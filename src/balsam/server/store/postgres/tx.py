@@ -14,8 +14,10 @@ from balsam.server.store.postgres.connection import PostgresDatabase
 from balsam.server.store.records import AppRow, JobShape, NewJob, event_id
 from balsam.server.store.selections import AcquireCriteria
 from balsam.server.store.sql_database import listed
+from balsam.server.store.sql_read import SqlReadTx
 from balsam.server.store.sql_rows import EVENT_COLUMNS, UPDATE_GUARD, UPDATED_COLUMNS, event_values
-from balsam.server.store.sql_write import Ids, SqlTx, fits_sql
+from balsam.server.store.sql_runnable import fits_sql
+from balsam.server.store.sql_write import Ids, SqlTx
 
 _TEXTS = frozenset({"failure"})  # columns of UPDATED_COLUMNS; all others are numbers
 _NEW = [*UPDATED_COLUMNS, *(f"old_{column}" for column in UPDATE_GUARD), "old_session_id"]
@@ -26,6 +28,7 @@ _UPDATE_JOBS = (
     f" WHERE {' AND '.join(f'jobs.{column} = u.old_{column}' for column in UPDATE_GUARD)}"
     " AND jobs.session_id IS NOT DISTINCT FROM u.old_session_id"
 )
+_FITS = fits_sql("LEAST", "CAST(trunc({}) AS BIGINT)")
 _LOCK = " FOR NO KEY UPDATE"
 # Ids that nobody sees are taken in advance, to save a question for each.
 _AHEAD = {"idempotency_keys": 64}
@@ -49,11 +52,17 @@ class PostgresIds:
         return taken
 
 
+class PostgresReadTx(SqlReadTx):
+    """ReadTx over one of the readers' connections."""
+
+    _fits = _FITS
+
+
 class PostgresTx(SqlTx):
     """Tx over the writer's connection."""
 
     _job_lock = _LOCK
-    _fits = fits_sql("LEAST", "CAST(trunc({}) AS BIGINT)")
+    _fits = _FITS
     _tagged = "runnable_tags t JOIN jobs ON jobs.id = t.job_id AND jobs.session_id IS NULL AND jobs.state IN (5, 10)"
 
     def __init__(self, database: PostgresDatabase, ids: Ids) -> None:

@@ -1,0 +1,40 @@
+"""Which Jobs can be granted, by looking at each. Used by memory_tx; the SQL stores are compared with it."""
+
+from collections.abc import Iterable
+
+from balsam.domain.job import gpus_needed
+from balsam.domain.lifecycle import AWAITED_HOOKS
+from balsam.domain.states import RUNNABLE_STATES
+from balsam.server.store.records import JobRow
+from balsam.server.store.selections import AcquireCriteria
+
+
+def walk(jobs: Iterable[JobRow], criteria: AcquireCriteria) -> list[JobRow]:
+    """All Jobs that an acquire with these criteria could be granted, in its order."""
+
+    def order(job: JobRow) -> tuple[int, ...]:
+        if criteria.long_large_first:
+            return (-job.wall_time_min, -job.num_nodes, job.id)
+        return (-job.priority, job.id)
+
+    return sorted((job for job in jobs if _fits(job, criteria)), key=order)
+
+
+def _fits(job: JobRow, criteria: AcquireCriteria) -> bool:
+    return (
+        job.site_id == criteria.site_id
+        and job.session_id is None
+        and job.state in (AWAITED_HOOKS if criteria.awaits_hook else RUNNABLE_STATES)
+        and (criteria.max_wall_time_min is None or job.wall_time_min <= criteria.max_wall_time_min)
+        and (criteria.max_nodes_per_job is None or job.num_nodes <= criteria.max_nodes_per_job)
+        and (
+            criteria.max_gpus_per_node is None
+            or gpus_needed(job.ranks_per_node, job.gpus_per_rank) <= criteria.max_gpus_per_node
+        )
+        and (not criteria.serial_only or (job.num_nodes == 1 and job.ranks_per_node == 1))
+        and all(job.tags.get(key) == value for key, value in criteria.filter_tags)
+        and (
+            criteria.max_aggregate_nodes is None
+            or job.num_nodes <= job.node_packing_count * criteria.max_aggregate_nodes
+        )
+    )
