@@ -19,13 +19,13 @@ class Requests:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[tuple[str, str, Any]] = []
-        request = Transport.request
+        call = Transport._call
 
-        def counted(transport: Transport, method: str, path: str, **given: Any) -> Any:
-            self.seen.append((method, path, given.get("query") or given.get("body")))
-            return request(transport, method, path, **given)
+        def counted(transport: Transport, method: str, path: str, content: bytes, query: Any, *how: Any) -> Any:
+            self.seen.append((method, path, query or content))
+            return call(transport, method, path, content, query, *how)
 
-        monkeypatch.setattr(Transport, "request", counted)
+        monkeypatch.setattr(Transport, "_call", counted)
 
     def __len__(self) -> int:
         return len(self.seen)
@@ -153,7 +153,7 @@ def test_iteration_streams_pages_by_keyset(
     assert next(rows) == stock[1][0]
     assert len(requests) == 1
     assert [job.id for job in mine] == [job.id for job in stock[1]]
-    assert [ask.after for _, _, ask in requests.seen[1:4]] == [None, stock[1][9].id, stock[1][19].id]
+    assert [ask.get("after") for _, _, ask in requests.seen[1:4]] == [None, stock[1][9].id, stock[1][19].id]
     ids = [job.id for job in stock[1]]
     for ordering, wanted in (
         ("-id", ids[::-1]),
@@ -165,7 +165,7 @@ def test_iteration_streams_pages_by_keyset(
     ):
         before = len(requests)
         assert [job.id for job in mine.order_by(ordering)] == wanted
-        assert [ask.offset for _, _, ask in requests.seen[before:]] == [0, 0, 0]
+        assert ["offset" in ask for _, _, ask in requests.seen[before:]] == [False] * 3
         assert [job.id for job in mine.order_by(ordering)[3:17]] == wanted[3:17]
     events = client.EventLog.objects.filter(job_id=ids[:9])
     assert [event.id for event in events] == sorted((event.id for event in events.all()), reverse=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import AwareDatetime
 
 from balsam.api import App, BatchJob, EventLog, Job, Session, Site, TransferItem
 from balsam.client import signatures
@@ -67,7 +69,17 @@ def test_what_is_sent(told: Any, message: type[Message]) -> None:
     ],
 )
 def test_filters(told: Any, model: Any) -> None:
-    assert told.__annotations__.keys() == model._manager().filter_type.model_fields.keys() - PAGING
+    assert told.__annotations__.keys() == model._manager()._filter_type().model_fields.keys() - PAGING
+
+
+@pytest.mark.parametrize("model", [Job, EventLog, BatchJob, Site, App, TransferItem, Session])
+def test_plain_filters_are_what_the_service_takes(model: Any) -> None:
+    """They are sent unchecked: the service must take these names, each as a list or not, of these types."""
+    manager = model._manager()
+    plain = {name: list[kind] for name, kind in manager.plain_lists.items()} | manager.plain_values
+    plain = {name: AwareDatetime if kind is datetime else kind for name, kind in plain.items()}
+    known = {name: field.annotation for name, field in manager._filter_type().model_fields.items()}
+    assert {name: known.get(name) for name in plain} == {name: kind | None for name, kind in plain.items()}
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from balsam.client import errors
+from balsam.client.client import Client
 from balsam.client.settings import ClientSettings
 from balsam.client.transport import ServerEvent, Transport
 from balsam.wire.base import Deleted
@@ -241,6 +243,24 @@ def test_what_is_no_balsam_service_is_named(script: Script, transport: Transport
         transport.request("GET", "/x", reply=Deleted)
     with pytest.raises(errors.NotFound, match="is that a Balsam service"):
         transport.request("GET", "/x", reply=Deleted)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({"hello": 1}, "results"),
+        ({"count": 1, "results": [{"name": "x"}]}, "id"),
+        ({"count": 1, "results": [{"id": "7"}]}, "'7'"),
+        ({"count": 1, "results": [7]}, "TypeError"),
+        ({"count": 1, "results": [{"id": 7, "creation_date": "yesterday"}]}, "yesterday"),
+        (["nope"], "TypeError"),
+    ],
+)
+def test_rows_that_are_none_are_named(script: Script, answer: Any, why: str) -> None:
+    script.answers = [reply(200, answer)]
+    with Client(ClientSettings(script.url, "t")) as client, pytest.raises(errors.WireVersionMismatch) as caught:
+        list(client.Site.objects.all())
+    assert why in str(caught.value) and "can't be understood" in str(caught.value)
 
 
 def test_a_forked_child_uses_connections_of_its_own(script: Script, transport: Transport) -> None:

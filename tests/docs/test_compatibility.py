@@ -94,7 +94,7 @@ def is_in_python(name: str) -> bool:
     if not argument:
         return True
     manager: Any = found.__self__
-    return argument in {*manager.filter_type.model_fields, *manager.lookups}
+    return argument in {*manager._filter_type().model_fields, *manager.lookups}
 
 
 def resolve(path: str) -> Any:

@@ -214,3 +214,13 @@ def test_app_rm_takes_its_jobs_and_asks(site: LiveSite) -> None:
     assert balsam(site.environment, "app", "rm", "-n", "Gone", put="y\n") == "Removed 1 App.\n"
     assert as_json(site.environment, "app", "ls", "Gone") == ls(site, "-t", "kind=gone") == []
     assert as_json(site.environment, "app", "rm", "--all", "Say", code=2)["exit_code"] == 2
+
+
+@pytest.mark.parametrize(
+    "line", ["job ls --since 1h --tag kind=light", "job ls --by-state", "queue ls", "site ls", "app ls"]
+)
+def test_lists_are_shown_without_the_messages(site: LiveSite, line: str) -> None:
+    """To import pydantic takes longer than all the rest of such a command."""
+    code = "import atexit, sys; atexit.register(lambda: print('pydantic' in sys.modules)); "
+    code += f"sys.argv = ['balsam', *{line.split()!r}]; from balsam.cli.main import main; main()"
+    assert site.run(code).splitlines()[-1] == "False"

@@ -16,7 +16,6 @@ from balsam.client.models.site import Site
 from balsam.client.origin import OriginKey
 from balsam.client.settings import ClientSettings
 from balsam.domain.clock import Clock
-from balsam.wire.base import VersionReply
 
 if TYPE_CHECKING:
     from balsam.client.collector import Collector
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from balsam.client.transport import Transport
     from balsam.client.watcher import Watcher
     from balsam.wire.auth import UserView, WhoAmI
+    from balsam.wire.base import VersionReply
 
 M = TypeVar("M", bound=Model)
 
@@ -184,13 +184,15 @@ class Client:
         self._pythons.clear()
         self.apps.forget()
 
-    def version(self) -> VersionReply:
+    def version(self) -> "VersionReply":
         """Which service answers, and which wire versions it speaks.
 
         >>> reply = default_client().version()
         >>> reply.wire_min <= 1 <= reply.wire_max
         True
         """
+        from balsam.wire.base import VersionReply
+
         return self.transport.request("GET", "/version", reply=VersionReply, deadline_sec=10.0)
 
     def who_am_i(self) -> "WhoAmI":

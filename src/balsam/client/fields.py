@@ -5,6 +5,7 @@ copies that the instance keeps, so a change in place is found by comparing with 
 """
 
 from collections.abc import Callable
+from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from balsam.client.model import Model
 
 T = TypeVar("T")
+INSTANT = datetime.fromisoformat
 REQUIRED: Any = object()
 
 
@@ -27,8 +29,8 @@ class Write(Enum):
 class Field(Generic[T]):
     """One field. `default` is for unsaved instances; a list or dict as default is copied for each.
 
-    `load` turns the row's value into the Python value; `accept` turns what a user sets. `volatile`: what is pushed does
-    not carry it, so that it is read again after a push.
+    `parse` turns the JSON that the service sends into the row's value, `load` that into the Python value, `accept` what
+    a user sets. `volatile`: what is pushed does not carry it, so that it is read again after a push.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class Field(Generic[T]):
         default: Any = REQUIRED,
         *,
         write: Write = Write.ALWAYS,
+        parse: Callable[[Any], Any] | None = None,
         load: Callable[[Any], T] | None = None,
         accept: Callable[[Any], Any] | None = None,
         volatile: bool = False,
     ) -> None:
         self.default = default
         self.write = write
+        self.parse = parse
         self.load = load
         self.accept = accept
         self.volatile = volatile
@@ -105,6 +109,12 @@ class IdField(Field[int]):
             return self
         found: int = self.of_row(None if instance._deleted else instance._row)
         return found
+
+
+def plain_copy(value: Any) -> Any:
+    """A part of a row as plain values: it came as JSON, or as a message in the answer to a creation."""
+    dump = getattr(value, "model_dump", None)
+    return copied(value) if dump is None else dump(mode="json")
 
 
 def copied(value: Any) -> Any:

@@ -7,18 +7,20 @@ no name of their own at the service. A mistake is found here, before anything is
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from balsam.client.errors import Problem, ValidationFailed
 from balsam.client.values import json_copy, nearest
 from balsam.wire.kinds import OPS, Fields, Kind, Op
-from balsam.wire.lookups import Lookup
+
+if TYPE_CHECKING:
+    from balsam.wire.lookups import Lookup
 
 _SPELLED: Mapping[str, Op] = {**{op: op for op in OPS}, "before": "lt", "after": "gt"}
 _RANGE = "range"
 
 
-def lookups_of(name: str, value: Any, fields: Fields, model: str, filters: Iterable[str]) -> list[Lookup]:
+def lookups_of(name: str, value: Any, fields: Fields, model: str, filters: Iterable[str]) -> "list[Lookup]":
     """What `name=value` means. `filters` are the names that are no look-ups, for the nearest one in an error.
 
     Raises TypeError for a name that means nothing, ValidationFailed for a value that can't be.
@@ -38,7 +40,7 @@ def lookups_of(name: str, value: Any, fields: Fields, model: str, filters: Itera
     return found
 
 
-def described(lookup: Lookup) -> str:
+def described(lookup: "Lookup") -> str:
     """As it could have been written."""
     op = "" if lookup.op == "eq" else f"__{lookup.op}"
     return f"{'__'.join([lookup.field, *lookup.path])}{op}={lookup.value!r}"
@@ -49,7 +51,7 @@ def aware(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
-def _spread(field: str, path: list[str], spelled: str, value: Any, kind: Kind) -> Iterator[Lookup]:
+def _spread(field: str, path: list[str], spelled: str, value: Any, kind: Kind) -> "Iterator[Lookup]":
     """One look-up for each leaf of a dict, two for a range."""
     if isinstance(value, Mapping) and spelled in ("", "eq"):
         for key, inner in value.items():
@@ -60,8 +62,8 @@ def _spread(field: str, path: list[str], spelled: str, value: Any, kind: Kind) -
     elif spelled == _RANGE:
         if not _is_list(value) or len(ends := list(value)) != 2:
             raise ValidationFailed(f"{field}__{_RANGE} takes a pair, the lowest and the highest value; not {value!r}")
-        yield Lookup(field=field, path=path, op="gte", value=_sent(ends[0], field))
-        yield Lookup(field=field, path=path, op="lte", value=_sent(ends[1], field))
+        yield _made(field=field, path=path, op="gte", value=_sent(ends[0], field))
+        yield _made(field=field, path=path, op="lte", value=_sent(ends[1], field))
     else:
         yield _lookup(field, path, _SPELLED[spelled or "eq"], value, kind)
 
@@ -72,25 +74,31 @@ def _is_pairs(value: Any) -> bool:
     return isinstance(texts, (list, tuple, set)) and all(isinstance(text, str) and ":" in text for text in texts)
 
 
-def _pair(field: str, key: str, text: str) -> Lookup:
+def _pair(field: str, key: str, text: str) -> "Lookup":
     """`KEY:VALUE` does not say what kind of value is meant."""
     try:
         value = json.loads(text)
     except ValueError:
         value = text
-    return Lookup(
+    return _made(
         field=field, path=[key], op="in", value=[text] if isinstance(value, (str, list, dict)) else [text, value]
     )
 
 
-def _lookup(field: str, path: list[str], op: Op, value: Any, kind: Kind) -> Lookup:
+def _lookup(field: str, path: list[str], op: Op, value: Any, kind: Kind) -> "Lookup":
     if value is None and op in ("eq", "ne"):
-        return Lookup(field=field, path=path, op="isnull", value=op == "eq")
+        return _made(field=field, path=path, op="isnull", value=op == "eq")
     if _is_list(value) and op == "eq" and kind is not Kind.JSON:
         op = "in"
     if op == "in" and _is_list(value):
-        return Lookup(field=field, path=path, op=op, value=[_sent(one, field) for one in value])
-    return Lookup(field=field, path=path, op=op, value=_sent(value, field))
+        return _made(field=field, path=path, op=op, value=[_sent(one, field) for one in value])
+    return _made(field=field, path=path, op=op, value=_sent(value, field))
+
+
+def _made(**fields: Any) -> "Lookup":
+    from balsam.wire.lookups import Lookup  # with pydantic, which a query without look-ups needs not
+
+    return Lookup(**fields)
 
 
 def _is_list(value: Any) -> bool:

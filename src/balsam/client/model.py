@@ -4,6 +4,7 @@ An instance is made in memory and created by `save`, or came from a query. It kn
 what was set since, and sends only that.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -28,6 +29,7 @@ class Model:
     id = IdField(None, write=Write.NEVER)
 
     _fields: ClassVar[dict[str, Field[Any]]] = {"id": id}
+    _parsed: ClassVar[tuple[tuple[str, Callable[[Any], Any]], ...]] = ()
     _required: ClassVar[frozenset[str]] = frozenset()
     _base: ClassVar[type["Model"]]  # the class of balsam.api, also for the classes of another client
     _bound_client: ClassVar["Client | None"] = None
@@ -49,6 +51,7 @@ class Model:
             return
         cls._base = cls
         cls._fields = {**cls._fields, **{name: item for name, item in vars(cls).items() if isinstance(item, Field)}}
+        cls._parsed = tuple((name, item.parse) for name, item in cls._fields.items() if item.parse is not None)
         cls._required = frozenset(name for name, item in cls._fields.items() if item.default is REQUIRED)
         for base in (errors.DoesNotExist, errors.MultipleObjectsReturned):
             place = {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}.{base.__name__}"}
@@ -69,6 +72,18 @@ class Model:
         instance = cls.__new__(cls)
         instance.__dict__.update(_values={}, _row=row, _key=None)
         return instance
+
+    @classmethod
+    def _row_of_json(cls, answer: Any) -> dict[str, Any]:
+        """The row in an answer. Raises ValueError, TypeError, KeyError for what is none."""
+        row: dict[str, Any] = answer
+        if type(row["id"]) is not int:
+            raise TypeError(f"id is {row['id']!r}")
+        for name, parse in cls._parsed:
+            value = row.get(name)
+            if value is not None:
+                row[name] = parse(value)
+        return row
 
     @classmethod
     def _client(cls) -> "Client":

@@ -4,27 +4,35 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, get_args, get_origin
 
 from balsam.client.errors import NotFound, Problem, ValidationFailed
 from balsam.client.lookups import aware, lookups_of
 from balsam.client.models.application import ApplicationDefinition, is_definition
 from balsam.client.query import FIRST_PAGE, NEXT_PAGES, Changed, Query
 from balsam.client.values import checked
-from balsam.wire.base import Message, dump_body
+from balsam.wire import API_PREFIX
 from balsam.wire.kinds import Fields
-from balsam.wire.lookups import Lookup
 
 if TYPE_CHECKING:
     from balsam.client.client import Client
     from balsam.client.model import Model
+    from balsam.wire.base import Message
+    from balsam.wire.lookups import Lookup
 
 M = TypeVar("M", bound="Model")
 G = TypeVar("G", bound="Manager[Any]")
-R = TypeVar("R", bound=Message)
+R = TypeVar("R", bound="Message")
 PAGING = frozenset({"limit", "offset", "ordering", "after", "after_value", "with_count", "where"})
+
+
+class Page(NamedTuple):
+    """`total`: the number of all matches, None when it was not asked for."""
+
+    total: int | None
+    rows: list[dict[str, Any]]
 
 
 class Objects(Generic[G]):
@@ -43,9 +51,9 @@ class Manager(Generic[M]):
     """Queries and verbs of one model class."""
 
     path: ClassVar[str]
-    filter_type: ClassVar[type[Message]]
-    page_type: ClassVar[type[Any]]
-    row_type: ClassVar[type[Message]]
+    plain_lists: ClassVar[Mapping[str, type]] = {}  # filters of several values, of which any may match; see _plain
+    plain_values: ClassVar[Mapping[str, type]] = {}  # filters of one value
+    counts_apart: ClassVar[bool] = False  # a page has the number of all matches only when it is asked for
     orderings: ClassVar[tuple[str, ...]] = ()
     default_ordering: ClassVar[str] = "id"
     keyset: ClassVar[frozenset[str]] = frozenset()  # fields of orderings in which a page can start after a row
@@ -62,6 +70,11 @@ class Manager(Generic[M]):
     @property
     def client(self) -> "Client":
         return self.model._client()
+
+    @staticmethod
+    def _filter_type() -> "type[Message]":
+        """The message that has the filters. Imported late: with it comes pydantic, which plain queries need not."""
+        raise NotImplementedError
 
     def all(self) -> Query[M]:
         """Every row that is yours.
@@ -138,9 +151,9 @@ class Manager(Generic[M]):
         place: dict[str, Any] = {"offset": offset or None}
         while wanted is None or wanted > 0:
             limit = page_size if wanted is None else min(page_size, wanted)
-            rows = self._get_page({**filters, **self._paging(limit, ordering, place)}, deadline_sec).results
+            rows = self._get_page({**filters, **self._paging(limit, ordering, place)}, deadline_sec).rows
             for row in rows:
-                yield self.model._from_row(self._row_dict(row))
+                yield self.model._from_row(row)
             if len(rows) < limit:
                 return
             wanted = None if wanted is None else wanted - len(rows)
@@ -151,40 +164,58 @@ class Manager(Generic[M]):
     def _paging(self, limit: int, ordering: str | None, place: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a page request that are not filters."""
         paging = {"limit": limit, "ordering": ordering, **place}
-        if "with_count" in self.filter_type.model_fields:
+        if self.counts_apart:
             paging["with_count"] = False
         return {key: value for key, value in paging.items() if value is not None}
 
-    def _place_after(self, row: Any, ordering: str | None, offset: int) -> dict[str, Any]:
+    def _place_after(self, row: Mapping[str, Any], ordering: str | None, offset: int) -> dict[str, Any]:
         """Where the page after this row starts."""
         name = (ordering or self.default_ordering).removeprefix("-")
         if name not in self.keyset:
             return {"offset": offset}
-        value = getattr(row, name)
+        value = row[name]
         text = value.isoformat() if isinstance(value, datetime) else str(value)
-        return {"after": row.id} if name == "id" else {"after": row.id, "after_value": text}
+        return {"after": row["id"]} if name == "id" else {"after": row["id"], "after_value": text}
 
-    def _get_page(self, fields: Mapping[str, Any], deadline_sec: float | None = None) -> Any:
-        query = checked(self.filter_type, self.name, fields)
-        return self.client.transport.search(self.path, query, reply=self.page_type, deadline_sec=deadline_sec)
+    def _get_page(self, fields: Mapping[str, Any], deadline_sec: float | None = None) -> Page:
+        """One page. Its rows are checked field by field, without the message they came from."""
+        transport = self.client.transport
+        answer = transport.search_json(self.path, fields, deadline_sec=deadline_sec)
+        with self._understanding():
+            rows = [self.model._row_of_json(row) for row in answer["results"]]
+            return Page(answer["count"], rows)
 
     def _count(self, filters: Mapping[str, Any], deadline_sec: float | None = None) -> int:
-        counted = {"with_count": True} if "with_count" in self.filter_type.model_fields else {}
-        return int(self._get_page({**filters, "limit": 0, **counted}, deadline_sec).count)
+        counted = {"with_count": True} if self.counts_apart else {}
+        return int(self._get_page({**filters, "limit": 0, **counted}, deadline_sec).total or 0)
 
     @staticmethod
-    def _row_dict(view: Message) -> dict[str, Any]:
+    def _row_dict(view: "Message") -> dict[str, Any]:
         return view.__dict__
 
-    def _read(self, row_id: int) -> dict[str, Any]:
+    def _read(self, row_id: int, deadline_sec: float | None = None) -> dict[str, Any]:
         try:
-            view = self.client.transport.request("GET", f"{self.path}/{row_id}", reply=self.row_type)
+            answer = self.client.transport.read_json(f"{self.path}/{row_id}", deadline_sec=deadline_sec)
         except NotFound as error:
             raise self.model.DoesNotExist(f"{self.name} {row_id} does not exist (any more)", code=error.code) from None
-        return self._row_dict(view)
+        with self._understanding():
+            return self.model._row_of_json(answer)
 
-    def _post_new(self, instance: M, body: type[Message], reply: type[R]) -> R:
+    @contextmanager
+    def _understanding(self) -> Iterator[None]:
+        """Raises WireVersionMismatch for what is no row."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            from balsam.client.transport.codec import misunderstood
+
+            why = f"{type(error).__name__}: {error}"
+            raise misunderstood(f"GET {API_PREFIX}{self.path}", self.client.url, why) from error
+
+    def _post_new(self, instance: M, body: "type[Message]", reply: type[R]) -> R:
         """Create an instance; a repeat after an unclear end carries the same key (S3)."""
+        from balsam.wire.base import dump_body
+
         content = dump_body(checked(body, self.name, instance._given()))
         transport = self.client.transport
         if instance._key is None or instance._key[1] != content:
@@ -209,7 +240,11 @@ class Manager(Generic[M]):
 
     def _checked_filters(self, filters: Mapping[str, Any]) -> dict[str, Any]:
         """Filters as the service knows them."""
-        known = {name: field.annotation for name, field in self.filter_type.model_fields.items() if name not in PAGING}
+        plain = self._plain(filters)
+        if plain is not None:
+            return plain
+        kind = self._filter_type()
+        known = {name: field.annotation for name, field in kind.model_fields.items() if name not in PAGING}
         fields: dict[str, Any] = {}
         where: list[Lookup] = []
         for name, value in filters.items():
@@ -224,8 +259,22 @@ class Manager(Generic[M]):
                 fields[name] = _listed(value) if takes_list else value
         if where:
             fields["where"] = where
-        message = checked(self.filter_type, f"{self.name} filter", fields)
+        message = checked(kind, f"{self.name} filter", fields)
         return {name: getattr(message, name) for name in fields}
+
+    def _plain(self, filters: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The filters when all are of exactly the types in `plain_*`; None when one needs a closer look."""
+        fields: dict[str, Any] = {}
+        for name, given in filters.items():
+            value = self._filter_value(name, given)
+            if name in self.plain_lists:
+                value = list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
+                if any(type(item) is not self.plain_lists[name] for item in value):
+                    return None
+            elif type(value) is not self.plain_values.get(name):
+                return None
+            fields[name] = value
+        return fields
 
     def _filter_value(self, name: str, value: Any) -> Any:
         """What a user may write for a value of the service's: a model instance for its id, a dict for tags."""

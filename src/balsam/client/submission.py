@@ -7,8 +7,6 @@ before the first is sent.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic_core import to_json
-
 from balsam.client.encoding import is_plain
 from balsam.client.errors import BalsamError, NotFound, Problem, ValidationFailed
 from balsam.client.parameters import encoded
@@ -18,7 +16,6 @@ from balsam.domain.app import AppSpec, PythonCode
 from balsam.domain.failure import Failure
 from balsam.domain.states import JobState
 from balsam.domain.transfers import CLIENT
-from balsam.wire.jobs import JobsCreate, JobsCreated
 from balsam.wire.limits import MAX_BODY_BYTES, MAX_BULK
 
 if TYPE_CHECKING:
@@ -26,6 +23,7 @@ if TYPE_CHECKING:
     from balsam.client.models.application import ApplicationDefinition
     from balsam.client.models.job import Job
     from balsam.client.staging import Staging
+    from balsam.wire.jobs import JobsCreated
 
 BODY_BYTES = MAX_BODY_BYTES // 2
 NEW: dict[str, Any] = {  # what a row says of a Job that was never looked at; Field has the defaults of the rest
@@ -166,6 +164,8 @@ def _row(apps: _Apps, job: "Job", index: int) -> Row:
 
 def _chunks(rows: list[Row]) -> Iterator[tuple[int, int, bytes]]:
     """(first row, end, body) of each call: at most MAX_BULK Jobs and BODY_BYTES bytes."""
+    from pydantic_core import to_json  # with pydantic, whose import takes longer than a call
+
     pieces = [(start, min(start + MAX_BULK, len(rows))) for start in range(0, len(rows), MAX_BULK)]
     while pieces:
         start, end = pieces.pop(0)
@@ -178,13 +178,17 @@ def _chunks(rows: list[Row]) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _check(rows: list[Row], start: int) -> None:
+    from balsam.wire.jobs import JobsCreate
+
     try:
         checked(JobsCreate, "", {"jobs": rows})
     except ValidationFailed as error:
         raise _renumbered(error, start) from None
 
 
-def _create(client: "Client", first: "Job", content: bytes, start: int) -> JobsCreated:
+def _create(client: "Client", first: "Job", content: bytes, start: int) -> "JobsCreated":
+    from balsam.wire.jobs import JobsCreated
+
     if first._key is None or first._key[1] != content:
         first._key = (client.transport.new_key(), content)
     try:

@@ -6,12 +6,11 @@ polled from here. Each line is told within half a second.
 
 import codecs
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from balsam.client.errors import Forbidden, NotFound, SiteOffline
-from balsam.client.models.job_files import Part, file_error
-from balsam.wire.base import Message
+from balsam.client.models.job_files import file_error
 from balsam.wire.limits import MAX_FILE_READ_BYTES
 
 if TYPE_CHECKING:
@@ -24,15 +23,6 @@ OFFLINE_SEC = 1.0
 SITE_PATIENCE_SEC = 60.0
 LONGEST_LINE = 64 * 1024
 BACKWARDS_BYTES = 64 * 1024
-
-
-class Follow(Message):
-    """How far a file is known; see the route."""
-
-    path: str
-    offset: int
-    file_id: str
-    wait_sec: float
 
 
 def tail(
@@ -117,21 +107,21 @@ class _Source:
 
     def read(self, offset: int, length: int = MAX_FILE_READ_BYTES) -> bytes:
         """A part, at once; moves the offset behind it."""
-        content, headers = self._ask("content", Part(path=self._name, offset=offset, max_bytes=length))
+        content, headers = self._ask("content", {"path": self._name, "offset": offset, "max_bytes": length})
         self.offset = offset + len(content)
         self.size_bytes = int(headers.get("x-file-size", self.offset))
         return content
 
     def more(self, wait_sec: float) -> tuple[bytes, bool]:
         """What is new, and whether it is of a file that begins anew."""
-        query = Follow(path=self._name, offset=self.offset, file_id=self.file_id, wait_sec=wait_sec)
+        query = {"path": self._name, "offset": self.offset, "file_id": self.file_id, "wait_sec": wait_sec}
         content, headers = self._ask("follow", query)
         start = int(headers.get("x-file-offset", self.offset))
         restarted = start != self.offset
         self.offset, self.file_id = start + len(content), headers.get("x-file-id", "")
         return content, restarted
 
-    def _ask(self, what: str, query: Message) -> tuple[bytes, dict[str, str]]:
+    def _ask(self, what: str, query: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
         try:
             return self._client.transport.request_bytes(f"{self._path}/{what}", query=query)
         except (NotFound, Forbidden) as error:

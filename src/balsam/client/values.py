@@ -7,15 +7,15 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from balsam.client.errors import Problem, ValidationFailed
-from balsam.wire.base import Message
 from balsam.wire.limits import MAX_JSON_DEPTH
 
-M = TypeVar("M", bound=Message)
+if TYPE_CHECKING:
+    from balsam.wire.base import Message
+
+M = TypeVar("M", bound="Message")
 _SHOWN_PROBLEMS = 10
 
 
@@ -59,8 +59,9 @@ def _copy(value: Any, depth: int) -> Any:
         return int(value)
     if isinstance(value, PurePath):
         return str(value)
-    if isinstance(value, Message):
-        return value.model_dump(mode="json")
+    dump = getattr(value, "model_dump", None)  # messages
+    if callable(dump):
+        return dump(mode="json")
     to_python = getattr(value, "tolist", None)  # numpy scalars and arrays
     if callable(to_python):
         plain = to_python()
@@ -94,6 +95,8 @@ def _copy_list(value: Iterable[Any], depth: int) -> list[Any]:
 
 def checked(kind: type[M], where: str, fields: Mapping[str, Any]) -> M:
     """The message with these fields. Raises ValidationFailed, which names every wrong field."""
+    from pydantic import ValidationError  # whose import takes longer than a call; see client/transport/codec.py
+
     try:
         return kind.model_validate(fields)
     except ValidationError as error:

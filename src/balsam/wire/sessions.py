@@ -158,6 +158,14 @@ class SessionClose(Message):
     reason: Annotated[str, Field(max_length=1024)] = ""
 
 
+class SessionFilter(Message):
+    """What the SDK selects open Sessions by; the service lists them all."""
+
+    id: list[int] | None = None
+    limit: int = 1000
+    offset: int = 0
+
+
 class SessionsPage(Message):
     """Open Sessions."""
 

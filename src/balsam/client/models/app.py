@@ -3,21 +3,23 @@
 Users define `ApplicationDefinition` classes; this is the row behind one.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack, overload
 
 from balsam.client.errors import MultipleObjectsReturned, NotFound, Problem, ValidationFailed
-from balsam.client.fields import Field, Write
+from balsam.client.fields import INSTANT, Field, Write
 from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
 from balsam.client.values import checked, nearest
-from balsam.wire.apps import AppFilter, AppParameter, AppRename, AppsPage, AppSync, AppView, PythonCode, TransferSlot
 from balsam.wire.kinds import APP_FIELDS
 
 if TYPE_CHECKING:
     from balsam.client.client import Client
     from balsam.client.query import Query
     from balsam.client.signatures import AppFilters
+    from balsam.wire.apps import AppSync, AppView
+    from balsam.wire.base import Message
 
 
 class AppManager(Manager["App"]):
@@ -28,9 +30,8 @@ class AppManager(Manager["App"]):
     """
 
     path = "/apps"
-    filter_type = AppFilter
-    page_type = AppsPage
-    row_type = AppView
+    plain_lists: ClassVar[Mapping[str, type]] = dict.fromkeys(("id", "site_id"), int)
+    plain_values: ClassVar[Mapping[str, type]] = dict.fromkeys(("name", "site_name", "site_path"), str)
     lookups = APP_FIELDS
 
     if TYPE_CHECKING:  # the names of the filters, for editors; any look-up may come beside them
@@ -46,20 +47,14 @@ class AppManager(Manager["App"]):
         def get(self, **filters: Any) -> "App": ...
         def get(self, **filters: Any) -> "App": ...
 
+    @staticmethod
+    def _filter_type() -> "type[Message]":
+        from balsam.wire.apps import AppFilter
+
+        return AppFilter
+
     def _create(self, instance: "App") -> None:
         raise TypeError("an App is registered by its class: class MyApp(ApplicationDefinition): ...; MyApp.sync()")
-
-
-def _plain_parameters(row: dict[str, AppParameter]) -> dict[str, dict[str, Any]]:
-    return {name: parameter.model_dump() for name, parameter in row.items()}
-
-
-def _plain_code(row: PythonCode) -> dict[str, Any]:
-    return row.model_dump(mode="json")
-
-
-def _plain_slots(row: dict[str, TransferSlot]) -> dict[str, dict[str, Any]]:
-    return {name: slot.model_dump() for name, slot in row.items()}
 
 
 class App(Model):
@@ -72,16 +67,16 @@ class App(Model):
     site_id = Field[int](None, write=Write.NEVER)
     name = Field[str](None, write=Write.NEVER)
     command_template = Field[str | None](None, write=Write.NEVER)
-    parameters = Field[dict[str, dict[str, Any]]]({}, write=Write.NEVER, load=_plain_parameters)
+    parameters = Field[dict[str, dict[str, Any]]]({}, write=Write.NEVER)
     environment_variables = Field[dict[str, str]]({}, write=Write.NEVER)
-    transfers = Field[dict[str, dict[str, Any]]]({}, write=Write.NEVER, load=_plain_slots)
+    transfers = Field[dict[str, dict[str, Any]]]({}, write=Write.NEVER)
     cleanup_files = Field[list[str]]([], write=Write.NEVER)
     hooks = Field[list[str]]([], write=Write.NEVER)
-    code = Field[dict[str, Any] | None](None, write=Write.NEVER, load=_plain_code)
+    code = Field[dict[str, Any] | None](None, write=Write.NEVER)
     description = Field[str]("", write=Write.NEVER)
     source_code = Field[str]("", write=Write.NEVER)
     content_hash = Field[str](None, write=Write.NEVER)
-    synced_at = Field[datetime](None, write=Write.NEVER)
+    synced_at = Field[datetime](None, write=Write.NEVER, parse=INSTANT)
     synced_by = Field[str](None, write=Write.NEVER)
 
     objects = Objects(AppManager)
@@ -97,8 +92,10 @@ class AppDirectory:
         self._by_id: dict[int, AppView] = {}
         self._ids: dict[tuple[str, str | None], int] = {}
 
-    def sync(self, definition: AppSync, rename_from: str | None = None) -> AppView:
+    def sync(self, definition: "AppSync", rename_from: str | None = None) -> "AppView":
         """Register a definition, or replace the one of that Site and name, which may have been another one."""
+        from balsam.wire.apps import AppRename, AppView
+
         rename = None if rename_from is None else checked(AppRename, "sync", {"rename_from": rename_from})
         view = self._client.transport.request("PUT", AppManager.path, body=definition, query=rename, reply=AppView)
         if rename_from is not None:
@@ -106,8 +103,10 @@ class AppDirectory:
         self._by_id[view.id] = view
         return view
 
-    def same(self, definition: AppSync) -> AppView | None:
+    def same(self, definition: "AppSync") -> "AppView | None":
         """The registered App that differs from this definition in its source at most."""
+        from balsam.wire.apps import AppFilter, AppsPage
+
         where = AppFilter(name=definition.name, site_id=[definition.site_id])
         found = self._client.transport.request("GET", AppManager.path, query=where, reply=AppsPage)
         for view in found.results:
@@ -122,8 +121,10 @@ class AppDirectory:
         self._by_id.clear()
         self._ids.clear()
 
-    def view(self, app_id: int) -> AppView:
+    def view(self, app_id: int) -> "AppView":
         """The App with this id. Raises `App.DoesNotExist`."""
+        from balsam.wire.apps import AppView
+
         found = self._by_id.get(app_id)
         if found is None:
             try:
@@ -133,7 +134,7 @@ class AppDirectory:
             self._by_id[app_id] = found
         return found
 
-    def met(self, app_id: int) -> AppView | None:
+    def met(self, app_id: int) -> "AppView | None":
         """The App with this id when it was met before; asks nothing."""
         return self._by_id.get(app_id)
 

@@ -4,34 +4,22 @@ import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack, overload
 
 from balsam.client.errors import Conflict, NotFound
-from balsam.client.fields import Field, Write
+from balsam.client.fields import INSTANT, Field, Write
 from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects, R
 from balsam.client.query import Changed, Query
 from balsam.client.values import checked, json_copy, nearest
 from balsam.domain.partitions import PartitionRequest, filter_tag_problems, partition_tag_problems, write_partition
 from balsam.domain.states import BATCH_JOB_ENDED, BatchJobState, JobMode
-from balsam.wire.base import Deleted
-from balsam.wire.batch_jobs import (
-    BatchJobCreate,
-    BatchJobFilter,
-    BatchJobPartition,
-    BatchJobPatch,
-    BatchJobQuery,
-    BatchJobsChanged,
-    BatchJobsPage,
-    BatchJobsPatch,
-    BatchJobsPatched,
-    BatchJobsSelect,
-    BatchJobView,
-)
 from balsam.wire.kinds import BATCH_JOB_FIELDS
 
 if TYPE_CHECKING:
     from balsam.client.signatures import BatchJobFilters, NewBatchJob
+    from balsam.wire.base import Message
+    from balsam.wire.batch_jobs import BatchJobPartition, BatchJobsSelect
 
 PATCHES_AT_ONCE = 1000
 
@@ -45,9 +33,12 @@ class BatchJobManager(Manager["BatchJob"]):
     """
 
     path = "/batch-jobs"
-    filter_type = BatchJobQuery
-    page_type = BatchJobsPage
-    row_type = BatchJobView
+    plain_lists: ClassVar[Mapping[str, type]] = {
+        **dict.fromkeys(("id", "site_id"), int),
+        "state": BatchJobState,
+        "filter_tags": str,
+    }
+    plain_values: ClassVar[Mapping[str, type]] = dict.fromkeys(("scheduler_id", "queue"), str)
     lookups = BATCH_JOB_FIELDS
     orderings = ("id", "-id", "start_time", "-start_time")
 
@@ -64,6 +55,12 @@ class BatchJobManager(Manager["BatchJob"]):
         def get(self, **filters: Any) -> "BatchJob": ...
         def get(self, **filters: Any) -> "BatchJob": ...
         def create(self, **fields: Unpack["NewBatchJob"]) -> "BatchJob": ...
+
+    @staticmethod
+    def _filter_type() -> "type[Message]":
+        from balsam.wire.batch_jobs import BatchJobQuery
+
+        return BatchJobQuery
 
     def bulk_update(self, batch_jobs: Iterable["BatchJob"]) -> list["BatchJob"]:
         """Send the changes of several BatchJobs. Raises Conflict, naming them, when some are refused.
@@ -85,6 +82,8 @@ class BatchJobManager(Manager["BatchJob"]):
         return given
 
     def _patch(self, patches: Mapping[int, dict[str, Any]]) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
+        from balsam.wire.batch_jobs import BatchJobsPatch, BatchJobsPatched
+
         rows: dict[int, dict[str, Any]] = {}
         refused: dict[int, str] = {}
         ids = list(patches)
@@ -97,15 +96,21 @@ class BatchJobManager(Manager["BatchJob"]):
         return rows, refused
 
     def _create(self, instance: "BatchJob") -> None:
+        from balsam.wire.batch_jobs import BatchJobCreate, BatchJobView
+
         made = self._post_new(instance, BatchJobCreate, BatchJobView)
         instance._take_row(self._row_dict(made))
 
     def _update(self, instance: "BatchJob", changes: dict[str, Any]) -> None:
+        from balsam.wire.batch_jobs import BatchJobPatch, BatchJobView
+
         patch = checked(BatchJobPatch, "BatchJob", changes)
         path = f"{self.path}/{instance._saved_id()}"
         instance._take_row(self._row_dict(self.client.transport.request("PATCH", path, body=patch, reply=BatchJobView)))
 
     def _update_matching(self, query: Query["BatchJob"], fields: dict[str, Any]) -> Changed:
+        from balsam.wire.batch_jobs import BatchJobFilter, BatchJobPatch, BatchJobsChanged, BatchJobsSelect
+
         unknown = [name for name in fields if name not in BatchJobPatch.model_fields]
         if unknown:
             known = nearest(unknown[0], BatchJobPatch.model_fields)
@@ -117,10 +122,13 @@ class BatchJobManager(Manager["BatchJob"]):
         return Changed(reply.changed, reply.refused)
 
     def _delete_matching(self, query: Query["BatchJob"]) -> Changed:
+        from balsam.wire.base import Deleted
+        from balsam.wire.batch_jobs import BatchJobFilter, BatchJobsSelect
+
         reply = self._verb("delete", BatchJobsSelect(filter=BatchJobFilter(**query._filters)), Deleted)
         return Changed(reply.deleted, dict.fromkeys(reply.skipped, reply.reason))
 
-    def _verb(self, verb: str, body: BatchJobsSelect, reply: type[R]) -> R:
+    def _verb(self, verb: str, body: "BatchJobsSelect", reply: type[R]) -> R:
         path = f"{self.path}/{verb}"
         return self.client.transport.request("POST", path, body=body, reply=reply, safe_to_repeat=True)
 
@@ -130,9 +138,11 @@ class BatchJobManager(Manager["BatchJob"]):
         return super()._filter_value(name, value)
 
 
-def _partitions(value: Any) -> list[BatchJobPartition] | None:
+def _partitions(value: Any) -> "list[BatchJobPartition] | None":
     if not value:
         return None
+    from balsam.wire.batch_jobs import BatchJobPartition
+
     return [
         part if isinstance(part, BatchJobPartition) else checked(BatchJobPartition, f"partitions[{index}]", part)
         for index, part in enumerate(value)
@@ -153,18 +163,18 @@ class BatchJob(Model):
     site_id = Field[int](write=Write.CREATE)
     num_nodes = Field[int](write=Write.CREATE)
     wall_time_min = Field[int](write=Write.CREATE)
-    job_mode = Field[JobMode](write=Write.CREATE, accept=JobMode)
+    job_mode = Field[JobMode](write=Write.CREATE, parse=JobMode, accept=JobMode)
     queue = Field[str](write=Write.CREATE)
     project = Field[str](write=Write.CREATE)
     optional_params = Field[dict[str, str]]({}, write=Write.CREATE)
     filter_tags = Field[dict[str, str]]({})
-    partitions = Field[list[BatchJobPartition] | None](None, write=Write.CREATE, load=_partitions, accept=_partitions)
+    partitions = Field["list[BatchJobPartition] | None"](None, write=Write.CREATE, load=_partitions, accept=_partitions)
     scheduler_id = Field[str | None](None)
-    state = Field[BatchJobState](None, accept=BatchJobState)
+    state = Field[BatchJobState](None, parse=BatchJobState, accept=BatchJobState)
     status_info = Field[dict[str, Any]]({})
-    start_time = Field[datetime | None](None)
-    end_time = Field[datetime | None](None)
-    created_at = Field[datetime](None, write=Write.NEVER)
+    start_time = Field[datetime | None](None, parse=INSTANT)
+    end_time = Field[datetime | None](None, parse=INSTANT)
+    created_at = Field[datetime](None, write=Write.NEVER, parse=INSTANT)
     submitted_by = Field[str](None, write=Write.NEVER)
 
     objects = Objects(BatchJobManager)
@@ -210,6 +220,8 @@ class BatchJob(Model):
             return
         path = f"/batch-jobs/{self._saved_id()}"
         with suppress(NotFound):
+            from balsam.wire.base import Deleted
+
             reply = self._manager().client.transport.request("DELETE", path, reply=Deleted)
             if not reply.deleted:
                 self.refresh_from_db()

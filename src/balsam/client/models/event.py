@@ -1,24 +1,19 @@
 """EventLog: the transitions of Jobs, as the service recorded them."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack, overload
 
-from balsam.client.fields import Field, Write
+from balsam.client.fields import INSTANT, Field, Write
 from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
 from balsam.domain.states import JobState
-from balsam.wire.events import EventQuery, EventsPage, EventView
 from balsam.wire.kinds import EVENT_FIELDS
 
 if TYPE_CHECKING:
     from balsam.client.query import Query
     from balsam.client.signatures import EventFilters
-
-
-class EventPageQuery(EventQuery):
-    """A page of events; the count costs extra and is asked for only when it is wanted."""
-
-    with_count: bool = False
+    from balsam.wire.base import Message
 
 
 class EventManager(Manager["EventLog"]):
@@ -33,9 +28,17 @@ class EventManager(Manager["EventLog"]):
     """
 
     path = "/events"
-    filter_type = EventPageQuery
-    page_type = EventsPage
-    row_type = EventView
+    plain_lists: ClassVar[Mapping[str, type]] = {
+        **dict.fromkeys(("id", "job_id", "batch_job_id", "site_id", "app_id"), int),
+        "job_state": JobState,
+        "tags": str,
+    }
+    plain_values: ClassVar[Mapping[str, type]] = {
+        **dict.fromkeys(("from_state", "to_state"), JobState),
+        **dict.fromkeys(("scheduler_id", "app_name", "workdir__contains"), str),
+        **dict.fromkeys(("timestamp_before", "timestamp_after"), datetime),
+    }
+    counts_apart = True
     orderings = ("timestamp", "-timestamp")
     default_ordering = "-timestamp"
     keyset = frozenset({"timestamp"})
@@ -54,6 +57,12 @@ class EventManager(Manager["EventLog"]):
         def get(self, **filters: Any) -> "EventLog": ...
         def get(self, **filters: Any) -> "EventLog": ...
 
+    @staticmethod
+    def _filter_type() -> "type[Message]":
+        from balsam.wire.events import EventQuery
+
+        return EventQuery
+
     def _filter_value(self, name: str, value: Any) -> Any:
         if name == "scheduler_id" and isinstance(value, int):
             return str(value)  # schedulers' ids are text: not all of them are numbers
@@ -71,11 +80,11 @@ class EventLog(Model):
     job_id = Field[int](None, write=Write.NEVER)
     seq = Field[int](None, write=Write.NEVER)
     attempt = Field[int](None, write=Write.NEVER)
-    from_state = Field[JobState](None, write=Write.NEVER)
-    to_state = Field[JobState](None, write=Write.NEVER)
+    from_state = Field[JobState](None, write=Write.NEVER, parse=JobState)
+    to_state = Field[JobState](None, write=Write.NEVER, parse=JobState)
     actor = Field[str](None, write=Write.NEVER)
-    timestamp = Field[datetime](None, write=Write.NEVER)
-    reported_at = Field[datetime | None](None, write=Write.NEVER)
+    timestamp = Field[datetime](None, write=Write.NEVER, parse=INSTANT)
+    reported_at = Field[datetime | None](None, write=Write.NEVER, parse=INSTANT)
     data = Field[dict[str, Any]]({}, write=Write.NEVER)
 
     objects = Objects(EventManager)

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Unpack
 
 from balsam.client.encoding import decode_all, is_plain
-from balsam.client.errors import Conflict, NotFound, ServiceUnavailable
-from balsam.client.fields import Field, Write
+from balsam.client.errors import Conflict, ServiceUnavailable
+from balsam.client.fields import INSTANT, Field, Write
 from balsam.client.lookups import aware
 from balsam.client.model import Model
 from balsam.client.models.application import ApplicationDefinition, is_definition
@@ -26,11 +26,11 @@ from balsam.client.parameters import encoded
 from balsam.client.remote_path import RemotePath
 from balsam.domain.failure import Failure
 from balsam.domain.states import DONE_STATES, JobState
-from balsam.wire.jobs import JobExplanation, JobView
 
 if TYPE_CHECKING:
     from balsam.client.signatures import NewJob
     from balsam.client.watcher import Watch
+    from balsam.wire.jobs import JobExplanation
 
 __all__ = ["Job", "JobManager", "JobQuerySet", "WaitResult"]
 
@@ -99,20 +99,20 @@ class Job(JobArrivals, JobFiles, JobResults, Model):
     max_attempts = Field[int | None](None)
     return_code = Field[int | None](None)
     pending_file_cleanup = Field[bool](True)
-    state = Field[JobState](None, write=Write.SAVED, accept=JobState)
+    state = Field[JobState](None, write=Write.SAVED, parse=JobState, accept=JobState)
     state_data = Field[dict[str, Any] | None](None, write=Write.SAVED)
     state_timestamp = Field[str | None](None, write=Write.SAVED, accept=iso_time)
     site_id = Field[int](None, write=Write.NEVER)
     attempt = Field[int](0, write=Write.NEVER, volatile=True)
-    failure = Field[Failure | None](None, write=Write.NEVER, volatile=True)
+    failure = Field[Failure | None](None, write=Write.NEVER, parse=Failure, volatile=True)
     cancel_requested = Field[bool](False, write=Write.NEVER, volatile=True)
     batch_job_id = Field[int | None](None, write=Write.NEVER, volatile=True)
     session_id = Field[int | None](None, write=Write.NEVER, volatile=True)
     submitted_by = Field[str](None, write=Write.NEVER)  # who submitted it; None until the row was read
-    created_at = Field[datetime](None, write=Write.NEVER)
-    last_update = Field[datetime](None, write=Write.NEVER, volatile=True)
-    started_at = Field[datetime | None](None, write=Write.NEVER, volatile=True)
-    ended_at = Field[datetime | None](None, write=Write.NEVER, volatile=True)
+    created_at = Field[datetime](None, write=Write.NEVER, parse=INSTANT)
+    last_update = Field[datetime](None, write=Write.NEVER, volatile=True, parse=INSTANT)
+    started_at = Field[datetime | None](None, write=Write.NEVER, volatile=True, parse=INSTANT)
+    ended_at = Field[datetime | None](None, write=Write.NEVER, volatile=True, parse=INSTANT)
 
     objects = Objects(JobManager)
     _shown = ("id", "state", "workdir", "app_id")
@@ -220,7 +220,7 @@ class Job(JobArrivals, JobFiles, JobResults, Model):
         begin = time.monotonic()
         refused = self._jobs().cancel([self], reason, deadline_sec=deadline_sec).refused
         left_sec = None if deadline_sec is None else max(0.0, begin + deadline_sec - time.monotonic())
-        self._take_row(self._manager()._row_dict(self._view(left_sec)))
+        self._take_row(self._manager()._read(self._saved_id(), left_sec))
         if refused and self.state not in DONE_STATES:
             raise Conflict(f"Job {self.id} can't be cancelled: {refused.get(self.id, 'refused')}")
 
@@ -240,12 +240,14 @@ class Job(JobArrivals, JobFiles, JobResults, Model):
         if refused and not (ended and not self._known_done()):
             raise Conflict(f"Job {self.id} can't be run again: {refused.get(self.id, 'refused')}")
 
-    def explain(self) -> JobExplanation:
+    def explain(self) -> "JobExplanation":
         """Why the Job is where it is, and what to do: `.summary` and `.reasons`.
 
         >>> job.explain().summary
         '...'
         """
+        from balsam.wire.jobs import JobExplanation
+
         path = f"/jobs/{self._saved_id()}/explain"
         return self._client().transport.request("GET", path, reply=JobExplanation)
 
@@ -327,19 +329,12 @@ class Job(JobArrivals, JobFiles, JobResults, Model):
     def _freshen(self) -> None:
         """Read what a push does not carry; while the service can't be reached, the old stays in sight."""
         try:
-            view = self._view(None if self._is_partial else FRESHEN_SEC)
+            row = self._manager()._read(self._saved_id(), None if self._is_partial else FRESHEN_SEC)
         except ServiceUnavailable:
             if self._is_partial:  # there is nothing old
                 raise
             return
-        self._renew_row(self._manager()._row_dict(view))
-
-    def _view(self, deadline_sec: float | None) -> JobView:
-        path = f"/jobs/{self._saved_id()}"
-        try:
-            return self._client().transport.request("GET", path, reply=JobView, deadline_sec=deadline_sec)
-        except NotFound as error:
-            raise self.DoesNotExist(f"Job {self.id} does not exist (any more)", code=error.code) from None
+        self._renew_row(row)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

@@ -5,29 +5,13 @@ from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from balsam.client.errors import Forbidden, NotFound
-from balsam.wire.base import Message
 from balsam.wire.limits import MAX_FILE_READ_BYTES
-from balsam.wire.sites import FileEntry, FileReply
 
 if TYPE_CHECKING:
     from balsam.client.client import Client
+    from balsam.wire.sites import FileEntry, FileReply
 
 READ_BYTES = 256 * 1024  # ahead, of an open file
-
-
-class Look(Message):
-    """Which directory to list, or which entry to look at."""
-
-    path: str
-    op: Literal["list", "stat"]
-
-
-class Part(Message):
-    """Which part of a file to read; a negative offset counts from the end."""
-
-    path: str
-    offset: int
-    max_bytes: int
 
 
 class JobFiles:
@@ -40,7 +24,7 @@ class JobFiles:
         def _saved_id(self) -> int: ...
         def done(self) -> bool: ...
 
-    def files(self, path: str = "") -> list[FileEntry]:
+    def files(self, path: str = "") -> "list[FileEntry]":
         """What is in the workdir, or in a directory below it. Raises FileNotFoundError.
 
         >>> sorted(entry.path for entry in job.files())
@@ -130,15 +114,17 @@ class JobFiles:
 
     def _read_part(self, name: str, offset: int, wanted: int) -> tuple[bytes, int, int]:
         path = f"/jobs/{self._saved_id()}/files/content"
-        query = Part(path=name, offset=offset, max_bytes=wanted)
+        query = {"path": name, "offset": offset, "max_bytes": wanted}  # a negative offset counts from the end
         try:
             content, headers = self._client().transport.request_bytes(path, query=query)
         except (NotFound, Forbidden) as error:
             raise file_error(error, name) from error
         return content, int(headers.get("x-file-offset", offset)), int(headers.get("x-file-size", len(content)))
 
-    def _look(self, path: str, op: Literal["list", "stat"]) -> FileReply:
-        query = Look(path=path, op=op)
+    def _look(self, path: str, op: Literal["list", "stat"]) -> "FileReply":
+        from balsam.wire.sites import FileReply
+
+        query = {"path": path, "op": op}
         try:
             return self._client().transport.request(
                 "GET", f"/jobs/{self._saved_id()}/files", query=query, reply=FileReply

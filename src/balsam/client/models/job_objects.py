@@ -1,9 +1,9 @@
 """`Job.objects`: queries over Jobs, bulk verbs, and waiting for many."""
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, overload
-
-from pydantic_core import to_json
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, Unpack, overload
 
 from balsam.client.errors import Conflict, NotFound
 from balsam.client.objects import Manager
@@ -11,26 +11,16 @@ from balsam.client.progress import progress_bar
 from balsam.client.query import Changed, Query
 from balsam.client.submission import submit, submit_one
 from balsam.client.values import checked, json_copy, nearest
-from balsam.wire.base import Deleted
-from balsam.wire.jobs import (
-    JobCounts,
-    JobFilter,
-    JobGroups,
-    JobGroupsQuery,
-    JobPatch,
-    JobQuery,
-    JobsChanged,
-    JobsPage,
-    JobsPatch,
-    JobsSelect,
-    JobView,
-)
+from balsam.domain.failure import Failure
+from balsam.domain.states import JobState
 from balsam.wire.kinds import JOB_FIELDS
 from balsam.wire.limits import MAX_BULK
 
 if TYPE_CHECKING:
     from balsam.client.models.job import Job
     from balsam.client.signatures import JobChanges, JobFilters, NewJob
+    from balsam.wire.base import Deleted, Message
+    from balsam.wire.jobs import JobFilter
 
 
 OF_STATE = frozenset({"state", "state_data", "state_timestamp"})  # what goes with a wish for another state
@@ -49,12 +39,6 @@ def check_return_when(return_when: str) -> None:
         raise ValueError(f"return_when is {return_when!r}; it must be ALL_COMPLETED or FIRST_COMPLETED")
 
 
-class JobPageQuery(JobQuery):
-    """A page of Jobs; the count costs extra and is asked for only when it is wanted."""
-
-    with_count: bool = False
-
-
 class JobManager(Manager["Job"]):
     """Filters: id, parent_id, app_id, app_name, site_id, batch_job_id, submitted_by, state, state__ne, failure, tags,
     workdir__contains, last_update_before, last_update_after, pending_file_cleanup; and every field by look-up, see
@@ -65,9 +49,18 @@ class JobManager(Manager["Job"]):
     """
 
     path = "/jobs"
-    filter_type = JobPageQuery
-    page_type = JobsPage
-    row_type = JobView
+    plain_lists: ClassVar[Mapping[str, type]] = {
+        **dict.fromkeys(("id", "parent_id", "app_id", "site_id", "batch_job_id"), int),
+        "state": JobState,
+        "failure": Failure,
+        "tags": str,
+    }
+    plain_values: ClassVar[Mapping[str, type]] = {
+        **dict.fromkeys(("app_name", "submitted_by", "workdir__contains"), str),
+        **dict.fromkeys(("last_update_before", "last_update_after"), datetime),
+        "pending_file_cleanup": bool,
+    }
+    counts_apart = True
     orderings = ("id", "-id", "last_update", "-last_update", "state", "-state", "workdir", "-workdir")
     keyset = frozenset({"id", "last_update", "state", "workdir"})
     lookups = JOB_FIELDS
@@ -80,6 +73,12 @@ class JobManager(Manager["Job"]):
         def get(self, **filters: Any) -> "Job": ...
         def get(self, **filters: Any) -> "Job": ...
         def create(self, *, site_name: str | None = None, **fields: Unpack["NewJob"]) -> "Job": ...
+
+    @staticmethod
+    def _filter_type() -> "type[Message]":
+        from balsam.wire.jobs import JobQuery
+
+        return JobQuery
 
     def bulk_create(self, jobs: "Iterable[Job]", *, progress: bool | None = None) -> "list[Job]":
         """Create any number of Jobs, in calls of up to 10,000. Returns them as a list; each has its id and state then.
@@ -259,6 +258,8 @@ class JobManager(Manager["Job"]):
         reason: str = "",
         deadline_sec: float | None = None,
     ) -> Changed:
+        from balsam.wire.jobs import JobsChanged, JobsSelect
+
         selected = self._selected(jobs)
         if selected is None:
             return Changed(0)
@@ -268,8 +269,10 @@ class JobManager(Manager["Job"]):
         )
         return Changed(reply.changed, reply.refused)
 
-    def _selected(self, jobs: "Query[Job] | Iterable[Job | int]") -> JobFilter | None:
+    def _selected(self, jobs: "Query[Job] | Iterable[Job | int]") -> "JobFilter | None":
         """The filter of a body; None when nothing is selected."""
+        from balsam.wire.jobs import JobFilter
+
         if isinstance(jobs, Query) and jobs._start == 0 and jobs._stop is None:
             return None if jobs._nothing else JobFilter(**jobs._filters)
         ids = [job if isinstance(job, int) else job._saved_id() for job in jobs]
@@ -282,9 +285,11 @@ class JobManager(Manager["Job"]):
         self._patch({instance._saved_id(): changes})
         instance._changed(changes)
         if "state" in changes:
-            instance._take_row(self._row_dict(instance._view(None)))
+            instance._take_row(self._read(instance._saved_id()))
 
     def _patch(self, patches: dict[int, dict[str, Any]]) -> None:
+        from balsam.wire.jobs import JobsChanged, JobsPatch
+
         body = checked(JobsPatch, "", {"patches": patches})
         try:
             reply = self.client.transport.request("PATCH", self.path, body=body, reply=JobsChanged)
@@ -294,20 +299,29 @@ class JobManager(Manager["Job"]):
             raise Conflict("; ".join(f"Job {row_id}: {why}" for row_id, why in reply.refused.items()))
 
     def _delete(self, instance: "Job") -> None:
+        from balsam.wire.jobs import JobFilter
+
         reply = self._delete_selected(JobFilter(id=[instance._saved_id()]))
         if reply.skipped:
             raise Conflict(f"Job {instance.id} can't be deleted: {reply.reason or 'it runs; cancel() it first'}")
 
-    def _delete_selected(self, selected: JobFilter) -> Deleted:
+    def _delete_selected(self, selected: "JobFilter") -> "Deleted":
+        from balsam.wire.base import Deleted
+        from balsam.wire.jobs import JobsSelect
+
         transport = self.client.transport
         body = JobsSelect(filter=selected)
         return transport.request("POST", "/jobs/delete", body=body, reply=Deleted, safe_to_repeat=True)
 
     def _delete_matching(self, query: Query["Job"]) -> Changed:
+        from balsam.wire.jobs import JobFilter
+
         reply = self._delete_selected(JobFilter(**query._filters))
         return Changed(reply.deleted, dict.fromkeys(reply.skipped, reply.reason))
 
     def _update_matching(self, query: Query["Job"], fields: dict[str, Any]) -> Changed:
+        from balsam.wire.jobs import JobFilter, JobPatch, JobsChanged, JobsSelect
+
         unknown = [name for name in fields if name not in JobPatch.model_fields]
         if unknown:
             raise TypeError(f"Jobs can't be updated by {unknown[0]!r}{nearest(unknown[0], JobPatch.model_fields)}")
@@ -353,15 +367,16 @@ class JobQuerySet(Query["Job"]):
             return {}
         transport = self._manager.client.transport
         if field == "state":
-            query = JobFilter(**self._filters)
-            counts = transport.search("/jobs/counts", query, reply=JobCounts).counts
+            answer = transport.search_json("/jobs/counts", self._filters)
+            with self._manager._understanding():
+                counts = {JobState(state): int(count) for state, count in answer["counts"].items()}
             return dict(sorted(counts.items(), key=lambda pair: -pair[1]))
         by, *path = field.split("__")
-        groups = JobGroupsQuery(**self._filters, by=by, path=path)
-        found = transport.search("/jobs/groups", groups, reply=JobGroups).groups
-        return {_as_key(group.value): group.count for group in found}
+        answer = transport.search_json("/jobs/groups", {**self._filters, "by": by, "path": path or None})
+        with self._manager._understanding():
+            return {_as_key(group["value"]): int(group["count"]) for group in answer["groups"]}
 
 
 def _as_key(value: Any) -> Any:
     """Lists and dicts, which can't be keys, as JSON text."""
-    return to_json(value).decode() if isinstance(value, (list, dict)) else value
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False) if isinstance(value, (list, dict)) else value

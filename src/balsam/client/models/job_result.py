@@ -7,11 +7,11 @@ from balsam.client.errors import JobCancelled, JobFailed, NoResult, NotFound, Re
 from balsam.client.pickling import NotOpened
 from balsam.domain.envelope import BadEnvelope
 from balsam.domain.states import JobState
-from balsam.wire.results import ResultView, RunError
 
 if TYPE_CHECKING:
     from balsam.client.client import Client
     from balsam.client.errors import DoesNotExist
+    from balsam.wire.results import ResultView, RunError
 
 _RETURNED = frozenset({JobState.RUN_DONE, JobState.POSTPROCESSED, JobState.STAGED_OUT, JobState.JOB_FINISHED})
 
@@ -52,6 +52,8 @@ class JobResults:
         >>> job.result_nowait() is None
         True
         """
+        from balsam.wire.results import ResultView
+
         self._check_arrived()
         try:
             view = self._client().transport.request("GET", f"/jobs/{self._saved_id()}/result", reply=ResultView)
@@ -60,7 +62,7 @@ class JobResults:
         return outcome_of(view)
 
 
-def outcome_of(view: ResultView) -> Any:
+def outcome_of(view: "ResultView") -> Any:
     """The value. Raises what `run()` raised, JobFailed, JobCancelled, NoResult."""
     told = view.result
     if view.state is JobState.CANCELLED:
@@ -76,12 +78,12 @@ def outcome_of(view: ResultView) -> Any:
     return None if told is None else decode(told.value)
 
 
-def _said(view: ResultView, how: str) -> str:
+def _said(view: "ResultView", how: str) -> str:
     text = f"Job {view.job_id} {how}"
     return f"{text}:\n{view.message}" if view.message else text
 
 
-def _exception(job_id: int, told: RunError) -> Exception:
+def _exception(job_id: int, told: "RunError") -> Exception:
     """The exception that was raised at the Site, or one that stands for it."""
     why = "its class can't be pickled"
     if told.exception is not None:

@@ -3,37 +3,20 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from balsam.client.errors import NotFound, SessionEnded
-from balsam.client.fields import Field, Write
+from balsam.client.fields import INSTANT, Field, Write
 from balsam.client.model import Model
-from balsam.client.objects import Manager, Objects
+from balsam.client.objects import Manager, Objects, Page
 from balsam.client.values import checked
 from balsam.domain.lease import LeaseKind, SessionPurpose
 from balsam.domain.states import RUNNABLE_STATES
-from balsam.wire.base import Message
-from balsam.wire.sessions import (
-    AcquireReply,
-    AcquireRequest,
-    RenewReply,
-    SessionClose,
-    SessionCreate,
-    SessionsPage,
-    SessionView,
-)
 
 if TYPE_CHECKING:
     from balsam.client.models.job import Job
     from balsam.client.signatures import NewSession
-
-
-class SessionFilter(Message):
-    """Open Sessions come all at once; `id` is looked up here."""
-
-    id: list[int] | None = None
-    limit: int = 1000
-    offset: int = 0
+    from balsam.wire.base import Message
 
 
 class SessionManager(Manager["Session"]):
@@ -44,26 +27,34 @@ class SessionManager(Manager["Session"]):
     """
 
     path = "/sessions"
-    filter_type = SessionFilter
-    page_type = SessionsPage
-    row_type = SessionView
+    plain_lists: ClassVar[Mapping[str, type]] = {"id": int}
 
     if TYPE_CHECKING:
 
         def create(self, **fields: Unpack["NewSession"]) -> "Session": ...
 
-    def _get_page(self, fields: Mapping[str, Any], deadline_sec: float | None = None) -> SessionsPage:
-        query = checked(SessionFilter, self.name, fields)
-        transport = self.client.transport
-        found = transport.request("GET", self.path, reply=SessionsPage, deadline_sec=deadline_sec).results
-        rows = [row for row in found if query.id is None or row.id in query.id]
-        return SessionsPage(count=len(rows), results=rows[query.offset : query.offset + query.limit])
+    @staticmethod
+    def _filter_type() -> "type[Message]":
+        from balsam.wire.sessions import SessionFilter
+
+        return SessionFilter
+
+    def _get_page(self, fields: Mapping[str, Any], deadline_sec: float | None = None) -> Page:
+        """Open Sessions come all at once; `id` is looked up here."""
+        found = super()._get_page({}, deadline_sec).rows
+        ids, offset = fields.get("id"), fields.get("offset", 0)
+        rows = [row for row in found if ids is None or row["id"] in ids]
+        return Page(len(rows), rows[offset : offset + fields["limit"]])
 
     def _create(self, instance: "Session") -> None:
+        from balsam.wire.sessions import SessionCreate, SessionView
+
         made = self._post_new(instance, SessionCreate, SessionView)
         instance._take_row(self._row_dict(made))
 
     def _delete(self, instance: "Session") -> None:
+        from balsam.wire.sessions import SessionClose
+
         with suppress(NotFound, SessionEnded):
             self.client.transport.request(
                 "POST", f"{self.path}/{instance._saved_id()}/close", body=SessionClose(), safe_to_repeat=True
@@ -79,14 +70,14 @@ class Session(Model):
 
     site_id = Field[int](write=Write.CREATE)
     batch_job_id = Field[int | None](None, write=Write.CREATE)
-    kind = Field[LeaseKind](LeaseKind.HEARTBEAT, write=Write.CREATE, accept=LeaseKind)
-    purpose = Field[SessionPurpose](SessionPurpose.RUN, write=Write.CREATE, accept=SessionPurpose)
+    kind = Field[LeaseKind](LeaseKind.HEARTBEAT, write=Write.CREATE, parse=LeaseKind, accept=LeaseKind)
+    purpose = Field[SessionPurpose](SessionPurpose.RUN, write=Write.CREATE, parse=SessionPurpose, accept=SessionPurpose)
     label = Field[str]("", write=Write.CREATE)
     ttl_sec = Field[float](None, write=Write.NEVER)
     renew_sec = Field[float](None, write=Write.NEVER)
     margin_sec = Field[float](None, write=Write.NEVER)
-    opened_at = Field[datetime](None, write=Write.NEVER)
-    renewed_at = Field[datetime](None, write=Write.NEVER)
+    opened_at = Field[datetime](None, write=Write.NEVER, parse=INSTANT)
+    renewed_at = Field[datetime](None, write=Write.NEVER, parse=INSTANT)
     acquire_seq = Field[int](0, write=Write.NEVER)
     report_seq = Field[int](0, write=Write.NEVER)
 
@@ -110,6 +101,8 @@ class Session(Model):
         >>> session.tick()
         >>> session.delete()
         """
+        from balsam.wire.sessions import RenewReply
+
         path = f"/sessions/{self._saved_id()}/renew"
         self._client().transport.request("POST", path, reply=RenewReply, safe_to_repeat=True)
 
@@ -150,6 +143,8 @@ class Session(Model):
             "sort_by": sort_by or "fifo",
             "filter_tags": dict(filter_tags or {}),
         }
+        from balsam.wire.sessions import AcquireReply, AcquireRequest
+
         request = checked(AcquireRequest, "acquire_jobs", fields)
         client = self._client()
         path = f"/sessions/{self._saved_id()}/acquire"

@@ -1,19 +1,20 @@
 """Site: a directory on a machine, with an agent that runs Jobs there."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack, overload
 
-from balsam.client.fields import Field, Write
+from balsam.client.fields import INSTANT, Field, Write, plain_copy
 from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects
 from balsam.client.remote_path import RemotePath
 from balsam.client.values import checked
 from balsam.wire.kinds import SITE_FIELDS
-from balsam.wire.sites import QueueLimits, SiteCreate, SiteCreated, SiteFilter, SitePatch, SitesPage, SiteView
 
 if TYPE_CHECKING:
     from balsam.client.query import Query
     from balsam.client.signatures import NewSite, SiteFilters
+    from balsam.wire.base import Message
 
 
 class SiteManager(Manager["Site"]):
@@ -24,9 +25,8 @@ class SiteManager(Manager["Site"]):
     """
 
     path = "/sites"
-    filter_type = SiteFilter
-    page_type = SitesPage
-    row_type = SiteView
+    plain_lists: ClassVar[Mapping[str, type]] = {"id": int}
+    plain_values: ClassVar[Mapping[str, type]] = {"name": str, "path": str}
     lookups = SITE_FIELDS
 
     if TYPE_CHECKING:  # the names of the filters, for editors; any look-up may come beside them
@@ -43,12 +43,22 @@ class SiteManager(Manager["Site"]):
         def get(self, **filters: Any) -> "Site": ...
         def create(self, **fields: Unpack["NewSite"]) -> "Site": ...
 
+    @staticmethod
+    def _filter_type() -> "type[Message]":
+        from balsam.wire.sites import SiteFilter
+
+        return SiteFilter
+
     def _create(self, instance: "Site") -> None:
+        from balsam.wire.sites import SiteCreate, SiteCreated
+
         made = self._post_new(instance, SiteCreate, SiteCreated)
         instance._take_row(self._row_dict(made.site))
         instance._agent_token = made.token.token
 
     def _update(self, instance: "Site", changes: dict[str, Any]) -> None:
+        from balsam.wire.sites import SitePatch, SiteView
+
         patch = checked(SitePatch, "Site", changes)
         row_id = instance._saved_id()
         instance._take_row(
@@ -56,8 +66,8 @@ class SiteManager(Manager["Site"]):
         )
 
 
-def _limits(row: dict[str, QueueLimits]) -> dict[str, dict[str, int]]:
-    return {queue: limits.model_dump() for queue, limits in row.items()}
+def _limits(row: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    return {queue: plain_copy(limits) for queue, limits in row.items()}
 
 
 class Site(Model):
@@ -79,8 +89,8 @@ class Site(Model):
     python = Field[str | None](None, write=Write.NEVER)
     owner = Field[str](None, write=Write.NEVER)
     role = Field[str](None, write=Write.NEVER)  # yours: viewer, submitter, owner
-    creation_date = Field[datetime](None, write=Write.NEVER)
-    last_refresh = Field[datetime | None](None, write=Write.NEVER)
+    creation_date = Field[datetime](None, write=Write.NEVER, parse=INSTANT)
+    last_refresh = Field[datetime | None](None, write=Write.NEVER, parse=INSTANT)
     is_active = Field[bool](False, write=Write.NEVER)
 
     objects = Objects(SiteManager)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from balsam.client.transport.link import LinkError, OpenReply
-from balsam.wire.stream import StreamEvent
 
 logger = logging.getLogger("balsam.client")
 
@@ -116,6 +115,8 @@ class EventStream(Iterator[ServerEvent]):
         return self._closed.wait(timeout_sec)
 
     def _receive(self) -> Iterator[ServerEvent]:
+        from balsam.wire.stream import StreamEvent  # with the messages, which a call without a stream needs not
+
         while not self._closed.is_set():
             greeted = False
             try:

@@ -6,9 +6,9 @@ that was restarted on another port is found again.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random, SystemRandom
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 from urllib.parse import urlsplit
 
 from balsam import __version__
@@ -23,10 +23,13 @@ from balsam.client.settings import ClientSettings
 from balsam.client.transport.abandon import is_given_up
 from balsam.client.transport.codec import (
     MAX_TARGET,
+    Fields,
+    body_of,
     error_of,
     is_final,
     key_header,
     parse,
+    parse_json,
     retry_after_sec,
     target_of,
 )
@@ -43,7 +46,6 @@ from balsam.client.transport.retry import (
 from balsam.client.transport.stream import EventStream
 from balsam.domain.clock import Clock, SystemClock
 from balsam.wire import API_PREFIX, WIRE_HEADER, WIRE_VERSION
-from balsam.wire.base import Message, dump_body
 
 T = TypeVar("T")
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
@@ -112,8 +114,8 @@ class Transport:
         path: str,
         *,
         reply: type[T],
-        body: Message | bytes | None = ...,
-        query: Message | None = ...,
+        body: "Fields | bytes | None" = ...,
+        query: "Fields | None" = ...,
         idempotency_key: str | None = ...,
         safe_to_repeat: bool = ...,
         deadline_sec: float | None = ...,
@@ -125,8 +127,8 @@ class Transport:
         path: str,
         *,
         reply: None = ...,
-        body: Message | bytes | None = ...,
-        query: Message | None = ...,
+        body: "Fields | bytes | None" = ...,
+        query: "Fields | None" = ...,
         idempotency_key: str | None = ...,
         safe_to_repeat: bool = ...,
         deadline_sec: float | None = ...,
@@ -137,8 +139,8 @@ class Transport:
         path: str,
         *,
         reply: type[T] | None = None,
-        body: Message | bytes | None = None,
-        query: Message | None = None,
+        body: "Fields | bytes | None" = None,
+        query: "Fields | None" = None,
         idempotency_key: str | None = None,
         safe_to_repeat: bool = False,
         deadline_sec: float | None = None,
@@ -154,13 +156,12 @@ class Transport:
 
         Example: `transport.request("GET", "/version", reply=VersionReply)`.
         """
-        content = dump_body(body) if isinstance(body, Message) else body or b""
-        raw = self._call(method, path, content, query, idempotency_key, safe_to_repeat, deadline_sec)
+        raw = self._call(method, path, body_of(body), query, idempotency_key, safe_to_repeat, deadline_sec)
         if reply is None:
             return None
         return parse(raw, reply, f"{method} {API_PREFIX}{path}", self.url)
 
-    def search(self, path: str, query: Message, *, reply: type[T], deadline_sec: float | None = None) -> T:
+    def search(self, path: str, query: Fields, *, reply: type[T], deadline_sec: float | None = None) -> T:
         """GET a list or a count. A query too long for a request line is sent as the body of `POST path/search`.
 
         Example: `transport.search("/jobs", JobQuery(id=ids), reply=JobsPage)`.
@@ -171,14 +172,33 @@ class Transport:
             "POST", f"{path}/search", body=query, reply=reply, safe_to_repeat=True, deadline_sec=deadline_sec
         )
 
+    def read_json(self, path: str, *, deadline_sec: float | None = None) -> Any:
+        """GET plain JSON values, which the caller checks. Repeats and raises like `request`.
+
+        Example: `transport.read_json("/jobs/17")`.
+        """
+        raw = self._call("GET", path, b"", None, None, True, deadline_sec)
+        return parse_json(raw, f"GET {API_PREFIX}{path}", self.url)
+
+    def search_json(self, path: str, query: Mapping[str, Any], *, deadline_sec: float | None = None) -> Any:
+        """Like `search`, for plain JSON values.
+
+        Example: `transport.search_json("/jobs", {"id": ids, "limit": 10})`.
+        """
+        if len(target_of(path, query)) <= MAX_TARGET:
+            raw = self._call("GET", path, b"", query, None, True, deadline_sec)
+        else:
+            raw = self._call("POST", f"{path}/search", body_of(query), None, None, True, deadline_sec)
+        return parse_json(raw, f"GET {API_PREFIX}{path}", self.url)
+
     def request_bytes(
-        self, path: str, *, query: Message | None = None, deadline_sec: float | None = None
+        self, path: str, *, query: "Fields | None" = None, deadline_sec: float | None = None
     ) -> tuple[bytes, dict[str, str]]:
         """GET raw bytes and the answer's headers (lower-case names). Repeats and raises like `request`."""
         raw = self._call("GET", path, b"", query, None, True, deadline_sec)
         return raw.content, dict(raw.headers)
 
-    def stream(self, path: str, *, query: Message | None = None) -> EventStream:
+    def stream(self, path: str, *, query: "Fields | None" = None) -> EventStream:
         """Server-sent events of `path`, reconnecting for ever. See EventStream.
 
         Example: `for event in transport.stream("/jobs/stream"): print(event.name)`.
@@ -205,7 +225,7 @@ class Transport:
         method: str,
         path: str,
         content: bytes,
-        query: Message | None,
+        query: "Fields | None",
         key: str | None,
         safe_to_repeat: bool,
         deadline_sec: float | None,
@@ -298,7 +318,7 @@ class Transport:
             status=raw.status,
         )
 
-    def _open(self, path: str, query: Message | None) -> OpenReply:
+    def _open(self, path: str, query: "Fields | None") -> OpenReply:
         """Connect a stream. LinkError: try again later; BalsamError: do not."""
         deadline = self._clock.monotonic() + self.settings.connect_timeout_sec + STREAM_SILENCE_SEC
         for last in (False, True):
