@@ -12,14 +12,16 @@ from balsam.launcher.engines.base import Engine, NotLaunchable, Words
 from balsam.launcher.engines.local import LocalEngine
 from balsam.launcher.engines.mpirun import MpirunEngine
 from balsam.launcher.machine_messages import LaunchJob
+from balsam.launcher.partition import PartitionNode
 from balsam.platform.mpirun.mpich import Mpich
 from balsam.platform.mpirun.openmpi import OpenMpi
 
 NODE = Node("n", (0, 1))
+HERE = PartitionNode("n", (0, 1))
 ENGINES: list[Callable[[], Engine]] = [
     LocalEngine,
-    lambda: MpirunEngine(Mpich(), [NODE], is_local=True),
-    lambda: MpirunEngine(OpenMpi(), [NODE], is_local=True),
+    lambda: MpirunEngine(Mpich(), [HERE]),
+    lambda: MpirunEngine(OpenMpi(), [HERE]),
 ]
 
 

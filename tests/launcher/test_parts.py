@@ -43,7 +43,7 @@ def launch_job(number: int = 1, **given: Any) -> LaunchJob:
 
 def test_config_comes_back_as_it_went() -> None:
     assert LauncherConfig.from_json(CONFIG.to_json()) == CONFIG
-    part = Partition(CONFIG, 3, True, (PartitionNode("n", (0, 1), ("0",), GpuVendor.AMD),), True, 600.0, {"a": "b"})
+    part = Partition(CONFIG, 3, True, (PartitionNode("n", (0, 1), ("0",), GpuVendor.AMD),), 600.0, {"a": "b"})
     assert Partition.from_json(part.to_json()) == part
 
 
@@ -74,7 +74,7 @@ def test_missing_and_unreadable_config(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("wall_time_sec", "margin", "grace"), [(3600, 120, 10), (600, 60, 10), (60, 6, 2)])
 def test_margin_leaves_time_to_kill_and_to_report(wall_time_sec: float, margin: float, grace: float) -> None:
-    part = Partition(CONFIG, 0, False, (), True, wall_time_sec, {})
+    part = Partition(CONFIG, 0, False, (), wall_time_sec, {})
     assert (part.margin_sec, part.drain_grace_sec) == (margin, grace)
     assert part.machine_settings(1000.0).drain_at == 1000.0 - margin
 

@@ -17,6 +17,7 @@ from balsam.launcher.engines.local import LocalEngine
 from balsam.launcher.engines.mpirun import MpirunEngine
 from balsam.launcher.environment import JobEnvironment
 from balsam.launcher.machine_messages import LaunchJob
+from balsam.launcher.partition import PartitionNode
 from balsam.launcher.plans import CommandPlan, NotStarted, Planner, WorkerPlan
 from balsam.platform.mpirun.mpich import Mpich
 from balsam.platform.node.gpus import GpuVendor
@@ -48,8 +49,10 @@ class Elsewhere(Runs):
     python_exe = "/opt/python"
 
 
-def mpi_engine(is_local: bool = True, **given: Any) -> Engine:
-    return MpirunEngine(Mpich("mpiexec", **given), [NODE], is_local)
+def mpi_engine(is_here: bool = True, **given: Any) -> Engine:
+    return MpirunEngine(
+        Mpich("mpiexec", **given), [PartitionNode(NODE.name, NODE.cpu_ids, NODE.gpu_ids, is_here=is_here)]
+    )
 
 
 class Bench:
@@ -100,7 +103,7 @@ def test_jobs_share_a_worker_when_all_that_libraries_read_at_load_is_the_same() 
         (3, {}, None),
         (4, {}, None),
         (1, {}, mpi_engine(single_rank="mpirun")),
-        (1, {}, mpi_engine(is_local=False)),
+        (1, {}, mpi_engine(is_here=False)),
     ],
     ids=["ranks", "mpi4py", "python_exe", "mpirun wanted", "another node"],
 )

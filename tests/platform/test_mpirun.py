@@ -22,6 +22,7 @@ from balsam.platform.mpirun.base import (
 from balsam.platform.mpirun.mpich import IntelMpi, Mpich
 from balsam.platform.mpirun.openmpi import OpenMpi
 from balsam.platform.mpirun.plain import Plain
+from balsam.platform.mpirun.srun import Srun
 from balsam.platform.registry import MPIRUNS
 from tests.platform.fake_commands import program_of
 
@@ -62,6 +63,28 @@ def test_openmpi_words() -> None:
     assert command.env == {"OMPI_MCA_mpi_yield_when_idle": "1"}
 
 
+def test_srun_words() -> None:
+    always = "--overlap --mem=0 --kill-on-bad-exit=1 --input=none --export=ALL"
+    where = "srun --nodes=2 --ntasks=4 --nodelist=n1,n2 --ntasks-per-node=2"
+    assert words(Srun(), TWO_NODES) == f"{where} {always} --distribution=block -- app x"
+    assert f"{always} --mpi=pmix --distribution" in words(Srun(pmi="pmix"), TWO_NODES)
+    assert words(Srun(), UNEVEN).startswith(f"srun --nodes=2 --ntasks=3 --nodelist=n1,n2 {always}")
+    assert "--overcommit" in words(Srun(), RankPlacement((NodeRanks("n1", 4, (0,)),), oversubscribed=True))
+    own = RankPlacement(TWO_NODES.nodes, False, launch_params={"mpi": "pmi2", "cpu_bind": "cores"})
+    command = words(Srun(pmi="pmix", binds=True), own)
+    assert "--mpi pmi2 --cpu-bind cores -- app x" in command and "pmix" not in command and "mask" not in command
+
+
+def test_srun_binds_ranks_to_the_cores_of_the_placement() -> None:
+    same = RankPlacement((NodeRanks("n1", 2, (4, 5, 6, 7)), NodeRanks("n2", 2, (4, 5, 6, 7))), is_local=False)
+    assert "--cpu-bind=mask_cpu:0x30,0xc0" in words(Srun(binds=True), same)
+    other = RankPlacement((NodeRanks("n1", 2, (0, 1)), NodeRanks("n2", 2, (2, 3))), is_local=False)
+    assert "--cpu-bind=none" in words(Srun(binds=True), other)
+    crowded = RankPlacement((NodeRanks("n1", 2, (0,)),), oversubscribed=True)
+    assert "--cpu-bind=none" in words(Srun(binds=True), crowded)
+    assert "--cpu-bind" not in words(Srun(), same)
+
+
 def test_intelmpi_is_told_to_follow_the_placement() -> None:
     command = IntelMpi().command(TWO_NODES, ["app"], {})
     assert command.argv == ["mpiexec", "-hosts", "n1,n2", "-ppn", "2", "-n", "4", "app"]
@@ -69,12 +92,12 @@ def test_intelmpi_is_told_to_follow_the_placement() -> None:
     assert words(IntelMpi(), ONE_NODE).startswith("mpiexec -bootstrap fork")
 
 
-@pytest.mark.parametrize("adapter", [Mpich, OpenMpi])
-def test_one_rank_runs_directly_unless_asked_otherwise(adapter: type[Mpich] | type[OpenMpi]) -> None:
+@pytest.mark.parametrize("adapter", [Mpich, OpenMpi, Srun])
+def test_one_rank_runs_directly_unless_asked_otherwise(adapter: type[Mpich] | type[OpenMpi] | type[Srun]) -> None:
     assert adapter().command(ONE_RANK, ["app", "x"], {}).argv == ["app", "x"]
-    assert adapter(single_rank="mpirun").command(ONE_RANK, ["app"], {}).argv[0] == "mpiexec"
+    assert adapter(single_rank="mpirun").command(ONE_RANK, ["app"], {}).argv[0] in ("mpiexec", "srun")
     elsewhere = RankPlacement((NodeRanks("n2", 1),), is_local=False)
-    assert adapter().command(elsewhere, ["app"], {}).argv[0] == "mpiexec"
+    assert adapter().command(elsewhere, ["app"], {}).argv[0] in ("mpiexec", "srun")
 
 
 @pytest.mark.parametrize("adapter", [Mpich, OpenMpi])

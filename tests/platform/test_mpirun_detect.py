@@ -31,6 +31,14 @@ def test_auto_recognises_what_is_on_path(tmp_path: Path, says: str, name: str) -
     assert program_of(found.mpirun) == tmp_path / "mpiexec"
 
 
+def test_auto_takes_srun_in_an_allocation_of_slurm_only(tmp_path: Path) -> None:
+    both = path(tmp_path, mpiexec=HYDRA, srun="echo 'slurm 22.05.8'")
+    assert detect("auto", both).mpirun.name == "mpich"
+    found = detect("auto", {**both, "SLURM_JOB_ID": "7"})
+    assert (found.mpirun.name, vars(found.mpirun)["srun"]) == ("srun", str(tmp_path / "srun"))
+    assert detect(str(tmp_path / "srun"), both).mpirun.name == "srun"
+
+
 def test_intel_is_not_taken_for_mpich(tmp_path: Path) -> None:
     assert detect("auto", path(tmp_path, mpiexec=INTEL)).mpirun.name == "intelmpi"
 

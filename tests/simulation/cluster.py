@@ -163,7 +163,7 @@ class Cluster:
         request = allocation.request
         nodes = tuple(PartitionNode(f"n{index}", (0, 1, 2, 3)) for index in range(request.num_nodes))
         serial = self.random.random() < 0.4
-        partition = Partition(config, 0, serial, nodes, True, request.wall_time_min * 60.0, {})
+        partition = Partition(config, 0, serial, nodes, request.wall_time_min * 60.0, {})
         allocation.room = MachineRoom(self.world, f"{allocation.name}/{allocation.id}")
         allocation.guardian = SimGuardian(
             self.world, allocation.room, partition, lambda: self.kernel.after(1.0, self._end, allocation)

@@ -90,7 +90,7 @@ def make_partitions(line: CommandLine, config: LauncherConfig, environ: Mapping[
     found = node_type.nodes(NodeOptions(config.node_cpus, config.node_gpus), environ)
     for note in dict.fromkeys(note for info in found for note in info.notes):
         log.info("%s", note)
-    nodes = [PartitionNode(info.name, info.cpu_ids, info.gpu_ids, info.gpu_vendor) for info in found]
+    nodes = [PartitionNode(info.name, info.cpu_ids, info.gpu_ids, info.gpu_vendor, info.is_here) for info in found]
     wanted = sum(part.num_nodes or len(nodes) for part in line.slices)
     if wanted > len(nodes):
         raise LauncherConfigError(f"the partitions take {wanted} nodes, and the allocation has {len(nodes)}")
@@ -104,7 +104,6 @@ def make_partitions(line: CommandLine, config: LauncherConfig, environ: Mapping[
                 index=index,
                 serial=part.serial,
                 nodes=tuple(mine),
-                is_local=node_type.is_local,
                 wall_time_sec=line.wall_time_sec,
                 filter_tags=part.filter_tags,
             )

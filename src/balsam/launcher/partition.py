@@ -21,12 +21,13 @@ MARGIN_PART = 0.1
 
 @dataclass(frozen=True, slots=True)
 class PartitionNode:
-    """A node, and whose GPUs it has."""
+    """A node, whose GPUs it has, and whether the launcher runs on it (`NodeInfo.is_here`)."""
 
     name: str
     cpu_ids: tuple[int, ...]
     gpu_ids: tuple[str, ...] = ()
     gpu_vendor: GpuVendor | None = None
+    is_here: bool = True
 
     def as_node(self) -> Node:
         return Node(self.name, self.cpu_ids, self.gpu_ids)
@@ -40,9 +41,13 @@ class Partition:
     index: int
     serial: bool
     nodes: tuple[PartitionNode, ...]
-    is_local: bool
     wall_time_sec: float
     filter_tags: Mapping[str, str]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all nodes are the launcher's own machine."""
+        return all(node.is_here for node in self.nodes)
 
     @property
     def margin_sec(self) -> float:
@@ -84,6 +89,7 @@ class Partition:
                 tuple(node["cpu_ids"]),
                 tuple(node["gpu_ids"]),
                 GpuVendor(node["gpu_vendor"]) if node["gpu_vendor"] else None,
+                node["is_here"],
             )
             for node in data.pop("nodes")
         )

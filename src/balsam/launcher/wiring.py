@@ -47,4 +47,4 @@ def _engine(partition: Partition, environ: Mapping[str, str]) -> Engine:
 
     found = detect(partition.config.mpirun, environ)
     log.info("mpirun: %s", found.reason)
-    return MpirunEngine(found.mpirun, [node.as_node() for node in partition.nodes], partition.is_local)
+    return MpirunEngine(found.mpirun, partition.nodes)

@@ -19,6 +19,7 @@ _LEGACY_CLASSES = {
     "MPICHRun": "mpich",
     "OpenMPIRun": "openmpi",
     "LocalAppRun": "plain",
+    "SlurmRun": "srun",
     "DefaultNode": "local",
 }
 
@@ -107,6 +108,17 @@ MPIRUNS = BackEnds(
         "intelmpi": "balsam.platform.mpirun.mpich:IntelMpi",
         "openmpi": "balsam.platform.mpirun.openmpi:OpenMpi",
         "plain": "balsam.platform.mpirun.plain:Plain",
+        "srun": "balsam.platform.mpirun.srun:Srun",
     },
 )
-NODES = BackEnds("balsam.nodes", {"local": "balsam.platform.node.local:LocalNodes"})
+NODES = BackEnds(
+    "balsam.nodes",
+    {
+        "flux": "balsam.platform.node.flux:FluxNodes",
+        "gridengine": "balsam.platform.node.grid_engine:GridEngineNodes",
+        "local": "balsam.platform.node.local:LocalNodes",
+        "lsf": "balsam.platform.node.lsf:LsfNodes",
+        "pbs": "balsam.platform.node.pbs:PbsNodes",
+        "slurm": "balsam.platform.node.slurm:SlurmNodes",
+    },
+)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from balsam.launcher.config import LauncherConfig
-from balsam.platform.registry import SCHEDULERS
+from balsam.platform.registry import NODES, SCHEDULERS
 from balsam.site.approvals import approved_apps
 from balsam.site.directory import SiteDirectory
 from balsam.site.services.submission import CREDENTIALS, JOB_CREDENTIALS
@@ -15,7 +15,9 @@ from balsam.wire.batch_jobs import BatchJobView
 def launcher_config_maker(site: SiteDirectory, settings: Settings, site_id: int) -> Callable[[BatchJobView, Path], str]:
     """A function (BatchJob, its directory) -> JSON text. The approved Apps are read anew for each allocation."""
     launcher = settings.launcher
-    pretends = SCHEDULERS.plain_name(settings.scheduler.scheduler_class) == "local"
+    scheduler = SCHEDULERS.plain_name(settings.scheduler.scheduler_class)
+    pretends = scheduler == "local"
+    node_type = launcher.compute_node or (scheduler if scheduler in NODES.names() else "local")
 
     def make(job: BatchJobView, directory: Path) -> str:
         pinned = list(approved_apps(site)) if settings.apps.accept == "pinned" else None
@@ -28,7 +30,7 @@ def launcher_config_maker(site: SiteDirectory, settings: Settings, site_id: int)
             job_credentials_path=str(directory / JOB_CREDENTIALS),
             batch_job_id=job.id,
             num_nodes=job.num_nodes if pretends else 1,
-            compute_node=launcher.compute_node,
+            compute_node=node_type,
             node_cpus=settings.node.cpus,
             node_gpus=settings.node.gpus,
             mpirun=settings.mpirun_name,

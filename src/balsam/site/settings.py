@@ -63,7 +63,7 @@ class LauncherSettings(Section):
     max_concurrent_mpiruns: Positive = 1000
     mpirun_allows_node_packing: bool = True
     sort_by: Literal["fifo", "long_large_first"] | None = None
-    compute_node: Short = "local"
+    compute_node: Short | None = None  # None: that of the scheduler
     mpi_app_launcher: Short | None = None  # Balsam's name of the top-level key `mpirun`
     kill_grace_sec: PositiveSec = 10.0
 

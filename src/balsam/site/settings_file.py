@@ -215,8 +215,9 @@ def _all_keys() -> list[str]:
 def _unknown_back_ends(settings: Settings, lines: dict[Where, int]) -> list[_Fault]:
     wanted: list[tuple[Where, BackEnds, str]] = [
         (("scheduler", "scheduler_class"), SCHEDULERS, settings.scheduler.scheduler_class),
-        (("launcher", "compute_node"), NODES, settings.launcher.compute_node),
     ]
+    if settings.launcher.compute_node is not None:
+        wanted.append((("launcher", "compute_node"), NODES, settings.launcher.compute_node))
     if settings.mpirun_name != "auto":
         key: Where = ("mpirun",) if settings.mpirun else ("launcher", "mpi_app_launcher")
         wanted.append((key, MPIRUNS, settings.mpirun_name))

@@ -2,27 +2,29 @@
 
 from collections.abc import Mapping, Sequence
 
-from balsam.domain.packing import Node, Placement
+from balsam.domain.packing import Placement
 from balsam.domain.template import RenderedCommand
 from balsam.launcher.engines.base import IgnoredParams, NotLaunchable, Words, argv_of
 from balsam.launcher.machine_messages import LaunchJob
+from balsam.launcher.partition import PartitionNode
 from balsam.platform.mpirun.base import LaunchParamRefused, MpiRun, RankPlacement
 
 
 class MpirunEngine:
-    """Asks the adapter for the command line. `is_local`: all nodes are this machine."""
+    """Asks the adapter for the command line. `nodes` are those of the partition."""
 
-    def __init__(self, mpirun: MpiRun, nodes: Sequence[Node], is_local: bool) -> None:
+    def __init__(self, mpirun: MpiRun, nodes: Sequence[PartitionNode]) -> None:
         self._mpirun = mpirun
-        self._nodes = nodes
-        self._is_local = is_local
+        self._nodes = [node.as_node() for node in nodes]
+        self._is_here = [node.is_here for node in nodes]
         self._ignored = IgnoredParams()
 
     def words(
         self, command: RenderedCommand, job: LaunchJob, placement: Placement, env: Mapping[str, str], direct: bool
     ) -> Words:
         argv = argv_of(command, direct)
-        ranks = RankPlacement.of(placement, self._nodes, job.launch_params, self._is_local)
+        is_local = all(self._is_here[share.node] for share in placement.shares)
+        ranks = RankPlacement.of(placement, self._nodes, job.launch_params, is_local)
         try:
             made = self._mpirun.command(ranks, argv, env)
         except LaunchParamRefused as error:

@@ -19,7 +19,13 @@ VARIABLE = "BALSAM_MPIRUN"
 AUTO = "auto"
 _TIMEOUT_SEC = 20.0
 # Order matters: Intel's text also speaks of hydra.
-_SIGNATURES = (("Intel(R) MPI", "intelmpi"), ("Open MPI", "openmpi"), ("OpenRTE", "openmpi"), ("HYDRA", "mpich"))
+_SIGNATURES = (
+    ("Intel(R) MPI", "intelmpi"),
+    ("Open MPI", "openmpi"),
+    ("OpenRTE", "openmpi"),
+    ("HYDRA", "mpich"),
+    ("slurm ", "srun"),
+)
 _VERSION = re.compile(r"\d+\.\d+(\.\d+)?")
 
 
@@ -40,9 +46,10 @@ def detect(
 ) -> Detected:
     """Choose the mpirun.
 
-    `setting` (overridden by BALSAM_MPIRUN) is `auto`, a registered name (`mpich`, `openmpi`, `intelmpi`, `plain`), the
-    path of an mpiexec, or `name:path`. `auto` takes the mpiexec on PATH, and plain processes when there is none that
-    answers. Raises MpiRunMissing for a name or path that is not there, UnknownBackEnd for a name nobody knows.
+    `setting` (overridden by BALSAM_MPIRUN) is `auto`, a registered name (`srun`, `mpich`, `openmpi`, `intelmpi`,
+    `plain`), the path of an mpiexec, or `name:path`. `auto` takes srun in an allocation of Slurm, else the mpiexec on
+    PATH, and plain processes when there is none that answers. Raises MpiRunMissing for a name or path that is not
+    there, UnknownBackEnd for a name nobody knows.
 
     >>> detect("plain").mpirun.name
     'plain'
@@ -52,7 +59,7 @@ def detect(
     wanted = environ.get(VARIABLE) or setting
     why = f"{VARIABLE}={wanted}" if environ.get(VARIABLE) else f"setting {wanted!r}"
     if wanted == AUTO:
-        return _automatic(search, single_rank)
+        return _automatic(search, "SLURM_JOB_ID" in environ, single_rank)
     name, _, program = ("", "", wanted) if wanted.startswith("/") else wanted.partition(":")
     if not program:
         return _named(name, search, why, single_rank)
@@ -62,7 +69,10 @@ def detect(
     return Detected(MPIRUNS.load(name)(program, single_rank), f"{name}: {program}, by {why}")
 
 
-def _automatic(search: str, single_rank: SingleRank) -> Detected:
+def _automatic(search: str, in_slurm: bool, single_rank: SingleRank) -> Detected:
+    srun = shutil.which("srun", path=search) if in_slurm else None
+    if srun is not None:
+        return Detected(MPIRUNS.load("srun")(srun, single_rank), f"srun: {srun}, in an allocation of Slurm")
     path = shutil.which("mpiexec", path=search)
     if path is None:
         return Detected(MPIRUNS.load("plain")(), "no mpiexec on PATH: ranks are started as plain processes")

@@ -22,7 +22,10 @@ class NodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """One node of the allocation. `memory_bytes` None: not known. `notes` say what was decided and why, for the log."""
+    """One node of the allocation. `memory_bytes` None: not known. `notes` say what was decided and why, for the log.
+
+    `is_here`: the launcher runs on this machine, and can start processes of the node itself.
+    """
 
     name: str
     cpu_ids: tuple[int, ...]
@@ -30,6 +33,7 @@ class NodeInfo:
     memory_bytes: int | None = None
     gpu_vendor: GpuVendor | None = None
     notes: tuple[str, ...] = ()
+    is_here: bool = True
 
     def as_node(self) -> Node:
         """What the packing rules need of it."""
@@ -38,9 +42,6 @@ class NodeInfo:
 
 class NodeType(Protocol):
     """How to find the nodes of an allocation on one kind of machine."""
-
-    is_local: bool
-    """Whether all nodes are the machine that the launcher runs on (`RankPlacement.is_local`)."""
 
     def nodes(self, options: NodeOptions, environ: Mapping[str, str]) -> list[NodeInfo]:
         """The nodes of the allocation, the launcher's own first."""

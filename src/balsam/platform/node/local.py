@@ -26,8 +26,6 @@ class LocalNodes:
     without a core of their own share one.
     """
 
-    is_local = True
-
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
 

@@ -68,6 +68,7 @@ class Slurm(CommandScheduler):
             "sbatch",
             "--parsable",
             "--no-requeue",
+            "--no-kill",  # the loss of a node ends what ran on it, not the allocation
             f"--job-name={name}",
             f"--nodes={request.num_nodes}",
             f"--time={request.wall_time_min}",

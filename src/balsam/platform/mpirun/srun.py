@@ -1,0 +1,90 @@
+"""Slurm's srun, inside an allocation: one job step for each Job.
+
+The launcher packs by itself and gives the same core to no two Jobs, so steps are told to overlap: Slurm would otherwise
+let a step wait (or, with its memory limit for each core, refuse it) for what an earlier one formally still holds. Cores
+are then held apart by explicit masks, where Slurm can bind at all (`binds`).
+"""
+
+from collections.abc import Mapping, Sequence
+
+from balsam.platform.mpirun.base import (
+    NodeRanks,
+    RankCommand,
+    RankPlacement,
+    SingleRank,
+    is_direct,
+    param_words,
+)
+
+# A rank that fails ends the others; a user's SLURM_EXPORT_ENV would keep the Job's variables from the ranks.
+_ALWAYS = ("--overlap", "--mem=0", "--kill-on-bad-exit=1", "--input=none", "--export=ALL")
+
+
+class Srun:
+    """`srun --nodes=N --ntasks=N --nodelist=a,b --overlap ... ARGV`.
+
+    `pmi`: what `--mpi` says, None for Slurm's own default. `binds`: pin each rank to its part of the cores.
+    """
+
+    name = "srun"
+    programs: tuple[str, ...] = ("srun",)
+    params: Mapping[str, str] = {
+        name: f"--{name}"
+        for name in (
+            *("cpu-bind", "mem-bind", "distribution", "hint", "threads-per-core", "cpus-per-task", "mpi", "network"),
+            *("gpus-per-task", "gpu-bind", "ntasks-per-socket", "ntasks-per-core"),
+        )
+    }
+
+    def __init__(
+        self, srun: str = "srun", single_rank: SingleRank = "direct", pmi: str | None = None, binds: bool = False
+    ) -> None:
+        self.srun = srun
+        self.single_rank = single_rank
+        self.pmi = pmi
+        self.binds = binds
+
+    def command(self, placement: RankPlacement, argv: Sequence[str], env: Mapping[str, str]) -> RankCommand:
+        extra = param_words(placement.launch_params, self.params, self.name)
+        if is_direct(placement, self.single_rank):
+            return RankCommand(list(argv))
+        words = [self.srun, *self._where(placement), *_ALWAYS]
+        if self.pmi is not None and "--mpi" not in extra:
+            words.append(f"--mpi={self.pmi}")
+        if "--cpu-bind" not in extra:
+            words += self._binding(placement)
+        if "--distribution" not in extra:
+            words.append("--distribution=block")
+        return RankCommand([*words, *extra, "--", *argv])
+
+    def _where(self, placement: RankPlacement) -> list[str]:
+        nodes = placement.nodes
+        words = [
+            f"--nodes={len(nodes)}",
+            f"--ntasks={placement.num_ranks}",
+            f"--nodelist={','.join(node.host for node in nodes)}",
+        ]
+        counts = {node.ranks for node in nodes}
+        if len(counts) == 1:
+            words.append(f"--ntasks-per-node={counts.pop()}")
+        if placement.oversubscribed:
+            words.append("--overcommit")
+        return words
+
+    def _binding(self, placement: RankPlacement) -> list[str]:
+        """Masks are one list for all nodes: ranks of nodes on which other cores are free are not bound."""
+        masks = {rank_masks(node) for node in placement.nodes}
+        if not self.binds or placement.oversubscribed or len(masks) > 1 or not all(masks):
+            return ["--cpu-bind=none"] if self.binds else []
+        return [f"--cpu-bind=mask_cpu:{','.join(f'{mask:#x}' for mask in masks.pop())}"]
+
+
+def rank_masks(node: NodeRanks) -> tuple[int, ...]:
+    """A bit mask of cores for each rank: equal parts of the node's share; none when there are fewer cores than ranks.
+
+    >>> rank_masks(NodeRanks("n", 2, (0, 1, 4, 5)))
+    (3, 48)
+    """
+    each = len(node.cpu_ids) // node.ranks
+    parts = (node.cpu_ids[rank * each : (rank + 1) * each] for rank in range(node.ranks))
+    return tuple(sum(1 << cpu for cpu in part) for part in parts) if each else ()
