@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pytest
 
 from balsam.testing.transfer_conformance import Far, TransferConformance, contents
 from balsam.transfer.base import Order, Outcome, TransferBackend
-from balsam.transfer.local import LocalBackend
+from balsam.transfer.locations import open_location
+from tests.testbed.sshd import Sshd, running_sshd
 from tests.transfer.memory_blobs import ClientFar
 
 
@@ -24,13 +25,13 @@ class TestServiceBackend(TransferConformance):
 class Directory:
     """A directory that the Site can see."""
 
-    def __init__(self, root: Path, *, link: bool = False) -> None:
+    def __init__(self, root: Path, url: str) -> None:
         self._root = root
-        self._link = link
+        self._url = url
         self._given = 0
 
     def backend(self, data: Path) -> TransferBackend:
-        return LocalBackend(data, self._root, link=self._link)
+        return open_location(self._url, data, data.parent / "spool")
 
     def give(self, files: Mapping[str, bytes], *, is_tree: bool) -> dict[str, Any]:
         self._given += 1
@@ -54,11 +55,24 @@ class TestLocalBackend(TransferConformance):
     @pytest.fixture
     def far(self, tmp_path: Path) -> Far:
         (tmp_path / "scratch").mkdir()
-        return Directory(tmp_path / "scratch")
+        return Directory(tmp_path / "scratch", f"file://{tmp_path}/scratch")
 
 
 class TestLocalBackendWithLinks(TransferConformance):
     @pytest.fixture
     def far(self, tmp_path: Path) -> Far:
         (tmp_path / "scratch").mkdir()
-        return Directory(tmp_path / "scratch", link=True)
+        return Directory(tmp_path / "scratch", f"file://{tmp_path}/scratch?link=hard")
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with running_sshd(tmp_path_factory.mktemp("sshd")) as running:
+        yield running
+
+
+class TestRsyncBackend(TransferConformance):
+    @pytest.fixture
+    def far(self, tmp_path: Path, sshd: Sshd) -> Far:
+        (tmp_path / "far end").mkdir()
+        return Directory(tmp_path / "far end", sshd.url("rsync", Path(f"{tmp_path}/far%20end")))

@@ -103,7 +103,7 @@ elastic_queue: null
         ("apps: {accept: pined}\n", 1, "is 'pined'; it must be 'owner' or 'pinned'; did you mean 'pinned'?"),
         ("launcher: {sort_by: lifo}\n", 1, "launcher.sort_by is 'lifo'; it must be 'fifo' or 'long_large_first'"),
         ("apps: {python: maybe}\n", 1, "apps.python is 'maybe'"),
-        ("transfers:\n  transfer_locations: {theta: globus://1234}\n", 2, "globus: locations come in a later version"),
+        ("transfers:\n  transfer_locations: {theta: globus://1234}\n", 2, "scheme is one of: file, rsync"),
         ("transfers:\n  transfer_locations: {x: /scratch}\n", 2, "must be a URL whose scheme is one of: file"),
         ("transfers:\n  transfer_locations: {x: 'file://host/x'}\n", 2, "the form file:///absolute/path"),
         ("transfers:\n  transfer_locations: {x: 'file:///x?link=soft'}\n", 2, "takes one option, ?link=hard"),

@@ -21,6 +21,7 @@ from balsam.site.directory import SiteDirectory
 from tests.server.world import make_blob, ok, stage_in
 from tests.services import RunningService
 from tests.site.conftest import running_agent
+from tests.testbed.sshd import Sshd, running_sshd
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +31,8 @@ SLOTS = {
     "input": {"required": False, "direction": "in", "local_path": "in.dat"},
     "result": {"required": False, "direction": "out", "local_path": "out.dat"},
     "scratch": {"required": False, "direction": "out", "local_path": "out.dat"},
+    "far": {"required": False, "direction": "out", "local_path": "out.dat"},
+    "parameters": {"required": False, "direction": "in", "local_path": "parameters.dat"},
 }
 
 
@@ -94,26 +97,45 @@ def given(user: httpx2.Client) -> dict[str, Any]:
     return stage_in(make_blob(user, INPUT), len(INPUT))
 
 
-def test_in_and_out_and_to_a_directory_of_the_site(
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with running_sshd(tmp_path_factory.mktemp("sshd")) as running:
+        yield running
+
+
+def test_in_and_out_and_to_locations_of_the_site(
     real: RunningService,
     place: SiteDirectory,
     user: httpx2.Client,
     tmp_path: Path,
+    sshd: Sshd,
 ) -> None:
-    scratch = tmp_path / "scratch"
+    scratch, far = tmp_path / "scratch", tmp_path / "far"
     scratch.mkdir()
+    far.mkdir()
+    (far / "in.dat").write_bytes(INPUT)
     with place.settings.open("a") as settings:
-        settings.write(f"transfers:\n  transfer_locations: {{scratch: 'file://{scratch}'}}\n")
+        locations = f"{{scratch: 'file://{scratch}', far: '{sshd.url('rsync', far)}'}}"
+        settings.write(f"transfers:\n  transfer_locations: {locations}\n")
     with running_agent(place):
         while "scratch" not in ok(user.get("/api/sites/1"))["transfer_locations"]:
             time.sleep(0.02)
-        job_id = submit(user, input=given(user), result="client:/home/ada/out.dat", scratch="scratch:/a/copy.dat")
+        job_id = submit(
+            user,
+            input=given(user),
+            parameters="far:/in.dat",
+            result="client:/home/ada/out.dat",
+            scratch="scratch:/a/copy.dat",
+            far="far:/a/",
+        )
         wait_for(user, job_id, "PREPROCESSED")
+        assert (place.data / "run" / "parameters.dat").read_bytes() == INPUT
         assert (place.data / "run" / "in.dat").read_bytes() == INPUT
         run(real, place, job_id, out=RESULT)
         wait_for(user, job_id, "JOB_FINISHED")
         assert fetched(user, job_id) == RESULT
         assert (scratch / "a" / "copy.dat").read_bytes() == RESULT
+        assert (far / "a" / "out.dat").read_bytes() == RESULT
 
 
 def test_a_transfer_is_begun_when_it_is_due(real: RunningService, place: SiteDirectory, user: httpx2.Client) -> None:

@@ -74,6 +74,11 @@ class SiteDirectory:
         return self.root / "processing"
 
     @property
+    def spool(self) -> Path:
+        """What travels by programs such as rsync, as long as it is on its way; a directory for each location."""
+        return self.root / "spool"
+
+    @property
     def agent_lock(self) -> Path:
         return self.root / "agent.lock"
 

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from balsam.client.errors import BalsamError
 from balsam.client.pickling import python_version
@@ -228,7 +229,8 @@ def _transfers(site: SiteDirectory, settings: TransferSettings | None, link: Ser
     if settings is None:
         return Transfers(link, {}, TransferLimits(), clock)
     backends: dict[str, TransferBackend] = {
-        alias: open_location(url, site.data) for alias, url in settings.transfer_locations.items()
+        alias: open_location(url, site.data, site.spool / f"to-{quote(alias, safe='')}")
+        for alias, url in settings.transfer_locations.items()
     }
     if settings.client:
         backends[CLIENT] = ServiceBackend(site.data, link.blobs())

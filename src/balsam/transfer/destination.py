@@ -49,6 +49,27 @@ class Destination:
         self._written.add(folder)
         return incoming
 
+    def link(self, parts: Sequence[str], handle: int) -> bool:
+        """Put a hard link of an open file there, in place of what is there; False where the system doesn't let it."""
+        folder, name = tuple(parts[:-1]), parts[-1]
+        with make_directories(self._root, folder) as place:
+            temporary = f".balsam-{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.link"
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=place)
+            try:
+                os.link(f"/proc/self/fd/{handle}", temporary, dst_dir_fd=place, follow_symlinks=True)
+            except OSError:
+                return False
+            try:
+                os.rename(temporary, name, src_dir_fd=place, dst_dir_fd=place)
+            except OSError:
+                os.unlink(temporary, dir_fd=place)
+                raise
+            with suppress(FileNotFoundError):  # two names of one file: the system leaves both as they are
+                os.unlink(temporary, dir_fd=place)
+        self._written.add(folder)
+        return True
+
     def directory(self, parts: Sequence[str]) -> None:
         """Make an empty directory."""
         with make_directories(self._root, parts):

@@ -5,16 +5,15 @@ that directory is reached, whatever a Job asks for and whatever links are in it 
 """
 
 import hashlib
-import os
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from balsam.domain.transfers import WHOLE_WORKDIR, TransferDirection
 from balsam.transfer.base import Order, Outcome
-from balsam.transfer.descent import make_directories, open_workdir, parts_of
+from balsam.transfer.descent import open_workdir, parts_of
 from balsam.transfer.destination import Destination, open_directory
-from balsam.transfer.sources import OURS, Contained, Selection, SourceFile, select
+from balsam.transfer.sources import Contained, Selection, SourceFile, select
 from balsam.transfer.threaded import Batch, Cancelled, ThreadedBackend
 
 
@@ -51,56 +50,44 @@ class LocalBackend(ThreadedBackend):
             destination = stack.enter_context(Destination(target))
             size_bytes = 0
             for file in selection.files:
-                parts = _parts(order.local_path if is_in else path, selection, file, is_far=not is_in)
-                self._put(batch, order, destination, target, parts, file)
+                parts = landing_parts(order.local_path if is_in else path, selection, file, is_far=not is_in)
+                self._put(batch, order, destination, parts, file)
                 size_bytes += file.size_bytes
             return Outcome(order.item_id, skipped=tuple(selection.skipped), size_bytes=size_bytes)
 
     def _put(
-        self, batch: Batch, order: Order, destination: Destination, target: int, parts: Sequence[str], file: SourceFile
+        self, batch: Batch, order: Order, destination: Destination, parts: Sequence[str], file: SourceFile
     ) -> None:
         if file.is_directory:
             destination.directory(parts)
-        elif not (self._link and order.direction is TransferDirection.stage_in and _linked(target, parts, file)):
-            _copied(batch, order, destination, parts, file)
+        elif not (
+            self._link and order.direction is TransferDirection.stage_in and destination.link(parts, file.handle)
+        ):
+            put_copy(destination, parts, file, batch.moves(order))
 
 
-def _parts(path: str, selection: Selection, file: SourceFile, *, is_far: bool) -> list[str]:
+def landing_parts(path: str, selection: Selection, file: SourceFile, *, is_far: bool) -> list[str]:
     """Where to put a file: a tree into the directory, a file at the path; into it when that ends with / or is `.`."""
-    place = [] if path == WHOLE_WORKDIR else parts_of(path, "path")
+    path = path.lstrip("/") if is_far else path
+    place = [] if path in ("", WHOLE_WORKDIR) else parts_of(path, "path")
     if selection.is_tree:
         return [*place, *file.path.rstrip("/").split("/")]
     return [*place, file.path] if not place or (is_far and path.endswith("/")) else place
 
 
-def _copied(batch: Batch, order: Order, destination: Destination, parts: Sequence[str], file: SourceFile) -> None:
-    """Read twice: the second time is held against the hash of the first one."""
+def put_copy(
+    destination: Destination,
+    parts: Sequence[str],
+    file: SourceFile,
+    move: Callable[[int], object] = lambda size_bytes: None,
+) -> None:
+    """A copy, read twice: the second time is held against the hash of the first one. `move` hears of bytes."""
     digest = hashlib.sha256()
     for piece in file.pieces():
         digest.update(piece)
-    move = batch.moves(order)
     with destination.file(parts, file.size_bytes, file.mode, digest.hexdigest()) as incoming:
         for piece in file.pieces(incoming.received_bytes):
             incoming.write(piece)
             move(len(piece))
         file.check_unchanged()
         incoming.finish()
-
-
-def _linked(target: int, parts: Sequence[str], file: SourceFile) -> bool:
-    """Put a hard link there, in place of what is there; False where the file systems don't let it."""
-    with make_directories(target, parts[:-1]) as folder:
-        temporary = f"{OURS}{hashlib.sha256(os.fsencode(parts[-1])).hexdigest()[:32]}.link"
-        with suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=folder)
-        try:
-            os.link(f"/proc/self/fd/{file.handle}", temporary, dst_dir_fd=folder, follow_symlinks=True)
-        except OSError:
-            return False
-        try:
-            os.rename(temporary, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
-        except OSError:
-            os.unlink(temporary, dir_fd=folder)
-            raise
-        os.fsync(folder)
-    return True

@@ -3,16 +3,51 @@
 A location is an alias and a URL, whose scheme chooses the back end. `client` is not among them: it is the service.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from balsam.transfer.base import TransferBackend
 from balsam.transfer.local import LocalBackend
+from balsam.transfer.rsync import RsyncBackend, SshAddress, url_options
 
-SCHEMES = ("file",)
-# Schemes of Balsam 0.7, and others that one would try.
-_LATER = frozenset({"globus", "rsync", "ssh", "scp", "sftp", "s3", "http", "https", "webdav", "rclone"})
-_LINKS = {"": False, "hard": True}
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a back end is made for: its URL, the directory of the workdirs, and a directory of its own beside it."""
+
+    url: str
+    data: Path
+    spool: Path
+
+
+def _file(place: Place) -> TransferBackend:
+    parts = urlsplit(place.url)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise ValueError(f"{place.url!r} must have the form file:///absolute/path")
+    link = url_options(place.url, ("link",)).get("link")
+    if link not in (None, "hard"):
+        raise ValueError(f"{place.url!r} takes one option, ?link=hard")
+    return LocalBackend(place.data, Path(unquote(parts.path)), link=link is not None)
+
+
+def _rsync(place: Place) -> TransferBackend:
+    return RsyncBackend(place.data, place.spool, SshAddress.parse(place.url))
+
+
+SCHEMES: Mapping[str, Callable[[Place], TransferBackend]] = {"file": _file, "rsync": _rsync}
+
+
+def open_location(url: str, data: Path, spool: Path) -> TransferBackend:
+    """The back end of a location; `data` is the directory of the workdirs, `spool` one of its own on the same file
+    system. Raises ValueError.
+    """
+    make = SCHEMES.get(urlsplit(url).scheme)
+    if make is None:
+        known = ", ".join(SCHEMES)
+        raise ValueError(f"{url!r} must be a URL whose scheme is one of: {known}; for example file:///scratch/me")
+    return make(Place(url, data, spool))
 
 
 def location_problem(url: str) -> str:
@@ -21,23 +56,9 @@ def location_problem(url: str) -> str:
     >>> location_problem("file:///scratch/me?link=hard")
     ''
     """
-    parts = urlsplit(url)
-    if parts.scheme not in SCHEMES:
-        if parts.scheme in _LATER:
-            return f"{parts.scheme}: locations come in a later version; use client: or a file: location"
-        return f"{url!r} must be a URL whose scheme is one of: {', '.join(SCHEMES)}; for example file:///scratch/me"
-    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-        return f"{url!r} must have the form file:///absolute/path"
-    options = parse_qs(parts.query, keep_blank_values=True)
-    if set(options) - {"link"} or options.get("link", [""])[0] not in _LINKS or parts.fragment:
-        return f"{url!r} takes one option, ?link=hard"
+    nowhere = Path("/nonexistent")
+    try:
+        open_location(url, nowhere, nowhere)
+    except ValueError as error:
+        return str(error)
     return ""
-
-
-def open_location(url: str, data: Path) -> TransferBackend:
-    """The back end of a location; `data` is the directory of the workdirs. Raises ValueError."""
-    if why := location_problem(url):
-        raise ValueError(why)
-    parts = urlsplit(url)
-    link = _LINKS[parse_qs(parts.query).get("link", [""])[0]]
-    return LocalBackend(data, Path(unquote(parts.path)), link=link)
