@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from balsam.server.usecases import retention
 from balsam.testing.store_world import StoreWorld
 from balsam.wire.apps import TransferSlot
 from balsam.wire.lookups import Lookup
@@ -82,6 +83,11 @@ HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "submit with transfers": _submit_with_transfers,
     "transfer done": lambda w, s: w.tell_transfer(_submit_with_transfers(w, s), state="done"),
     "collect": lambda w, s: w.collect(1, 2),
+    "removal of what is old": lambda w, s: w.write(
+        lambda tx: retention.remove_unneeded(
+            tx, [job.id for job in retention.ended_before(tx, w.ada.user_id, 10**18, retention.Place(1, 1))], 1
+        )
+    ),
     "quota": lambda w, s: w.read(lambda tx: tx.blob_bytes(w.ada.user_id)),
     "sweep of blobs": lambda w, s: w.read(lambda tx: (tx.unused_blobs(5, 9), tx.holding_items(5, 0, 9))),
     "may the Site read": lambda w, s: w.read(lambda tx: tx.site_takes_blob(w.site.id, 1)),

@@ -155,3 +155,14 @@ def test_bad_changes_are_named(bad: dict[str, Any], client: httpx2.Client) -> No
     me = ok(client.get("/api/auth/me"))
     refused = client.patch(f"/api/users/{me['user_id']}", json=bad)
     assert refused.status_code == 422 and next(iter(bad)) in refused.json()["error"]["message"]
+
+
+def test_old_jobs_are_removed_when_an_administrator_says_so(service: RunningService, client: httpx2.Client) -> None:
+    kim = furnish(service, make_user(service, "kim"))
+    with service.client(kim.token) as user:
+        assert user.post("/api/jobs/prune", json={"older_than_days": 1}).status_code == 403
+    assert client.post("/api/jobs/prune", json={"older_than_days": 0}).status_code == 422
+    assert client.post("/api/jobs/prune", json={"older_than_days": 1, "username": "nobody"}).status_code == 404
+    asked = {"older_than_days": 1, "username": "kim"}
+    assert ok(client.post("/api/jobs/prune", json=asked))["removed"] == 0, "all of them are of today"
+    assert log(client, event="jobs_pruned", limit=1)[0]["detail"] == asked | {"dry_run": False}

@@ -1,11 +1,11 @@
-"""`balsam admin first`, `users`, `quota`, `disable`, `enable` and `audit`."""
+"""`balsam admin first`, `users`, `quota`, `disable`, `enable`, `prune` and `audit`."""
 
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from balsam.cli.asking import ask
-from balsam.cli.output import json_option, plain, print_json
+from balsam.cli.output import counted, json_option, plain, print_json
 from balsam.cli.password import Password, new_password_options
 from balsam.cli.table import print_table
 
@@ -124,6 +124,26 @@ def _switch(username: str, as_json: bool, *, disabled: bool) -> None:
         print_json(done)
     else:
         click.echo(f"{plain(username)} is {'disabled' if disabled else 'enabled'}.")
+
+
+@click.command()
+@click.option("--older-than-days", type=click.IntRange(1), required=True, help="Ended, and unchanged for so long.")
+@click.option("--username", help="Of this account only. [default: of all]")
+@click.option("--dry-run", is_flag=True, help="Say how many, and remove none.")
+@json_option
+def prune(older_than_days: int, username: str | None, dry_run: bool, as_json: bool) -> None:
+    """Remove Jobs that ended long ago, with their events and results.
+
+    Those stay that somebody needs: a child that has not ended, a client that has not collected a result, a Site that
+    has not cleaned up. Files in workdirs are not touched. `balsam server up --keep-jobs-days` does it every hour.
+    """
+    from balsam.client.admin import prune_jobs
+
+    removed = prune_jobs(_transport(), older_than_days=older_than_days, username=username, dry_run=dry_run)
+    if as_json:
+        print_json({"removed": removed, "dry_run": dry_run})
+    else:
+        click.echo(f"{counted(removed, 'Job')} {'would be removed' if dry_run else 'removed'}.")
 
 
 @click.command()

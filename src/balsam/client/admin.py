@@ -7,10 +7,11 @@ from balsam.client.errors import NotFound
 from balsam.client.settings import ClientSettings
 from balsam.client.transport import Transport
 from balsam.client.values import checked
-from balsam.wire.admin import AuditPage, AuditQuery, AuditView, FirstUser, UserPatch
+from balsam.wire.admin import AuditPage, AuditQuery, AuditView, FirstUser, Pruned, PruneRequest, UserPatch
 from balsam.wire.auth import Users, UserView
 
 DEADLINE_SEC = 30.0
+PRUNE_DEADLINE_SEC = 300.0
 
 
 def list_users(transport: Transport) -> list[UserView]:
@@ -32,6 +33,19 @@ def read_audit(transport: Transport, **query: Any) -> list[AuditView]:
     """Rows of the audit log, newest first: `event`, `actor`, `before_id`, `limit`."""
     asked = checked(AuditQuery, "", {name: value for name, value in query.items() if value is not None})
     return transport.request("GET", "/audit", query=asked, reply=AuditPage, deadline_sec=DEADLINE_SEC).results
+
+
+def prune_jobs(transport: Transport, *, older_than_days: int, username: str | None, dry_run: bool) -> int:
+    """Remove Jobs that ended so many days ago (`dry_run`: count them); returns how many. It may be interrupted."""
+    body = checked(PruneRequest, "", {"older_than_days": older_than_days, "username": username, "dry_run": dry_run})
+    removed = 0
+    while True:
+        done = transport.request("POST", "/jobs/prune", body=body, reply=Pruned, deadline_sec=PRUNE_DEADLINE_SEC)
+        removed += done.removed
+        if not done.more:
+            return removed
+        place = done.model_dump(include={"after_user_id", "after_job_id", "after_value"})
+        body = body.model_copy(update=place)
 
 
 def make_first_user(url: str, code: str, username: str, password: str) -> UserView:

@@ -34,7 +34,7 @@ from balsam.server.routes.dispatch import Dispatcher
 from balsam.server.routes.file_desk import FileDesk
 from balsam.server.settings import ServerSettings
 from balsam.server.store.protocol import Store, Subscriber, Tx, Wake
-from balsam.server.sweeps import collect_blobs, prune
+from balsam.server.sweeps import collect_blobs, prune, remove_old
 from balsam.server.sweeps.expire_sessions import SessionExpiry
 from balsam.server.timer import Sweep, SweepTimer
 from balsam.server.usecases import accounts, audit
@@ -184,11 +184,16 @@ def _sweeps(service: Service) -> list[Sweep]:
         if used:
             store.write_sync(lambda tx: _note_used(tx, used, clock.now()))
 
+    def remove_old_jobs() -> None:
+        if settings.keep_jobs_days is not None:
+            remove_old.run_once(store, clock.now(), settings.keep_jobs_days)
+
     return [
         # It looks itself whether this process leads: how long it did so far decides what it may end.
         Sweep("expire_sessions", SESSION_SWEEP_SEC, lambda: expiry.run_once(store, clock.now()), everywhere=True),
         Sweep("touch_tokens", TOUCH_SEC, touch, everywhere=True),
         Sweep("prune", PRUNE_SEC, lambda: prune.run_once(store, clock.now())),
+        Sweep("remove_old", PRUNE_SEC, remove_old_jobs),
         Sweep("collect_blobs", BLOBS_SEC, lambda: collect_blobs.run_once(store, uploads.storage, clock.now())),
         Sweep("expire_content", PRUNE_SEC, lambda: collect_blobs.expire(store, clock.now(), settings.keep_days)),
         Sweep("idle_uploads", PRUNE_SEC, lambda: uploads.forget_idle(clock.now() - IDLE_UPLOAD), everywhere=True),

@@ -57,6 +57,9 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
     "--keep-days", default=30, show_default=True, type=click.IntRange(1), help="For results that nobody collects."
 )
 @click.option(
+    "--keep-jobs-days", type=click.IntRange(1), help="Remove Jobs that ended so long ago. [default: keep all]"
+)
+@click.option(
     "--disk-reserve-mb", default=256, show_default=True, type=click.IntRange(0), help="What uploads leave free."
 )
 @click.option(

@@ -112,6 +112,7 @@ class ServerSettings:
     quota_gb: float = 200.0  # of one user's files on their way; 1 GB is 10^9 bytes
     max_file_gb: float = 100.0
     keep_days: int = 30  # a result that nobody collected is kept for so long
+    keep_jobs_days: int | None = None  # Jobs that ended are removed after so long; None: never
     disk_reserve_mb: int = 256  # uploads leave so much of the disk free: the database is on it as well
 
     @property

@@ -29,6 +29,27 @@ class FirstUser(Message):
     password: SecretStr
 
 
+class PruneRequest(Message):
+    """Remove Jobs that ended so long ago, of one account or of all. The `after_...` are those of the answer before."""
+
+    older_than_days: Annotated[int, Field(ge=1, le=36_500)]
+    username: Username | None = None
+    dry_run: bool = False  # only count
+    after_user_id: Id | None = None
+    after_job_id: Id | None = None
+    after_value: Id | None = None
+
+
+class Pruned(Message):
+    """How many Jobs this call removed; `more`: ask again, with the place where it stopped."""
+
+    removed: int
+    more: bool = False
+    after_user_id: int | None = None
+    after_job_id: int | None = None
+    after_value: int | None = None
+
+
 class AuditQuery(Message):
     """Selects rows of the audit log, newest first."""
 

@@ -8,8 +8,9 @@ from balsam.server.auth.passwords import hash_new
 from balsam.server.errors import Unauthenticated
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
-from balsam.server.usecases import audit, users
-from balsam.wire.admin import AuditPage, AuditQuery, FirstUser, UserPatch
+from balsam.server.store.protocol import ReadTx
+from balsam.server.usecases import audit, retention, users
+from balsam.wire.admin import AuditPage, AuditQuery, FirstUser, Pruned, PruneRequest, UserPatch
 from balsam.wire.auth import UserCreate, Users, UserView
 
 routes = Routes("administration", reads=Scope.ALL, writes=Scope.ALL)
@@ -52,6 +53,19 @@ async def change_user(call: Call, user_id: int, body: UserPatch) -> UserView:
     """Disable an account or enable it, set its limits, make it an administrator's."""
     call.note(**body.model_dump(exclude_unset=True))
     return await call.write(lambda tx: users.change_user(tx, call.principal, user_id, body, call.now))
+
+
+@routes.post("/jobs/prune", needs=ADMIN, body_limit=ACCOUNT_BYTES, audit="jobs_pruned")
+async def prune_jobs(call: Call, body: PruneRequest) -> Pruned:
+    """Remove Jobs that ended long ago and that nobody needs, a part of them in each call."""
+    call.note(**body.model_dump(exclude_none=True))
+
+    def chosen(tx: ReadTx) -> list[int]:
+        return retention.chosen_owners(tx, call.principal, body.username)
+
+    # The order leaves one row in the audit log, before anything is gone; the calls that go on with it leave none.
+    users = await (call.write(chosen) if body.after_user_id is None else call.read(chosen))
+    return await retention.prune(call.service.store, users, body, call.now)
 
 
 @routes.get("/audit", needs=ADMIN)
