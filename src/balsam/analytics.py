@@ -7,6 +7,7 @@ page; nothing here needs a plotting library.
 from collections.abc import Iterator
 from datetime import datetime
 from heapq import merge
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from balsam.domain.states import JobState
@@ -35,11 +36,14 @@ def throughput_report(
     return times, list(range(1, len(times) + 1))
 
 
+_FIRST = 0  # of what happened at one moment
+
+
 def utilization_report(event_query: "Query[EventLog]", node_weighting: bool = True) -> Curve:
     """How many nodes were busy with Jobs, over time; without `node_weighting`, how many Jobs ran.
 
     A Job that shares its node counts as a fraction of one. Jobs that ran when the time span of the query began count
-    from its first event on, one node each.
+    from its first event on, one node each. The times are the Site's.
 
     >>> times, busy = utilization_report(EventLog.objects.filter(job_id=job.id))
     >>> busy
@@ -48,20 +52,26 @@ def utilization_report(event_query: "Query[EventLog]", node_weighting: bool = Tr
     running = JobState.RUNNING
     starts = event_query.filter(to_state=running).order_by("timestamp")
     ends = event_query.filter(from_state=running).order_by("timestamp")
-    changes: list[tuple[datetime, float]] = []
-    nodes: dict[int, float] = {}
+    changes: list[tuple[datetime, int, float]] = []
+    nodes: dict[int, tuple[datetime, int, float]] = {}
     earlier = 0.0
-    # Start and end of a short run may have come in one report, with one timestamp: their ids say which was first.
+    # In the order in which the service recorded them, which is right for each Job. Across Jobs it is not: one report
+    # may bring the end of one run and the start of the next on the same node. The Site's times tell those apart.
     for event in merge(ends, starts, key=lambda event: (event.timestamp, event.id)):
+        moment = event.reported_at or event.timestamp
         if event.to_state is running:
             used = float(event.data.get("num_nodes", 1.0)) if node_weighting else 1.0
-            nodes[event.job_id] = used
-            changes.append((event.timestamp, used))
+            nodes[event.job_id] = start = (moment, len(changes) + 1, used)
+            changes.append(start)
+        elif event.job_id in nodes:
+            begin, place, used = nodes.pop(event.job_id)
+            # A node is free before the next run takes it; a run of no length ends right after its start.
+            changes.append((moment, _FIRST, -used) if moment > begin else (begin, place, -used))
         else:
-            used = nodes.pop(event.job_id, 0.0)
-            earlier += 0.0 if used else 1.0
-            changes.append((event.timestamp, -(used or 1.0)))
-    return _steps(changes, earlier)
+            earlier += 1.0
+            changes.append((moment, _FIRST, -1.0))
+    changes.sort(key=itemgetter(0, 1))
+    return _steps([(moment, change) for moment, _, change in changes], earlier)
 
 
 def available_nodes(batch_job_query: "Query[BatchJob]") -> Curve:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,24 +52,37 @@ class Runner:
         result: JobResult | None = None,
         data: dict[str, Any] | None = None,
     ) -> None:
-        records = []
-        for job_id in job_ids:
-            for event in events:
-                self.reports += 1
-                records.append(
-                    ReportRecord(
-                        seq=self.reports,
-                        job_id=job_id,
-                        token=self.tokens[job_id],
-                        event=event,
-                        at=datetime.now(UTC),
-                        return_code=None if event is LaunchEvent.STARTED else return_code,
-                        result=None if event is LaunchEvent.STARTED else result,
-                        data=data or {},
-                    )
-                )
+        self.report(
+            self.record(job_id, event, return_code=return_code, result=result, data=data)
+            for job_id in job_ids
+            for event in events
+        )
+
+    def record(
+        self,
+        job_id: int,
+        event: LaunchEvent,
+        *,
+        at: datetime | None = None,
+        return_code: int = 0,
+        result: JobResult | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> ReportRecord:
+        self.reports += 1
+        return ReportRecord(
+            seq=self.reports,
+            job_id=job_id,
+            token=self.tokens[job_id],
+            event=event,
+            at=at or datetime.now(UTC),
+            return_code=None if event is LaunchEvent.STARTED else return_code,
+            result=None if event is LaunchEvent.STARTED else result,
+            data=data or {},
+        )
+
+    def report(self, records: Iterable[ReportRecord]) -> None:
         path = f"/sessions/{self.session}/report"
-        reply = self.transport.request("POST", path, body=Report(records=records), reply=ReportReply)
+        reply = self.transport.request("POST", path, body=Report(records=list(records)), reply=ReportReply)
         assert reply.fenced == []
 
     def start(self, count: int = 1000) -> list[int]:

@@ -70,9 +70,36 @@ def test_jobs_that_ran_before_the_span_never_make_it_negative(ran: Any) -> None:
 def test_runs_that_began_and_ended_in_one_report(client: Client, hello: Any, runner: Runner) -> None:
     jobs = client.Job.objects.bulk_create([hello.submit(f"b/{i}", name="x", save=False) for i in range(3)])
     runner.tell(runner.acquire(), LaunchEvent.STARTED, LaunchEvent.RUN_DONE)
-    times, levels = analytics.utilization_report(client.EventLog.objects.filter(job_id=jobs))
-    assert len(set(times)) == 1
+    levels = analytics.utilization_report(client.EventLog.objects.filter(job_id=jobs))[1]
     assert levels == [1, 0, 1, 0, 1, 0]
+
+
+def test_runs_of_no_length(client: Client, hello: Any, runner: Runner) -> None:
+    jobs = client.Job.objects.bulk_create([hello.submit(f"d/{i}", name="x", save=False) for i in range(3)])
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    events = (LaunchEvent.STARTED, LaunchEvent.RUN_DONE)
+    runner.report(runner.record(job_id, event, at=at) for job_id in runner.acquire() for event in events)
+    times, levels = analytics.utilization_report(client.EventLog.objects.filter(job_id=jobs))
+    assert (set(times), levels) == ({at}, [1, 0, 1, 0, 1, 0])
+
+
+def test_an_end_and_the_next_start_in_one_report(client: Client, hello: Any, runner: Runner) -> None:
+    """The service may record the start first; the Site's times say that the node was free by then."""
+    first, second = (hello.submit(f"c/{i}", name="x", save=False) for i in range(2))
+    client.Job.objects.bulk_create([second, first])  # a smaller id: what is recorded of it comes first
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    tokens = runner.acquire()
+    assert {first.id, second.id} <= set(tokens)
+
+    def told(job: Any, event: LaunchEvent, seconds: int) -> Any:
+        return runner.record(job.id, event, at=begin + timedelta(seconds=seconds))
+
+    runner.report([told(first, LaunchEvent.STARTED, 0)])
+    runner.report([told(second, LaunchEvent.STARTED, 2), told(first, LaunchEvent.RUN_DONE, 1)])
+    runner.report([told(second, LaunchEvent.RUN_DONE, 3)])
+    times, levels = analytics.utilization_report(client.EventLog.objects.filter(job_id=[first, second]))
+    assert levels == [1, 0, 1, 0]
+    assert times == [begin + timedelta(seconds=seconds) for seconds in range(4)]
 
 
 def test_available_nodes(client: Client) -> None:
