@@ -40,6 +40,7 @@ SLOW_FILES = {
     "test_job_tokens.py",
     "test_leftovers.py",
     "test_lookups.py",
+    "test_metrics.py",
     "test_migrations.py",
     "test_mpirun.py",
     "test_notebook_display.py",

@@ -88,6 +88,7 @@ HOT: dict[str, Callable[[StoreWorld, int], object]] = {
             tx, [job.id for job in retention.ended_before(tx, w.ada.user_id, 10**18, retention.Place(1, 1))], 1
         )
     ),
+    "census": lambda w, s: w.read(lambda tx: tx.census()),
     "quota": lambda w, s: w.read(lambda tx: tx.blob_bytes(w.ada.user_id)),
     "sweep of blobs": lambda w, s: w.read(lambda tx: (tx.unused_blobs(5, 9), tx.holding_items(5, 0, 9))),
     "may the Site read": lambda w, s: w.read(lambda tx: tx.site_takes_blob(w.site.id, 1)),

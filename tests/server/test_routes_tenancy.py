@@ -199,6 +199,7 @@ WITHOUT_OBJECTS = {
     "version": "open",
     "healthz": "open",
     "readyz": "open",
+    "metrics": "test_metrics: administrators",
     "auth_methods": "open",
     "login": "test_auth",
     "logout": "test_auth",

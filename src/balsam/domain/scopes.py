@@ -16,6 +16,7 @@ class Scope(StrEnum):
     JOBS_WRITE = "jobs:write"  # and submit, change, cancel and delete Jobs, send files, request and end allocations
     SITES_ADMIN = "sites:admin"  # look, and register, change and delete Sites and Apps
     SESSIONS_RUN = "sessions:run"  # look, and hold Sessions: acquire Jobs and report on them
+    METRICS_READ = "metrics:read"  # numbers over the whole service, in an administrator's token, and nothing else
 
 
 GIVEN = tuple(scope for scope in Scope if scope is not Scope.ALL)
@@ -28,5 +29,8 @@ def covers(has: Collection[Scope], needed: Scope) -> bool:
     (True, False)
     >>> covers({Scope.JOBS_WRITE, Scope.SITES_ADMIN}, Scope.ALL)
     False
+    >>> covers({Scope.METRICS_READ}, Scope.JOBS_READ)
+    False
     """
-    return Scope.ALL in has or needed in has or (needed is Scope.JOBS_READ and bool(has))
+    looks = needed is Scope.JOBS_READ and any(scope is not Scope.METRICS_READ for scope in has)
+    return Scope.ALL in has or needed in has or looks

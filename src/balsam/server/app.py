@@ -145,6 +145,8 @@ def _service(settings: ServerSettings, store: Store, clock: Clock, instance: str
     async def find(token: str) -> accounts.Authenticated:
         return await store.read(lambda tx: accounts.authenticate(tx, token, clock.now()))
 
+    from balsam.server.metrics import Metrics  # not before `run.serve` has said how many processes there are
+
     tokens = TokenCache(find)
     broker = Broker(settings.streams_per_user)
     return Service(
@@ -158,6 +160,7 @@ def _service(settings: ServerSettings, store: Store, clock: Clock, instance: str
         uploads=_uploads(settings),
         passwords=Passwords(),
         logins=LoginLimit(),
+        metrics=Metrics(broker.open_streams),
     )
 
 
@@ -179,6 +182,9 @@ def _sweeps(service: Service) -> list[Sweep]:
     store, clock, uploads, settings = service.store, service.clock, service.uploads, service.settings
     expiry = SessionExpiry(clock.now())
 
+    def expire() -> None:
+        service.metrics.lost(expiry.run_once(store, clock.now()))
+
     def touch() -> None:
         used = service.tokens.take_used()
         if used:
@@ -190,7 +196,7 @@ def _sweeps(service: Service) -> list[Sweep]:
 
     return [
         # It looks itself whether this process leads: how long it did so far decides what it may end.
-        Sweep("expire_sessions", SESSION_SWEEP_SEC, lambda: expiry.run_once(store, clock.now()), everywhere=True),
+        Sweep("expire_sessions", SESSION_SWEEP_SEC, expire, everywhere=True),
         Sweep("touch_tokens", TOUCH_SEC, touch, everywhere=True),
         Sweep("prune", PRUNE_SEC, lambda: prune.run_once(store, clock.now())),
         Sweep("remove_old", PRUNE_SEC, remove_old_jobs),

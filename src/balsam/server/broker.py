@@ -162,6 +162,10 @@ class Broker:
                 box.again()
                 box.doubt()
 
+    def open_streams(self) -> int:
+        """How many there are."""
+        return sum(map(len, self._owners.values()))
+
     def _all(self) -> list[Mailbox]:
         return [box for boxes in self._owners.values() for box in boxes]
 

@@ -4,7 +4,6 @@ Its options are those of ServerSettings that a person may want to set; the setti
 """
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from balsam.server import logs
 from balsam.server.database_address import BadAddress, DatabaseAddress
+from balsam.server.logs import LogFormat
 from balsam.server.settings import DEFAULT_PORT, ServerSettings, SettingsError
 
 if TYPE_CHECKING:
@@ -72,15 +73,22 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--streams-per-user", default=200, show_default=True, type=click.IntRange(1), help="Open streams of one user."
 )
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the log on stderr."
+)
+@click.option("--access-log", is_flag=True, help="Log each request: path, status, duration, who, from where.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when the service is ready.")
 @click.pass_context
-def up(ctx: click.Context, /, as_json: bool, multi_user: bool, database: str | None, **settings: Any) -> None:
+def up(
+    ctx: click.Context, /, as_json: bool, multi_user: bool, database: str | None, log_format: LogFormat, **settings: Any
+) -> None:
     """Run a service in this terminal until Ctrl-C.
 
     On a loopback address your own Unix user is logged in without a password, and nobody else is.
     """
     address = database_of(ctx, database)
     made = ServerSettings(single_user=False if multi_user else None, database=address, **settings)
+    logs.configure(log_format)
     sys.exit(_run_here(made, as_json=as_json))
 
 
@@ -105,8 +113,6 @@ def database_of(ctx: click.Context, text: str | None) -> DatabaseAddress | None:
 def _run_here(settings: ServerSettings, *, as_json: bool) -> int:
     """0 after a clean stop, 2 when the service refuses to start. Its log goes to stderr."""
     from balsam.server.run import serve  # here: `--help` must not wait for the web framework
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
     def ready(state: "Ready") -> None:
         line = json.dumps(state.as_dict()) if as_json else f"Balsam service at {state.url}"

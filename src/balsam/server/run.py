@@ -33,6 +33,7 @@ from balsam.server.connections import guarded
 from balsam.server.database_address import DatabaseAddress
 from balsam.server.errors import Unavailable
 from balsam.server.settings import ServerSettings, SettingsError
+from balsam.server.shared_counts import shared_directory
 from balsam.server.store.protocol import Store
 from balsam.server.store.schema import SchemaTooNew, SchemaTooOld
 from balsam.server.store.sqlite import SqliteStore, StoreInUse
@@ -84,6 +85,7 @@ def serve(settings: ServerSettings, on_ready: OnReady | None = None, clock: Cloc
                 announce = partial(_announce, publish, ready, on_ready)
                 _answer(settings, store, clock, start, sock, announce)
                 return
+        stack.enter_context(shared_directory())
         # Threads and connections don't survive a fork: each worker opens a store of its own.
         worker = partial(_work, settings, data_dir, clock, start, sock)
         workers.run(settings.workers, worker, partial(_announce, publish, ready, on_ready))

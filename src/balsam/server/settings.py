@@ -106,6 +106,7 @@ class ServerSettings:
     connections_per_address: int | None = None  # None: no limit on loopback and behind a proxy, else 2,000
     read_limit_sec: float = 10.0  # a list or a count that takes longer is refused: its filter reads too many rows
     login_file: Path | None = None  # OpenID providers, see auth.providers; without it passwords only
+    access_log: bool = False  # a line for each request
     token_days: int = 30  # life of a token from `balsam login`
     blob_dir: Path | None = None  # files on their way; default: blobs beside the database
     blob_store: str = ""  # s3://BUCKET/PREFIX; default: on disk in blob_dir

@@ -10,9 +10,12 @@ import pytest
 from balsam.domain.states import JobState, TransferState
 from balsam.domain.transfers import TransferDirection
 from balsam.server.store.protocol import Duplicate, ReadTx
-from balsam.server.store.records import BlobRow, TransferItemRow
+from balsam.server.store.records import BlobRow, TransferItemRow, micros
 from balsam.server.store.selections import PageWindow, TransferSelection
 from balsam.testing.store_world import StoreWorld
+from balsam.wire.apps import TransferSlot
+from balsam.wire.sessions import LaunchEvent
+from balsam.wire.transfers import JobTransfer
 
 IN, OUT = TransferDirection.stage_in, TransferDirection.stage_out
 PAGE = PageWindow()
@@ -33,6 +36,30 @@ class FileRules:
         with pytest.raises(Duplicate):
             world.write(lambda tx: tx.put_all([replace(rows[0], id=tx.new_id(BlobRow), place="elsewhere")]))
         assert world.read(lambda tx: tx.blob_bytes(world.ada.user_id)) == 14
+
+    def test_a_census_counts_over_all_owners(self, world: StoreWorld) -> None:
+        begun = micros(world.now)
+        slot = TransferSlot(required=False, direction="in", local_path="in.dat")
+        app = world.add_app(name="stage", transfers={"input": slot})
+        given = JobTransfer(location_alias="client", path="/in.dat", content=world.content(b"x"))
+        staged = world.submit(2, app_id=app.id, transfers={"input": given})
+        world.clock.advance(60)
+        world.submit(3)
+        bob = world.add_user("bob")
+        theirs = world.add_app(bob, world.add_site(bob, "there"))
+        world.submit_all([world.job(app_id=theirs.id)], bob)
+        session = world.open_session()
+        (job, *_) = world.acquire(session.id, 1)
+        world.tell(session.id, job, LaunchEvent.STARTED)
+        world.cancel(staged[:1])
+        found = world.read(lambda tx: tx.census())
+        states = {state: number for state, number in found.jobs.items() if number}
+        assert states == {JobState.READY: 1, JobState.PREPROCESSED: 3, JobState.RUNNING: 1, JobState.CANCELLED: 1}
+        later = begun + 60_000_000
+        assert found.oldest == {JobState.READY: begun, JobState.PREPROCESSED: later, JobState.RUNNING: later}
+        ((_, backlog),) = found.backlog.items()
+        assert list(found.backlog) == [("in", "pending")]
+        assert backlog.oldest_at == begun
 
     def test_a_blob_is_unused_until_an_item_holds_it_and_after_the_last_one_let_go(self, world: StoreWorld) -> None:
         world.add_blob(b"content")

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from balsam.domain.clock import Clock
 from balsam.server.auth.cache import TokenCache
@@ -25,6 +25,9 @@ from balsam.server.usecases.audit import Entry, record
 from balsam.server.usecases.idempotent import MAX_KEY_LENGTH, once
 from balsam.wire import IDEMPOTENCY_HEADER
 from balsam.wire.base import Message
+
+if TYPE_CHECKING:
+    from balsam.server.metrics import Metrics  # imported by create_app: the library looks at its environment then
 
 _KEY_HEADER = IDEMPOTENCY_HEADER.lower().encode()
 
@@ -70,6 +73,7 @@ class Service:
     uploads: Uploads
     passwords: Passwords
     logins: LoginLimit
+    metrics: "Metrics"
     first_code: str | None = None  # with it the first administrator is made
     providers: LoginDoors | None = None
 
@@ -120,12 +124,21 @@ class Call:
 
     async def read(self, use_case: Callable[[ReadTx], T]) -> T:
         """Run a use case that changes nothing."""
-        return await self.service.store.read(use_case)
+        clock = self.service.clock
+        begun = clock.monotonic()
+        found = await self.service.store.read(use_case)
+        self.service.metrics.read(clock.monotonic() - begun)
+        return found
 
     async def write(self, use_case: Callable[[Tx], T]) -> T:
         """Run a use case in one transaction of its own, with its row in the audit log; returns once durable (S1)."""
-        if not self._event:
-            return await self.service.store.write(use_case)
+        clock = self.service.clock
+        begun = clock.monotonic()
+        done = await self.service.store.write(self._audited(use_case) if self._event else use_case)
+        self.service.metrics.write(clock.monotonic() - begun)
+        return done
+
+    def _audited(self, use_case: Callable[[Tx], T]) -> Callable[[Tx], T]:
         entry = self._entry(self._event)
 
         def audited(tx: Tx) -> T:
@@ -133,7 +146,7 @@ class Call:
             record(tx, entry, self.now)
             return done
 
-        return await self.service.store.write(audited)
+        return audited
 
     def note(self, **detail: Any) -> None:
         """What the audit log is told of this request, beside who, where and when. Never a secret."""

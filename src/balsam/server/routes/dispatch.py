@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from balsam.server import problems
+from balsam.server import logs, problems
 from balsam.server.auth.needs import check_scope
 from balsam.server.errors import Forbidden, NotFound, ServiceError
 from balsam.server.limits import BodyStream, Crowd, Disconnected, RequestRates, Window, read_body
@@ -102,40 +102,42 @@ class Dispatcher:
         self._common = [*_COMMON, _HSTS] if secure else _COMMON
         self._refused = Window(1, REFUSALS_SEC)
         self._crowd = Crowd(service.settings.at_once)
+        self._seen = logs.RequestLog(service.clock, service.metrics, service.settings.access_log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = f"{self._prefix}-{next(self._numbers):x}"
-        started = False
-        send = self._complete(send, request_id)
-
-        async def watch(message: Any) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
+        seen = self._seen.begin(scope, request_id)
+        send = self._complete(send, seen)
         try:
-            found = find(self._root, scope["path"])
-            if found is not None:
-                await self._serve(found, scope, receive, watch, request_id)
-            elif scope["path"].startswith(API_PREFIX + "/"):
-                raise NotFound
-            else:
-                scope["balsam.request_id"] = request_id
-                await self._fallback(scope, receive, watch)
+            await self._route(scope, receive, send, seen)
         except Disconnected:
             return
         except Exception as error:
-            if started:
+            if seen.status:
                 log.exception("request %s: %s %s broke off", request_id, scope["method"], scope["path"])
                 return  # the server closes the connection of an answer that was begun and not ended
             await self._refuse(_as_problem(error, scope, request_id), send, request_id)
+        finally:
+            self._seen.end(seen)
 
-    def _complete(self, send: Send, request_id: str) -> Send:
+    async def _route(self, scope: Scope, receive: Receive, send: Send, seen: logs.SeenRequest) -> None:
+        found = find(self._root, scope["path"])
+        if found is not None:
+            await self._serve(found, scope, receive, send, seen)
+        elif scope["path"].startswith(API_PREFIX + "/"):
+            raise NotFound
+        else:
+            seen.route = "page"
+            scope["balsam.request_id"] = seen.request_id
+            await self._fallback(scope, receive, send)
+
+    def _complete(self, send: Send, seen: logs.SeenRequest) -> Send:
         """Adds to an answer what every answer has."""
-        mine = [*self._common, (b"x-request-id", request_id.encode())]
+        mine = [*self._common, (b"x-request-id", seen.request_id.encode())]
 
         async def complete(message: Any) -> None:
             if message["type"] == "http.response.start":
+                seen.status = message["status"]
                 have = {name for name, _ in message["headers"]}
                 message["headers"] = [*message["headers"], *(pair for pair in mine if pair[0] not in have)]
             await send(message)
@@ -143,7 +145,7 @@ class Dispatcher:
         return complete
 
     async def _serve(
-        self, found: tuple[Node, list[str]], scope: Scope, receive: Receive, send: Send, request_id: str
+        self, found: tuple[Node, list[str]], scope: Scope, receive: Receive, send: Send, seen: logs.SeenRequest
     ) -> None:
         node, texts = found
         headers = dict(scope["headers"])
@@ -154,9 +156,11 @@ class Dispatcher:
             allow = ", ".join(sorted(node.methods))
             raise Problem(405, "method_not_allowed", f"this path answers {allow}", {"Allow": allow})
         endpoint = bound.endpoint
-        call = Call(self._service, scope, headers, request_id, endpoint.audit)
+        seen.route, seen.is_stream = endpoint.path, endpoint.media_type == "text/event-stream"
+        call = Call(self._service, scope, headers, seen.request_id, endpoint.audit)
         if endpoint.needs.kinds:
             await self._authenticate(call, endpoint)
+            seen.username = call.principal.username
         arguments = _path_values(bound.path_types, texts)
         more: dict[str, Any] = {}
         if endpoint.query is not None:

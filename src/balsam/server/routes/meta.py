@@ -1,15 +1,23 @@
-"""Who the service is and whether it works: open to anybody, used by clients, supervisors and proxies."""
+"""Who the service is and whether it works: open to anybody, used by clients, supervisors and proxies; and its metrics,
+which only administrators may read."""
+
+from starlette.responses import Response
 
 from balsam import __version__
 from balsam.domain.scopes import Scope
-from balsam.server.auth.needs import OPEN
+from balsam.server.auth.needs import ADMIN, OPEN
+from balsam.server.errors import Forbidden
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
+from balsam.server.usecases.figures import figures
 from balsam.wire import WIRE_VERSIONS
 from balsam.wire.base import Message, VersionReply
 
 routes = Routes("service", reads=Scope.JOBS_READ, writes=Scope.JOBS_READ)
 probes = Routes("service", reads=Scope.JOBS_READ, writes=Scope.JOBS_READ, prefix="")
+
+
+MEASURES = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus' format
 
 
 class Health(Message):
@@ -41,3 +49,13 @@ async def readyz(call: Call) -> Health:
     """The store answers: 503 when it does not."""
     await call.read(lambda tx: None)
     return Health()
+
+
+@probes.get("/metrics", needs=ADMIN, scope=Scope.METRICS_READ, media_type="text/plain")
+async def metrics(call: Call) -> Response:
+    """Numbers over the whole service in Prometheus' text format, for administrators: `balsam token create --scope
+    metrics:read`."""
+    if call.principal.site_id is not None:
+        raise Forbidden("these numbers are of the whole service; the token is for one Site")
+    found = await call.read(lambda tx: figures(tx, call.now))
+    return Response(call.service.metrics.text(found), media_type=MEASURES)

@@ -56,7 +56,9 @@ async def report_jobs(call: Call, session_id: int, body: Report) -> ReportReply:
 @routes.post("/sessions/{session_id}/renew", needs=HOLDER)
 async def renew_session(call: Call, session_id: int) -> RenewReply:
     """The holder lives; 409 `session_ended` when its lease is over."""
-    return await call.write(lambda tx: sessions.renew_session(tx, call.principal, session_id, call.now))
+    reply = await call.write(lambda tx: sessions.renew_session(tx, call.principal, session_id, call.now))
+    call.service.metrics.renewed("session")
+    return reply
 
 
 @routes.post("/sessions/{session_id}/close", needs=HOLDER, status=204)

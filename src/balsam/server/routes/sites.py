@@ -101,7 +101,9 @@ async def issue_site_token(call: Call, site_id: int) -> SiteToken:
 @routes.post("/sites/{site_id}/agent", needs=USER_OR_SITE)
 async def renew_agent(call: Call, site_id: int, body: AgentLeaseRequest) -> AgentLeaseReply:
     """Open or renew the claim to be the Site's only agent; 409 `agent_running` names the other one."""
-    return await call.write(lambda tx: sites.renew_agent(tx, call.principal, site_id, body, call.now))
+    reply = await call.write(lambda tx: sites.renew_agent(tx, call.principal, site_id, body, call.now))
+    call.service.metrics.renewed("agent")
+    return reply
 
 
 @routes.delete("/sites/{site_id}/agent", needs=USER_OR_SITE, status=204)

@@ -16,6 +16,7 @@ from balsam.domain.lifecycle import JobFacts
 from balsam.domain.states import JobState
 from balsam.server.store import selections
 from balsam.server.store.conditions import MISSING, groups, value_at
+from balsam.server.store.memory_census import census
 from balsam.server.store.memory_files import MemoryFilesTx
 from balsam.server.store.memory_runnable import walk
 from balsam.server.store.memory_select import STATE_ORDER, is_selected_event, job_conditions, part_of
@@ -40,11 +41,13 @@ from balsam.server.store.records import (
     Step,
     TeamRow,
     TokenRow,
+    TransferItemRow,
     UserRow,
     event_id,
 )
 from balsam.server.store.selections import (
     AcquireCriteria,
+    Census,
     EventSelection,
     JobSelection,
     PageWindow,
@@ -190,6 +193,9 @@ class MemoryTx(MemoryFilesTx):
     ) -> list[tuple[Any, int]]:
         values = (value_at(getattr(job, column), path) for job in self._selected(selection))
         return groups(((None if value is MISSING else value, 1) for value in values), limit)
+
+    def census(self) -> Census:
+        return census(self._tables.jobs.values(), self._of(TransferItemRow))
 
     def hot_jobs(self, job_ids: Iterable[int]) -> dict[int, HotJob]:
         return {job.id: _hot(job) for job in self.jobs(job_ids)}

@@ -13,6 +13,7 @@ from balsam.domain.states import JobState
 from balsam.server.store.records import BlobRow, EventRow, HotJob, JobRow, JobUpdate, NewJob, Row, TransferItemRow
 from balsam.server.store.selections import (
     AcquireCriteria,
+    Census,
     EventSelection,
     JobSelection,
     PageWindow,
@@ -104,6 +105,10 @@ class ReadTx(Protocol):
         Largest first, equal ones by value; when there are more than `limit`, some of them. By kept numbers where
         `job_count` has them.
         """
+        ...
+
+    def census(self) -> Census:
+        """Numbers over all owners, for the service's metrics only: by kept numbers and by index, however many Jobs."""
         ...
 
     def hot_jobs(self, job_ids: Iterable[int]) -> dict[int, HotJob]:

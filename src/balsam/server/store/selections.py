@@ -104,6 +104,24 @@ class TransferSelection:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """TransferItems that wait or are on their way: how many, and when the oldest of them was made."""
+
+    count: int
+    oldest_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """Numbers over all owners, for those who run the service. `oldest`: when the first of the Jobs that stand in a
+    state was submitted, for states in which Jobs do not stay; `backlog` by direction and state."""
+
+    jobs: Mapping[JobState, int]
+    oldest: Mapping[JobState, int]
+    backlog: Mapping[tuple[str, str], Backlog]
+
+
+@dataclass(frozen=True, slots=True)
 class AcquireCriteria:
     """What a Session can run. Jobs come by priority, then oldest first; or longest and largest first.
 

@@ -28,7 +28,8 @@ from balsam.server.store.codec import (
 from balsam.server.store.conditions import groups
 from balsam.server.store.protocol import R, Value
 from balsam.server.store.records import EVENT_SEQ_BITS, EventRow, HotJob, JobRow
-from balsam.server.store.selections import EventSelection, JobSelection, PageWindow
+from balsam.server.store.selections import Census, EventSelection, JobSelection, PageWindow
+from balsam.server.store.sql_census import census
 from balsam.server.store.sql_database import Database, listed
 from balsam.server.store.sql_files import FilesReadTx
 from balsam.server.store.sql_groups import row_groups
@@ -202,6 +203,9 @@ class SqlReadTx(RunnableReadTx, FilesReadTx):
         driver = driver_of(selection)
         query = job_query(selection, "owner" if driver == "states" else driver)
         return row_groups(self._db, query, column, path, limit)
+
+    def census(self) -> Census:
+        return census(self._db)
 
     def _counters(self, selection: JobSelection) -> dict[tuple[int, int], int]:
         """Numbers of Jobs by (site, state), where there are any, of a selection's owner, Sites, Apps and states."""
