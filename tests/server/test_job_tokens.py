@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +35,32 @@ def test_what_code_of_a_job_may_do(service: RunningService, ann: Person) -> None
         assert ok(job.get(f"/api/apps/{ann.app_id}"))["id"] == ann.app_id
         assert [site["id"] for site in ok(job.get("/api/sites"))["results"]] == [ann.site_id]
         assert ok(job.get(f"/api/batch-jobs/{ann.batch_job_id}"))["id"] == ann.batch_job_id
+
+
+def test_it_sends_and_collects_files_at_its_site(service: RunningService, ann: Person) -> None:
+    """What it sends is its Site's; what its owner, or another Site of the owner's, sent stays closed to it."""
+    other = furnish(service, Person(ann.name, ann.token))
+    content = b"energies"
+    name = hashlib.sha256(content).hexdigest()
+    piece = {"offset": 0, "size_bytes": len(content), "sha256": name}
+    with service.client(job_token(service, ann)) as job, service.client(ann.site_token) as site:
+        assert ok(job.put("/api/blobs/uploads/one", params=piece, content=content))["complete"]
+        assert job.get(f"/api/blobs/{name}").content == content == site.get(f"/api/blobs/{name}").content
+        mine = ok(job.get("/api/transfers"))["results"]
+        assert ann.item_id in {item["id"] for item in mine} and other.item_id not in {item["id"] for item in mine}
+        refused = ok(job.post("/api/transfers/collected", json={"ids": [ann.item_id, other.item_id]}))["refused"]
+        assert set(refused) == {str(other.item_id)}
+        reply = job.get(f"/api/jobs/{ann.job_id}/files")
+        assert reply.json()["error"]["code"] == "site_offline"  # it was asked for
+        assert job.get(f"/api/jobs/{other.job_id}/files").status_code == 404
+        for sender in (ann.token, other.site_token):
+            content = sender.encode()
+            name = hashlib.sha256(content).hexdigest()
+            piece = {"offset": 0, "size_bytes": len(content), "sha256": name}
+            with service.client(sender) as client:
+                assert ok(client.put("/api/blobs/uploads/two", params=piece, content=content))["complete"]
+            assert job.get(f"/api/blobs/{name}").status_code == 404
+            assert ok(job.post("/api/blobs/look-up", json={"sha256": [name]}))["present"] == []
 
 
 @pytest.mark.parametrize(

@@ -47,5 +47,6 @@ USER = _of("user")
 ADMIN = Needs(frozenset({"user"}), admin=True)
 SITE = _of("site")
 USER_OR_SITE = _of("user", "site")
+USER_OR_JOB = _of("user", "job")
 USER_SITE_OR_JOB = _of("user", "site", "job")
 HOLDER = _of("user", "site", "launcher")  # whoever may hold a Session

@@ -1,7 +1,7 @@
 """Blobs: which are there, uploads in pieces, reading parts. Bodies stream through in constant memory."""
 
 from balsam.domain.scopes import Scope
-from balsam.server.auth.needs import USER, USER_OR_SITE
+from balsam.server.auth.needs import USER, USER_SITE_OR_JOB
 from balsam.server.blobs.storage import BlobGone, BlobReader
 from balsam.server.blobs.uploads import Complete
 from balsam.server.errors import Invalid, NotFound, ServiceError
@@ -19,7 +19,7 @@ routes = Routes("blobs", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)
 MAX_NAME = 128
 
 
-@routes.post("/blobs/look-up", needs=USER_OR_SITE)
+@routes.post("/blobs/look-up", needs=USER_SITE_OR_JOB)
 async def look_up_blobs(call: Call, body: BlobsLookUp) -> BlobsPresent:
     """Which of these blobs the caller need not send. They are kept for an hour from now on."""
     found = await call.write(lambda tx: blobs.look_up(tx, call.principal, body.sha256, call.now))
@@ -32,14 +32,14 @@ async def blob_usage(call: Call) -> BlobUsage:
     return await call.read(lambda tx: blobs.usage(tx, call.principal, call.service.settings.blob_limits))
 
 
-@routes.get("/blobs/uploads/{name}", needs=USER_OR_SITE, scope=Scope.JOBS_WRITE)
+@routes.get("/blobs/uploads/{name}", needs=USER_SITE_OR_JOB, scope=Scope.JOBS_WRITE)
 async def upload_state(call: Call, name: str) -> UploadState:
     """How far an upload is: where to go on after the connection was lost."""
     sender = blobs.sender_of(call.principal)
     return UploadState(received_bytes=call.service.uploads.received_bytes(sender, _checked_name(name)))
 
 
-@routes.put("/blobs/uploads/{name}", needs=USER_OR_SITE, body_limit=MAX_PIECE_BYTES)
+@routes.put("/blobs/uploads/{name}", needs=USER_SITE_OR_JOB, body_limit=MAX_PIECE_BYTES)
 async def upload_piece(call: Call, name: str, body: BodyStream, query: UploadPiece) -> UploadState:
     """A piece of a file, from `offset` on. With `sha256` it is the last one: the blob is there when this is answered.
 
@@ -60,13 +60,13 @@ async def upload_piece(call: Call, name: str, body: BodyStream, query: UploadPie
     return UploadState(received_bytes=query.size_bytes, complete=True)
 
 
-@routes.delete("/blobs/uploads/{name}", needs=USER_OR_SITE, status=204)
+@routes.delete("/blobs/uploads/{name}", needs=USER_SITE_OR_JOB, status=204)
 async def drop_upload(call: Call, name: str) -> None:
     """Give an upload up; its space is free at once."""
     call.service.uploads.drop(blobs.sender_of(call.principal), _checked_name(name))
 
 
-@routes.get("/blobs/{sha256}", needs=USER_OR_SITE, media_type="application/octet-stream")
+@routes.get("/blobs/{sha256}", needs=USER_SITE_OR_JOB, media_type="application/octet-stream")
 async def read_blob(call: Call, sha256: str, query: BlobPart) -> BlobContent:
     """The bytes of a blob, or a part of them."""
     row = await call.read(lambda tx: blobs.readable(tx, call.principal, sha256))

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from balsam.domain.paths import BadPath, contained
 from balsam.domain.scopes import Scope
-from balsam.server.auth.needs import USER_OR_SITE
+from balsam.server.auth.needs import USER_SITE_OR_JOB
 from balsam.server.errors import Conflict, Forbidden, Invalid, NotFound, ServiceError
 from balsam.server.problems import Problem
 from balsam.server.routes.call import Call
@@ -46,20 +46,20 @@ class FollowQuery(Message):
     wait_sec: Annotated[float, Field(ge=0, le=MAX_FOLLOW_SEC)] = 3.0
 
 
-@routes.get("/jobs/{job_id}/files", needs=USER_OR_SITE)
+@routes.get("/jobs/{job_id}/files", needs=USER_SITE_OR_JOB)
 async def look_at_files(call: Call, job_id: int, query: LookQuery) -> FileReply:
     """List a directory of the workdir, or look at one entry; 504 `site_offline` when no agent answers."""
     return await _ask(call, job_id, query.path, op=query.op)
 
 
-@routes.get("/jobs/{job_id}/files/content", needs=USER_OR_SITE, media_type="application/octet-stream")
+@routes.get("/jobs/{job_id}/files/content", needs=USER_SITE_OR_JOB, media_type="application/octet-stream")
 async def read_file(call: Call, job_id: int, query: ReadQuery) -> Response:
     """Up to 1 MiB of a file; X-File-Size and X-File-Offset say which part of how much."""
     reply = await _ask(call, job_id, query.path, op="read", offset=query.offset, max_bytes=query.max_bytes)
     return _content(call, reply)
 
 
-@routes.get("/jobs/{job_id}/files/follow", needs=USER_OR_SITE, media_type="application/octet-stream")
+@routes.get("/jobs/{job_id}/files/follow", needs=USER_SITE_OR_JOB, media_type="application/octet-stream")
 async def follow_file(call: Call, job_id: int, query: FollowQuery) -> Response:
     """What a file has beyond `offset`, as soon as it has; empty after `wait_sec`. One that is not there is waited for.
 

@@ -1,7 +1,8 @@
 """Blobs: what is there, who may read it, and what a user may store.
 
-A blob belongs to an owner and to who sent it: the user, or one of the user's Sites. So nobody learns from an upload
-whether somebody else has the same content (S14), and a Site's token opens nothing but what its own Jobs need (T20).
+A blob belongs to an owner and to who sent it: the user, or one of the user's Sites, for which code of its Jobs counts,
+too. So nobody learns from an upload whether somebody else has the same content (S14), and a token of a Site or a Job
+opens nothing but what the Site's own Jobs need (T20).
 """
 
 from collections.abc import Iterable
@@ -21,8 +22,8 @@ USER = 0
 
 def sender_of(principal: Principal) -> tuple[int, int]:
     """Whose blobs a caller sends: owner, and the Site or 0."""
-    principal.require("user", "site")
-    return principal.user_id, (principal.site_id or USER) if principal.kind == "site" else USER
+    principal.require("user", "site", "job")
+    return principal.user_id, USER if principal.kind == "user" else (principal.site_id or USER)
 
 
 def look_up(tx: Tx, principal: Principal, hashes: Iterable[str], now: datetime) -> list[str]:
@@ -61,7 +62,10 @@ def record(tx: Tx, principal: Principal, sha256: str, size_bytes: int, place: st
 
 
 def readable(tx: ReadTx, principal: Principal, sha256: str) -> BlobRow:
-    """The blob. A user reads what Sites sent whose Jobs he may see; a Site what its Jobs take in. Raises NotFound."""
+    """The blob. A user reads what Sites sent whose Jobs he may see; a Site, and its Jobs, what they sent or take in.
+
+    Raises NotFound.
+    """
     sender_of(principal)
     access = access_of(tx, principal)
     for row in tx.find(BlobRow, sha256=sha256):
@@ -74,7 +78,7 @@ def _may_read(tx: ReadTx, access: Access, row: BlobRow) -> bool:
     who = access.principal
     if who.site_id is not None:
         there = row.site_id == who.site_id or (row.site_id == USER and tx.site_takes_blob(who.site_id, row.id))
-        if who.kind == "site" or not there:
+        if who.kind != "user" or not there:
             return there
     if row.site_id == USER:
         return row.owner_id == who.user_id

@@ -100,7 +100,7 @@ def submit_jobs(tx: Tx, principal: Principal, message: JobsCreate, now: datetime
     if work.forbidden:
         raise Forbidden(f"{work.forbidden[0].where}: {work.forbidden[0].message}", work.forbidden)
     check_job_quota(tx, Counter(made.shape.owner_id for made in new))
-    blobs = load_blobs(tx, principal.user_id, {index: message.jobs[index] for index in work.transfers})
+    blobs = load_blobs(tx, principal, {index: message.jobs[index] for index in work.transfers})
     ids = tx.insert_jobs(new, micros(now))
     if work.transfers:
         insert_items(tx, [(ids[index], new[index], slots) for index, slots in work.transfers.items()], blobs, now)

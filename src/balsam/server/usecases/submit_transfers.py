@@ -11,9 +11,10 @@ from balsam.domain.app import TransferSlot
 from balsam.domain.states import JobState, TransferState
 from balsam.domain.transfers import CLIENT, BadLocation, Location, TransferDirection
 from balsam.server.errors import ServiceError
+from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Tx, Wake
 from balsam.server.store.records import BlobRow, JobShape, NewJob, SiteRow, TransferItemRow, micros
-from balsam.server.usecases.blobs import USER, own_blobs
+from balsam.server.usecases.blobs import own_blobs, sender_of
 from balsam.server.usecases.transfers import content_json
 from balsam.wire.base import ErrorDetail
 from balsam.wire.jobs import JobCreate
@@ -85,7 +86,7 @@ def _wanted(name: str, spec: TransferSlot, value: str | JobTransfer) -> Wanted:
     return Wanted(name, spec, location, value.content, value.origin)
 
 
-def load_blobs(tx: ReadTx, owner_id: int, jobs: Mapping[int, JobCreate]) -> dict[str, BlobRow]:
+def load_blobs(tx: ReadTx, principal: Principal, jobs: Mapping[int, JobCreate]) -> dict[str, BlobRow]:
     """The blobs that the inputs of Jobs, given by row, are made of. Raises ServiceError `blob_missing` naming rows."""
     needed: dict[str, str] = {}
     for index, job in jobs.items():
@@ -95,7 +96,7 @@ def load_blobs(tx: ReadTx, owner_id: int, jobs: Mapping[int, JobCreate]) -> dict
                     needed.setdefault(blob, f"jobs[{index}].transfers.{name}")
     if not needed:
         return {}
-    found = own_blobs(tx, (owner_id, USER), needed)
+    found = own_blobs(tx, sender_of(principal), needed)
     missing = [ErrorDetail(where=where, message=_RESEND) for blob, where in needed.items() if blob not in found]
     if missing:
         message = f"the content of {len(missing)} inputs is missing, first {missing[0].where}; {_RESEND}"

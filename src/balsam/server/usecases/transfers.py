@@ -58,7 +58,7 @@ def get_transfer(tx: ReadTx, principal: Principal, item_id: int) -> TransferItem
 
 
 def _parts(tx: ReadTx, principal: Principal) -> list[Part]:
-    principal.require("user", "site")
+    principal.require("user", "site", "job")
     return parts(tx, principal, Role.VIEWER)
 
 
@@ -79,7 +79,7 @@ def _selection(part: Part, message: TransferFilter) -> TransferSelection:
 
 
 def _own_item(tx: ReadTx, principal: Principal, item_id: int) -> TransferItemRow:
-    principal.require("user", "site")
+    principal.require("user", "site", "job")
     row = tx.get(TransferItemRow, item_id)
     if row is None or not seen_jobs(tx, access_of(tx, principal), [row.job_id]):
         raise NotFound
@@ -207,7 +207,7 @@ def _said(errors: Sequence[TransferItemRow]) -> str:
 
 def collect_transfers(tx: Tx, principal: Principal, message: TransfersCollected, now: datetime) -> TransfersPatched:
     """The client has these results; their content may go. A repeat changes nothing (S3)."""
-    principal.require("user")
+    principal.require("user", "job")
     found = tx.find(TransferItemRow, id=tuple(message.ids))
     access = access_of(tx, principal)
     jobs = {job.id for job in tx.jobs({row.job_id for row in found}) if access.may_change(job)}

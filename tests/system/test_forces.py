@@ -1,0 +1,122 @@
+"""The forces workflow of examples/forces: libEnsemble here and its simulations at a Site, or all of it at the Site."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.system.live_site import LiveSite, finished, live_site
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "forces"
+sys.path.insert(0, str(EXAMPLE))
+import forces  # noqa: E402
+
+pytestmark = pytest.mark.timeout(300)
+SEED, STEPS = 1, 10
+
+
+def two_nodes(settings: dict[str, Any]) -> None:
+    """Room for libEnsemble on a node of its own beside its simulations."""
+    scheduler = settings.setdefault("scheduler", {})
+    scheduler["allowed_queues"] = {"local": {"max_nodes": 2, "max_walltime": 60}}
+    settings["node"] = {"cpus": 4}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSite]:
+    """With the MPI of this environment, its compiler included, if there is one."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("PATH", f"{sys.prefix}/bin:{os.environ['PATH']}")
+        running = stack.enter_context(live_site(tmp_path_factory.mktemp("forces") / "home", two_nodes))
+        run(running, running.home, "define_apps.py")
+        yield running
+
+
+def begin(site: LiveSite, here: Path, script: str, *words: str, **environment: str) -> subprocess.Popen[str]:
+    """One of the example's scripts, as somebody at this machine would start it."""
+    return subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", str(EXAMPLE / script), "--site", site.name, *words],
+        env={**site.environment, **environment},
+        cwd=here,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(site: LiveSite, here: Path, script: str, *words: str) -> str:
+    return finished(begin(site, here, script, *words), 200)
+
+
+SMALL = ("--sims", "16", "--particles", "60", "--ranks", "2")
+
+
+def check(energies: Path, history: np.ndarray) -> None:
+    """Each energy of H is the last one of its file, and each file is what the program gives for its arguments."""
+    for row in history:
+        lines = (energies / f"forces{row['sim_id']:03d}.stat").read_text().split()
+        random = forces.Random(SEED + int(row["sim_id"]))
+        random.unit()  # whether it is a bad run
+        expected = [f"{energy:.17g}" for energy in forces.energies(int(row["x"][0]), STEPS, random)]
+        assert lines == expected, row
+        assert row["energy"] == float(lines[-1])
+
+
+def no_allocation_is_left(site: LiveSite) -> bool:
+    said = site.run(
+        "from balsam.api import BatchJob\nprint({str(batch.state) for batch in BatchJob.objects.all()})",
+        name="allocations.py",
+    )
+    return said.strip() == "{'finished'}"
+
+
+def test_sixteen_results_come_home(site: LiveSite, tmp_path: Path) -> None:
+    """Scenario A."""
+    said = run(site, tmp_path, "run_libe_forces.py", *SMALL, "--comms", "local", "--nworkers", "2")
+    assert "16 of 16 simulations gave an energy" in said
+    home = tmp_path / "forces_results"
+    history = np.load(home / "H.npy")
+    assert sorted(history["sim_id"]) == list(range(16))
+    check(home, history)
+    assert no_allocation_is_left(site)
+
+
+def test_libensemble_itself_is_a_job_of_the_allocation(site: LiveSite, tmp_path: Path) -> None:
+    """Scenario B, on two nodes: one for libEnsemble, one for its simulations."""
+    said = run(site, tmp_path, "submit_libe_forces_remotely.py", *SMALL, "--workers", "2", "--nodes", "2")
+    assert "16 of 16 energy files are in" in said
+    home = tmp_path / "forces_results"
+    history = np.load(home / "H.npy")
+    assert sorted(history["sim_id"]) == list(range(16))
+    check(home, history)
+    assert no_allocation_is_left(site)
+
+
+def test_bad_runs_are_killed_by_what_they_write(site: LiveSite, tmp_path: Path) -> None:
+    """A bad run never ends by itself, so that the nodes of those that are killed are free for the next."""
+    few = ("--sims", "6", "--particles", "60", "--ranks", "2", "--kill-rate", "0.5", "--timeout-sec", "120")
+    said = run(site, tmp_path, "run_libe_forces.py", *few, "--comms", "local", "--nworkers", "2")
+    home = tmp_path / "forces_results"
+    history = np.load(home / "H.npy")
+    is_bad = [forces.Random(SEED + int(row)).unit() < 0.5 for row in history["sim_id"]]
+    assert 0 < sum(is_bad) < 6
+    assert f"{6 - sum(is_bad)} of 6 simulations gave an energy, {sum(is_bad)} were killed" in said
+    assert list(np.isnan(history["energy"])) == is_bad
+    check(home, history[~np.array(is_bad)])
+    states = site.run(
+        f"from balsam.api import Job\nprint(*(str(Job.objects.get(id=n).state) for n in {history['job_id'].tolist()}))",
+        name="states.py",
+    )
+    assert states.split() == ["CANCELLED" if bad else "JOB_FINISHED" for bad in is_bad]
+    running = [str(process.info["cmdline"]) for process in psutil.process_iter(["cmdline"])]
+    assert [words for words in running if "forces.x" in words and str(site.home) in words] == []
