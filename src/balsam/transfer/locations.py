@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from balsam.transfer.base import TransferBackend
 from balsam.transfer.local import LocalBackend
+from balsam.transfer.rclone import RcloneBackend
+from balsam.transfer.rclone_remote import REMOTES
 from balsam.transfer.rsync import RsyncBackend, SshAddress, url_options
 
 
@@ -36,7 +38,15 @@ def _rsync(place: Place) -> TransferBackend:
     return RsyncBackend(place.data, place.spool, SshAddress.parse(place.url))
 
 
-SCHEMES: Mapping[str, Callable[[Place], TransferBackend]] = {"file": _file, "rsync": _rsync}
+def _rclone(place: Place) -> TransferBackend:
+    return RcloneBackend(place.data, place.spool, REMOTES[urlsplit(place.url).scheme](place.url))
+
+
+SCHEMES: Mapping[str, Callable[[Place], TransferBackend]] = {
+    "file": _file,
+    "rsync": _rsync,
+    **dict.fromkeys(REMOTES, _rclone),
+}
 
 
 def open_location(url: str, data: Path, spool: Path) -> TransferBackend:

@@ -13,14 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
+from balsam.transfer.base import PeerRefused
+
 _LOOK_SEC = 0.5
 _END_SEC = 5.0
 _READ_BYTES = 64 * 1024
 MAX_SAID_BYTES = 1024 * 1024
-
-
-class ProgramMissing(Exception):
-    """The program is not installed; the text says which one, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +35,14 @@ def run_program(
     given: bytes,
     heard: Callable[[bytes], object],
     is_wanted: Callable[[], bool],
+    *,
+    hears_stderr: bool = False,
 ) -> Ended:
-    """Run it to its end. `heard` gets each line of stdout, ended by a newline or a carriage return.
+    """Run it to its end. `heard` gets each line of stdout, ended by a newline or a carriage return; of stderr too when
+    it `hears_stderr`, and then nothing is `said`.
 
-    It is ended, with all that it started, as soon as `is_wanted` says no. Raises ProgramMissing, OSError.
+    It is ended, with all that it started, as soon as `is_wanted` says no. Raises PeerRefused when it is not installed,
+    OSError.
     """
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
         stdin.write(given)
@@ -50,12 +52,12 @@ def run_program(
                 words,
                 stdin=stdin,
                 stdout=subprocess.PIPE,
-                stderr=stderr,
+                stderr=subprocess.STDOUT if hears_stderr else stderr,
                 env={**os.environ, **environment, "LC_ALL": "C.UTF-8"},
                 start_new_session=True,
             )
         except FileNotFoundError:
-            raise ProgramMissing(f"{words[0]} is not installed on the Site; install it there and try again") from None
+            raise missing(words[0]) from None
         try:
             with process.stdout or stdin as stdout:
                 _listen(stdout, heard, is_wanted)
@@ -66,6 +68,11 @@ def run_program(
         stderr.seek(0)
         said = stderr.read(MAX_SAID_BYTES).decode(errors="replace").splitlines()
     return Ended(process.returncode, [line for line in said if line.strip()])
+
+
+def missing(program: str) -> PeerRefused:
+    """What to say of a program that is not there."""
+    return PeerRefused(f"{program} is not installed at the Site, or not on its agent's PATH", is_final=False)
 
 
 def _listen(stdout: IO[bytes], heard: Callable[[bytes], object], is_wanted: Callable[[], bool]) -> None:
