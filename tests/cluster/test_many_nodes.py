@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.live_cluster import LiveCluster, live_cluster
+from tests.cluster.live_cluster import LiveCluster, finished, live_cluster
 from tests.testbed.slurm_bed import SlurmBed
 
 pytestmark = pytest.mark.timeout(300)
@@ -59,3 +59,44 @@ def test_jobs_over_two_and_four_nodes(cluster: LiveCluster) -> None:
     assert second[0] < first[1], "the two did not run at the same time"
     assert sorted(line.split()[0] for out in lines[1:3] for line in out) == ["node1", "node2", "node3", "node4"]
     assert len({line.split()[0] for out in lines[3:] for line in out}) == 2, "four of them share a node"
+
+
+def test_a_node_that_crashes_takes_only_its_own_jobs(cluster: LiveCluster) -> None:
+    """srun says 0 of the struck Job, as its rank on the node that lives ended well: that is no proof."""
+    script = cluster.begin(
+        """
+        batch = allocation(num_nodes=4)
+        def over(name, nodes, code):
+            job = Job(app_id=Sh, workdir=name, parameters={"code": code}, num_nodes=nodes)
+            job.save()
+            return job
+        again = "[ $BALSAM_ATTEMPT = 2 ] && exec touch ../again"
+        struck = over("struck", 2, again + "; echo $(uname -n) $$; [ $SLURM_PROCID = 0 ] || exec sleep 600")
+        out = ROOT / "data" / "struck" / "job.out"
+        until(lambda: out.exists() and len(out.read_text().splitlines()) == 2, "it does not run")
+        spared = over("spared", 1, "until [ -e ../again ]; do sleep 0.1; done")
+        until(lambda: states_of(spared)[-1] == "RUNNING", "it does not run")
+        print(json.dumps(out.read_text().split()[::2]), flush=True)
+        assert struck.wait(80) and spared.wait(20), (struck.explain(), spared.explain())
+        batch.refresh_from_db()
+        print(json.dumps([states_of(struck), states_of(spared), str(batch.state.value),
+                          [event.data.get("failure") for event in EventLog.objects.filter(job_id=struck.id)
+                           if event.to_state.value == "RUN_ERROR"]]))
+        batch.cancel()
+        reach(batch, "finished")
+        """
+    )
+    assert script.stdout is not None
+    line = script.stdout.readline()
+    assert line, finished(script, 10)
+    assert sorted(json.loads(line)) == ["node1", "node2"]
+    cluster.bed.node("node2", "crash")
+    try:
+        ((struck, spared, batch_state, failures),) = answers(finished(script, 120))
+    finally:
+        cluster.bed.node("node2", "start")
+    ran = [state for state in struck if state.startswith("RUN") or state == "RESTART_READY"]
+    assert ran == ["RUNNING", "RUN_ERROR", "RESTART_READY", "RUNNING", "RUN_DONE"]
+    assert struck[-1] == spared[-1] == "JOB_FINISHED" and spared.count("RUNNING") == 1
+    assert batch_state == "running"
+    assert failures == ["lost_node"]

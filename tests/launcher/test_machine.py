@@ -27,6 +27,7 @@ from balsam.launcher.machine_messages import (
     LaunchJob,
     LeaseEnded,
     LeaseRenewed,
+    NodesLost,
     Note,
     Outcome,
     Output,
@@ -121,6 +122,47 @@ def test_failure_carries_code_signal_and_tail() -> None:
     record = one(Record, bench.end(1, 139, signal="SIGSEGV", message="tail"))
     assert (record.outcome, record.return_code, record.message) == (Outcome.RUN_ERROR, 139, "tail")
     assert record.data == {"return_code": 139, "signal": "SIGSEGV"}
+
+
+THREE = tuple(Node(f"n{number}", (0, 1)) for number in range(3))
+TWO_NODES = Resources(num_nodes=2)
+
+
+def test_a_lost_node_fails_what_ran_there_as_the_loss_of_a_node() -> None:
+    """Whatever its first process said: srun gives 0 when the ranks on the other nodes ended well."""
+    bench = Bench(nodes=THREE)
+    bench.run(job(1, TWO_NODES), job(2, Resources()))
+    bench.step(Exited(1, 0))
+    out = bench.step(NodesLost((1,)), Gone(1))
+    record = one(Record, out)
+    assert (record.outcome, record.failure) == (Outcome.RUN_ERROR, Failure.LOST_NODE)
+    assert "node n1 was lost" in record.message
+    assert bench.machine.running == (2,), "the Job on the third node goes on"
+    assert told(bench.end(2)) == [(Outcome.RUN_DONE, 2)]
+
+
+def test_nothing_is_placed_on_a_lost_node_and_what_fits_no_more_is_given_back() -> None:
+    bench = Bench(nodes=THREE)
+    out = bench.run(job(1, TWO_NODES), job(2, TWO_NODES), job(3, Resources(num_nodes=3)))
+    assert told(out) == [(Outcome.STARTED, 1)]
+    out = bench.step(NodesLost((0,)))
+    assert one(Signal, out).kill, "nobody waits for the rest of it"
+    assert told(out) == [(Outcome.RELEASED, 3)]
+    out = bench.step(Exited(1, 137), Gone(1))
+    assert told(out) == [(Outcome.RUN_ERROR, 1)]
+    assert {share.node for share in one(Start, out).placement.shares} == {1, 2}
+    assert all_of(Signal, bench.step(NodesLost((0,)))) == [], "it is told once"
+    bench.step(Started(2))
+    bench.end(2)
+    asked = one(Acquire, bench.step(Granted(bench.machine._acquire_seq, ()), Work(), after=100))
+    assert (asked.max_nodes_per_job, asked.max_aggregate_nodes) == (2, 2.0)
+
+
+def test_a_cancelled_job_on_a_lost_node_is_cancelled() -> None:
+    bench = Bench(nodes=THREE)
+    bench.run(job(1, TWO_NODES))
+    bench.step(CancelRequested((1,)), NodesLost((0,)))
+    assert told(bench.end(1, 143)) == [(Outcome.KILLED, 1)]
 
 
 RESULT = {"value": 12}

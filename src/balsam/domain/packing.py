@@ -123,6 +123,15 @@ class NodePool:
             could = self._could_fit[wanted.shape] = able >= wanted.num_nodes
         return could
 
+    @property
+    def usable_nodes(self) -> int:
+        """Nodes that were not taken out of use."""
+        return sum(use.usable for use in self._uses)
+
+    def is_usable(self, node: int) -> bool:
+        """Whether a node was not taken out of use."""
+        return self._uses[node].usable
+
     def set_usable(self, node: int, usable: bool) -> None:
         """Take a node out of use (it was lost or set aside), or back in. What runs there keeps its share."""
         use = self._uses[node]

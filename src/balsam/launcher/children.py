@@ -9,6 +9,7 @@ any command.
 import logging
 import select
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from balsam.domain.clock import Clock
 from balsam.launcher import endings
@@ -54,6 +55,19 @@ class _Live:
     kill_at: float | None = None
     last: Input | None = None
     prepare_until: float | None = None
+    is_doubtful: bool = False
+
+
+class Doubts(Protocol):
+    """Asked about the ends of Jobs that had ranks on other nodes."""
+
+    def is_doubtful(self, order: Start, return_code: int) -> bool:
+        """Whether this end may be that of a lost node."""
+        ...
+
+    def doubt(self, said: Input) -> None:
+        """Say this when it is known which nodes are lost."""
+        ...
 
 
 @dataclass(slots=True)
@@ -83,6 +97,7 @@ class Children:
         cores: int,
         inputs: list[Input],
         memory_kills: MemoryKills | None = None,
+        doubts: Doubts | None = None,
     ) -> None:
         self._epoll = epoll
         self._starter = starter
@@ -93,6 +108,7 @@ class Children:
         self._free_cores = cores
         self._inputs = inputs
         self._memory_kills = memory_kills or MemoryKills()
+        self._doubts = doubts
         self._live: dict[int, _Live] = {}
         self._job_of_pidfd: dict[int, int] = {}
         self._preparing: dict[int, _Live] = {}
@@ -231,6 +247,8 @@ class Children:
         job_id, is_killed = live.order.job.id, live.kill_at is not None
         said = endings.ended_command(job_id, status, left, is_killed, python_exe, lambda: self._tail(live))
         self._inputs.append(self._blamed(said, status, spreads, is_killed))
+        if self._doubts is not None and spreads and not is_killed:
+            live.is_doubtful = self._doubts.is_doubtful(live.order, status.code)
         now = self._clock.monotonic()
         # An mpirun that failed says nothing of its ranks; one that ended well collected them.
         if live.kill_at is not None or (spreads and status.code) or group_exists(child.group):
@@ -306,7 +324,11 @@ class Children:
         job_id = live.order.job.id
         del self._live[job_id]
         self._free_cores += _cores(live.order)
-        self._inputs.append(Gone(job_id) if live.last is None else live.last)
+        said = Gone(job_id) if live.last is None else live.last
+        if live.is_doubtful and self._doubts is not None:
+            self._doubts.doubt(said)
+        else:
+            self._inputs.append(said)
 
     def _blamed(self, said: Exited, status: ExitStatus, spreads: bool, is_killed: bool) -> Exited:
         """With the word that the kernel killed it for want of memory, when it did."""

@@ -36,6 +36,7 @@ from balsam.launcher.machine_messages import (
     Signal,
     Start,
 )
+from balsam.launcher.node_watch import NodeWatch
 from balsam.launcher.partition import Partition
 from balsam.launcher.proctable import ALLOCATION_ENV, find_descendants, kill_until_gone
 from balsam.launcher.service_side import ServiceSide
@@ -74,6 +75,7 @@ class Loop:
         self._machine = Machine(partition.machine_settings(end))
         self._epoll = select.epoll()
         self._inputs: list[Input] = []
+        self._node_watch = self._watch_of_nodes(parts)
         self._children = Children(
             self._epoll,
             parts.starter,
@@ -83,6 +85,7 @@ class Loop:
             partition.config.error_tail_num_lines,
             sum(len(node.cpu_ids) for node in partition.nodes),
             self._inputs,
+            doubts=self._node_watch,
         )
         self._service = ServiceSide(self._epoll, partition, parts.apps, make_courier, clock, self._inputs)
         self._told_until: float | None = None
@@ -90,6 +93,25 @@ class Loop:
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         if guardian is not None:
             self._epoll.register(guardian.fileno(), select.EPOLLIN)
+
+    def _watch_of_nodes(self, parts: Parts) -> NodeWatch | None:
+        """None where all nodes are this machine, or nobody can be asked."""
+        partition = self._partition
+        if partition.is_local or parts.nodes_left is None:
+            return None
+        environ = {**os.environ, "LC_ALL": "C"}
+        directory = Path(partition.config.directory) / f"watch-{partition.index}"
+        directory.mkdir(exist_ok=True)
+        return NodeWatch(
+            self._epoll,
+            parts.nodes_left,
+            environ,
+            directory,
+            partition.nodes,
+            parts.data,
+            self._clock,
+            self._inputs,
+        )
 
     def run(self) -> int:
         """Run until the machine says that it is over; returns the exit status for the guardian. Raises OutboxError."""
@@ -115,6 +137,8 @@ class Loop:
         now = self._clock.monotonic()
         self._service.ensure_courier(now)
         self._children.sweep(now)
+        if self._node_watch is not None:
+            self._node_watch.tick(now)
         self._let_decide(now)
         self._service.flush(self._clock.monotonic(), self._machine.is_idle)
         self._tell_guardian()
@@ -130,6 +154,7 @@ class Loop:
             self._machine.wake_at(),
             self._children.due(),
             self._service.due(self._machine.is_idle),
+            None if self._node_watch is None else self._node_watch.due(),
             None if longest_sec is None else now + longest_sec,
         ]
         until = min((time for time in times if time is not None), default=None)
@@ -152,6 +177,8 @@ class Loop:
 
     def _hear(self, fd: int, event: int) -> None:
         if self._children.heard(fd) or self._service.heard(fd, event):
+            return
+        if self._node_watch is not None and self._node_watch.heard(fd):
             return
         if fd == self._wake_fd:
             self._inputs.append(self._signalled())
@@ -195,6 +222,8 @@ class Loop:
     def _say_goodbye(self, reason: ExitReason) -> None:
         """Deliver what is left and close the Session, for as long as there is time (L3)."""
         self._children.close()
+        if self._node_watch is not None:
+            self._node_watch.close()
         give_up_at = min(self._clock.monotonic() + CLOSE_SEC, self._end - self._partition.margin_sec * 0.2)
         self._service.flush_reports(self._clock.monotonic())
         if reason is not ExitReason.LEASE_ENDED:

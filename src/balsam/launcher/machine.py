@@ -34,6 +34,7 @@ from balsam.launcher.machine_messages import (
     LaunchJob,
     LeaseEnded,
     LeaseRenewed,
+    NodesLost,
     Note,
     Outcome,
     Output,
@@ -190,6 +191,8 @@ class Machine:
                 self._check_lease(now, happened.reason)
             case Drain():
                 self._drain(now, happened.reason)
+            case NodesLost():
+                self._nodes_lost(now, happened.nodes)
             case Storage():
                 self._stores = happened.works
 
@@ -220,6 +223,24 @@ class Machine:
             self._give_back(job_id)
         for job_id in self._runs:
             self._runs.kill(now, job_id, Killing.DRAIN, reason)
+
+    # Nodes
+
+    def _nodes_lost(self, now: float, nodes: tuple[int, ...]) -> None:
+        """What had ranks there is lost and told so; it runs again elsewhere. What fits no more is given back."""
+        for node in nodes:
+            why = f"node {self._settings.nodes[node].name} was lost"
+            struck = self._runs.lose(node)
+            self._say(Note(f"{why}, and with it {len(struck)} Jobs"))
+            for job_id in struck:
+                self._runs.kill(now, job_id, Killing.LOST_NODE, why)
+        self._give_back_what_never_fits(now)
+
+    def _give_back_what_never_fits(self, now: float) -> None:
+        for job_id in self._queue:
+            queued = self._queue.get(job_id)
+            if queued is not None and self._can_never_run(now, queued):
+                self._give_back(job_id)
 
     # Getting Jobs
 
@@ -276,7 +297,7 @@ class Machine:
     def _room(self) -> Room:
         return Room(
             free_nodes=self._runs.pool.free_nodes - self._queue.nodes,
-            total_nodes=len(self._settings.nodes),
+            total_nodes=self._runs.pool.usable_nodes,
             free_cores=self._runs.free_cores,
             queued=len(self._queue),
         )
@@ -297,7 +318,7 @@ class Machine:
                 acquire_seq=self._acquire_seq,
                 max_jobs=portion.max_jobs,
                 max_wall_time_min=self._minutes_left(now),
-                max_nodes_per_job=1 if settings.serial else len(settings.nodes),
+                max_nodes_per_job=1 if settings.serial else max(1, self._runs.pool.usable_nodes),
                 max_aggregate_nodes=portion.max_aggregate_nodes,
                 max_gpus_per_node=max((len(node.gpu_ids) for node in settings.nodes), default=0),
                 serial_only=settings.serial,
@@ -394,6 +415,8 @@ class Machine:
                 self._record(Outcome.RUN_DONE, run.job, code, result=exited.result)
             case None:
                 self._record(Outcome.RUN_ERROR, run.job, code, exited.message, data, exited.result, exited.failure)
+            case Killing.LOST_NODE:
+                self._record(Outcome.RUN_ERROR, run.job, code, run.why, data, failure=Failure.LOST_NODE)
             case Killing.DRAIN:
                 self._record(Outcome.RUN_TIMEOUT, run.job, code, run.why)
             case Killing.CANCEL:

@@ -182,6 +182,13 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class NodesLost:
+    """These nodes, by index, are not ours any more: what ran there is lost, whatever its first process said."""
+
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Storage:
     """Whether results can be kept durably."""
 
@@ -204,6 +211,7 @@ Input = (
     | LeaseRenewed
     | LeaseEnded
     | Drain
+    | NodesLost
     | Storage
 )
 

@@ -18,9 +18,14 @@ class Killing(IntEnum):
     """Why a run is being killed; the higher one decides what is reported."""
 
     DRAIN = 1
-    CANCEL = 2
-    FENCED = 3
-    LEASE = 4
+    LOST_NODE = 2
+    CANCEL = 3
+    FENCED = 4
+    LEASE = 5
+
+
+# No time is given: nobody waits for what these would still write.
+_AT_ONCE = frozenset({Killing.LOST_NODE, Killing.LEASE})
 
 
 @dataclass(slots=True)
@@ -82,6 +87,21 @@ class Runs:
         self._say(Start(job, placement))
         return True
 
+    def lose(self, node: int) -> list[int]:
+        """A node is out of use; returns the Jobs that have a share on it, whose cores there count no more."""
+        if not self.pool.is_usable(node):
+            return []
+        self.pool.set_usable(node, False)
+        self._cores -= len(self.pool.nodes[node].cpu_ids)
+        struck = []
+        for job_id, run in self._runs.items():
+            cores = sum(len(share.cpu_ids) for share in run.placement.shares if share.node == node)
+            if cores:
+                run.cores -= cores
+                self._busy_cores -= cores
+                struck.append(job_id)
+        return struck
+
     def free(self, run: Run) -> None:
         """Give the placement back: nothing of the run lives (S9)."""
         del self._runs[run.job.id]
@@ -90,18 +110,18 @@ class Runs:
         self.pool.release(run.placement)
 
     def kill(self, now: float, job_id: int, killing: Killing, why: str) -> None:
-        """Have a run ended: SIGTERM, SIGKILL after the grace, again until it is gone. A lost lease kills at once."""
+        """Have a run ended: SIGTERM, SIGKILL after the grace, again until it is gone. `_AT_ONCE`: no grace."""
         run = self._runs.get(job_id)
         if run is None or (run.killing is not None and run.killing >= killing):
             return
         told_before = run.killing is not None
         run.killing, run.why = killing, why
-        if (run.started or run.preparing) and (not told_before or killing is Killing.LEASE):
+        if (run.started or run.preparing) and (not told_before or killing in _AT_ONCE):
             self.signal(now, run)
 
     def signal(self, now: float, run: Run) -> None:
         """Send the first signal to a started run that is to be killed."""
-        at_once = run.killing is Killing.LEASE
+        at_once = run.killing in _AT_ONCE
         grace = self._drain_grace_sec if run.killing is Killing.DRAIN else self._kill_grace_sec
         kill_at = now if at_once else now + grace
         self._dying.add(run.job.id)

@@ -1,7 +1,7 @@
 """Puts the parts together that start Jobs in a partition. Called once by the loop's `main`."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,16 +15,19 @@ from balsam.launcher.partition import Partition
 from balsam.launcher.plans import Planner
 from balsam.launcher.starter import Starter
 from balsam.launcher.workdir import DataRoot
+from balsam.platform.node.base import NodeType
+from balsam.platform.registry import NODES
 
 log = logging.getLogger("balsam.launcher")
 
 
 class Parts(NamedTuple):
-    """What the loop is given."""
+    """What the loop is given. `nodes_left`: the command that tells which nodes the allocation still has."""
 
     starter: Starter
     apps: AppShelf
     data: DataRoot
+    nodes_left: Sequence[str] | None = None
 
 
 def build_parts(partition: Partition, environ: Mapping[str, str], allocation: str) -> Parts:
@@ -37,7 +40,8 @@ def build_parts(partition: Partition, environ: Mapping[str, str], allocation: st
     calls = CallFiles(Path(config.directory) / f"calls-{partition.index}")
     told = {"site_id": config.site_id, "batch_job_id": config.batch_job_id}
     planner = Planner(apps, environment, _engine(partition, environ), calls.path_of, told)
-    return Parts(Starter(planner, data, calls), apps, data)
+    node_type: NodeType = NODES.load(config.compute_node)()
+    return Parts(Starter(planner, data, calls), apps, data, node_type.nodes_left(environ))
 
 
 def _engine(partition: Partition, environ: Mapping[str, str]) -> Engine:

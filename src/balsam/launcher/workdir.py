@@ -14,6 +14,7 @@ from balsam.domain.paths import BadPath, contained
 
 OUTPUT_NAME = "job.out"
 TAIL_BYTES = 4096
+PROOF_BYTES = 65536
 _OPEN = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -58,31 +59,38 @@ class DataRoot:
             raise WorkdirError(f"work directory {what} in {self.path} can't be made: {error.strerror}") from error
         return fd
 
+    def output_has_not(self, workdir: str, text: bytes) -> bool:
+        """Whether a Job's whole output is known not to have this text: it is small, and can be read."""
+        data = self._end_of_output(workdir, PROOF_BYTES + 1)
+        return data is not None and len(data) <= PROOF_BYTES and text not in data
+
     def tail(self, workdir: str, lines: int) -> str:
         """The last lines of a Job's output, at most 4 KiB; empty when there is none."""
-        if lines < 1:
-            return ""
+        data = self._end_of_output(workdir, TAIL_BYTES) if lines >= 1 else None
+        text = (data or b"").decode(errors="replace").replace("\0", "\ufffd").rstrip("\n")
+        return "\n".join(text.split("\n")[-lines:])
+
+    def _end_of_output(self, workdir: str, size_bytes: int) -> bytes | None:
+        """At most so much of the end; None when there is no output that can be read."""
         try:
             directory = self.enter(workdir, make=False)
         except WorkdirError:
-            return ""
+            return None
         try:
             fd = os.open(OUTPUT_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
         except OSError:
-            return ""
+            return None
         finally:
             os.close(directory)
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                return ""
-            data = os.pread(fd, TAIL_BYTES, max(0, status.st_size - TAIL_BYTES))
+                return None
+            return os.pread(fd, size_bytes, max(0, status.st_size - size_bytes))
         except OSError:
-            return ""
+            return None
         finally:
             os.close(fd)
-        text = data.decode(errors="replace").replace("\0", "\ufffd").rstrip("\n")
-        return "\n".join(text.split("\n")[-lines:])
 
 
 def keep_earlier_output(directory: int, attempt: int) -> None:

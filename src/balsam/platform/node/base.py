@@ -47,6 +47,10 @@ class NodeType(Protocol):
         """The nodes of the allocation, the launcher's own first."""
         ...
 
+    def nodes_left(self, environ: Mapping[str, str]) -> list[str] | None:
+        """The command that prints which nodes the allocation still has, a line each; None: there is none."""
+        ...
+
     def scheduler_id(self, environ: Mapping[str, str]) -> str | None:
         """The scheduler's id of the allocation that this process is in."""
         ...

@@ -22,5 +22,8 @@ class FluxNodes:
         each = int(listed[0]) // len(names) if names else 0
         return allocated_nodes([Host(name, each or None) for name in names], options, environ)
 
+    def nodes_left(self, environ: Mapping[str, str]) -> list[str] | None:
+        return None
+
     def scheduler_id(self, environ: Mapping[str, str]) -> str | None:
         return environ.get("FLUX_JOB_ID") or None

@@ -26,5 +26,8 @@ class GridEngineNodes:
             slots[words[0]] = slots.get(words[0], 0) + int(words[1])
         return allocated_nodes([Host(name, count) for name, count in slots.items()], options, environ)
 
+    def nodes_left(self, environ: Mapping[str, str]) -> list[str] | None:
+        return None
+
     def scheduler_id(self, environ: Mapping[str, str]) -> str | None:
         return environ.get("JOB_ID") or None

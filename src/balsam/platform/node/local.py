@@ -51,6 +51,9 @@ class LocalNodes:
             for number in range(count)
         ]
 
+    def nodes_left(self, environ: Mapping[str, str]) -> list[str] | None:
+        return None
+
     def scheduler_id(self, environ: Mapping[str, str]) -> str | None:
         return environ.get(SCHEDULER_ID) or None
 

@@ -21,6 +21,9 @@ class LsfNodes:
             del slots[first]
         return allocated_nodes([Host(name, count) for name, count in slots.items()], options, environ)
 
+    def nodes_left(self, environ: Mapping[str, str]) -> list[str] | None:
+        return None
+
     def scheduler_id(self, environ: Mapping[str, str]) -> str | None:
         return environ.get("LSB_JOBID") or None
 

@@ -23,5 +23,8 @@ class PbsNodes:
             raise NodesUnknown(f"PBS_NODEFILE {path} can't be read: {error.strerror}") from error
         return allocated_nodes([Host(name) for name in dict.fromkeys(names)], options, environ)
 
+    def nodes_left(self, environ: Mapping[str, str]) -> list[str] | None:
+        return None
+
     def scheduler_id(self, environ: Mapping[str, str]) -> str | None:
         return environ.get("PBS_JOBID") or None

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from balsam.platform.node.allocated import Host, NodesUnknown, allocated_nodes, ask
 from balsam.platform.node.base import NodeInfo, NodeOptions
 
+# With --no-kill Slurm takes a node that is down out of the allocation.
+_NODES_LEFT = (
+    'nodes=$(squeue --noheader --jobs="$1" --states=RUNNING --format=%N) && [ -n "$nodes" ]'
+    ' && exec scontrol show hostnames "$nodes"'
+)
 _COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
@@ -21,6 +26,10 @@ class SlurmNodes:
         known: list[int | None] = [*counts] if len(counts) == len(names) else [None] * len(names)
         hosts = [Host(name, cpus) for name, cpus in zip(names, known, strict=True)]
         return allocated_nodes(hosts, options, environ, environ.get("SLURMD_NODENAME", ""))
+
+    def nodes_left(self, environ: Mapping[str, str]) -> list[str] | None:
+        number = self.scheduler_id(environ)
+        return None if number is None else ["/bin/sh", "-c", _NODES_LEFT, "nodes-left", number]
 
     def scheduler_id(self, environ: Mapping[str, str]) -> str | None:
         return environ.get("SLURM_JOB_ID") or None

@@ -1,0 +1,146 @@
+"""Which nodes the batch system still counts to our allocation, asked now and then; and Jobs whose end is in doubt.
+
+Used by the loop. srun ends with 0 although one of its nodes died, when the ranks on the others ended well: so the end
+of a Job that had ranks elsewhere is told only when a question that was asked *after* it was answered. No answer (the
+batch system is away) settles nothing; a Job does not wait for one longer than `LONGEST_DOUBT_SEC`.
+"""
+
+import contextlib
+import logging
+import select
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from balsam.domain.clock import Clock
+from balsam.launcher.machine_messages import Input, NodesLost, Start
+from balsam.launcher.partition import PartitionNode
+from balsam.launcher.process import Child, Command, CommandError, SpawnError, close_child, kill, reap, spawn
+from balsam.launcher.workdir import DataRoot
+
+log = logging.getLogger("balsam.launcher")
+
+PERIOD_SEC = 15.0
+SHORTEST_PERIOD_SEC = 1.0
+TIMEOUT_SEC = 20.0
+LONGEST_DOUBT_SEC = 20.0
+_COMPLAINT = b"srun: error:"
+
+
+@dataclass(slots=True)
+class _Doubt:
+    """What is to be said once it is known whether these nodes live. `since`: when the Job ended."""
+
+    said: Input
+    since: float
+
+
+class NodeWatch:
+    """`command` prints the names of the nodes that are left, a line each; `nodes` are those of the partition.
+
+    What is known is appended to `inputs`: NodesLost before the ends of Jobs on them.
+    """
+
+    def __init__(
+        self,
+        epoll: select.epoll,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        directory: Path,
+        nodes: Sequence[PartitionNode],
+        data: DataRoot,
+        clock: Clock,
+        inputs: list[Input],
+    ) -> None:
+        self._epoll = epoll
+        self._command = Command(tuple(command), environ, str(directory), str(directory / "nodes-left"))
+        self._names = [node.name for node in nodes]
+        self._here = {index for index, node in enumerate(nodes) if node.is_here}
+        self._data = data
+        self._clock = clock
+        self._inputs = inputs
+        self._lost: set[int] = set()
+        self._doubts: list[_Doubt] = []
+        self._asking: Child | None = None
+        self._asked_at = clock.monotonic()
+
+    def is_doubtful(self, order: Start, return_code: int) -> bool:
+        """Whether this end of a Job may be that of a node: it failed, or its mpirun may have complained."""
+        if all(share.node in self._here for share in order.placement.shares):
+            return False
+        return return_code != 0 or not self._data.output_has_not(order.job.workdir, _COMPLAINT)
+
+    def doubt(self, said: Input) -> None:
+        """Say this when an answer has come to a question that is not asked yet."""
+        self._doubts.append(_Doubt(said, self._clock.monotonic()))
+
+    def due(self) -> float:
+        """When to call `tick`."""
+        if self._asking is not None:
+            return self._asked_at + TIMEOUT_SEC
+        return self._asked_at + (SHORTEST_PERIOD_SEC if self._doubts else PERIOD_SEC)
+
+    def tick(self, now: float) -> None:
+        """Ask when it is time; give up a question that is not answered."""
+        if now < self.due():
+            return
+        if self._asking is not None:
+            kill(self._asking.group)  # its end is heard
+            return
+        self._asked_at = now
+        with contextlib.suppress(FileNotFoundError):
+            Path(self._command.stdout).unlink()
+        try:
+            self._asking = spawn(self._command)
+        except (CommandError, SpawnError) as error:
+            log.warning("the batch system can't be asked for our nodes: %s", error)
+            self._settle(now, answered=False)
+            return
+        self._epoll.register(self._asking.pidfd, select.EPOLLIN)
+
+    def heard(self, fd: int) -> bool:
+        """Whether `fd` is that of the question, which ended."""
+        if self._asking is None or fd != self._asking.pidfd:
+            return False
+        status = reap(self._asking)
+        if status is None:
+            return True
+        self._epoll.unregister(fd)
+        close_child(self._asking)
+        self._asking = None
+        left = self._read() if status.code == 0 else set()
+        # An allocation without any node of ours would have ended, and we with it.
+        known = bool(left.intersection(self._names))
+        if known:
+            self._compare(left)
+        else:
+            log.warning("the batch system does not say which of our nodes are left (%s)", status.describe())
+        self._settle(self._clock.monotonic(), known)
+        return True
+
+    def close(self) -> None:
+        """Nothing is asked any more."""
+        if self._asking is not None:
+            kill(self._asking.group)
+
+    def _read(self) -> set[str]:
+        try:
+            return set(Path(self._command.stdout).read_text(encoding="utf-8", errors="replace").split())
+        except OSError:
+            return set()
+
+    def _compare(self, left: set[str]) -> None:
+        lost = {index for index, name in enumerate(self._names) if name not in left} - self._lost
+        if lost:
+            self._lost |= lost
+            self._inputs.append(NodesLost(tuple(sorted(lost))))
+
+    def _settle(self, now: float, answered: bool) -> None:
+        """Say what the answer was good for, and what waited too long."""
+        waiting = []
+        for doubt in self._doubts:
+            if (answered and doubt.since <= self._asked_at) or now - doubt.since >= LONGEST_DOUBT_SEC:
+                self._inputs.append(doubt.said)
+            else:
+                waiting.append(doubt)
+        self._doubts = waiting
