@@ -54,6 +54,7 @@ def test_a_service_is_deployed_used_stopped_and_started_again(machine: Machine, 
     assert os.getsid(made["pid"]) == made["pid"]
     assert machine("app", "ls") == []
     assert "already" in machine("server", "up", "--background", "-p", path, code=1)["error"]["message"]
+    assert machine("server", "restart", "-p", path) == made
     assert machine("server", "down", "-p", path) == {"stopped": True, "data_dir": str(path)}
     assert look(made["pid"]) is None
     assert machine("server", "down", "-p", path)["stopped"] is False
@@ -77,6 +78,7 @@ def test_what_can_not_start_leaves_nothing(machine: Machine, tmp_path: Path) -> 
     (machine.home / "service").chmod(0o755)
     assert "chmod 700" in machine("server", "up", "--background", code=1)["error"]["message"]
     (machine.home / "service").chmod(0o700)
+    assert "no service runs" in machine("server", "restart", "-p", path, code=1)["error"]["message"]
     assert "no service in" in machine("server", "down", "-p", tmp_path / "nowhere", code=1)["error"]["message"]
 
 

@@ -7,6 +7,10 @@ from balsam.cli.group import Group
 _COMMANDS = {
     "deploy": ("balsam.cli.server_control:deploy", "Make a directory for a service and start it in the background."),
     "up": ("balsam.cli.server_control:up", "Run a service, in this terminal until Ctrl-C or in the background."),
+    "restart": (
+        "balsam.cli.server_control:restart",
+        "Start a service that runs in the background anew, with what is installed now.",
+    ),
     "down": ("balsam.cli.server_control:down", "Stop a service that runs in the background."),
     "migrate": ("balsam.cli.server_database:migrate", "Bring a PostgreSQL database to the schema of this version."),
     "backup": ("balsam.cli.server_database:backup", "Save one state of a service's database, also while it runs."),

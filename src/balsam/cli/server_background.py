@@ -1,7 +1,7 @@
-"""A service that runs without a terminal: started, found again by its data directory, and stopped.
+"""A service that runs without a terminal: started, found again by its data directory, restarted and stopped.
 
-Called by `balsam server up --background`, `deploy` and `down`. Which process it is stands in the data directory; a
-process that got its number later is never taken for it.
+Called by `balsam server up --background`, `deploy`, `restart` and `down`. Which process it is stands in the data
+directory; a process that got its number later is never taken for it.
 """
 
 import contextlib
@@ -19,12 +19,17 @@ from typing import IO, Any
 import click
 
 from balsam.client.credentials import write_secret_file
+from balsam.client.errors import BalsamError
+from balsam.client.settings import ClientSettings
+from balsam.client.transport import Transport
 from balsam.platform.processes import ProcessId, boot_id, is_alive, look, send
+from balsam.wire.base import VersionReply
 
 RECORD = "background.json"
 LOG = "service.log"
 START_SEC = 60.0
 STOP_SEC = 20.0
+RESTART_SEC = 120.0  # requests that are being answered come to their end first
 _LOOK_AGAIN_SEC = 0.05
 _TAIL_LINES = 10
 
@@ -114,6 +119,33 @@ def _tail(path: Path) -> str:
     with contextlib.suppress(OSError):
         return "\n".join(path.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
     return ""
+
+
+def start_anew(service: BackgroundService) -> None:
+    """Have the service become the program that is installed now; returns when that one answers.
+
+    Raises ClickException when it does not.
+    """
+    before = _instance(service.url)
+    send(ProcessId(service.pid, service.start), signal.SIGUSR2)
+    deadline = time.monotonic() + RESTART_SEC
+    while _instance(service.url) == before:
+        if not service.is_alive:
+            raise click.ClickException("the service ended instead of starting anew; the end of its log has the reason")
+        if time.monotonic() > deadline:
+            raise click.ClickException(f"the service did not start anew within {RESTART_SEC:g} s")
+        time.sleep(_LOOK_AGAIN_SEC)
+
+
+def _instance(url: str) -> str:
+    """The name of the start of the service that answers; it waits while one makes room for the next."""
+    transport = Transport(ClientSettings(url=url))
+    try:
+        return transport.request("GET", "/version", reply=VersionReply, deadline_sec=RESTART_SEC).instance
+    except BalsamError as error:
+        raise click.ClickException(str(error)) from error
+    finally:
+        transport.close()
 
 
 def stop_service(data_dir: Path) -> bool:

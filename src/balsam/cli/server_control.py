@@ -1,4 +1,4 @@
-"""`balsam server deploy`, `up` and `down`."""
+"""`balsam server deploy`, `up`, `restart` and `down`."""
 
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,27 @@ def down(data_dir: Path | None, as_json: bool) -> None:
         print_json({"stopped": stopped, "data_dir": str(path)})
     else:
         click.echo("Service stopped." if stopped else f"No service runs in the background with its data in {path}.")
+
+
+@click.command()
+@click.option("-p", "--path", "--data-dir", "data_dir", type=PATH, help="Its data. [default: BALSAM_HOME/service]")
+@json_option
+def restart(data_dir: Path | None, as_json: bool) -> None:
+    """Start a service that runs in the background anew, with what is installed now and its options of before.
+
+    No request fails meanwhile: those that are being answered come to their end, new ones wait for a moment.
+    """
+    from balsam.cli.server_background import find_service, start_anew
+
+    path = _where(data_dir)
+    service = find_service(path)
+    if service is None or not service.is_alive:
+        raise click.ClickException(f"no service runs in the background on this machine with its data in {path}")
+    start_anew(service)
+    if as_json:
+        print_json({"url": service.url, "pid": service.pid, "data_dir": str(path)})
+    else:
+        click.echo(f"Balsam service at {service.url} (process {service.pid}) started anew.")
 
 
 def _where(data_dir: Path | None) -> Path:

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from balsam.server.settings import ConnectionLimits
 
 HEADERS_SEC = 30.0  # from the first byte, or the connection, to the end of the headers
+FIRST_REQUEST_SEC = 1.0  # while a service makes room for its successor
 UNREAD_SEC = 60.0  # how long an answer may wait for its reader
 BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nCache-Control: no-store\r\n"
@@ -28,6 +29,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*words, **given)
         self._address = ""
         self._admitted = False
+        self._has_asked = False
         self._asking: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
@@ -59,7 +61,21 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         _cancel(self._asking)
         self._asking = None
+        self._has_asked = True
         super().on_headers_complete()
+        if self.limits.draining:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        if self.limits.draining and self._admitted and not self._has_asked:
+            # It has just come, and its request is on the way: closed now, it would find nobody.
+            self.loop.call_later(FIRST_REQUEST_SEC, self._close_unused)
+            return
+        super().shutdown()
+
+    def _close_unused(self) -> None:
+        if not self._has_asked:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()

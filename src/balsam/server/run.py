@@ -3,6 +3,7 @@
 Called by `balsam server up`, `balsam up` and `python -m balsam.server`. Promises: one service per SQLite file; the
 data directory 0700; service.json is there once the service answers and gone after a clean stop; open streams end
 cleanly and the whole stop takes less than a second. With `workers` it has several processes (workers.py), else one.
+After SIGUSR2 it goes on as the program that is installed now (handover.py), and no request fails meanwhile.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import resource
 import secrets
 import signal
 import socket
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,12 +28,13 @@ from typing import Any
 import uvicorn
 
 from balsam.domain.clock import Clock, SystemClock
-from balsam.server import workers
+from balsam.server import handover, workers
 from balsam.server.app import ServiceApp, create_app, stop_streams
 from balsam.server.auth import local, tokens
 from balsam.server.connections import guarded
 from balsam.server.database_address import DatabaseAddress
 from balsam.server.errors import Unavailable
+from balsam.server.handover import Predecessor
 from balsam.server.settings import ServerSettings, SettingsError
 from balsam.server.shared_counts import shared_directory
 from balsam.server.store.protocol import Store
@@ -43,6 +46,9 @@ log = logging.getLogger("balsam.server")
 
 BACKLOG = 2048
 STOP_SEC = 5  # a stop waits this long for requests that are being answered
+DRAIN_SEC = 60  # and a restart so long
+LINGER_SEC = 4.5  # idle connections are closed after it: clients of ours have dropped theirs by then (KEEP_ALIVE_SEC)
+RESTART_SIGNAL = signal.SIGUSR2  # SIGHUP comes by itself when a terminal is closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,25 +76,55 @@ OnReady = Callable[[Ready], None]
 
 
 def serve(settings: ServerSettings, on_ready: OnReady | None = None, clock: Clock | None = None) -> None:
-    """Run the service until it is told to stop. Raises SettingsError when it can't or must not start this way."""
+    """Run the service until it is told to stop. Raises SettingsError when it can't or must not start this way.
+
+    When it is told to start anew, this process becomes another program and the call does not return.
+    """
+    before, given = handover.take_predecessor(), handover.inherited_socket()
+    settings = settings if given is None else handover.settings_on(given, settings)
     settings.check()
     clock = clock or SystemClock()
     data_dir = local.private_directory(settings.data_path)
     _raise_file_limit()
-    with _listener(settings) as sock, ExitStack() as stack:
+    with _listener(settings) if given is None else given as sock:
+        # Who waited for the first start to be ready has been told.
+        left = _serve_on(sock, settings, data_dir, clock, on_ready if before is None else None, before)
+        if left is not None:
+            log.info("starting anew")
+            handover.become_successor(sock, left)
+
+
+def _serve_on(
+    sock: socket.socket,
+    settings: ServerSettings,
+    data_dir: Path,
+    clock: Clock,
+    on_ready: OnReady | None,
+    before: Predecessor | None,
+) -> Predecessor | None:
+    """Serve until told to stop, or (then it returns what it leaves) to make room for a successor."""
+    with ExitStack() as stack:
         ready = Ready(_url(settings, sock), os.getpid(), str(data_dir), uuid.uuid4().hex)
         with open_store(settings) as store:
-            publish = stack.enter_context(_published(settings, data_dir, store, clock, ready))
+            publish = _publisher(stack, settings, data_dir, store, clock, ready)
             start = _Start(ready.instance, _first_code(settings, store, ready.url))
             _calm_collector()
             if settings.workers == 1:
                 announce = partial(_announce, publish, ready, on_ready)
-                _answer(settings, store, clock, start, sock, announce)
-                return
-        stack.enter_context(shared_directory())
+                left = Predecessor() if _answer(settings, store, clock, start, sock, announce) else None
+                return _keeping(stack, left)
         # Threads and connections don't survive a fork: each worker opens a store of its own.
         worker = partial(_work, settings, data_dir, clock, start, sock)
-        workers.run(settings.workers, worker, partial(_announce, publish, ready, on_ready))
+        announce = partial(_announce, publish, ready, on_ready)
+        with shared_directory():
+            return _keeping(stack, workers.run(settings.workers, worker, announce, before))
+
+
+def _keeping(stack: ExitStack, left: Predecessor | None) -> Predecessor | None:
+    """service.json stays for a successor: nobody is to think meanwhile that there is no service."""
+    if left is not None:
+        stack.pop_all()
+    return left
 
 
 def _work(
@@ -113,11 +149,14 @@ def _answer(
     sock: socket.socket,
     on_ready: Callable[[], None],
     parent: int | None = None,
-) -> None:
+) -> bool:
+    """Answer requests until told to stop; whether to make room for a successor."""
     app = create_app(settings, store, clock, start.instance)
     app.service.first_code = start.first_code
-    _Server(app, settings, on_ready, parent).run_on(sock)
+    server = _Server(app, settings, on_ready, parent)
+    server.run_on(sock)
     log.info("stopped")
+    return server.is_drained
 
 
 def _announce(publish: Callable[[], object], ready: Ready, on_ready: OnReady | None) -> None:
@@ -133,10 +172,11 @@ class _Server(uvicorn.Server):
     def __init__(
         self, app: ServiceApp, settings: ServerSettings, on_ready: Callable[[], None], parent: int | None
     ) -> None:
+        limits = settings.connection_limits
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http=guarded(settings.connection_limits),
+            http=guarded(limits),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -152,6 +192,8 @@ class _Server(uvicorn.Server):
             ssl_keyfile=settings.tls_key,
         )
         super().__init__(config)
+        self.is_drained = False
+        self._limits = limits
         self._app = app
         self._on_ready = on_ready
         self._parent = parent
@@ -159,15 +201,32 @@ class _Server(uvicorn.Server):
         self._stop: asyncio.Event | None = None
 
     def run_on(self, sock: socket.socket) -> None:
-        """Serve until stopped by a signal or `stop()`."""
-        self.run(sockets=[sock])
+        """Serve until stopped by a signal. The socket stays open: what connects afterwards waits for a successor."""
+        self.run(sockets=[sock.dup()])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         await super().startup(sockets)
         if self._parent is not None:
             self._loop.add_reader(self._parent, self._orphaned)
+        if threading.current_thread() is threading.main_thread():
+            self._loop.add_signal_handler(RESTART_SIGNAL, self._drain)
         self._on_ready()
+
+    def _drain(self) -> None:
+        """Let connections come to their end: each is answered once more, and those that idle have time to go."""
+        if self._loop is None or self._limits.draining:
+            return
+        log.info("making room for a successor")
+        self._limits.draining = True
+        self.config.timeout_graceful_shutdown = DRAIN_SEC
+        self._loop.call_later(LINGER_SEC, self._drained)
+
+    def _drained(self) -> None:
+        self.is_drained = not self.should_exit
+        self.should_exit = True
+        if self._stop is not None:
+            self._stop.set()
 
     def _orphaned(self) -> None:
         if self._loop is not None and self._parent is not None:
@@ -180,6 +239,7 @@ class _Server(uvicorn.Server):
             await self._stop.wait()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.is_drained = False
         # The signal is the order to stop, and was obeyed: uvicorn would raise it again after the clean stop.
         self.force_exit = self.should_exit
         self.should_exit = True
@@ -259,25 +319,21 @@ def _url(settings: ServerSettings, sock: socket.socket) -> str:
     return f"{settings.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-@contextmanager
-def _published(
-    settings: ServerSettings, data_dir: Path, store: Store, clock: Clock, ready: Ready
-) -> Iterator[Callable[[], object]]:
+def _publisher(
+    stack: ExitStack, settings: ServerSettings, data_dir: Path, store: Store, clock: Clock, ready: Ready
+) -> Callable[[], object]:
     """In single-user mode: the local account, and service.json from when the service answers until it stops."""
     if not settings.is_single_user:
         _end_local_login(settings, data_dir, store, clock)
-        yield lambda: None
-        return
+        return lambda: None
     home = local.private_directory(settings.home)
     token = local.local_token(data_dir)
     store.write_sync(lambda tx: accounts.ensure_local_user(tx, settings.username, token, clock.now()))
     contents = local.ServiceFile(
         url=ready.url, token=token, pid=ready.pid, data_dir=ready.data_dir, instance=ready.instance
     )
-    try:
-        yield lambda: local.publish(home, contents)
-    finally:
-        local.withdraw(home, ready.instance)
+    stack.callback(local.withdraw, home, ready.instance)
+    return lambda: local.publish(home, contents)
 
 
 def _end_local_login(settings: ServerSettings, data_dir: Path, store: Store, clock: Clock) -> None:

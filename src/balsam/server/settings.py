@@ -61,6 +61,7 @@ class ConnectionLimits:
     per_address: int | None
     by_address: Counter[str] = field(default_factory=Counter)
     count: int = 0
+    draining: bool = False  # each connection ends with its next answer
 
     def admit(self, address: str) -> bool:
         """Count a connection, if it may come in."""

@@ -30,8 +30,9 @@ class ServiceFile:
 
 
 def private_directory(path: Path) -> Path:
-    """Make the directory 0700, or refuse one that others own or may enter."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make the directory and those above it that are missing 0700, or refuse one that others own or may enter."""
+    for missing in reversed([one for one in (path, *path.parents) if not one.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
     found = path.stat()
     if found.st_uid != os.getuid():
         raise SettingsError(f"{path} belongs to another user (uid {found.st_uid}); choose a directory of your own")
