@@ -15,7 +15,8 @@ MASK = (1 << 64) - 1
 TIME_STEP, SOFTENING = 1e-5, 1e-4
 BAD_RUN_SEC = 3600
 MAX_PARTICLES = 100_000
-RANKS = ("BALSAM_RANK", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")  # by whoever started the ranks
+SIZES = ("PMI_SIZE", "PMIX_SIZE", "OMPI_COMM_WORLD_SIZE")
+RANKS = ("BALSAM_RANK", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")  # by whoever started the ranks
 Vector = list[float]
 
 
@@ -83,6 +84,8 @@ def find_world() -> Any:
         except (ImportError, RuntimeError):  # not installed, or no MPI library under it
             pass
         else:
+            if MPI.COMM_WORLD.size == 1 and any(os.environ.get(name, "1") != "1" for name in SIZES):
+                sys.exit("forces.py: mpi4py uses another MPI than that of the mpiexec that started it (MPI4PY_MPIABI)")
             return MPI.COMM_WORLD
     if any(os.environ.get(name, "0") != "0" for name in RANKS):
         sys.exit(0)

@@ -33,6 +33,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--timesteps", type=int, default=10, help="steps of each (default: 10)")
     parser.add_argument("--kill-rate", type=float, default=0.0, help="share of bad runs (default: 0)")
     parser.add_argument("--ranks", type=int, default=4, help="MPI ranks of each (default: 4)")
+    parser.add_argument("--nodes-each", type=int, default=1, help="nodes of each (default: 1)")
     parser.add_argument("--seed", type=int, default=1, help="of everything random (default: 1)")
     parser.add_argument("--timeout-sec", type=float, default=300, help="a simulation that takes longer is killed")
     parser.add_argument("--no-allocation", action="store_true", help="use the allocations that are there")
@@ -47,7 +48,7 @@ def ensemble_of(args: argparse.Namespace, executor: BalsamExecutor) -> Ensemble:
     """As many simulations as were asked for, each with a number of particles that is drawn at random."""
     user = {
         "home": str(args.home), "run": args.run, "timesteps": args.timesteps, "kill_rate": args.kill_rate,
-        "ranks": args.ranks, "seed": args.seed, "timeout_sec": args.timeout_sec,
+        "ranks": args.ranks, "nodes_each": args.nodes_each, "seed": args.seed, "timeout_sec": args.timeout_sec,
     }  # fmt: skip
     bounds = {"lb": np.array([args.particles // 2]), "ub": np.array([args.particles * 3 // 2])}
     ensemble = Ensemble(
