@@ -7,7 +7,7 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import click
 import pytest
@@ -133,9 +133,11 @@ def is_in_command(words: list[str]) -> bool:
 
 
 def is_setting(name: str) -> bool:
-    section: Any = Settings()
+    section: Any = Settings
     for part in name.split("."):
-        if part not in getattr(type(section), "model_fields", ()):
+        field = getattr(section, "model_fields", {}).get(part)
+        if field is None:
             return False
-        section = getattr(section, part)
+        kinds = (field.annotation, *get_args(field.annotation))  # a section that `null` switches off is an option
+        section = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
     return True

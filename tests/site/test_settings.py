@@ -22,6 +22,9 @@ def test_shipped_settings_are_valid(tmp_path: Path, machine: str) -> None:
     assert load(tmp_path, settings_text(machine)).scheduler.allowed_queues
 
 
+ELASTIC = "elastic_queue:\n  submit_project: local\n  submit_queue: local\n"
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "scheduler:\n", "launcher: {}\nelastic_queue: null\n"])
 def test_what_is_left_out_has_its_default(tmp_path: Path, text: str) -> None:
     assert load(tmp_path, text) == Settings()
@@ -95,7 +98,15 @@ elastic_queue: null
         ("scheduler:\n  allowed_queues:\n    debug:\n      max_nodes: 0\n", 4, "greater than or equal to 1"),
         ("scheduler:\n  allowed_projects: a\n", 2, "scheduler.allowed_projects is 'a'"),
         ('scheduler:\n  optional_batch_job_params: {a: "b\\nc"}\n', 2, "scheduler.optional_batch_job_params.a"),
-        ("elastic_queue:\n  min_num_nodes: 3\n", 1, "write `elastic_queue: null` or leave it out"),
+        ("elastic_queue:\n  submit_queue: local\n", 1, "elastic_queue.submit_project is missing"),
+        (ELASTIC + "  min_num_node: 3\n", 4, "did you mean min_num_nodes?"),
+        (ELASTIC.replace("queue: local", "queue: lokal"), 3, "allowed_queues; did you mean 'local'?"),
+        (ELASTIC.replace("project: local", "project: other"), 2, "scheduler.allowed_projects; known there: local"),
+        (ELASTIC + "  max_num_nodes: 2\n", 4, "max_num_nodes is more than queue 'local' allows in scheduler"),
+        (ELASTIC + "  min_num_nodes: 2\n", 4, "min_num_nodes is more than queue 'local' allows in scheduler"),
+        (ELASTIC + "  max_wall_time_min: 30\n", 4, "max_wall_time_min is less than min_wall_time_min, which is 35"),
+        (ELASTIC + "  wall_time_pad_min: 35\n", 4, "must be less than min_wall_time_min, 35"),
+        ("queue_maintainer: {submit_project: local, submit_queue: local, num_nodes: 2}\n", 1, "num_nodes is more than"),
         ("processing:\n  num_workers: 0\n", 2, "processing.num_workers is 0"),
         ("processing:\n  num_worker: 1\n", 2, "did you mean num_workers?"),
         ("hook_time_limit_sec: 5\n", 1, "did you mean processing.hook_time_limit_sec?"),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from balsam.api import Site
 
 _COLUMNS = ("ID", "Name", "Agent", "Heard of", "Host", "Path")
-_MORE = ("Owner", "Created", "Queues", "Projects", "Options", "Locations")
+_MORE = ("Owner", "Created", "Queues", "Projects", "Options", "Locations", "Scaling")
 
 
 @click.command("ls")
@@ -50,4 +50,5 @@ def _more(one: "Site") -> Iterable[object]:
         f"{name}:{limits['max_nodes']}x{limits['max_walltime']}min" for name, limits in one.allowed_queues.items()
     )
     places = (one.optional_batch_job_params or "", one.transfer_locations or "")
-    return (one.owner, one.creation_date, queues, " ".join(one.allowed_projects), *places)
+    scaling = "; ".join(f"{name}: {said}" for name, said in (one.scaling or {}).items())
+    return (one.owner, one.creation_date, queues, " ".join(one.allowed_projects), *places, scaling)

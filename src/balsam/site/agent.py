@@ -26,6 +26,7 @@ from balsam.site.services.allocations import Allocations
 from balsam.site.services.batch_jobs import BatchJobs
 from balsam.site.services.cleanup import FileCleaner
 from balsam.site.services.files import Files
+from balsam.site.services.scaling import Scaling
 from balsam.site.services.submission import Submission
 from balsam.site.services.transfers import Transfers
 from balsam.wire.sites import AgentLeaseReply, AgentLeaseRequest, FileRequest, SitePatch
@@ -58,6 +59,7 @@ class Agent:
         transfers: Transfers,
         processing: ProcessingLoop | None,
         cleaner: FileCleaner | None,
+        scaling: Scaling,
         offer: SitePatch,
         sync_period_sec: float,
         clock: Clock,
@@ -75,6 +77,7 @@ class Agent:
         self._transfers = transfers
         self._processing = processing
         self._cleaner = cleaner
+        self._scaling = scaling
         self._offer: SitePatch | None = offer
         self._period_sec = sync_period_sec
         self._clock = clock
@@ -178,7 +181,7 @@ class Agent:
                     list_at = min(list_at, now + wait_sec)
             else:
                 pause_sec = FIRST_PAUSE_SEC
-                wait_sec = list_at - now
+                wait_sec = min(list_at - now, self._scaling.wait_sec)
             if self._allocations.any_open:
                 wait_sec = min(wait_sec, poll_at - now)
             reasons = self._wait(min(wait_sec, list_at - now))
@@ -196,6 +199,8 @@ class Agent:
             if heard and self._offer is not None:
                 self._link.update_site(self._offer)
                 self._offer = None
+            if heard and self._scaling.run_due():
+                self._wakes.put("service")
             self._tidy_up()
         except ServiceAway:
             heard = False

@@ -33,7 +33,8 @@ OF_HOOKS = (
     "after-record-before-verdict-report",
     "after-verdict-report-before-ack",
 )
-CRASH_POINTS = (*OF_BATCH_JOBS, *TRANSFER_CRASH_POINTS, *OF_HOOKS)
+OF_SCALING = ("after-request-intent", "after-request-before-record")
+CRASH_POINTS = (*OF_BATCH_JOBS, *TRANSFER_CRASH_POINTS, *OF_HOOKS, *OF_SCALING)
 _ENVIRONMENT = "BALSAM_CRASH_POINT"
 
 

@@ -79,6 +79,11 @@ class SiteDirectory:
         return self.root / "spool"
 
     @property
+    def scaling(self) -> Path:
+        """What the services that ask for allocations have asked for."""
+        return self.root / "scaling"
+
+    @property
     def agent_lock(self) -> Path:
         return self.root / "agent.lock"
 

@@ -34,6 +34,7 @@ from balsam.site.ledger import Ledger
 from balsam.site.lock import AgentLock, AgentStatus
 from balsam.site.logs import start_logging
 from balsam.site.reload import LOOK_SIGNAL, pending_request
+from balsam.site.scaling_duties import make_scaling
 from balsam.site.service import ServiceLink
 from balsam.site.services.allocations import Allocations
 from balsam.site.services.batch_jobs import BatchJobs
@@ -195,6 +196,7 @@ def build_agent(
         transfers=_transfers(site, settings.transfers, link, clock),
         processing=make_processing(site, settings, link, clock),
         cleaner=make_cleaner(site, settings, link),
+        scaling=make_scaling(site, settings, link, scheduler, ledger, breaker, clock),
         offer=site_offer(site, settings),
         sync_period_sec=settings.scheduler.sync_period,
         clock=clock,

@@ -16,13 +16,8 @@ Short = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"
 Value = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Positive = Annotated[int, Field(ge=1)]
 PositiveSec = Annotated[float, Field(gt=0)]
-Later = Annotated[None, Field(default=None)]
-
-# Sections of Balsam 0.7 whose service comes later: `null` is understood, anything else would be a promise not kept.
-LATER_SECTIONS = ("queue_maintainer", "elastic_queue")
-
 # Sections whose service `null` switches off, as in Balsam 0.7; one that is left out has its defaults.
-OFF_BY_NULL = ("processing", "transfers", "file_cleaner")
+OFF_BY_NULL = ("processing", "transfers", "file_cleaner", "queue_maintainer", "elastic_queue")
 
 
 class Section(BaseModel):
@@ -159,6 +154,35 @@ class TransferSettings(Section):
         return ({CLIENT: f"{CLIENT}:"} if self.client else {}) | self.transfer_locations
 
 
+class QueueMaintainerSettings(Section):
+    """`queue_maintainer`: keeps so many allocations waiting or running, whether anything waits for them or not."""
+
+    submit_period: PositiveSec = 60.0
+    submit_project: Short
+    submit_queue: Short
+    job_mode: Literal["mpi", "serial"] = "mpi"
+    num_queued_jobs: Positive = 5
+    num_nodes: Positive = 1
+    wall_time_min: Positive = 1
+
+
+class ElasticQueueSettings(Section):
+    """`elastic_queue`: asks for allocations for what waits. None: as much as the queue allows."""
+
+    service_period: PositiveSec = 60.0
+    submit_project: Short
+    submit_queue: Short
+    job_mode: Literal["mpi", "serial"] = "mpi"
+    min_wall_time_min: Positive = 35
+    max_wall_time_min: Positive | None = None
+    wall_time_pad_min: Annotated[int, Field(ge=0)] = 5
+    min_num_nodes: Positive = 1
+    max_num_nodes: Positive | None = None
+    max_queue_wait_time_min: Positive = 10
+    max_queued_jobs: Positive = 20
+    use_backfill: bool = True
+
+
 class Settings(Section):
     """All of settings.yml.
 
@@ -176,8 +200,8 @@ class Settings(Section):
     processing: ProcessingSettings | None = ProcessingSettings()
     transfers: TransferSettings | None = TransferSettings()
     file_cleaner: FileCleanerSettings | None = FileCleanerSettings()
-    queue_maintainer: Later
-    elastic_queue: Later
+    queue_maintainer: QueueMaintainerSettings | None = None
+    elastic_queue: ElasticQueueSettings | None = None
 
     @model_validator(mode="after")
     def _one_mpirun(self) -> "Settings":

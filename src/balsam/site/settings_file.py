@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from balsam.platform.registry import MPIRUNS, NODES, SCHEDULERS, BackEndBroken, BackEnds, UnknownBackEnd
-from balsam.site.settings import GONE, LATER_SECTIONS, OFF_BY_NULL, Settings
+from balsam.site.settings import GONE, OFF_BY_NULL, Settings
+from balsam.site.settings_scaling import scaling_faults
 
 MAX_SIZE_BYTES = 1024 * 1024
 Where = tuple[str | int, ...]
@@ -51,14 +52,15 @@ def load_settings(path: Path) -> Settings:
 def read_settings(path: Path) -> LocatedSettings:
     """As `load_settings`, and where each setting stands. Raises SettingsError."""
     tree, lines = _parse(path, _read(path))
-    faults = [_Fault(line, text) for line, text in _gone_or_later(tree, lines)]
+    faults = [_Fault(line, text) for line, text in _gone(tree, lines)]
     settings: Settings | None = None
     try:
-        settings = Settings.model_validate(_without_reported(tree))
+        settings = Settings.model_validate(_without_gone(tree))
     except ValidationError as error:
         faults += [_Fault(_line_of(lines, fault["loc"]), _sentence(fault)) for fault in error.errors()]
     if settings is not None:
         faults += _unknown_back_ends(settings, lines) or _unknown_options(settings, lines)
+        faults += [_Fault(_line_of(lines, key), f"{'.'.join(key)} {why}") for key, why in scaling_faults(settings)]
     if faults or settings is None:
         said = "\n".join(f"  line {fault.line}: {fault.text}" for fault in sorted(faults, key=lambda one: one.line))
         raise SettingsError(f"{path} can't be used:\n{said}")
@@ -121,12 +123,8 @@ def _walk(node: yaml.Node, where: Where, lines: dict[Where, int], depth: int = 0
     return twice
 
 
-def _gone_or_later(tree: dict[str, Any], lines: dict[Where, int]) -> list[tuple[int, str]]:
+def _gone(tree: dict[str, Any], lines: dict[Where, int]) -> list[tuple[int, str]]:
     found = []
-    for name in LATER_SECTIONS:
-        if tree.get(name) is not None:
-            text = f"{name} is not part of this version of balsam; write `{name}: null` or leave it out"
-            found.append((lines[(name,)], text))
     for name, reason in GONE.items():
         section, _, key = name.partition(".")
         if isinstance(tree.get(section), dict) and key in tree[section]:
@@ -134,11 +132,9 @@ def _gone_or_later(tree: dict[str, Any], lines: dict[Where, int]) -> list[tuple[
     return found
 
 
-def _without_reported(tree: dict[str, Any]) -> dict[str, Any]:
+def _without_gone(tree: dict[str, Any]) -> dict[str, Any]:
     rest: dict[str, Any] = {}
     for name, value in tree.items():
-        if name in LATER_SECTIONS:
-            continue
         # A section that is named and left empty means its defaults, but for those that `null` switches off.
         if value is None and name in Settings.model_fields and name not in ("mpirun", *OFF_BY_NULL):
             continue
@@ -157,6 +153,8 @@ def _sentence(fault: ErrorDetails) -> str:
     name = ".".join(str(part) for part in where if not _is_union_arm(part))
     if fault["type"] == "extra_forbidden":
         return f"unknown key {name}; {_nearest(where)}"
+    if fault["type"] == "missing":
+        return f"{name} is missing"
     if fault["type"] == "value_error":
         # The text after "Value error, " is a sentence of ours.
         return f"{name} {fault['msg'].removeprefix('Value error, ')}".strip()

@@ -47,12 +47,14 @@ class SitePatch(Message):
     backfill_windows: JsonDict | None = None
     queued_jobs: JsonDict | None = None
     python: PythonVersion | None = None
+    scaling: JsonDict | None = None
 
 
 class SiteView(Message):
     """A Site as the service knows it. `last_refresh`: when its agent was last heard of; `is_active` follows from it.
 
-    `python` is major.minor of the interpreter that runs Apps there, None while its agent has not told.
+    `python` is major.minor of the interpreter that runs Apps there, None while its agent has not told. `scaling`: what
+    its agent's elastic queue and queue maintainer did last or why they did nothing, and the node-hours.
     """
 
     id: int
@@ -68,6 +70,7 @@ class SiteView(Message):
     backfill_windows: JsonDict
     queued_jobs: JsonDict
     python: str | None = None
+    scaling: JsonDict = {}
     creation_date: Timestamp
     last_refresh: Timestamp | None
     is_active: bool

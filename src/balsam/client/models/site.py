@@ -87,6 +87,7 @@ class Site(Model):
     backfill_windows = Field[dict[str, Any]]({})
     queued_jobs = Field[dict[str, Any]]({})
     python = Field[str | None](None, write=Write.NEVER)
+    scaling = Field[dict[str, Any]]({}, write=Write.NEVER)  # what its agent says of the allocations it asks for
     owner = Field[str](None, write=Write.NEVER)
     role = Field[str](None, write=Write.NEVER)  # yours: viewer, submitter, owner
     creation_date = Field[datetime](None, write=Write.NEVER, parse=INSTANT)

@@ -187,6 +187,7 @@ class SiteRow:
     agent_renewed_at: int | None
     deleted_at: int | None
     python: str | None
+    scaling: Json
 
 
 @dataclass(frozen=True, slots=True)

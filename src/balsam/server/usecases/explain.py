@@ -166,11 +166,13 @@ def _runnable(tx: ReadTx, site: SiteRow, job: JobRow, now: datetime) -> tuple[st
     allocations = tx.find(BatchJobRow, site_id=site.id, state=_ALIVE)
     if not allocations:
         ask = f"Ask for one with `balsam queue submit --site {site.name} ...`."
-        return f"Site {site.name!r} has no allocation, running or queued.", [*_last_failure(tx, site), ask]
+        reasons = [*_last_failure(tx, site), *_scaling(site), *([] if "elastic_queue" in site.scaling else [ask])]
+        return f"Site {site.name!r} has no allocation, running or queued.", reasons
     unfit = {row.id: list(_misfits(row, job, now)) for row in allocations}
     fitting = [row for row in allocations if not unfit[row.id]]
     if not fitting:
-        return "None of the Site's allocations can run it.", [why for reasons in unfit.values() for why in reasons]
+        misfits = [why for reasons in unfit.values() for why in reasons]
+        return "None of the Site's allocations can run it.", [*misfits, *_scaling(site)]
     pending = [_pending(row) for row in fitting if row.state is not BatchJobState.RUNNING]
     launchers = tx.find(
         SessionRow, batch_job_id=tuple(row.id for row in fitting if row.state in _MAY_RUN), ended_at=None
@@ -194,6 +196,13 @@ def _acquirable(job: JobRow, launchers: list[SessionRow], pending: list[str]) ->
         return summary, [f"{asks}; see that the nodes of the allocation have as many."]
     few = [f"{asks}; the launcher of BatchJob {number} has at most {has}." for number, has in known]
     return "No active launcher has as many GPUs on a node as it asks for.", [*dict.fromkeys(few), *pending]
+
+
+def _scaling(site: SiteRow) -> Iterator[str]:
+    """What the services of the agent that ask for allocations say of themselves."""
+    for name in ("elastic_queue", "queue_maintainer"):
+        if said := site.scaling.get(name):
+            yield f"The {name} of its Site {said}."
 
 
 def _last_failure(tx: ReadTx, site: SiteRow) -> Iterator[str]:

@@ -85,6 +85,7 @@ def create_site(tx: Tx, principal: Principal, message: SiteCreate, secret: str, 
         agent_renewed_at=None,
         deleted_at=None,
         python=message.python,
+        scaling={},
     )
     tx.put(row)
     add_token(tx, principal.user_id, "site", secret, f"site {message.name}", now, site_id=row.id)
@@ -120,7 +121,7 @@ def change_site(tx: Tx, principal: Principal, site_id: int, message: SitePatch, 
     principal.require("user", "site")
     site = find_site(tx, principal, site_id, Role.OWNER)
     changes: dict[str, Any] = message.model_dump(exclude_unset=True, exclude_none=True)
-    for name in ("backfill_windows", "queued_jobs"):
+    for name in ("backfill_windows", "queued_jobs", "scaling"):
         try:
             json_text(changes.get(name, {}), name, MAX_STATUS_BYTES)
         except BadJson as error:
@@ -260,6 +261,7 @@ def site_view(tx: ReadTx, principal: Principal, site: SiteRow, now: datetime) ->
         backfill_windows=site.backfill_windows,
         queued_jobs=site.queued_jobs,
         python=site.python,
+        scaling=site.scaling,
         creation_date=moment(site.created_at),
         last_refresh=moment_or_none(site.last_refresh),
         is_active=is_online(site, now),

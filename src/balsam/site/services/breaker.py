@@ -51,6 +51,13 @@ class Breaker:
         self._pause(row)  # this one is the trial, the others wait for it
         return None
 
+    def pause(self, queue: str, project: str) -> str:
+        """Why nothing should be asked for now; empty when it may, also for the trial after a pause."""
+        row = self._rows.get((queue, project))
+        if row is None or row.failures < FAILURES or self._clock.monotonic() >= row.until:
+            return ""
+        return f"{row.said}; one more is tried at {row.at}"
+
     def lives(self, entry: Entry, job: SchedulerJob) -> None:
         """An allocation was seen alive: one that runs for long enough ends the row."""
         runs = job.state is SchedulerState.RUNNING and job.start_time is not None
