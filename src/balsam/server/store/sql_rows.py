@@ -20,7 +20,9 @@ NEW_JOB = {
     "ended_at": "NULL",
     "spent_attempts": "0",
 }
-NEW_JOB_COLUMNS = tuple(column for column in JOB_COLUMNS if column not in NEW_JOB)
+# Columns in which new Jobs of one shape differ; the rest is written once for all of them.
+OWN_COLUMNS = ("id", "workdir", "parameters", "tags", "data", "launch_params", "transfers", "parent_ids")
+SHAPE_COLUMNS = tuple(column for column in JOB_COLUMNS if column not in NEW_JOB and column not in OWN_COLUMNS)
 EVENT_COLUMNS = (
     *("id", "owner_id", "timestamp", "reported_at", "attempt"),
     *("from_state", "to_state", "actor", "data"),
@@ -41,8 +43,8 @@ UPDATED_COLUMNS = (
 UPDATE_GUARD = ("id", "state", "token", "event_seq")
 
 
-def shape_values(shape: JobShape) -> tuple[Any, ...]:
-    """The columns of a new Job from `owner_id` to `pending_file_cleanup`."""
+def shape_values(shape: JobShape, at: int) -> tuple[Any, ...]:
+    """SHAPE_COLUMNS of new Jobs of this shape."""
     facts = shape.decision.after
     return (
         shape.owner_id,
@@ -62,18 +64,17 @@ def shape_values(shape: JobShape) -> tuple[Any, ...]:
         int(facts.was_preprocessed),
         len(shape.decision.transitions),
         int(shape.pending_file_cleanup),
+        at,
+        at,
+        facts.failure,
+        shape.submitter_id,
     )
 
 
-def new_row(job: NewJob, shared: tuple[Any, ...], job_id: int, at: int) -> tuple[Any, ...]:
-    """NEW_JOB_COLUMNS of a new Job; `shared` are the `shape_values` of its shape."""
+def own_values(job: NewJob, job_id: int) -> tuple[Any, ...]:
+    """OWN_COLUMNS of a new Job."""
     return (
         job_id,
-        *shared,
-        at,
-        at,
-        job.shape.decision.after.failure,
-        job.shape.submitter_id,
         job.workdir,
         job.parameters,
         dump(job.tags) if job.tags else "{}",

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, Protocol
 
 from balsam.domain.states import RUNNABLE_STATES, JobState
@@ -43,12 +44,10 @@ from balsam.server.store.sql_files import FilesTx
 from balsam.server.store.sql_read import EVENTS_COUNTER, SqlReadTx
 from balsam.server.store.sql_rows import (
     EVENT_COLUMNS,
-    NEW_JOB,
-    NEW_JOB_COLUMNS,
     RUNNABLE_TAG_COLUMNS,
     TAG_COLUMNS,
     append_events,
-    new_row,
+    own_values,
     shape_values,
     update_values,
 )
@@ -63,7 +62,6 @@ _NOTE_FINISHED = "UPDATE job_parents SET unfinished = 0 WHERE parent_id IN (SELE
 # What goes with a Job, and by which column; the Job itself comes last.
 _OF_JOBS = (("job_parents", "parent_id"), ("job_parents", "child_id"), ("results", "id"), ("jobs", "id"))
 _JSON_COLUMNS = frozenset({"parameters", "tags", "data", "launch_params"})
-_NONE: Mapping[str, str] = {}
 _FINISHED = STATE_NUMBERS[JobState.JOB_FINISHED]
 _Home = tuple[int, int, int]  # owner, Site, App
 _Move = tuple[int, int, int, JobState | None, JobState | None]
@@ -100,10 +98,12 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         self.pending = Pending()
 
     @abstractmethod
-    def _insert_many(
-        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], same: Mapping[str, str] = _NONE
-    ) -> None:
-        """Insert rows into a table. `same` are columns with the same SQL literal in all of them."""
+    def _insert_many(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows into a table."""
+
+    @abstractmethod
+    def _insert_new_jobs(self, alike: Sequence[tuple[Sequence[Any], Sequence[Sequence[Any]]]]) -> None:
+        """Insert new Jobs: SHAPE_COLUMNS of those that are alike, with OWN_COLUMNS of each of them."""
 
     @abstractmethod
     def _insert_first_events(self, shape: JobShape, ids: Sequence[int], at: int) -> None:
@@ -127,13 +127,16 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
 
     def insert_jobs(self, jobs: Sequence[NewJob], at: int) -> list[int]:
         ids = list(self._ids.take("jobs", len(jobs)))
-        rows: list[tuple[Any, ...]] = []
-        for shape, alike in groupby(jobs, key=lambda job: job.shape):
-            shared, start = shape_values(shape), len(rows)
-            rows += [new_row(job, shared, job_id, at) for job_id, job in zip(ids[start:], alike, strict=False)]
-            self._insert_first_events(shape, ids[start : len(rows)], at)
-            self._tally_new(shape, len(rows) - start)
-        self._insert_many("jobs", NEW_JOB_COLUMNS, rows, NEW_JOB)
+        rows: dict[JobShape, list[tuple[Any, ...]]] = {}
+        start = 0
+        for shape, alike in groupby(jobs, key=attrgetter("shape")):
+            own = list(map(own_values, alike, ids[start:]))
+            rows.setdefault(shape, []).extend(own)
+            self._insert_first_events(shape, ids[start : start + len(own)], at)
+            start += len(own)
+        self._insert_new_jobs([(shape_values(shape, at), own) for shape, own in rows.items()])
+        for shape, own in rows.items():
+            self._tally_new(shape, len(own))
         self._insert_links(list(zip(ids, jobs, strict=True)))
         return ids
 

@@ -3,13 +3,20 @@
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 from balsam.server.store.protocol import Duplicate
 from balsam.server.store.records import EVENT_SEQ_BITS, JobShape, Row
-from balsam.server.store.sql_rows import UPDATE_GUARD, UPDATED_COLUMNS, event_values
+from balsam.server.store.sql_rows import (
+    NEW_JOB,
+    OWN_COLUMNS,
+    SHAPE_COLUMNS,
+    UPDATE_GUARD,
+    UPDATED_COLUMNS,
+    event_values,
+)
 from balsam.server.store.sql_write import SqlTx
 
 _ROWS_AT_ONCE = 100
@@ -17,6 +24,9 @@ _UPDATE_JOB = (
     f"UPDATE jobs SET {', '.join(f'{column} = ?' for column in UPDATED_COLUMNS)}"
     f" WHERE {' AND '.join(f'{column} = ?' for column in UPDATE_GUARD)} AND session_id IS ?"
 )
+_NEW_JOBS = f"""WITH shared AS (VALUES ({", ".join("?" * len(SHAPE_COLUMNS))})), own AS (VALUES {{}})
+    INSERT INTO jobs ({", ".join((*OWN_COLUMNS, *SHAPE_COLUMNS, *NEW_JOB))})
+    SELECT own.*, shared.*, {", ".join(NEW_JOB.values())} FROM shared CROSS JOIN own"""
 _FIRST_EVENTS = f"""WITH RECURSIVE new(id) AS (SELECT ? UNION ALL SELECT id + 1 FROM new WHERE id < ?),
     step(number, reported_at, attempt, source, target, actor, data) AS (VALUES {{}})
     INSERT INTO events (id, owner_id, timestamp, reported_at, attempt, from_state, to_state, actor, data)
@@ -57,17 +67,16 @@ class SqliteTx(SqlTx):
                 raise Duplicate(str(error)) from error
             raise
 
-    def _insert_many(
-        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], same: Mapping[str, str] = {}
-    ) -> None:
-        """A hundred to the statement: half the cost of one each, and a hundredth of the thread switches."""
-        marks = f"({', '.join([*('?' * len(columns)), *same.values()])})"
-        insert = f"INSERT INTO {name} ({', '.join([*columns, *same])}) VALUES "
-        whole = len(rows) - len(rows) % _ROWS_AT_ONCE
-        many = insert + ", ".join([marks] * _ROWS_AT_ONCE)
-        for start in range(0, whole, _ROWS_AT_ONCE):
-            self._db.execute(many, list(chain.from_iterable(rows[start : start + _ROWS_AT_ONCE])))
-        self._db.executemany(insert + marks, rows[whole:])
+    def _insert_many(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        insert = f"INSERT INTO {name} ({', '.join(columns)}) VALUES {{}}"
+        for marks, values in _at_once(rows):
+            self._db.execute(insert.format(marks), values)
+
+    def _insert_new_jobs(self, alike: Sequence[tuple[Sequence[Any], Sequence[Sequence[Any]]]]) -> None:
+        """What Jobs have in common is bound once for each statement, not for each row."""
+        for shared, own in alike:
+            for marks, values in _at_once(own):
+                self._db.execute(_NEW_JOBS.format(marks), [*shared, *values])
 
     def _insert_first_events(self, shape: JobShape, ids: Sequence[int], at: int) -> None:
         """Written once, multiplied by SQLite."""
@@ -78,3 +87,13 @@ class SqliteTx(SqlTx):
 
     def _update_jobs(self, rows: Sequence[Sequence[Any]]) -> int:
         return self._db.executemany(_UPDATE_JOB, rows).rowcount
+
+
+def _at_once(rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[Any]]]:
+    """Marks and values of each statement. A hundred rows to one: half the cost of one each, and a hundredth of the
+    thread switches."""
+    whole = len(rows) - len(rows) % _ROWS_AT_ONCE
+    pieces = [rows[start : start + _ROWS_AT_ONCE] for start in range(0, whole, _ROWS_AT_ONCE)]
+    for piece in (*pieces, *([row] for row in rows[whole:])):
+        marks = f"({', '.join('?' * len(piece[0]))})"
+        yield ", ".join([marks] * len(piece)), list(chain.from_iterable(piece))

@@ -4,9 +4,11 @@ Parents must exist when a Job is submitted, and a Job's parents never change: th
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
+from typing import Any
 
 from balsam.domain.app import AppSpec
 from balsam.domain.job import Resources
@@ -40,6 +42,15 @@ from balsam.wire.jobs import JobCreate, JobsCreate, JobsCreated
 from balsam.wire.limits import MAX_PARAMETERS_BYTES
 
 _Resources = tuple[int, int, int, int, float, int, int]
+_RESOURCES = (
+    *("num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core"),
+    *("gpus_per_rank", "node_packing_count", "wall_time_min"),
+)
+# What decides whether a Job without parents and transfers may be submitted, beside its texts, tags and parameters.
+_kind_of: Callable[[JobCreate], tuple[Any, ...]] = attrgetter(
+    "app_id", "priority", *_RESOURCES, "max_attempts", "pending_file_cleanup"
+)
+_resources_of: Callable[[JobCreate], _Resources] = attrgetter(*_RESOURCES)
 _FAILED = frozenset({JobState.FAILED, JobState.CANCELLED})
 _NO_SLOTS: tuple[Wanted, ...] = ()
 
@@ -54,34 +65,36 @@ class _App:
     optional: frozenset[str]
     slots: Slots
     steps: int
+    runs_python: bool
+    most_parameters: int
 
 
 @dataclass(slots=True)
 class _Submission:
-    """One request while it is checked. Jobs that are alike share a shape, whose resources are checked once."""
+    """One request while it is checked. Jobs that are alike share a shape, which is checked once."""
 
     access: Access
     whose: str  # what the Jobs that it may name are, in words
     apps: dict[int, _App]
     parents: dict[int, HotJob]
+    faults: int = 0
     invalid: list[ErrorDetail] = field(default_factory=list)
     missing: list[ErrorDetail] = field(default_factory=list)
     forbidden: list[ErrorDetail] = field(default_factory=list)
     shapes: dict[tuple[object, ...], JobShape] = field(default_factory=dict)
-    misfits: dict[_Resources, tuple[str, ...]] = field(default_factory=dict)
+    kinds: dict[tuple[Any, ...], JobShape] = field(default_factory=dict)  # those found well
     transfers: dict[int, tuple[Wanted, ...]] = field(default_factory=dict)  # by row, of Jobs that have any
 
-    @property
-    def faults(self) -> int:
-        return len(self.invalid) + len(self.missing) + len(self.forbidden)
-
     def refuse(self, index: int, where: str, why: object) -> None:
+        self.faults += 1
         self.invalid.append(ErrorDetail(where=f"jobs[{index}].{where}", message=str(why)))
 
     def forbid(self, index: int, where: str, why: str) -> None:
+        self.faults += 1
         self.forbidden.append(ErrorDetail(where=f"jobs[{index}].{where}", message=why))
 
     def miss(self, index: int, where: str, why: str) -> None:
+        self.faults += 1
         self.missing.append(ErrorDetail(where=f"jobs[{index}].{where}", message=why))
 
 
@@ -126,8 +139,16 @@ def _load_apps(tx: Tx, access: Access, message: JobsCreate) -> dict[int, _App]:
         spec = AppSync.model_validate(row.definition).spec()
         required = tuple(name for name, slot in spec.transfers.items() if slot.required)
         slots = Slots(row.name, spec.transfers, required, sites[row.site_id])
-        steps = steps_mask(spec.hooks)
-        apps[row.id] = _App(row, spec, spec.required_parameters, spec.optional_parameters, slots, steps)
+        apps[row.id] = _App(
+            row,
+            spec,
+            spec.required_parameters,
+            spec.optional_parameters,
+            slots,
+            steps_mask(spec.hooks),
+            spec.runs_python,
+            parameters_limit(spec),
+        )
     return apps
 
 
@@ -142,26 +163,35 @@ def _checked(work: _Submission, index: int, job: JobCreate) -> NewJob | None:
     """The row to insert, or None after its faults were noted."""
     app = work.apps.get(job.app_id)
     before = work.faults
-    if job.parent_ids:
-        _check_parents(work, index, job, app)
-    resources = _resources(job)
-    for why in _misfit(work, resources):
-        work.refuse(index, "resources", why)
+    kind = _kind_of(job)
+    shape = work.kinds.get(kind) if not (job.parent_ids or job.transfers) else None
+    if shape is None:
+        if job.parent_ids:
+            _check_parents(work, index, job, app)
+        for why in Resources(*_resources_of(job)).problems():
+            work.refuse(index, "resources", why)
     for why in tag_problems(job.tags) if job.tags else ():
         work.refuse(index, "tags", why)
     workdir = _workdir(work, index, job.workdir)
-    parameters = _text(work, index, "parameters", job.parameters, _most_parameters(app))
-    data = _text(work, index, "data", job.data)
-    launch_params = _text(work, index, "launch_params", job.launch_params)
+    most = MAX_PARAMETERS_BYTES if app is None else app.most_parameters
+    parameters = _text(work, index, "parameters", job.parameters, most) if job.parameters else "{}"
+    data = _text(work, index, "data", job.data) if job.data else "{}"
+    launch_params = _text(work, index, "launch_params", job.launch_params) if job.launch_params else "{}"
     if app is None:
         work.miss(index, "app_id", f"there is no App {job.app_id}, or it is not {work.whose}")
         return None
-    _check_role(work, index, app, job)
+    slots = _NO_SLOTS
+    if shape is None:
+        _check_role(work, index, app, job)
     _check_app(work, index, app, job)
-    slots = _slots(work, index, app, job) if job.transfers or app.slots.required else _NO_SLOTS
+    if shape is None and (job.transfers or app.slots.required):
+        slots = _slots(work, index, app, job)
     if work.faults > before or work.missing:
         return None
-    shape = _shape(work, app, job, resources, slots)
+    if shape is None:
+        shape = _shape(work, app, job, slots)
+        if not (job.parent_ids or slots or work.access.campaigns):
+            work.kinds[kind] = shape
     transfers = json_text({wanted.slot: str(wanted.location) for wanted in slots}, "transfers") if slots else "{}"
     return NewJob(shape, workdir, parameters, job.tags, data, launch_params, transfers, job.parent_ids)
 
@@ -204,7 +234,7 @@ def _check_role(work: _Submission, index: int, app: _App, job: JobCreate) -> Non
 def _check_app(work: _Submission, index: int, app: _App, job: JobCreate) -> None:
     """What the App asks of its Jobs."""
     try:
-        if app.spec.runs_python:
+        if app.runs_python:
             app.spec.check_parameters(job.parameters)
         else:
             check_parameters(app.required, app.optional, job.parameters, app.row.name)
@@ -220,15 +250,9 @@ def _workdir(work: _Submission, index: int, given: str) -> str:
         return ""
 
 
-def _most_parameters(app: _App | None) -> int:
-    return MAX_PARAMETERS_BYTES if app is None else parameters_limit(app.spec)
-
-
 def _text(
     work: _Submission, index: int, name: str, value: Mapping[str, object], max_bytes: int = MAX_PARAMETERS_BYTES
 ) -> str:
-    if not value:
-        return "{}"
     try:
         return json_text(value, name, max_bytes)
     except BadJson as error:
@@ -236,27 +260,7 @@ def _text(
         return ""
 
 
-def _resources(job: JobCreate) -> _Resources:
-    return (
-        job.num_nodes,
-        job.ranks_per_node,
-        job.threads_per_rank,
-        job.threads_per_core,
-        job.gpus_per_rank,
-        job.node_packing_count,
-        job.wall_time_min,
-    )
-
-
-def _misfit(work: _Submission, resources: _Resources) -> tuple[str, ...]:
-    """What is wrong with the resources asked for."""
-    problems = work.misfits.get(resources)
-    if problems is None:
-        problems = work.misfits[resources] = tuple(Resources(*resources).problems())
-    return problems
-
-
-def _shape(work: _Submission, app: _App, job: JobCreate, resources: _Resources, slots: tuple[Wanted, ...]) -> JobShape:
+def _shape(work: _Submission, app: _App, job: JobCreate, slots: tuple[Wanted, ...]) -> JobShape:
     """Equal facts give an equal Decision, so most of a bulk shares one shape."""
     unfinished, failed = 0, ""
     for parent in job.parent_ids:
@@ -266,7 +270,7 @@ def _shape(work: _Submission, app: _App, job: JobCreate, resources: _Resources, 
             failed = failed or f"its parent Job {parent} is {state}"
     stages = _stages(slots) if slots else 0
     cleanup = job.pending_file_cleanup and bool(app.spec.cleanup_files)
-    key = (job.app_id, job.priority, *resources, job.max_attempts, unfinished > 0, failed, stages, cleanup)
+    key = (*_kind_of(job), unfinished > 0, failed, stages)
     shape = work.shapes.get(key)
     if shape is None:
         facts = JobFacts(
@@ -284,7 +288,7 @@ def _shape(work: _Submission, app: _App, job: JobCreate, resources: _Resources, 
             job.app_id,
             decision,
             job.priority,
-            *resources,
+            *_resources_of(job),
             max_attempts=job.max_attempts,
             steps=app.steps | stages,
             pending_file_cleanup=cleanup,

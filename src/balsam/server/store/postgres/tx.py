@@ -7,7 +7,7 @@ that another process is granting at this moment (S6).
 
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from balsam.server.store.postgres.connection import PostgresDatabase
@@ -15,7 +15,14 @@ from balsam.server.store.records import AppRow, JobShape, NewJob, event_id
 from balsam.server.store.selections import AcquireCriteria
 from balsam.server.store.sql_database import listed
 from balsam.server.store.sql_read import SqlReadTx
-from balsam.server.store.sql_rows import EVENT_COLUMNS, UPDATE_GUARD, UPDATED_COLUMNS, event_values
+from balsam.server.store.sql_rows import (
+    EVENT_COLUMNS,
+    OWN_COLUMNS,
+    SHAPE_COLUMNS,
+    UPDATE_GUARD,
+    UPDATED_COLUMNS,
+    event_values,
+)
 from balsam.server.store.sql_runnable import fits_sql
 from balsam.server.store.sql_write import Ids, SqlTx
 
@@ -74,12 +81,14 @@ class PostgresTx(SqlTx):
         # Many submit Jobs of one App at the same time; it only must not disappear meanwhile.
         return " FOR KEY SHARE" if kind is AppRow else _LOCK
 
-    def _insert_many(
-        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], same: Mapping[str, str] = {}
-    ) -> None:
-        """What is the same in all rows is the default of its column."""
+    def _insert_many(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         if rows:
             self._copy(name, columns, rows)
+
+    def _insert_new_jobs(self, alike: Sequence[tuple[Sequence[Any], Sequence[Sequence[Any]]]]) -> None:
+        """What is the same in all new Jobs is the default of its column."""
+        rows = [(*own, *shared) for shared, many in alike for own in many]
+        self._insert_many("jobs", (*OWN_COLUMNS, *SHAPE_COLUMNS), rows)
 
     def insert_jobs(self, jobs: Sequence[NewJob], at: int) -> list[int]:
         ids = super().insert_jobs(jobs, at)
