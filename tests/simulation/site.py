@@ -25,8 +25,10 @@ from balsam.site.services import submission as submission_module
 from balsam.site.services.allocations import Allocations
 from balsam.site.services.batch_jobs import BatchJobs
 from balsam.site.services.breaker import Breaker
+from balsam.site.services.budget import Budget
 from balsam.site.services.delivery import Delivery
 from balsam.site.services.submission import Submission
+from balsam.site.settings import BudgetSettings
 from balsam.wire.batch_jobs import (
     BatchJobPatch,
     BatchJobQuery,
@@ -140,6 +142,7 @@ class SimAgent(Process):
             self._launcher_config,
             clock,
             breaker,
+            Budget(BudgetSettings(), self.ledger.all_records),
         )
         deliver = Delivery(link, self.ledger.directory).deliver
         self.batch_jobs = BatchJobs(self.ledger, self.allocations, link, submission, deliver, clock)

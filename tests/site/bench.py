@@ -13,6 +13,7 @@ from balsam.site.service import ServiceLink
 from balsam.site.services.allocations import Allocations
 from balsam.site.services.batch_jobs import BatchJobs
 from balsam.site.services.breaker import Breaker
+from balsam.site.services.budget import Budget
 from balsam.site.services.delivery import Delivery
 from balsam.site.services.script import JobTemplate
 from balsam.site.services.submission import Submission
@@ -54,6 +55,7 @@ class Bench:
             make,
             self.clock,
             breaker,
+            Budget(self.settings.budget, self.ledger.all_records),
         )
         deliver = Delivery(self.link, self.ledger.directory).deliver
         self.batch_jobs = BatchJobs(self.ledger, self.allocations, self.link, submission, deliver, self.clock)

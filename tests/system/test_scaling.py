@@ -26,6 +26,7 @@ print(child.id, wide.id)
 def elastic(settings: dict[str, Any]) -> None:
     settings["launcher"]["idle_ttl_sec"] = 2
     settings["scheduler"]["sync_period"] = 0.5
+    settings["budget"] = {"max_node_hours": 5}
     settings["elastic_queue"] = {
         "submit_project": "local",
         "submit_queue": "local",
@@ -47,13 +48,21 @@ def test_it_asks_for_what_waits_and_gives_back_what_is_idle(tmp_path: Path) -> N
         eventually(lambda: balsam(live, "queue", "ls") == [], "an idle allocation goes on")
         (site,) = balsam(live, "site", "ls")
         assert "asks for nothing: all that wait need more than 2 nodes" in site["scaling"]["elastic_queue"]
+        assert site["scaling"]["node_hours"]["site"]["promised"] == 0
+        for words in (["site", "ls", "-v"], ["queue", "ls", "--history"]):
+            shown = said(live, *words)
+            assert f"node-hours of Site {live.name}: 0" in " ".join((shown.stdout + shown.stderr).split())
         explained = balsam(live, "job", "explain", wide)
         assert "The elastic_queue of its Site asks for nothing" in json.dumps(explained)
         assert len(balsam(live, "queue", "ls", "--history")) == len(asked), "it asked although nothing could run"
 
 
 def balsam(live: LiveSite, *words: str) -> Any:
-    command = [str(BALSAM), *words, "--json"]
+    return json.loads(said(live, *words, "--json").stdout)
+
+
+def said(live: LiveSite, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [str(BALSAM), *words]
     done = subprocess.run(command, env=live.environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return done

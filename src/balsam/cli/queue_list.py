@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from balsam.cli.node_hours import node_hours
 from balsam.cli.output import counted, json_option, parse_pairs, print_json
 from balsam.cli.param_types import IdRanges, Moment, OneOf, expanded, joined
 from balsam.cli.selectors import SiteScope, site_option, site_scope
@@ -126,7 +127,9 @@ def list_batch_jobs(
     def look() -> View:
         found = list(query[:limit])
         total = query.count() if len(found) == limit else 0
-        note = f"{limit} of {counted(total, 'BatchJob')}; more with --num" if total > limit else ""
+        notes = [f"{limit} of {counted(total, 'BatchJob')}; more with --num"] if total > limit else []
+        about = [one for one in scope.sites if scope.ids is None or one.id in scope.ids]
+        note = "; ".join([*notes, *(said for one in about for said in node_hours(one))])
         rows = [(*_row(one, scope), *(_more(one) if verbose else ())) for one in found]
         return View(table_text((*_COLUMNS, *(_MORE if verbose else ())), rows), note)
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from balsam.cli.node_hours import node_hours
 from balsam.cli.output import json_option, print_json
 from balsam.cli.selectors import site_option, site_scope
 from balsam.cli.table import table_text
@@ -50,5 +51,6 @@ def _more(one: "Site") -> Iterable[object]:
         f"{name}:{limits['max_nodes']}x{limits['max_walltime']}min" for name, limits in one.allowed_queues.items()
     )
     places = (one.optional_batch_job_params or "", one.transfer_locations or "")
-    scaling = "; ".join(f"{name}: {said}" for name, said in (one.scaling or {}).items())
+    services = [f"{name} {said}" for name, said in (one.scaling or {}).items() if isinstance(said, str)]
+    scaling = "; ".join([*services, *node_hours(one)])
     return (one.owner, one.creation_date, queues, " ".join(one.allowed_projects), *places, scaling)

@@ -58,6 +58,9 @@ class Entry:
     orphan: bool = False  # the service does not know it any more
     project: str = ""
     allocation_name: str = ""
+    num_nodes: int = 0  # 0 in records of versions that had no budgets
+    wall_time_min: int = 0
+    filter_tags: dict[str, str] = field(default_factory=dict)
 
     def patch(self) -> BatchJobPatch:
         """What to tell the service: always all of it, so that one report makes up for any number of lost ones."""
@@ -106,6 +109,7 @@ class Ledger:
         self._site_id = site_id
         self._entries: dict[int, Entry] = {}
         self._unsaved: set[int] = set()
+        self._closed: list[Entry] | None = None
         for path in sorted(qsubmit.glob(f"*/{RECORD}")):
             entry = _load(path)
             if entry is not None:
@@ -113,6 +117,13 @@ class Ledger:
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._entries.values()))
+
+    def all_records(self) -> list[Entry]:
+        """Open ones, and those that have ended as long as their directories are there."""
+        if self._closed is None:
+            loaded = (_load(path) for path in sorted(self._qsubmit.glob(f"*/{CLOSED_RECORD}")))
+            self._closed = [entry for entry in loaded if entry is not None]
+        return [*self._closed, *self._entries.values()]
 
     def get(self, batch_job_id: int) -> Entry | None:
         return self._entries.get(batch_job_id)
@@ -150,6 +161,9 @@ class Ledger:
             queue=view.queue,
             project=view.project,
             allocation_name=self.allocation_name(view),
+            num_nodes=view.num_nodes,
+            wall_time_min=view.wall_time_min,
+            filter_tags=dict(view.filter_tags),
         )
         self._entries[view.id] = entry
         self._unsaved.add(view.id)
@@ -187,6 +201,8 @@ class Ledger:
         directory = self.directory(entry)
         if (directory / RECORD).exists():
             (directory / RECORD).replace(directory / CLOSED_RECORD)
+            if self._closed is not None:
+                self._closed.append(entry)
         self._unsaved.discard(entry.batch_job_id)
         del self._entries[entry.batch_job_id]
 

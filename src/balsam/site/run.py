@@ -39,6 +39,7 @@ from balsam.site.service import ServiceLink
 from balsam.site.services.allocations import Allocations
 from balsam.site.services.batch_jobs import BatchJobs
 from balsam.site.services.breaker import Breaker
+from balsam.site.services.budget import Budget
 from balsam.site.services.delivery import Delivery
 from balsam.site.services.files import Files
 from balsam.site.services.script import JobTemplate
@@ -178,11 +179,11 @@ def build_agent(
         directory.mkdir(mode=0o700, exist_ok=True)
     scheduler = scheduler or make_scheduler(plan, clock)
     ledger = Ledger(site.qsubmit, link.site_id)
-    breaker = Breaker(clock)
+    breaker, budget = Breaker(clock), Budget(settings.budget, ledger.all_records)
     allocations = Allocations(ledger, scheduler, clock, breaker.lives, breaker.ended)
     make_config = launcher_config_maker(site, settings, link.site_id)
     submission = Submission(
-        site, settings, plan.template, ledger, scheduler, link, lambda: link.url, make_config, clock, breaker
+        site, settings, plan.template, ledger, scheduler, link, lambda: link.url, make_config, clock, breaker, budget
     )
     delivery = Delivery(link, ledger.directory)
     return Agent(
@@ -196,7 +197,7 @@ def build_agent(
         transfers=_transfers(site, settings.transfers, link, clock),
         processing=make_processing(site, settings, link, clock),
         cleaner=make_cleaner(site, settings, link),
-        scaling=make_scaling(site, settings, link, scheduler, ledger, breaker, clock),
+        scaling=make_scaling(site, settings, link, scheduler, ledger, breaker, budget, clock),
         offer=site_offer(site, settings),
         sync_period_sec=settings.scheduler.sync_period,
         clock=clock,

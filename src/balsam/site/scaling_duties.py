@@ -8,6 +8,7 @@ from balsam.site.scaling_link import ScalingLink
 from balsam.site.service import ServiceLink
 from balsam.site.services.asked import AskedBatchJobs
 from balsam.site.services.breaker import Breaker
+from balsam.site.services.budget import Budget
 from balsam.site.services.elastic_queue import ElasticQueue, Request
 from balsam.site.services.queue_maintainer import QueueMaintainer
 from balsam.site.services.scaling import Scaler, Scaling
@@ -21,6 +22,7 @@ def make_scaling(
     scheduler: Scheduler,
     ledger: Ledger,
     breaker: Breaker,
+    budget: Budget,
     clock: Clock,
 ) -> Scaling:
     """Those that settings.yml switches on."""
@@ -28,7 +30,9 @@ def make_scaling(
     scalers: list[Scaler] = []
 
     def held_back(request: Request) -> str:
-        return breaker.pause(request.queue, request.project)
+        return breaker.pause(request.queue, request.project) or budget.refusal(
+            request.num_nodes, request.wall_time_min, request.filter_tags
+        )
 
     def open_here() -> set[int]:
         return {entry.batch_job_id for entry in ledger if entry.phase in (Phase.INTENT, Phase.SUBMITTED)}
@@ -46,4 +50,4 @@ def make_scaling(
         scalers.append(
             ElasticQueue(link.site_id, settings, elastic, own, service, windows, open_here, held_back, clock)
         )
-    return Scaling(scalers, dict, link.update_site, clock)
+    return Scaling(scalers, budget.facts, link.update_site, clock)

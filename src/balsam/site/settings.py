@@ -154,6 +154,16 @@ class TransferSettings(Section):
         return ({CLIENT: f"{CLIENT}:"} if self.client else {}) | self.transfer_locations
 
 
+NodeHours = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class BudgetSettings(Section):
+    """`budget`: what the Site's allocations may use together, and those with the filter tag `campaign=NAME`."""
+
+    max_node_hours: NodeHours | None = None
+    campaigns: dict[Short, NodeHours] = {}
+
+
 class QueueMaintainerSettings(Section):
     """`queue_maintainer`: keeps so many allocations waiting or running, whether anything waits for them or not."""
 
@@ -200,6 +210,7 @@ class Settings(Section):
     processing: ProcessingSettings | None = ProcessingSettings()
     transfers: TransferSettings | None = TransferSettings()
     file_cleaner: FileCleanerSettings | None = FileCleanerSettings()
+    budget: BudgetSettings = BudgetSettings()
     queue_maintainer: QueueMaintainerSettings | None = None
     elastic_queue: ElasticQueueSettings | None = None
 

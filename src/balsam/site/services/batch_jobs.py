@@ -109,6 +109,7 @@ class BatchJobs:
     def _submit(self, view: BatchJobView, entry: Entry | None) -> None:
         crash_point("before-intent")
         entry = entry or self._ledger.open(view)
+        entry.filter_tags = dict(view.filter_tags)  # they may be changed until it is submitted
         try:
             scheduler_id = self._submission.submit(view, entry, self._active_in(view))
         except GiveUp as refused:

@@ -27,6 +27,7 @@ from balsam.site.directory import SiteDirectory, SiteError
 from balsam.site.ledger import Entry, Ledger, Phase
 from balsam.site.service import ServiceAway, SiteService, write_credentials
 from balsam.site.services.breaker import Breaker
+from balsam.site.services.budget import Budget
 from balsam.site.services.limits import queue_refusal, refusal
 from balsam.site.services.script import JobTemplate, ScriptError, script_values
 from balsam.site.settings import Settings
@@ -66,6 +67,7 @@ class Submission:
         launcher_config: Callable[[BatchJobView, Path], str],
         clock: Clock,
         breaker: Breaker,
+        budget: Budget,
     ) -> None:
         self._site = site
         self._settings = settings
@@ -77,6 +79,7 @@ class Submission:
         self._launcher_config = launcher_config
         self._clock = clock
         self._breaker = breaker
+        self._budget = budget
         self._limits: dict[str, QueueLimits] = {}
         self._limits_until = 0.0
         # An agent before this one may have died with a submission under way: until when it may still be taken (S11).
@@ -144,6 +147,7 @@ class Submission:
 
     def _submit_new(self, job: BatchJobView, entry: Entry, active_in_queue: int) -> str:
         reason = refusal(job, self._settings, active_in_queue) or queue_refusal(job, self._queues())
+        reason = reason or self._budget.refusal(job.num_nodes, job.wall_time_min, job.filter_tags, besides=job.id)
         hold = None if reason else self._breaker.hold(entry)
         if reason or hold:
             known = self._scheduler.find(entry.allocation_name)  # its record may have been lost
