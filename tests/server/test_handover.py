@@ -50,6 +50,9 @@ class Asking:
     faults: list[str] = field(default_factory=list)
     submitted: list[int] = field(default_factory=list)
 
+    def client(self) -> httpx2.Client:
+        return self.service.client(self.person.token)
+
     def __post_init__(self) -> None:
         self._stopping = threading.Event()
 
@@ -81,20 +84,20 @@ class Asking:
         return reply
 
     def _keep_alive(self) -> None:
-        with self.service.client(self.person.token) as client:
+        with self.client() as client:
             while not self._stopping.is_set():
                 self._ask(client, "GET", "/api/jobs/counts")
                 time.sleep(0.005)
 
     def _submit(self) -> None:
-        with self.service.client(self.person.token) as client:
+        with self.client() as client:
             while not self._stopping.is_set():
                 body = {"jobs": [{"app_id": self.person.app_id, "workdir": "a"}]}
                 self.submitted += self._ask(client, "POST", "/api/jobs", json=body).json()["ids"]
 
     def _connect_anew(self) -> None:
         while not self._stopping.is_set():
-            with self.service.client(self.person.token) as client:
+            with self.client() as client:
                 self._ask(client, "GET", "/api/sites")
             time.sleep(0.005)
 
