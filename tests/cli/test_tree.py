@@ -118,14 +118,6 @@ def test_a_typo_is_answered_with_the_nearest_command(monkeypatch: pytest.MonkeyP
     assert "there are: ls," in balsam(monkeypatch, "job", "xyzzy").err
 
 
-@pytest.mark.parametrize(("group", "verb", "words"), [("site", "globus-login", "Globus")])
-def test_a_command_of_balsam_0_7_that_is_gone_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, group: str, verb: str, words: str
-) -> None:
-    done = balsam(monkeypatch, group, verb, "-e", "x", "--json")
-    assert done.code == 2 and words in done.json()["error"]["message"]
-
-
 @pytest.mark.parametrize("words", [("up",), ("up", "--background"), ("deploy", "-p", "nowhere")], ids=" ".join)
 def test_a_password_among_the_arguments_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...]

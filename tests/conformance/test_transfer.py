@@ -19,7 +19,9 @@ from balsam.testing.transfer_conformance import (
     run,
 )
 from balsam.transfer.base import Order, Outcome, TransferBackend, Trouble
-from balsam.transfer.locations import open_location
+from balsam.transfer.globus_login import GlobusLogin
+from balsam.transfer.locations import GlobusHere, open_location
+from tests.testbed.fake_globus import CLIENT_ID, CODE, FakeGlobus, fake_globus
 from tests.testbed.rclone_serve import rclone_serving, require_rclone
 from tests.testbed.sshd import Sshd, running_sshd
 from tests.transfer.memory_blobs import ClientFar
@@ -213,3 +215,33 @@ def test_http_is_read(tmp_path: Path) -> None:
         assert "there is no d/missing" in outcomes[3].error
         refused = run(backend, [Order(4, out, "out", "x", "/x", recursive=False)])[4]
         assert "only read" in refused.error and refused.trouble is Trouble.FINAL
+
+
+class GlobusDirectory(Directory):
+    """A directory that a labelled fake of Globus takes for a collection."""
+
+    def __init__(self, globus: FakeGlobus, place: Path) -> None:
+        self._globus = globus
+        self._site = place / "site"
+        self._tokens = place / "globus.json"
+        far = globus.add(place / "far end")
+        super().__init__(place / "far end", f"globus://{far}/")
+
+    def backend(self, data: Path) -> TransferBackend:
+        GlobusLogin.begin(CLIENT_ID, (), self._tokens).finish(CODE)
+        here = GlobusHere(self._globus.add(self._site), "/", self._tokens)
+        return open_location(self._url, data, self._site / "spool" / "to-far", here)
+
+
+@pytest.fixture(scope="module")
+def globus() -> Iterator[FakeGlobus]:
+    with fake_globus() as fake:
+        yield fake
+
+
+class TestGlobus(TransferConformance):
+    keeps_programs = False
+
+    @pytest.fixture
+    def far(self, tmp_path: Path, globus: FakeGlobus) -> Far:
+        return GlobusDirectory(globus, tmp_path)

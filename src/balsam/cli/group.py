@@ -20,17 +20,11 @@ PATIENCE_IS_GIVEN = "balsam.patience_is_given"
 
 
 class Group(click.Group):
-    """A group; `lazy` maps the names of its commands to (`module:attribute`, one line of help).
+    """A group; `lazy` maps the names of its commands to (`module:attribute`, one line of help)."""
 
-    `gone` are names of commands of Balsam 0.7 that there are no more, with what to do instead.
-    """
-
-    def __init__(
-        self, *words: Any, lazy: Mapping[str, tuple[str, str]], gone: Mapping[str, str] | None = None, **options: Any
-    ) -> None:
+    def __init__(self, *words: Any, lazy: Mapping[str, tuple[str, str]], **options: Any) -> None:
         super().__init__(*words, **options)
         self._lazy = dict(lazy)
-        self._gone = dict(gone or {})
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._lazy)
@@ -49,8 +43,6 @@ class Group(click.Group):
         word = args[0]
         if word.startswith("-") or ALIASES.get(word, word) in self._lazy:
             return super().resolve_command(ctx, args)
-        if word in self._gone:
-            raise click.UsageError(f"there is no command '{ctx.command_path} {word}': {self._gone[word]}", ctx)
         near = difflib.get_close_matches(word, self._lazy, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(self._lazy)}"
         raise click.UsageError(f"there is no command '{ctx.command_path} {word}'; {hint}", ctx)

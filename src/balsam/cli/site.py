@@ -14,14 +14,11 @@ _COMMANDS = {
     "rename": ("balsam.cli.site_move:rename", "Give a Site another name."),
     "rm": ("balsam.cli.site_remove:remove", "Remove a Site, its Jobs and its files."),
     "doctor": ("balsam.cli.site_doctor:doctor", "Check everything that a Site needs, and say what to do."),
+    "globus-login": ("balsam.cli.site_globus:globus_login", "Log a Site in at Globus, for its transfers."),
     "ls": ("balsam.cli.site_list:list_sites", "List your Sites."),
 }
-_GONE = {
-    "globus-login": "Globus is not part of this release. Files travel through the service or by directories that both "
-    "machines see: transfer_locations in settings.yml"
-}
 
 
-@click.group(cls=Group, lazy=_COMMANDS, gone=_GONE)
+@click.group(cls=Group, lazy=_COMMANDS)
 def site() -> None:
     """Create, start, change, move and remove Sites."""

@@ -84,6 +84,11 @@ class SiteDirectory:
         return self.root / "scaling"
 
     @property
+    def globus_tokens(self) -> Path:
+        """The Site's login at Globus, 0600."""
+        return self.root / "globus.json"
+
+    @property
     def agent_lock(self) -> Path:
         return self.root / "agent.lock"
 

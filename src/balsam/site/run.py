@@ -49,7 +49,7 @@ from balsam.site.settings import Settings, TransferSettings
 from balsam.site.settings_environment import in_effect
 from balsam.site.settings_file import load_settings
 from balsam.transfer.base import TransferBackend
-from balsam.transfer.locations import open_location
+from balsam.transfer.locations import GlobusHere, open_location
 from balsam.transfer.service import ServiceBackend
 from balsam.wire.sites import QueueLimits, SitePatch
 
@@ -231,8 +231,11 @@ def _transfers(site: SiteDirectory, settings: TransferSettings | None, link: Ser
     """The back ends of the locations that the settings name; none of them without the section (S15)."""
     if settings is None:
         return Transfers(link, {}, TransferLimits(), clock)
+    globus = GlobusHere(
+        settings.globus_endpoint_id or "", settings.globus_endpoint_site_path or str(site.root), site.globus_tokens
+    )
     backends: dict[str, TransferBackend] = {
-        alias: open_location(url, site.data, site.spool / f"to-{quote(alias, safe='')}")
+        alias: open_location(url, site.data, site.spool / f"to-{quote(alias, safe='')}", globus)
         for alias, url in settings.transfer_locations.items()
     }
     if settings.client:

@@ -6,14 +6,16 @@ projects, options, Apps. `settings_file` reads the file and turns every fault in
 
 import logging as log_records
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from balsam.domain.transfers import CLIENT
-from balsam.transfer.locations import location_problem
+from balsam.transfer.locations import GLOBUS, location_problem
 
 Short = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Value = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Uuid = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")]
 Positive = Annotated[int, Field(ge=1)]
 PositiveSec = Annotated[float, Field(gt=0)]
 # Sections whose service `null` switches off, as in Balsam 0.7; one that is left out has its defaults.
@@ -137,6 +139,16 @@ class TransferSettings(Section):
     num_items_query_limit: Annotated[int, Field(ge=1, le=10_000)] = 2000
     service_period: PositiveSec = 30.0
     retry_for_min: Annotated[float, Field(ge=0)] = 60.0
+    globus_endpoint_id: Uuid | None = None
+    globus_endpoint_site_path: Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f\x7f]*$")] | None = None
+    globus_client_id: Uuid | None = None
+
+    @model_validator(mode="after")
+    def _both_ends(self) -> "TransferSettings":
+        needing = [alias for alias, url in self.transfer_locations.items() if urlsplit(url).scheme == GLOBUS]
+        if needing and self.globus_endpoint_id is None:
+            raise ValueError(f"needs globus_endpoint_id, the collection that this Site is on, for {needing[0]!r}")
+        return self
 
     @field_validator("transfer_locations")
     @classmethod
@@ -234,6 +246,4 @@ GONE = {
     "launcher.serial_mode_startup_params": "serial mode starts its workers by itself",
     "logging.buffer_num_records": "log lines are written at once",
     "logging.flush_period": "log lines are written at once",
-    "transfers.globus_endpoint_id": "Globus locations come in a later version",
-    "transfers.globus_endpoint_site_path": "Globus locations come in a later version",
 }

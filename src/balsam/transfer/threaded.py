@@ -25,6 +25,7 @@ class Batch:
 
     orders: Sequence[Order]
     changed: Callable[[], None]
+    task_id: str = ""
     moved: dict[int, int] = field(default_factory=dict)  # bytes, by order
     cancelled: frozenset[int] = frozenset()
     stopping: bool = False
@@ -92,7 +93,7 @@ class ThreadedBackend:
         raise NotImplementedError
 
     def submit(self, task_id: str, orders: Sequence[Order], changed: Callable[[], None]) -> None:
-        batch = self._batches[task_id] = Batch(orders, changed)
+        batch = self._batches[task_id] = Batch(orders, changed, task_id)
         threading.Thread(target=self._run, args=(batch,), name=f"balsam-{task_id}", daemon=True).start()
 
     def poll(self, task_id: str) -> Report:
