@@ -4,11 +4,10 @@ The Site's agent and the SDK give it to `transfer`, which knows no HTTP. An uplo
 `hash_first` content is hashed before, and what the service has already is not sent (inputs that many Jobs share).
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from random import Random, SystemRandom
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from balsam.client.errors import (
     BalsamError,
@@ -25,11 +24,9 @@ from balsam.client.transport.bulk import receive_pieces, send_pieces
 from balsam.client.transport.retry import Attempts, Failure
 from balsam.client.transport.transport import Transport
 from balsam.transfer.base import PeerAway, PeerRefused
+from balsam.transfer.hashing import Hash, HashBeside, KnownHash
 from balsam.transfer.sending import Reader
 from balsam.wire.blobs import MAX_LOOK_UP, BlobPart, BlobsLookUp, BlobsPresent, UploadPiece, UploadState
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 T = TypeVar("T")
 PIECE_BYTES = 64 * 1024 * 1024  # of one call; small enough for a proxy that keeps a body before it passes it on
@@ -78,13 +75,13 @@ class ServiceBlobs:
 
     def send_stream(self, name: str, size_bytes: int, read: Reader) -> str:
         """See BlobSink."""
-        upload = _StreamUpload(self._transport, name, size_bytes, read, self._patience_sec)
+        fresh: Callable[[], Hash] = HashBeside
         if self._hash_first:
-            digest = hashlib.sha256()
-            for piece in read(0):
-                digest.update(piece)
-            if self.present([digest.hexdigest()]):
-                return digest.hexdigest()
+            digest = _digest(read(0))
+            if self.present([digest]):
+                return digest
+            fresh = partial(KnownHash, digest)
+        upload = _StreamUpload(self._transport, name, size_bytes, read, self._patience_sec, fresh)
         return self._persist(upload.go_on, lambda: upload.received_bytes)
 
     def read(self, sha256: str, offset: int, length: int) -> Iterator[bytes]:
@@ -137,16 +134,28 @@ class _Patience:
 
 
 class _StreamUpload:
-    """One upload of any size. The hash follows what was sent; after a break it goes back to what has arrived."""
+    """One upload of any size. The hash follows what was sent; after a break it goes back to what has arrived.
 
-    def __init__(self, transport: Transport, name: str, size_bytes: int, read: Reader, patience_sec: float) -> None:
+    `fresh` makes a hash of nothing yet, or one that knows its end: the service compares it with what arrived.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        name: str,
+        size_bytes: int,
+        read: Reader,
+        patience_sec: float,
+        fresh: Callable[[], Hash],
+    ) -> None:
         self.received_bytes = 0
         self._transport = transport
         self._patience_sec = patience_sec
         self._path = f"/blobs/uploads/{name}"
         self._size_bytes = size_bytes
         self._read = read
-        self._hashed: _Hash = hashlib.sha256()
+        self._fresh = fresh
+        self._hashed = fresh()
         self._hashed_bytes = 0
         self._mark = (0, self._hashed.copy())  # before the piece that is being sent
 
@@ -178,8 +187,10 @@ class _StreamUpload:
     def _seek(self, offset: int) -> None:
         """Bring the hash to `offset`."""
         if offset < self._hashed_bytes:
-            position, hashed = self._mark if self._mark[0] <= offset else (0, hashlib.sha256())
+            position, hashed = self._mark if self._mark[0] <= offset else (0, self._fresh())
             self._hashed_bytes, self._hashed = position, hashed.copy()
+        if isinstance(self._hashed, KnownHash):
+            self._hashed_bytes = offset
         for _ in self._pieces(offset - self._hashed_bytes):
             continue
 
@@ -196,6 +207,13 @@ class _StreamUpload:
             yield piece
             if not left:
                 return
+
+
+def _digest(pieces: Iterator[bytes]) -> str:
+    digest = HashBeside()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _look_up(transport: Transport, body: BlobsLookUp, patience_sec: float) -> list[str]:

@@ -13,12 +13,10 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from balsam.transfer.descent import make_directories
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
+from balsam.transfer.hashing import HashBeside
 
 _PIECE_BYTES = 1024 * 1024
 _RESUMABLE_BYTES = 1024 * 1024  # smaller ones begin anew
@@ -98,7 +96,7 @@ class IncomingFile:
         self._partial = f".balsam-{hashlib.sha256(os.fsencode(name) + sha256.encode()).hexdigest()[:32]}.part"
         self._handle = -1
         self.received_bytes = 0
-        self._hashed: _Hash = hashlib.sha256()
+        self._hashed = HashBeside()
         try:
             self._handle = self._locked()
             self._take_over()

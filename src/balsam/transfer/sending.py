@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from balsam.transfer.base import PeerRefused
 from balsam.transfer.manifest import EMPTY_SHA256, Content, Entry, ManifestWriter
 from balsam.transfer.sources import PIECE_BYTES, Selection, SourceFile
 
@@ -141,7 +142,11 @@ class Sender:
                 progress(len(piece))
                 yield piece
 
-        digest = self._sink.send_stream(key, file.size_bytes, read)
+        try:
+            digest = self._sink.send_stream(key, file.size_bytes, read)
+        except PeerRefused:
+            file.check_unchanged()  # then that is why
+            raise
         file.check_unchanged()
         return digest
 

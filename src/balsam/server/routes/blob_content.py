@@ -1,9 +1,11 @@
 """The bytes of a blob as an answer: sent in pieces, in constant memory, one read ahead in a thread."""
 
+import asyncio
+
 from balsam.server.blobs.storage import BlobReader
 from balsam.server.routes.call import Call, Receive, Scope, Send
 
-PIECE_BYTES = 512 * 1024
+PIECE_BYTES = 1024 * 1024
 
 
 class BlobContent:
@@ -16,18 +18,25 @@ class BlobContent:
         self._end = offset + length
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers, ahead = self._headers(), asyncio.ensure_future(self._read())
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self._headers()})
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             while self._offset < self._end:
-                piece = await self._next()
+                piece = await asyncio.shield(ahead)
                 self._offset += len(piece)
+                ahead = asyncio.ensure_future(self._read())
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
+            await asyncio.wait([ahead])  # a thread may still read: the file must be open so long
             self._reader.close()
+            if not ahead.cancelled():
+                ahead.exception()  # told already, or of no interest to a client that is gone
 
-    async def _next(self) -> bytes:
+    async def _read(self) -> bytes:
         offset, wanted = self._offset, min(PIECE_BYTES, self._end - self._offset)
+        if not wanted:
+            return b""
         piece = await self._call.service.uploads.run(lambda: self._reader.read(offset, wanted))
         if not piece:
             raise OSError(f"a blob ends at {offset}, before its size")
