@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from balsam.platform.machines import UnknownMachine, job_template_text, machine_names, settings_text
+from balsam.platform.machines.likely import likely_machine
 from balsam.platform.node.base import NodeOptions
 from balsam.platform.node.gpus import GpuVendor
 from balsam.platform.node.local import LocalNodes
@@ -146,3 +147,21 @@ def test_unknown_machine_gets_the_nearest() -> None:
         settings_text("locl")
     with pytest.raises(UnknownMachine, match="known: aurora"):
         job_template_text("../../../etc/passwd")
+
+
+@pytest.mark.parametrize(
+    ("hostname", "environ", "commands", "machine"),
+    [
+        ("laptop", {}, set(), "local"),
+        ("laptop", {"NERSC_HOST": "cori"}, set(), "local"),
+        ("login1", {}, {"sbatch"}, "generic-slurm"),
+        ("login1", {}, {"qsub", "pbsnodes"}, "generic-pbs"),
+        ("login1", {}, {"qsub"}, "local"),  # Grid Engine has it too
+        ("login05", {"NERSC_HOST": "perlmutter"}, {"sbatch"}, "perlmutter-cpu"),
+        ("login05", {"LMOD_SYSTEM_NAME": "frontier"}, {"sbatch"}, "frontier"),
+        ("polaris-login-02.hsn.cm.polaris.alcf.anl.gov", {}, {"pbsnodes"}, "polaris"),
+        ("aurora-uan-0010", {}, {"pbsnodes"}, "aurora"),
+    ],
+)
+def test_the_likely_machine(hostname: str, environ: dict[str, str], commands: set[str], machine: str) -> None:
+    assert likely_machine(hostname, environ, commands.__contains__) == machine

@@ -229,3 +229,21 @@ def test_the_script_works_in_bash(service: RunningService) -> None:
     for shell in ("zsh", "fish"):
         made = subprocess.run([str(BALSAM), "completion", shell], env=environment(service), capture_output=True)
         assert made.returncode == 0 and b"_BALSAM_COMPLETE" in made.stdout
+
+
+def test_a_person_is_asked_whose_settings_a_site_begins_with(service: RunningService, tmp_path: Path) -> None:
+    words, env = ["site", "init", str(tmp_path / "asked")], environment(service, NERSC_HOST="perlmutter")
+    person = Person(words, env)
+    person.read_until("Whose to begin with [perlmutter-cpu]:")
+    assert "generic-pbs, generic-slurm" in " ".join(person.seen.split())
+    os.write(person.master, b"generic-slrum\n")
+    person.read_until("did you mean 'generic-slurm'?")
+    person.read_until("Whose to begin with [perlmutter-cpu]:")
+    os.write(person.master, b"local\n")
+    try:
+        assert person.end() == 0, person.seen
+        assert "scheduler_class: local" in (tmp_path / "asked" / "settings.yml").read_text()
+        again = Person(words, env)
+        assert again.end() == 0 and "Whose" not in again.seen, "asked for a Site that is there"
+    finally:
+        subprocess.run([str(BALSAM), "site", "rm", "--yes", str(tmp_path / "asked")], env=env, check=True, timeout=60)

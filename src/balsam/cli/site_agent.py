@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from balsam.cli.machine_choice import chosen_machine
 from balsam.cli.output import json_option, plain, print_json
 from balsam.cli.param_types import MachineName
 
@@ -12,14 +13,17 @@ from balsam.cli.param_types import MachineName
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("-n", "--name", help="Name at the service. [default: the directory's name]")
 @click.option(
-    "-m", "--machine", type=MachineName(), default="local", show_default=True, help="Whose settings to begin with."
+    "-m",
+    "--machine",
+    type=MachineName(),
+    help="Whose settings to begin with. [default: asked at a terminal, else local]",
 )
 @json_option
-def init(path: Path, name: str | None, machine: str, as_json: bool) -> None:
+def init(path: Path, name: str | None, machine: str | None, as_json: bool) -> None:
     """Create a Site in the directory PATH and register it at the service."""
     from balsam.site.control import init_site
 
-    made = init_site(path, name, machine)
+    made = init_site(path, name, machine or chosen_machine(path, as_json=as_json))
     if as_json:
         print_json({"id": made.id, "name": made.name, "path": str(made.path)})
     else:
