@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.system.live_site import LiveSite, finished, live_site
+from tests.system.live_site import LiveSite, eventually, finished, live_site
+from tests.testbed.delaying_proxy import DelayingProxy
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "forces"
 sys.path.insert(0, str(EXAMPLE))
@@ -59,6 +61,7 @@ def run(site: LiveSite, here: Path, script: str, *words: str) -> str:
 
 
 SMALL = ("--sims", "16", "--particles", "60", "--ranks", "2")
+FEW = ("--sims", "6", *SMALL[2:])
 
 
 def check(energies: Path, history: np.ndarray) -> None:
@@ -93,19 +96,19 @@ def test_sixteen_results_come_home(site: LiveSite, tmp_path: Path) -> None:
 
 def test_libensemble_itself_is_a_job_of_the_allocation(site: LiveSite, tmp_path: Path) -> None:
     """Scenario B, on two nodes: one for libEnsemble, one for its simulations."""
-    said = run(site, tmp_path, "submit_libe_forces_remotely.py", *SMALL, "--workers", "2", "--nodes", "2")
-    assert "16 of 16 energy files are in" in said
+    said = run(site, tmp_path, "submit_libe_forces_remotely.py", *FEW, "--workers", "2", "--nodes", "2")
+    assert "6 of 6 energy files are in" in said
     home = tmp_path / "forces_results"
     history = np.load(home / "H.npy")
-    assert sorted(history["sim_id"]) == list(range(16))
+    assert sorted(history["sim_id"]) == list(range(6))
     check(home, history)
     assert no_allocation_is_left(site)
 
 
 def test_bad_runs_are_killed_by_what_they_write(site: LiveSite, tmp_path: Path) -> None:
     """A bad run never ends by itself, so that the nodes of those that are killed are free for the next."""
-    few = ("--sims", "6", "--particles", "60", "--ranks", "2", "--kill-rate", "0.5", "--timeout-sec", "120")
-    said = run(site, tmp_path, "run_libe_forces.py", *few, "--comms", "local", "--nworkers", "2")
+    bad = ("--kill-rate", "0.5", "--timeout-sec", "120")
+    said = run(site, tmp_path, "run_libe_forces.py", *FEW, *bad, "--comms", "local", "--nworkers", "2")
     home = tmp_path / "forces_results"
     history = np.load(home / "H.npy")
     is_bad = [forces.Random(SEED + int(row)).unit() < 0.5 for row in history["sim_id"]]
@@ -120,3 +123,20 @@ def test_bad_runs_are_killed_by_what_they_write(site: LiveSite, tmp_path: Path) 
     assert states.split() == ["CANCELLED" if bad else "JOB_FINISHED" for bad in is_bad]
     running = [str(process.info["cmdline"]) for process in psutil.process_iter(["cmdline"])]
     assert [words for words in running if "forces.x" in words and str(site.home) in words] == []
+
+
+def test_a_long_line_and_a_service_that_is_killed_change_nothing(site: LiveSite, tmp_path: Path) -> None:
+    """Scenario A with 300 ms to the service and back; in the middle the service dies, and another one goes on."""
+    token = json.loads((site.home / "service.json").read_text())["token"]
+    port = int(str(site.ready["url"]).rpartition(":")[2])
+    words = (*FEW, "--comms", "local", "--nworkers", "2")
+    home = tmp_path / "forces_results"
+    with DelayingProxy(port, one_way_sec=0.15) as line:
+        reached = {"BALSAM_URL": f"http://127.0.0.1:{line.port}", "BALSAM_TOKEN": token}
+        ensemble = begin(site, tmp_path, "run_libe_forces.py", *words, **reached)
+        eventually(lambda: len(list(home.glob("forces*.stat"))) >= 2, "no energies come home", 120)
+        site.kill("service")
+        said = finished(ensemble, 200)
+    assert "6 of 6 simulations gave an energy" in said
+    check(home, np.load(home / "H.npy"))
+    assert no_allocation_is_left(site)
