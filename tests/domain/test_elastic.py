@@ -174,6 +174,7 @@ def carried_out(
         supplies.append(Supply(said.ask.num_nodes, said.ask.num_nodes, said.ask.wall_time_min - MARGIN_MIN))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(demand_lists, window_lists, limit_sets)
 def test_it_converges_within_its_limits_and_asks_for_no_more_than_is_needed(
@@ -200,6 +201,7 @@ def test_it_converges_within_its_limits_and_asks_for_no_more_than_is_needed(
     assert decide(demands, {}, supplies, [OwnAllocation(0, 0.0)] * len(asks), windows, limits) == said
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(demand_lists, window_lists, limit_sets)
 def test_a_window_is_never_overstepped(demands: list[Demand], windows: list[Window], limits: ElasticLimits) -> None:
@@ -213,6 +215,7 @@ def test_a_window_is_never_overstepped(demands: list[Demand], windows: list[Wind
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(demand_lists, st.lists(st.builds(Supply, st.integers(1, 9), st.floats(0, 9), st.floats(0, 90)), max_size=4))
 def test_what_is_covered_fits_the_supplies(demands: list[Demand], supplies: list[Supply]) -> None:

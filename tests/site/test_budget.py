@@ -61,6 +61,7 @@ def test_a_campaign_has_a_budget_of_its_own() -> None:
     assert Budget(BudgetSettings(), lambda: records).facts() == {}
 
 
+@pytest.mark.slow
 def test_what_is_over_the_budget_is_submit_failed_with_the_numbers_after_a_restart_too(bench: Bench) -> None:
     bench.settings = bench.settings.model_copy(update={"budget": BudgetSettings(max_node_hours=1.5)})
     bench.restart()

@@ -92,16 +92,17 @@ class ElasticQueue:
         for number in decision.cancel:
             log.info("BatchJob %d is asked to end: it queued for longer than max_queue_wait_time_min", number)
             self._service.end_batch_job(number)
-        reason = decision.reason
+        reason, changed = decision.reason, bool(decision.cancel)
         if decision.ask is not None:
             try:
                 self._asked.ask(self._body(decision.ask), reason)
+                changed = True
             except RequestRefused as refused:
                 reason = f"asks for nothing: the service refuses it: {refused}"
         elif backlog.has_others:
             reason = f"asks for nothing: all that wait need {self._beyond()}"
         self._say(reason)
-        return decision.ask is not None or bool(decision.cancel)
+        return changed
 
     def _query(self) -> BacklogQuery:
         return BacklogQuery(
