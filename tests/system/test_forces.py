@@ -77,10 +77,10 @@ def check(energies: Path, history: np.ndarray) -> None:
 
 def no_allocation_is_left(site: LiveSite) -> bool:
     said = site.run(
-        "from balsam.api import BatchJob\nprint({str(batch.state) for batch in BatchJob.objects.all()})",
+        "from balsam.api import BatchJob\nprint(*(batch.state.value for batch in BatchJob.objects.all()))",
         name="allocations.py",
     )
-    return said.strip() == "{'finished'}"
+    return set(said.split()) in ({"finished"}, {"finished", "submit_failed"})
 
 
 def test_sixteen_results_come_home(site: LiveSite, tmp_path: Path) -> None:
@@ -140,3 +140,42 @@ def test_a_long_line_and_a_service_that_is_killed_change_nothing(site: LiveSite,
     assert "6 of 6 simulations gave an energy" in said
     check(home, np.load(home / "H.npy"))
     assert no_allocation_is_left(site)
+
+
+def test_an_allocation_is_revoked_while_its_site_is_away(site: LiveSite) -> None:
+    """Before it is submitted, and while it runs: the wish is kept, and obeyed once the agent is back."""
+    said = site.run(
+        f"""
+        import os, signal, time
+        from libensemble.executors.balsam_executors import BalsamExecutor
+        from balsam.api import BatchJob
+
+        AGENT = {site.pids("agent")}
+
+        def tell(number):
+            for pid in AGENT:
+                os.kill(pid, number)
+
+        def reach(batch, *states):
+            deadline = time.monotonic() + 60
+            while str(batch.state) not in states:
+                assert time.monotonic() < deadline, batch
+                time.sleep(0.1)
+                batch.refresh_from_db()
+
+        executor = BalsamExecutor()
+        running = executor.submit_allocation(site_id={site.id}, num_nodes=1, wall_time_min=10)
+        reach(running, "running")
+        tell(signal.SIGSTOP)
+        try:
+            waiting = executor.submit_allocation(site_id={site.id}, num_nodes=1, wall_time_min=10)
+            print([executor.revoke_allocation(batch, timeout=1) for batch in (running, waiting)])
+        finally:
+            tell(signal.SIGCONT)
+        for batch in (running, waiting):
+            reach(batch, "finished", "submit_failed")
+        print(running.start_time is None, waiting.start_time is None)
+        """,
+        name="revoked.py",
+    )
+    assert said.splitlines() == ["[False, False]", "False True"]
