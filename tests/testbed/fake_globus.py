@@ -153,7 +153,7 @@ def fake_globus() -> Iterator[FakeGlobus]:
     """What globus-sdk talks to meanwhile, by the variables that it has for that."""
     globus = FakeGlobus()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(globus))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}/"
     with pytest.MonkeyPatch.context() as patch:
