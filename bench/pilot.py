@@ -1,4 +1,5 @@
-"""G2: the launcher alone, with a queue in its own process instead of a courier: `python -m bench.pilot DIR JOBS`.
+"""G2: the launcher alone, with a queue in its own process instead of a courier: `python -m bench.pilot DIR JOBS [NODE
+...]`; with names of nodes it runs in serial mode over them, in an allocation.
 
 The shipping loop, machine, outbox and process layer run no-op Jobs, each with a workdir and an output file; what is
 left out is the network and the service. Prints {"rate": Jobs per second}.
@@ -91,7 +92,8 @@ def _job(number: int) -> dict[str, Any]:
     return {
         "id": number, "app_id": APP_ID, "token": 1, "attempt": 1, "workdir": f"pilot/{number}", "parameters": {},
         "num_nodes": 1, "ranks_per_node": 1, "threads_per_rank": 1, "threads_per_core": 1, "gpus_per_rank": 0.0,
-        "node_packing_count": 2, "wall_time_min": 0, "launch_params": {},
+        "node_packing_count": 8 if len(sys.argv) > 3 else 2, "wall_time_min": 0, "launch_params": {},
+        "tags": {}, "data": {}, "parent_ids": [],
     }  # fmt: skip
 
 
@@ -99,9 +101,18 @@ def main() -> None:
     directory, jobs = Path(sys.argv[1]), int(sys.argv[2])
     (directory / "data").mkdir()
     paths = {"site_path": str(directory), "data_path": str(directory / "data"), "directory": str(directory)}
-    config = LauncherConfig(site_id=1, credentials_path=str(directory / "none"), mpirun="plain", **paths)
-    node = PartitionNode("here", tuple(sorted(os.sched_getaffinity(0)))[:2])
-    partition = Partition(config, 0, False, (node,), True, 3600.0, {})
+    names = sys.argv[3:]
+    config = LauncherConfig(
+        site_id=1,
+        credentials_path=str(directory / "none"),
+        mpirun="plain",
+        compute_node="slurm" if names else "local",
+        **paths,
+    )
+    nodes = [PartitionNode(name, tuple(range(8)), is_here=False) for name in names]
+    if not names:
+        nodes = [PartitionNode("here", tuple(sorted(os.sched_getaffinity(0)))[:2])]
+    partition = Partition(config, 0, bool(names), tuple(nodes), 3600.0, {})
     queue = LocalQueue(jobs)
     parts = build_parts(partition, os.environ, "bench")
     Loop(partition, parts, lambda _errand: queue, None, "bench", time.monotonic() + 3600, SystemClock()).run()

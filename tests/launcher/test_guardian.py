@@ -304,6 +304,26 @@ def test_helpers_of_the_batch_script_are_left_alone(allocation: Allocation) -> N
     assert [process.name() for process in allocation.tag.alive()] == ["sleep"]
 
 
+def test_one_of_several_ends_what_an_earlier_one_of_its_node_left(allocation: Allocation) -> None:
+    """S6: the mark is the node's own, and what carries it is gone before a launcher is started."""
+    mark = guardian.node_mark(allocation.tag.seconds, os.environ)
+    earlier = subprocess.Popen(["sleep", "600"], env={"BALSAM_ALLOCATION": f"{mark}.1.2"})
+    other = subprocess.Popen(["sleep", "600"], env={"BALSAM_ALLOCATION": f"{mark}2.1.2"})
+    try:
+        allocation.start(per_node=True, stdin="a secret\n")
+        assert earlier.wait(0.1) == -signal.SIGKILL
+        assert other.poll() is None
+        launcher = psutil.Process(allocation.launcher())
+        assert launcher.environ()["BALSAM_ALLOCATION"].startswith(f"{mark}.")
+        with open(f"/proc/{launcher.pid}/fd/0", encoding="utf-8") as file:
+            assert file.read() == "a secret\n"
+        assert os.readlink(f"/proc/{launcher.pid}/fd/0").startswith("/memfd:"), "it is on no disk"
+    finally:
+        for process in (earlier, other):
+            process.kill()
+            process.wait()
+
+
 def test_orphans_are_collected_and_idle_costs_nothing(allocation: Allocation) -> None:
     """Subreaper: a rank's orphans become children of the guardian, which collects them; idle it uses no CPU."""
     commands = [["bash", "-c", "(sleep 0.2 & sleep 0.2 &) ; echo ready"], [sys.executable, "-S", "-E"]]

@@ -27,7 +27,10 @@ from balsam.launcher.machine_messages import (
     LaunchJob,
     LeaseEnded,
     LeaseRenewed,
+    Lost,
+    NodeDown,
     NodesLost,
+    NodeUp,
     Note,
     Outcome,
     Output,
@@ -564,6 +567,57 @@ def test_wire_and_machine_agree_on_words_and_fields() -> None:
     assert told | of_hooks == set(ReportRecord.model_fields)
 
 
+# Nodes
+
+TWO = (NODE, Node("n1", (0, 1, 2, 3)))
+
+
+def test_nothing_is_started_on_a_node_that_is_down() -> None:
+    bench = Bench(nodes=TWO)
+    bench.step(NodeDown(0))
+    starts = all_of(Start, bench.grant(*(job(number) for number in range(1, 5))))
+    assert [start.placement.shares[0].node for start in starts] == [1, 1]
+    assert [start.job.id for start in all_of(Start, bench.step(NodeUp(0)))] == [3, 4]
+    assert bench.machine._runs.free_cores == 4
+
+
+def test_no_jobs_are_asked_for_while_all_nodes_are_down() -> None:
+    machine = Machine(MachineSettings(TWO, serial=True))
+    opened = SessionOpened(HeldLease(LeaseKind.ALLOCATION, 0.0))
+    assert all_of(Acquire, machine.step(0.0, [NodeDown(0), NodeDown(1), opened])) == []
+    (asked,) = all_of(Acquire, machine.step(1.0, [NodeUp(1)]))
+    assert (asked.max_jobs, asked.max_aggregate_nodes) == (4, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "outcome", "failure"),
+    [
+        ([], Outcome.RUN_TIMEOUT, Failure.LOST_NODE),
+        ([Drain("the end")], Outcome.RUN_TIMEOUT, Failure.LOST_NODE),
+        ([CancelRequested((1,))], Outcome.KILLED, None),
+        ([Fenced(((1, 1),))], Outcome.RELEASED, None),
+        ([Exited(1, 0)], Outcome.RUN_TIMEOUT, Failure.LOST_NODE),
+    ],
+    ids=["running", "drained", "cancelled", "fenced", "ended, nobody knows how much of it"],
+)
+def test_a_job_whose_node_is_lost(before: list[Input], outcome: Outcome, failure: Failure | None) -> None:
+    """S6: told as lost, never started again by us."""
+    bench = Bench()
+    bench.run(job(1))
+    bench.step(NodeDown(0), *before)
+    record = one(Record, bench.step(Lost(1, "node n0 was lost")))
+    assert (record.outcome, record.failure) == (outcome, failure)
+    assert bench.machine.running == ()
+    assert bench.end(1) == [], "what it says later is nothing"
+
+
+def test_a_job_that_was_lost_before_it_was_said_to_run() -> None:
+    """It may have run."""
+    bench = Bench()
+    bench.grant(job(1))
+    assert told(bench.step(NodeDown(0), Lost(1, "gone"))) == [(Outcome.STARTED, 1), (Outcome.RUN_TIMEOUT, 1)]
+
+
 # Everything at random
 
 
@@ -608,8 +662,24 @@ class World:
 ACTIONS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["grant", "start", "fail", "delay", "exit", "gone", "cancel", "fence", "tick", "work", "refuse", "renew"]
-            + ["storage"] * 1
+            [
+                "grant",
+                "start",
+                "fail",
+                "delay",
+                "exit",
+                "gone",
+                "cancel",
+                "fence",
+                "tick",
+                "work",
+                "refuse",
+                "renew",
+                "storage",
+                "lost",
+                "down",
+                "up",
+            ]
         ),
         st.integers(0, 9),
         st.integers(1, 4),
@@ -681,6 +751,12 @@ def act(world: World, action: str, which: int, number: int) -> None:
             world.exited.discard(job_id)
             world.alive.discard(job_id)
             world.step(Gone(job_id))
+        case "lost" if job_id is not None:
+            world.exited.discard(job_id)
+            world.alive.discard(job_id)
+            world.step(Lost(job_id, "its node is gone"))
+        case "down" | "up":
+            world.step((NodeDown if action == "down" else NodeUp)(which % 2))
         case "cancel":
             world.step(CancelRequested((which + 1,)))
         case "fence":
@@ -699,6 +775,7 @@ def act(world: World, action: str, which: int, number: int) -> None:
 
 def finish(world: World, ending: str) -> None:
     """Let everything that runs end, then the machine."""
+    world.step(NodeUp(0), NodeUp(1))
     if ending == "lease":
         world.lease_over = True
         world.step(LeaseEnded("gone"))

@@ -103,6 +103,7 @@ PLANTED = [
     ("one-http-client", "cli/main.py", "httpcore2"),
     ("one-sql", "server/usecases/acquire.py", "sqlite3"),
     ("few-spawners", "launcher/machine.py", "subprocess"),
+    ("one-dask", "launcher/loop.py", "distributed"),
     ("web-frameworks", "client/settings.py", "fastapi"),
     ("worker", "worker/loading.py", "balsam.launcher.process"),
 ]

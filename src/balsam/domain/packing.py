@@ -132,17 +132,21 @@ class NodePool:
         """Whether a node was not taken out of use."""
         return self._uses[node].usable
 
-    def set_usable(self, node: int, usable: bool) -> None:
-        """Take a node out of use (it was lost or set aside), or back in. What runs there keeps its share."""
+    def set_usable(self, node: int, usable: bool) -> bool:
+        """Take a node out of use (it was lost or set aside), or back in; whether that is a change.
+
+        What runs there keeps its share.
+        """
         use = self._uses[node]
         if use.usable is usable:
-            return
+            return False
         use.usable = usable
         sign = 1 if usable else -1
         self._free_nodes += sign * (1.0 - use.occupancy)
         self._idle += sign * use.is_idle
         self._could_fit.clear()
         self._offer(node)
+        return True
 
     def place(self, wanted: Resources) -> Placement | None:
         """Take cores, GPUs and node shares on the first nodes where the Job fits; None when it does not fit now."""

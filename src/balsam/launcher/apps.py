@@ -72,11 +72,13 @@ class AppShelf:
         self._pinned = None if pinned is None else frozenset(pinned)
         self._python = python
         self._apps: dict[int, RunnableApp | AppRefused] = {}
+        self._views: dict[int, Mapping[str, Any]] = {}
         self.known: dict[int, str] = {}  # app id -> content hash, which the service need not send again
 
     def add(self, view: Mapping[str, Any]) -> None:
         """Take a definition: the JSON of a `wire.apps.AppView`."""
         self.known[view["id"]] = view["content_hash"]
+        self._views[view["id"]] = view
         try:
             self._apps[view["id"]] = self._checked(view)
         except AppRefused as refused:
@@ -90,6 +92,10 @@ class AppShelf:
         if isinstance(app, AppRefused):
             raise app
         return app
+
+    def view(self, app_id: int) -> Mapping[str, Any] | None:
+        """The definition as it came, for other nodes, which check it themselves."""
+        return self._views.get(app_id)
 
     def _checked(self, view: Mapping[str, Any]) -> RunnableApp:
         try:

@@ -6,17 +6,12 @@ refused {reason} | granted {reply} | acquire_refused {acquire_seq, reason} | rep
 cancel} | renewed {sent_at, cancel} | work | cancel {job_ids} | closing | ended {reason} | closed.
 """
 
-import contextlib
 import json
-import os
-import socket
 import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from balsam.launcher.process import Child, close_child, kill, spawn_worker
-
-_READ_BYTES = 1 << 18
+from balsam.launcher.line_link import LineLink
 
 
 class CourierLink(Protocol):
@@ -57,59 +52,33 @@ class CourierProcess:
 
     def __init__(self, errand: Mapping[str, Any]) -> None:
         """Raises SpawnError."""
-        ours, theirs = socket.socketpair()
-        self._sock = ours
-        ours.setblocking(False)
-        try:
-            argv = [sys.executable, "-m", "balsam.launcher.courier", str(theirs.fileno())]
-            self._child: Child = spawn_worker(argv, theirs.fileno())
-        finally:
-            theirs.close()
-        self._in = b""
-        self._out = bytearray()
+        self._link = LineLink([sys.executable, "-m", "balsam.launcher.courier"])
         self.send(errand)
 
     def fileno(self) -> int:
-        return self._sock.fileno()
+        return self._link.fileno()
 
     @property
     def pidfd(self) -> int:
-        return self._child.pidfd
+        return self._link.pidfd
 
     @property
     def wants_to_send(self) -> bool:
-        return bool(self._out)
+        return self._link.wants_to_send
 
     def send(self, order: Mapping[str, Any]) -> None:
-        self._out += json.dumps(order, separators=(",", ":")).encode() + b"\n"
-        self.flush()
+        self._link.send_line(json.dumps(order, separators=(",", ":")).encode())
 
     def send_records(self, records: list[bytes]) -> None:
-        self._out += b'{"do":"records","records":[' + b",".join(records) + b"]}\n"
-        self.flush()
+        self._link.send_line(b'{"do":"records","records":[' + b",".join(records) + b"]}")
 
     def flush(self) -> None:
-        # A courier that is gone is noticed by reading.
-        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
-            while self._out:
-                del self._out[: self._sock.send(self._out)]
+        self._link.flush()
 
     def receive(self) -> list[dict[str, Any]] | None:
-        try:
-            data = self._sock.recv(_READ_BYTES)
-        except BlockingIOError:
-            return []
-        except ConnectionResetError:
-            return None
-        if not data:
-            return None
-        *lines, self._in = (self._in + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+        lines = self._link.receive_lines()
+        return None if lines is None else [json.loads(line) for line in lines]
 
     def close(self) -> None:
         """Kill it: whatever it had not delivered is in the outbox."""
-        self._sock.close()
-        kill(self._child.group)
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PIDFD, self._child.pidfd, os.WEXITED)
-        close_child(self._child)
+        self._link.close()

@@ -17,6 +17,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
 if not __package__:
@@ -24,7 +25,14 @@ if not __package__:
     sys.path[0] = __file__.rsplit("/", 3)[0]
 
 from balsam.launcher.guardian_link import LINK_ENV
-from balsam.launcher.proctable import ALLOCATION_ENV, Process, find_descendants, kill_until_gone, read_process_table
+from balsam.launcher.proctable import (
+    ALLOCATION_ENV,
+    Process,
+    find_descendants,
+    find_marked,
+    kill_until_gone,
+    read_process_table,
+)
 
 RESTART_ENV = "BALSAM_LAUNCHER_RESTART"
 END_ENV = "BALSAM_ALLOCATION_END"
@@ -43,10 +51,16 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Config(NamedTuple):
-    """What the guardian is told. `wall_time_sec` counts from its start; margins count back from that end."""
+    """What the guardian is told. `wall_time_sec` counts from its start; margins count back from that end.
+
+    `per_node`: one of several with the same configuration, each on a node of its own, where others may have been before
+    it. `stdin`: what each launcher reads there; the text is on no disk.
+    """
 
     argv: list[str]
     allocation: str
+    per_node: bool = False
+    stdin: str = ""
     env: dict[str, str] | None = None
     wall_time_sec: float | None = None
     kill_margin_sec: float = 120.0
@@ -74,6 +88,8 @@ def parse_config(text: str) -> Config:
         raise ConfigError("argv must be a list of words that starts the launcher")
     if not isinstance(data.get("allocation"), str) or not data["allocation"]:
         raise ConfigError("allocation must be a text that names this allocation and no other")
+    if not isinstance(data.get("per_node", False), bool) or not isinstance(data.get("stdin", ""), str):
+        raise ConfigError("per_node must be true or false, and stdin a text")
     env = data.get("env")
     if env is not None and not (isinstance(env, dict) and all(isinstance(value, str) for value in env.values())):
         raise ConfigError("env must be an object of texts, or absent for the guardian's own environment")
@@ -112,6 +128,25 @@ def say(text: str) -> None:
         os.write(2, line.encode())
 
 
+def node_mark(allocation: str, environ: Mapping[str, str]) -> str:
+    """What the marks of this node's guardians for an allocation begin with, before a dot."""
+    return f"{allocation}@{node_name(environ)}"
+
+
+def node_name(environ: Mapping[str, str]) -> str:
+    """This node as its batch system calls it, or else as it calls itself."""
+    return environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
+def memory_file(text: str) -> int:
+    """A file in memory alone with this text, at its beginning; returns the descriptor."""
+    fd = os.memfd_create("balsam-stdin", os.MFD_CLOEXEC)
+    with os.fdopen(fd, "w", closefd=False) as file:
+        file.write(text)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
 def _boot_time() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -121,6 +156,10 @@ class Guardian:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._allocation = config.allocation
+        if config.per_node:
+            # An earlier guardian that is still about to end looks for its own processes only.
+            self._allocation = f"{node_mark(config.allocation, os.environ)}.{os.getpid()}.{time.monotonic_ns()}"
         self._pid = -1
         self._pidfd = self._renew_fd = self._alive_fd = -1
         self._status: int | None = None
@@ -155,6 +194,8 @@ class Guardian:
     def run(self) -> int:
         """Run launchers until one ends well, is told to stop, or died too often."""
         restarts = 0
+        if self._config.per_node and not self._kill_earlier():
+            return EXIT_SURVIVORS
         while True:
             self._start_launcher(restarts)
             reason = self._watch()
@@ -173,13 +214,18 @@ class Guardian:
             if self._told_to_stop_within(delay):
                 return status
 
+    def _kill_earlier(self) -> bool:
+        """S6: an earlier guardian of this node, whose launcher died, may still be about to end its processes."""
+        mark = node_mark(self._config.allocation, os.environ)
+        return kill_until_gone(lambda: find_marked(f"{mark}."), self._reap, self._end, say)
+
     def _start_launcher(self, restart: int) -> None:
         alive_read, self._alive_fd = os.pipe()
         self._renew_fd, renew_write = os.pipe()
         os.set_blocking(self._renew_fd, False)
         self._line, self._lease_until, self._status = b"", None, None
         env = dict(os.environ if self._config.env is None else self._config.env)
-        env[ALLOCATION_ENV] = self._config.allocation
+        env[ALLOCATION_ENV] = self._allocation
         env[RESTART_ENV] = str(restart)
         env[LINK_ENV] = f"{alive_read},{renew_write}"
         if self._end is not None:
@@ -187,7 +233,8 @@ class Guardian:
         os.set_inheritable(alive_read, True)
         os.set_inheritable(renew_write, True)
         argv = self._config.argv
-        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+        given = memory_file(self._config.stdin)
+        actions = [(os.POSIX_SPAWN_DUP2, given, 0)]
         defaults = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
         try:
             self._pid = os.posix_spawnp(
@@ -196,8 +243,8 @@ class Guardian:
         except OSError as error:
             say(f"cannot start the launcher {argv[0]!r}: {error.strerror}")
             self._pid, self._status = -1, 127
-        os.close(alive_read)
-        os.close(renew_write)
+        for fd in (given, alive_read, renew_write):
+            os.close(fd)
         if self._status is None:
             self._pidfd = os.pidfd_open(self._pid)
             say(f"launcher is process {self._pid}")
@@ -322,7 +369,7 @@ class Guardian:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
         def find() -> list[Process]:
-            return find_descendants(os.getpid(), self._config.allocation, self._spared)
+            return find_descendants(os.getpid(), self._allocation, self._spared)
 
         clean = kill_until_gone(find, self._reap, self._end, say)
         self._reap()

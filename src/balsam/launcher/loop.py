@@ -21,7 +21,8 @@ from balsam.client.outbox import OutboxError
 from balsam.domain.clock import Clock, SystemClock
 from balsam.launcher.children import Children
 from balsam.launcher.courier_link import CourierLink, CourierProcess
-from balsam.launcher.guardian import END_ENV, EXIT_CONFIG
+from balsam.launcher.fleet import Fleet
+from balsam.launcher.guardian import END_ENV, EXIT_CONFIG, RESTART_ENV
 from balsam.launcher.guardian_link import GuardianLink
 from balsam.launcher.machine import Machine
 from balsam.launcher.machine_messages import (
@@ -76,7 +77,10 @@ class Loop:
         self._epoll = select.epoll()
         self._inputs: list[Input] = []
         self._node_watch = self._watch_of_nodes(parts)
-        self._children = Children(
+        self._fleet: Fleet | None = None
+        if partition.is_spread:
+            self._fleet = Fleet(self._epoll, partition, parts.apps, allocation, end, clock, self._inputs)
+        self._children = self._fleet or Children(
             self._epoll,
             parts.starter,
             parts.data,
@@ -89,6 +93,7 @@ class Loop:
         )
         self._service = ServiceSide(self._epoll, partition, parts.apps, make_courier, clock, self._inputs)
         self._told_until: float | None = None
+        self._is_restart = int(os.environ.get(RESTART_ENV, "0")) > 0
         self._wake_fd = _take_signals()
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         if guardian is not None:
@@ -121,6 +126,11 @@ class Loop:
                 log.error("the service gives no Session: %s", self._service.refused)
                 self._service.stop()
                 return EXIT_CONFIG
+            if self._fleet is not None and self._fleet.failed:
+                # What ran on the nodes ends with the hub; the guardian starts another launcher.
+                log.error("no Jobs can be run: %s", self._fleet.failed)
+                self._service.flush_reports(self._clock.monotonic())
+                return EXIT_ORPHANED
         log.info("ending: %s", self._machine.exit.text)
         self._say_goodbye(self._machine.exit.reason)
         return EXIT_LEASE if self._machine.exit.reason is ExitReason.LEASE_ENDED else 0
@@ -135,13 +145,20 @@ class Loop:
         if any(isinstance(said, Exited) and self._is_unexplained(said) for said in self._inputs):
             self._hear_of_our_own_end()
         now = self._clock.monotonic()
-        self._service.ensure_courier(now)
+        if self._may_report():
+            self._service.ensure_courier(now)
         self._children.sweep(now)
         if self._node_watch is not None:
             self._node_watch.tick(now)
         self._let_decide(now)
+        if self._fleet is not None:
+            self._fleet.flush()
         self._service.flush(self._clock.monotonic(), self._machine.is_idle)
         self._tell_guardian()
+
+    def _may_report(self) -> bool:
+        """S6: the service hears of an earlier launcher's end only when nothing of it can live on any node."""
+        return self._fleet is None or not self._is_restart or self._fleet.is_settled
 
     def _wait(self, longest_sec: float | None = None) -> None:
         for fd, event in self._epoll.poll(0 if self._inputs else self._patience(longest_sec)):
@@ -218,6 +235,8 @@ class Loop:
         if until != self._told_until:
             self._guardian.renew(until)
             self._told_until = until
+            if self._fleet is not None:
+                self._fleet.lease(until)
 
     def _say_goodbye(self, reason: ExitReason) -> None:
         """Deliver what is left and close the Session, for as long as there is time (L3)."""

@@ -34,7 +34,10 @@ from balsam.launcher.machine_messages import (
     LaunchJob,
     LeaseEnded,
     LeaseRenewed,
+    Lost,
+    NodeDown,
     NodesLost,
+    NodeUp,
     Note,
     Outcome,
     Output,
@@ -164,17 +167,27 @@ class Machine:
             case Work():
                 self._appetite.hint()
             case CancelRequested():
-                for job_id in happened.job_ids:
-                    self._give_back(job_id)
-                    self._runs.kill(now, job_id, Killing.CANCEL, "cancelled")
+                self._cancel(now, happened.job_ids)
             case Fenced():
                 self._fenced(now, happened.jobs)
             case StartFailed():
                 self._start_failed(happened)
             case StartDelayed():
                 self._start_delayed(now, happened)
+            case Lost() | NodeDown() | NodeUp():
+                self._hear_of_node(happened)
             case _:
                 self._hear_of_lease(now, happened)
+
+    def _hear_of_node(self, happened: Lost | NodeDown | NodeUp) -> None:
+        match happened:
+            case Lost():
+                self._lost(happened)
+            case NodeDown():
+                self._runs.set_usable(happened.node, False)
+            case NodeUp():
+                self._runs.set_usable(happened.node, True)
+                self._appetite.hint()
 
     def _hear_of_lease(self, now: float, happened: Input) -> None:
         match happened:
@@ -269,6 +282,11 @@ class Machine:
         job = self._queue.take(job_id)
         if job is not None:
             self._record(Outcome.RELEASED, job)
+
+    def _cancel(self, now: float, job_ids: tuple[int, ...]) -> None:
+        for job_id in job_ids:
+            self._give_back(job_id)
+            self._runs.kill(now, job_id, Killing.CANCEL, "cancelled")
 
     def _as_run_here(self, job: LaunchJob) -> LaunchJob:
         if self._settings.allows_packing or self._settings.serial or job.resources.node_packing_count == 1:
@@ -423,6 +441,22 @@ class Machine:
                 self._record(Outcome.KILLED, run.job, code, run.why)
             case Killing.FENCED | Killing.LEASE:
                 self._record(Outcome.RELEASED, run.job)
+
+    def _lost(self, lost: Lost) -> None:
+        """Said as what it is; whether and where it runs again is the service's to decide (S6)."""
+        run = self._runs.get(lost.job_id)
+        if run is None:
+            return
+        self._runs.free(run)
+        if run.killing in (Killing.FENCED, Killing.LEASE):
+            self._record(Outcome.RELEASED, run.job)
+            return
+        if not run.started:
+            self._record_start(run.job)
+        if run.killing is Killing.CANCEL:
+            self._record(Outcome.KILLED, run.job, None, run.why)
+        else:
+            self._record(Outcome.RUN_TIMEOUT, run.job, None, lost.reason, failure=Failure.LOST_NODE)
 
     def _fenced(self, now: float, jobs: tuple[tuple[int, int], ...]) -> None:
         """S7. A newer grant of the same Job is not meant."""

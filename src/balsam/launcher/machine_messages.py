@@ -40,6 +40,14 @@ class LaunchJob:
         parents = tuple(data["parent_ids"])
         return cls(resources=resources, parent_ids=parents, **{name: data[name] for name in names})
 
+    def as_wire(self) -> dict[str, Any]:
+        """What `from_wire` makes this Job of."""
+        own: dict[str, Any] = {name: getattr(self, name) for name in _OWN}
+        return own | {name: getattr(self.resources, name) for name in _RESOURCES}
+
+
+_OWN = tuple(field.name for field in fields(LaunchJob) if field.name != "resources")
+
 
 class Outcome(StrEnum):
     """What is reported of a Job; the words of `wire.sessions.LaunchEvent`."""
@@ -142,6 +150,28 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeDown:
+    """Nothing can be started on this node (its index) for now. What ran there may still run."""
+
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUp:
+    """Jobs can be started on this node, or again."""
+
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The Job's node was lost, and by now nothing of the Job can live there. How it ended is not known."""
+
+    job_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRequested:
     """Users want these Jobs to end."""
 
@@ -205,6 +235,9 @@ Input = (
     | StartDelayed
     | Exited
     | Gone
+    | Lost
+    | NodeDown
+    | NodeUp
     | CancelRequested
     | Fenced
     | Work

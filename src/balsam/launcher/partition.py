@@ -50,6 +50,11 @@ class Partition:
         return all(node.is_here for node in self.nodes)
 
     @property
+    def is_spread(self) -> bool:
+        """Whether Jobs are started by processes on other nodes: in serial mode, where srun can start those."""
+        return self.serial and not self.is_local and self.config.compute_node == "slurm"
+
+    @property
     def margin_sec(self) -> float:
         """How long before the end of the allocation the Jobs are told to end (L3)."""
         return min(LONGEST_MARGIN_SEC, self.wall_time_sec * MARGIN_PART)

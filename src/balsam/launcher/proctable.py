@@ -101,6 +101,12 @@ def find_descendants(root: int, allocation: str, spared: Collection[Process] = (
     return found
 
 
+def find_marked(beginning: str) -> list[Process]:
+    """Return the living processes whose allocation's mark begins so, whatever their age and parents."""
+    mark = f"\0{ALLOCATION_ENV}={beginning}".encode()
+    return [row for row in read_process_table().values() if not row.dead and mark in read_environ(row.pid)]
+
+
 def _line_of_parents(table: Mapping[int, Process], pid: int) -> set[int]:
     line = set()
     while pid in table and pid not in line:

@@ -51,6 +51,7 @@ class Runs:
     ) -> None:
         self.pool = NodePool.of(list(nodes))
         self._cores = sum(len(node.cpu_ids) for node in nodes)
+        self._lost: set[int] = set()
         self._busy_cores = 0
         self._kill_grace_sec = kill_grace_sec
         self._drain_grace_sec = drain_grace_sec
@@ -76,6 +77,12 @@ class Runs:
         """Cores that nobody was given."""
         return max(0, self._cores - self._busy_cores)
 
+    def set_usable(self, node: int, usable: bool) -> None:
+        """Take a node out of use, or back in unless it is not ours any more. What runs there keeps its share."""
+        if node not in self._lost and self.pool.set_usable(node, usable):
+            cores = len(self.pool.nodes[node].cpu_ids)
+            self._cores += cores if usable else -cores
+
     def place(self, job: LaunchJob) -> bool:
         """Take a placement and have the Job started; False when it does not fit now."""
         placement = self.pool.place(job.resources)
@@ -89,6 +96,7 @@ class Runs:
 
     def lose(self, node: int) -> list[int]:
         """A node is out of use; returns the Jobs that have a share on it, whose cores there count no more."""
+        self._lost.add(node)
         if not self.pool.is_usable(node):
             return []
         self.pool.set_usable(node, False)

@@ -1,5 +1,6 @@
 """Puts the parts together that start Jobs in a partition. Called once by the loop's `main`."""
 
+import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from balsam.launcher.engines.mpirun import MpirunEngine
 from balsam.launcher.environment import JobEnvironment
 from balsam.launcher.partition import Partition
 from balsam.launcher.plans import Planner
+from balsam.launcher.spreading import find_srun
 from balsam.launcher.starter import Starter
 from balsam.launcher.workdir import DataRoot
 from balsam.platform.node.base import NodeType
@@ -30,22 +32,37 @@ class Parts(NamedTuple):
     nodes_left: Sequence[str] | None = None
 
 
-def build_parts(partition: Partition, environ: Mapping[str, str], allocation: str) -> Parts:
-    """Raises WorkdirError for the data directory, LookupError for an mpirun that is not there."""
+def build_parts(partition: Partition, environ: Mapping[str, str], allocation: str, node: str | None = None) -> Parts:
+    """For the launcher, or for its process on this node.
+
+    Raises WorkdirError for the data directory, LookupError for an mpirun that is not there, ImportError for a package.
+    """
     config = partition.config
+    if partition.is_spread and node is None:
+        _check_spread(environ)
     apps = AppShelf(config.pinned_apps, config.python_apps)
     data = DataRoot(Path(config.data_path))
     vendors = [node.gpu_vendor for node in partition.nodes]
     environment = JobEnvironment(environ, allocation, vendors, partition.serial, config.job_credentials_path)
-    calls = CallFiles(Path(config.directory) / f"calls-{partition.index}")
+    owner = str(partition.index) if node is None else f"{partition.index}-{node}"
+    calls = CallFiles(Path(config.directory) / f"calls-{owner}")
     told = {"site_id": config.site_id, "batch_job_id": config.batch_job_id}
     planner = Planner(apps, environment, _engine(partition, environ), calls.path_of, told)
     node_type: NodeType = NODES.load(config.compute_node)()
     return Parts(Starter(planner, data, calls), apps, data, node_type.nodes_left(environ))
 
 
+def _check_spread(environ: Mapping[str, str]) -> None:
+    if importlib.util.find_spec("distributed") is None:
+        raise ImportError(
+            "serial mode over several nodes needs the extra `dask` in the environment of the Site's agent: "
+            "pip install 'openbalsam[dask]'; or use one node for each BatchJob, or job_mode mpi"
+        )
+    find_srun(environ)
+
+
 def _engine(partition: Partition, environ: Mapping[str, str]) -> Engine:
-    if partition.serial and partition.is_local:
+    if partition.is_spread or (partition.serial and partition.is_local):
         return LocalEngine()
     from balsam.platform.mpirun.detect import detect
 

@@ -1,0 +1,199 @@
+"""Serial mode over several nodes of a real Slurm: single-node Jobs everywhere, and processes that die under them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.cluster.live_cluster import LiveCluster, eventually, finished, live_cluster
+from tests.testbed.slurm_bed import SlurmBed
+
+pytestmark = pytest.mark.timeout(300)
+
+# What a script of the user starts with: an allocation of all nodes, in which Jobs are told where they run.
+BEGIN = """
+batch = allocation(num_nodes=4, job_mode="serial")
+WHERE = "uname -n > where; echo $BALSAM_JOB_ID $$ >> pids; "
+
+def many(name, code, number, **fields):
+    jobs = [Job(app_id=Sh, workdir=f"{name}/{i}", parameters={"code": WHERE + code}, node_packing_count=8, **fields)
+            for i in range(number)]
+    return Job.objects.bulk_create(jobs)
+
+def where(job):
+    path = ROOT / "data" / job.workdir / "where"
+    return path.read_text().strip() if path.exists() else ""
+
+def wait_for(jobs):
+    for job in jobs:
+        assert job.wait(100), job.explain()
+
+def say(*words):
+    print(json.dumps(words), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(slurm: SlurmBed) -> Iterator[LiveCluster]:
+    with live_cluster(slurm) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(cluster: LiveCluster) -> Iterator[None]:
+    yield
+    cluster.bed.end_everything()
+
+
+def next_line(script: subprocess.Popen[str]) -> Any:
+    assert script.stdout is not None
+    line = script.stdout.readline()
+    assert line, script.communicate()
+    return json.loads(line)
+
+
+def let_in(host: str, port: int) -> bytes:
+    """What an outsider is answered who asks in the clear, or with TLS and no key, what Dask's programs would ask."""
+    question = b"GET /info/main/workers.html HTTP/1.0\r\n\r\n"
+    said = b""
+    for wrap in (False, True):
+        with suppress(OSError), socket.create_connection((host, port), timeout=5) as plain:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            sock = context.wrap_socket(plain) if wrap else plain
+            sock.sendall(question)
+            while data := sock.recv(65536):
+                said += data
+    return b"" if said.startswith(b"HTTP/1.1 404") else said
+
+
+def processes_of(cluster: LiveCluster, scheduler_id: str, module: str) -> list[psutil.Process]:
+    """Those of an allocation that run a module."""
+    found = []
+    for pid in cluster.bed.processes(scheduler_id):
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if module in process.cmdline():
+                found.append(process)
+    return found
+
+
+def node_processes(cluster: LiveCluster, scheduler_id: str) -> dict[str, psutil.Process]:
+    """By node name, what starts the Jobs there."""
+    found = processes_of(cluster, scheduler_id, "balsam.launcher.node_process")
+    return {process.environ()["SLURMD_NODENAME"]: process for process in found}
+
+
+def test_jobs_run_on_all_nodes_and_nothing_tells_the_keys(cluster: LiveCluster) -> None:
+    """Commands and Python Jobs; S9: nothing is left. No key stands where another program of the machine could read it;
+    nothing listens but on the addresses of the nodes, and nobody is let in without the allocation's keys.
+    """
+    script = cluster.begin(
+        BEGIN
+        + """
+class Place(ApplicationDefinition):
+    site = "cluster"
+    def run(self, base):
+        import os, time
+        time.sleep(0.3)
+        return [base + 1, os.uname().nodename, os.getpid()]
+
+Place.sync()
+quick = many("quick", "sleep 0.2", 96)
+python = [Place.submit(workdir=f"python/{i}", node_packing_count=8, base=i) for i in range(64)]
+reach(batch, "running")
+until(lambda: len({where(job) for job in quick} - {""}) == 4, "Jobs do not run on all nodes")
+say(batch.scheduler_id)
+wait_for(quick + python)
+say(sorted({where(job) for job in quick}))
+values = [job.result() for job in python]
+assert [value[0] for value in values] == list(range(1, 65))
+say(sorted({value[1] for value in values}), len({tuple(value[1:]) for value in values}))
+input_file = Path(ROOT / "go")
+until(input_file.exists, "the test does not go on")
+batch.cancel()
+reach(batch, "finished")
+        """
+    )
+    (scheduler_id,) = next_line(script)
+    nodes = node_processes(cluster, scheduler_id)
+    assert set(nodes) == {"node1", "node2", "node3", "node4"}
+    listening = []
+    for pid in cluster.bed.processes(scheduler_id):
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            told = " ".join([*process.cmdline(), *process.environ().values()])
+            assert "PRIVATE KEY" not in told and "BEGIN CERTIFICATE" not in told
+            if "srun" not in process.name():  # its own ports, which only its own steps can use
+                tcp = process.net_connections("tcp")
+                listening += [each.laddr for each in tcp if each.status == psutil.CONN_LISTEN]
+    files = [path for path in cluster.site.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if b"PRIVATE KEY" in path.read_bytes()]
+    assert len(listening) >= 5
+    assert {address.ip.rpartition(".")[0] for address in listening} <= {"127.0.0", "127.0.1"}
+    for address in listening:
+        assert let_in(address.ip, address.port) == b"", "an outsider is heard"
+    (on,) = next_line(script)
+    assert on == ["node1", "node2", "node3", "node4"]
+    (python_on, number) = next_line(script)
+    assert python_on == on
+    assert number < 64, "no worker was kept warm"
+    (cluster.site / "go").touch()
+    finished(script, 60)
+    eventually(lambda: not cluster.bed.processes(scheduler_id), "processes are left")
+
+
+def test_what_runs_on_the_nodes_dies(cluster: LiveCluster) -> None:
+    """S6, S9: its Jobs are lost and said to be, run again, and never twice at a time; the other nodes go on.
+
+    A node's process, which is started again; then the launcher, with all that runs.
+    """
+    script = cluster.begin(
+        BEGIN
+        + """
+CODE = "trap '' TERM; setsid sleep 7654 & for i in $(seq 9000); do sleep 0.1; [ ! -e GO ] || exit 0; done"
+long = many("long", CODE.replace("GO", str(ROOT / "end")), 32)
+IDS = [job.id for job in long]
+reach(batch, "running")
+until(lambda: all(map(where, long)), "not all run")
+said = {}
+for job in long:
+    said.setdefault(where(job), []).append(job.id)
+say(batch.scheduler_id, said)
+def lost(number):
+    def events():
+        return list(EventLog.objects.filter(job_id=IDS, to_state="RUN_TIMEOUT"))
+    until(lambda: len(events()) >= number, f"{number} are not lost", 100)
+    return sorted(event.job_id for event in events())
+say(lost(8))
+until(lambda: Job.objects.filter(id=IDS, state="RUNNING").count() == 32, "they do not run again")
+say("again")
+lost(40)
+(ROOT / "end").touch()
+wait_for(long)
+say(sorted({str(job.state.value) for job in Job.objects.filter(id=IDS)}))
+batch.cancel()
+reach(batch, "finished")
+        """
+    )
+    scheduler_id, jobs_on = next_line(script)
+    assert {name: len(ids) for name, ids in jobs_on.items()} == dict.fromkeys(jobs_on, 8) and len(jobs_on) == 4
+    nodes = node_processes(cluster, scheduler_id)
+    nodes["node2"].kill()
+    (lost,) = next_line(script)
+    assert lost == sorted(jobs_on["node2"])
+    next_line(script)
+    (launcher,) = processes_of(cluster, scheduler_id, "balsam.launcher.loop")
+    launcher.kill()
+    assert next_line(script) == [["JOB_FINISHED"]]
+    finished(script, 60)
+    eventually(lambda: not cluster.bed.processes(scheduler_id), "processes are left")
