@@ -73,7 +73,7 @@ def submit(
         except NotFound:
             apps.forget()  # an App may have been deleted and made again
             raise
-        told = {**NEW, "created_at": created.created_at, "last_update": created.created_at}
+        told = {**NEW, "created_at": created.created_at, "last_update": created.created_at, "failure": None}
         answers = zip(created.ids, created.states, created.site_ids, strict=True)
         for index, (row_id, state, site_id) in enumerate(answers, start):
             job, row = jobs[index], rows[index]
@@ -115,10 +115,11 @@ class _Apps:
             from balsam.client.registration import spec as spec_of
 
             spec = spec_of(app)
-            self._classes[app] = (app._ensure_synced(), spec, spec.required_parameters, spec.optional_parameters)
-        app_id, spec, required, optional = self._classes[app]
-        row = encoded(parameters, spec.code)
-        fits = required <= row.keys() <= required | optional
+            required = spec.required_parameters
+            self._classes[app] = (app._ensure_synced(), spec, required, required | spec.optional_parameters)
+        app_id, spec, required, known = self._classes[app]
+        row = encoded(parameters, spec.code) if parameters else {}
+        fits = required <= row.keys() <= known
         if not fits or (None in row.values() and not spec.runs_python):
             app.check_parameters(row)
         return app_id, row

@@ -45,7 +45,9 @@ def json_copy(value: Any, where: str) -> Any:
 def _copy(value: Any, depth: int) -> Any:
     if depth > MAX_JSON_DEPTH:
         raise _NotJson(f"nested deeper than {MAX_JSON_DEPTH} levels, or contains itself")
-    if isinstance(value, Mapping):
+    if isinstance(value, str):
+        return str.__str__(value)  # members of enumerations travel as what they are
+    if isinstance(value, (dict, Mapping)):  # the first is found without asking the abstract class
         return _copy_mapping(value, depth)
     if isinstance(value, (list, tuple, set, frozenset)):
         return _copy_list(value, depth)
@@ -53,8 +55,6 @@ def _copy(value: Any, depth: int) -> Any:
         if math.isfinite(value):
             return float(value)
         raise _NotJson(f"{value} can't be written as JSON; pass it as text: {str(value)!r}")
-    if isinstance(value, str):
-        return str.__str__(value)  # members of enumerations travel as what they are
     if isinstance(value, int):
         return int(value)
     if isinstance(value, PurePath):

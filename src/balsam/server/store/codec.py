@@ -108,9 +108,9 @@ def sql_value(value: Any) -> Any:
     return str(value) if isinstance(value, StrEnum) else value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
-    """How one kind of row is stored."""
+    """How one kind of row is stored. There is one object for each kind."""
 
     name: str
     columns: tuple[str, ...]

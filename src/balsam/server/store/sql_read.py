@@ -8,6 +8,7 @@
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,7 @@ from balsam.server.store.codec import (
     SELECT_JOB,
     STATE_NUMBERS,
     STATES,
+    Table,
     hot_job,
     job_row,
     load,
@@ -73,7 +75,10 @@ class SqlReadTx(RunnableReadTx, FilesReadTx):
         conditions: list[tuple[str, str]] = []
         params: list[Any] = []
         for column, value in equals.items():
-            if isinstance(value, tuple):
+            if isinstance(value, tuple) and len(value) == 1:  # a list costs a table of its own
+                conditions.append((column, "one"))
+                params.append(sql_value(value[0]))
+            elif isinstance(value, tuple):
                 conditions.append((column, "any"))
                 params.append(listed(map(sql_value, value)))
             elif value is None:
@@ -82,7 +87,7 @@ class SqlReadTx(RunnableReadTx, FilesReadTx):
                 conditions.append((column, "one"))
                 params.append(sql_value(value))
         its = table(kind)
-        sql = its.find_sql(conditions) + self._row_lock(kind)
+        sql = _find_sql(its, tuple(conditions)) + self._row_lock(kind)
         return [its.decode(row) for row in self._db.execute(sql, params)]
 
     def newest(self, kind: type[R], before_id: int, limit: int, /, **equals: Value) -> list[R]:
@@ -323,3 +328,9 @@ def _ordering(query: Query, window: PageWindow) -> str:
     if window.order_by == "id":
         return f"{query.key} {direction}"
     return f"jobs.{window.order_by} {direction}, {query.key} {direction}"
+
+
+@lru_cache(maxsize=1024)
+def _find_sql(its: Table, conditions: tuple[tuple[str, str], ...]) -> str:
+    """The text is made once for each shape of question; their number is that of the calls of `find` in the program."""
+    return its.find_sql(conditions)

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
 from balsam.domain.app import AppSpec
 from balsam.domain.job import Resources
-from balsam.domain.lifecycle import AWAITED_HOOKS, JobFacts, submit
+from balsam.domain.lifecycle import AWAITED_HOOKS, Decision, Hook, JobFacts, submit
 from balsam.domain.paths import BadPath, contained
 from balsam.domain.roles import CAMPAIGN_TAG, Role
 from balsam.domain.states import RUNNABLE_STATES, JobState
@@ -273,14 +274,7 @@ def _shape(work: _Submission, app: _App, job: JobCreate, slots: tuple[Wanted, ..
     key = (*_kind_of(job), unfinished > 0, failed, stages)
     shape = work.shapes.get(key)
     if shape is None:
-        facts = JobFacts(
-            JobState.CREATED,
-            max_attempts=job.max_attempts,
-            hooks=app.spec.hooks,
-            has_stage_in=bool(stages & STAGE_IN_BIT),
-            has_stage_out=bool(stages & STAGE_OUT_BIT),
-        )
-        decision = submit(facts, unfinished_parents=unfinished, failed_parent=failed)
+        decision = _first_steps(job.max_attempts, app.spec.hooks, stages, unfinished, failed)
         shape = work.shapes[key] = JobShape(
             app.row.owner_id,
             work.access.principal.user_id,
@@ -294,6 +288,21 @@ def _shape(work: _Submission, app: _App, job: JobCreate, slots: tuple[Wanted, ..
             pending_file_cleanup=cleanup,
         )
     return shape
+
+
+@lru_cache(maxsize=1024)
+def _first_steps(
+    max_attempts: int | None, hooks: frozenset[Hook], stages: int, unfinished: int, failed: str
+) -> Decision:
+    """The Decision on a new Job, which depends on nothing else."""
+    facts = JobFacts(
+        JobState.CREATED,
+        max_attempts=max_attempts,
+        hooks=hooks,
+        has_stage_in=bool(stages & STAGE_IN_BIT),
+        has_stage_out=bool(stages & STAGE_OUT_BIT),
+    )
+    return submit(facts, unfinished_parents=unfinished, failed_parent=failed)
 
 
 def _stages(slots: Iterable[Wanted]) -> int:
