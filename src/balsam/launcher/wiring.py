@@ -65,7 +65,14 @@ def _engine(partition: Partition, environ: Mapping[str, str]) -> Engine:
     if partition.is_spread or (partition.serial and partition.is_local):
         return LocalEngine()
     from balsam.platform.mpirun.detect import detect
+    from balsam.platform.mpirun.pmi import choose_pmi
+    from balsam.platform.mpirun.srun import Srun
 
     found = detect(partition.config.mpirun, environ)
     log.info("mpirun: %s", found.reason)
-    return MpirunEngine(found.mpirun, partition.nodes)
+    mpirun = found.mpirun
+    if isinstance(mpirun, Srun) and not partition.serial:
+        pmi = choose_pmi(mpirun.srun, [node.name for node in partition.nodes], environ)
+        log.info("mpirun: %s", pmi.reason)
+        mpirun = Srun(mpirun.srun, mpirun.single_rank, pmi.name, mpirun.binds)
+    return MpirunEngine(mpirun, partition.nodes)

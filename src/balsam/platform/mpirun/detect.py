@@ -69,6 +69,15 @@ def detect(
     return Detected(MPIRUNS.load(name)(program, single_rank), f"{name}: {program}, by {why}")
 
 
+def recognise_on_path(environ: Mapping[str, str]) -> tuple[str | None, str]:
+    """The adapter's name for the `mpiexec` on PATH, and its path; None, and why, when there is none that is known."""
+    path = shutil.which("mpiexec", path=environ.get("PATH", os.defpath))
+    if path is None:
+        return None, "no mpiexec on PATH"
+    found, said = _ask(path)
+    return (None, f"{path} is not known ({said})") if found is None else (found, path)
+
+
 def _automatic(search: str, in_slurm: bool, single_rank: SingleRank) -> Detected:
     srun = shutil.which("srun", path=search) if in_slurm else None
     if srun is not None:
