@@ -204,6 +204,7 @@ WITHOUT_OBJECTS = {
     "login": "test_auth",
     "logout": "test_auth",
     "change_password": "test_auth",
+    "make_browser_link": "tests/web: for the caller's own account",
     "who_am_i": "test_auth",
     "create_user": "test_auth: administrators",
     "list_users": "test_auth: administrators",

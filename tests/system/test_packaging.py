@@ -98,6 +98,7 @@ PLANTED = [
     ("apart-from-server", "client/settings.py", "balsam.server.app"),
     ("inside-server", "server/usecases/acquire.py", "balsam.server.routes.jobs"),
     ("one-store-protocol", "server/usecases/acquire.py", "balsam.server.store.sqlite"),
+    ("web", "web/frame.py", "balsam.client.client"),
     ("domain-pure", "domain/job.py", "socket"),
     ("domain-pure", "domain/job.py", "time"),
     ("one-http-client", "cli/main.py", "httpcore2"),

@@ -20,6 +20,7 @@ _COMMANDS = {
     "up": ("balsam.cli.up:up", "Service and local site in this terminal: all a laptop needs."),
     "server": ("balsam.cli.server:server", "Run a service, and manage its accounts."),
     "login": ("balsam.cli.login:login", "Log in to a service."),
+    "open": ("balsam.cli.open_pages:open_pages", "Open the pages of the service in a browser, logged in."),
     "logout": ("balsam.cli.login:logout", "Forget the login, here and at the service."),
     "token": ("balsam.cli.token:token", "Tokens for programs and agents: list, make, revoke, rotate."),
     "admin": ("balsam.cli.admin:admin", "Accounts, quotas and the audit log of a service, as its administrator."),

@@ -10,8 +10,9 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ def up(port: int | None, site_path: Path | None, name: str, as_json: bool) -> No
 
 def _run(home: Path, port: int | None, site_dir: Path, name: str, as_json: bool) -> int:
     from balsam.cli.supervisor import Child, Supervisor
+    from balsam.client.browser import browser_link
     from balsam.client.credentials import SERVICE_FILE, read_mapping
 
     log_dir = home / "log"
@@ -75,12 +77,15 @@ def _run(home: Path, port: int | None, site_dir: Path, name: str, as_json: bool)
         site = _make_site(client, site_dir, name)
         agent = Child("agent", _agent_command(site.path), log_dir / "agent.log")
         supervisor.start(agent)
-        status = _stay_up(supervisor, agent, {"url": running["url"], "site": _facts(site)}, as_json)
+        ready = {"url": running["url"], "site": _facts(site)}
+        status = _stay_up(supervisor, agent, ready, as_json, partial(browser_link, client.transport, running["url"]))
         _shut_down(supervisor, client, site, agent, service)
     return status
 
 
-def _stay_up(supervisor: "Supervisor", agent: "Child", ready: dict[str, Any], as_json: bool) -> int:
+def _stay_up(
+    supervisor: "Supervisor", agent: "Child", ready: dict[str, Any], as_json: bool, link: Callable[[], str]
+) -> int:
     """Until a signal; 130 when that came before all was ready."""
     from balsam.site.control import site_status
 
@@ -89,7 +94,7 @@ def _stay_up(supervisor: "Supervisor", agent: "Child", ready: dict[str, Any], as
         supervisor.wait_until(agent, lambda: (status := site_status(site)) and status.pid == agent.pid)
     except click.Abort:  # the agent may already look after allocations of an earlier start: they are ended as well
         return 130
-    _say_ready(ready, as_json)
+    _say_ready(ready, as_json, link)
     supervisor.run_until_signal()
     return 0
 
@@ -164,12 +169,13 @@ def _agent_command(site: Path) -> list[str]:
     return [sys.executable, "-m", "balsam.site", "--site", str(site), "--supervised"]
 
 
-def _say_ready(ready: dict[str, Any], as_json: bool) -> None:
+def _say_ready(ready: dict[str, Any], as_json: bool, link: Callable[[], str]) -> None:
     if as_json:
         print_json(ready)
         return
     site = ready["site"]
     click.echo(f"Service at {ready['url']} (API: {ready['url']}/docs)")
+    click.echo(f"In a browser, once within five minutes: {link()} (a new link: balsam open)")
     click.echo(f"Site {site['name']} (id {site['id']}) in {site['path']}")
     click.echo("Ready; Ctrl-C stops both.")
 

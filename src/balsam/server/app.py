@@ -38,6 +38,7 @@ from balsam.server.sweeps import collect_blobs, prune, remove_old
 from balsam.server.sweeps.expire_sessions import SessionExpiry
 from balsam.server.timer import Sweep, SweepTimer
 from balsam.server.usecases import accounts, audit
+from balsam.web import pages
 
 SESSION_SWEEP_SEC = 1.0
 TOUCH_SEC = 60.0
@@ -113,6 +114,7 @@ def create_app(settings: ServerSettings, store: Store, clock: Clock, instance: s
     app.dispatcher = Dispatcher(service, routes.ALL, app.pages)
     app.add_exception_handler(HTTPException, _page_problem)
     _add_docs(app)
+    pages.add_to(app.router, service)
     if settings.login_file is not None:
         close_providers = _login_pages(app, settings.login_file)
     return app

@@ -106,6 +106,13 @@ class TokenView(Message):
     is_this_one: bool  # the one that asks
 
 
+class BrowserLink(Message):
+    """Lets one browser in, once: append `path` to the address of the service."""
+
+    path: str
+    expires_at: Timestamp
+
+
 class TokensPage(Message):
     """The tokens of one account."""
 

@@ -1,5 +1,6 @@
 """Logging in with a password, and out; who is behind a token."""
 
+import secrets
 from datetime import timedelta
 
 from balsam.domain.scopes import Scope
@@ -9,8 +10,8 @@ from balsam.server.auth.passwords import MAX_PASSWORD, hash_new
 from balsam.server.errors import Forbidden, Unauthenticated
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
-from balsam.server.usecases import accounts
-from balsam.wire.auth import AuthMethods, Login, PasswordChange, PasswordLogin, WhoAmI
+from balsam.server.usecases import accounts, logins
+from balsam.wire.auth import AuthMethods, BrowserLink, Login, PasswordChange, PasswordLogin, WhoAmI
 
 routes = Routes("accounts", reads=Scope.ALL, writes=Scope.ALL)
 LOGIN_BYTES = 65_536
@@ -42,6 +43,14 @@ async def login(call: Call, body: PasswordLogin) -> Login:
         raise Unauthenticated("wrong user name or password")
     secret, expires_at = tokens.mint("user"), call.now + timedelta(days=service.settings.token_days)
     return await call.write(lambda tx: accounts.issue_user_token(tx, user.id, secret, expires_at, "login", call.now))
+
+
+@routes.post("/auth/browser-link", needs=USER, status=201, audit="browser_link")
+async def make_browser_link(call: Call) -> BrowserLink:
+    """A link that lets one browser in as the caller, once and for five minutes."""
+    code, me = secrets.token_urlsafe(32), call.principal
+    ends = await call.write(lambda tx: logins.invite(tx, me.user_id, code, call.address, call.now))
+    return BrowserLink(path=f"/ui/enter?code={code}", expires_at=ends)
 
 
 @routes.post("/auth/password", needs=USER, status=204, body_limit=LOGIN_BYTES, audit="password_changed")

@@ -34,6 +34,7 @@ _COMMON = [
     (b"referrer-policy", b"no-referrer"),
 ]
 _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+_STREAM = b"text/event-stream; charset=utf-8"
 _MAX_ID = 2**63
 REFUSALS_SEC = 3600.0  # the audit log is told once in this time that a token was refused a call
 
@@ -139,6 +140,7 @@ class Dispatcher:
             if message["type"] == "http.response.start":
                 seen.status = message["status"]
                 have = {name for name, _ in message["headers"]}
+                seen.is_stream = (b"content-type", _STREAM) in message["headers"]
                 message["headers"] = [*message["headers"], *(pair for pair in mine if pair[0] not in have)]
             await send(message)
 
@@ -156,7 +158,7 @@ class Dispatcher:
             allow = ", ".join(sorted(node.methods))
             raise Problem(405, "method_not_allowed", f"this path answers {allow}", {"Allow": allow})
         endpoint = bound.endpoint
-        seen.route, seen.is_stream = endpoint.path, endpoint.media_type == "text/event-stream"
+        seen.route = endpoint.path
         call = Call(self._service, scope, headers, seen.request_id, endpoint.audit)
         if endpoint.needs.kinds:
             await self._authenticate(call, endpoint)

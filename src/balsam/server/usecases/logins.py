@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 
-from balsam.server.errors import Forbidden, NotFound, ServiceError
+from balsam.server.errors import Forbidden, NotFound, ServiceError, Unauthenticated
 from balsam.server.store.protocol import ReadTx, Tx
 from balsam.server.store.records import DeviceLoginRow, IdentityRow, UserRow, micros, moment
 from balsam.server.usecases.accounts import add_user, issue_user_token, user_named
@@ -19,6 +19,7 @@ from balsam.wire.auth import DeviceLogin, Login
 LIFE = timedelta(minutes=5)
 INTERVAL_SEC = 2
 WAITING, CLAIMED, IDENTIFIED, APPROVED, DENIED = "waiting", "claimed", "identified", "approved", "denied"
+INVITED = "invited"  # the other way round: who is logged in lets a browser in
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._@-]")
 
 
@@ -135,6 +136,51 @@ def collect(tx: Tx, device_code: str, secret: str, expires_at: datetime, now: da
     early = row.polled_at is not None and now < moment(row.polled_at) + timedelta(seconds=INTERVAL_SEC / 2)
     tx.put(replace(row, polled_at=micros(now)))
     return "slow_down" if early else "authorization_pending"
+
+
+def invite(tx: Tx, user_id: int, code: str, address: str, now: datetime) -> datetime:
+    """A link with this code lets one browser in, as this account; returns until when. The caller is logged in."""
+    ends = now + LIFE
+    row = DeviceLoginRow(
+        id=tx.new_id(DeviceLoginRow),
+        device_hash=hashed(code),
+        user_code=f"link {hashed(code)}",  # unique, and nothing that a person could type
+        client="browser",
+        address=address,
+        created_at=micros(now),
+        expires_at=micros(ends),
+        polled_at=None,
+        status=INVITED,
+        user_id=user_id,
+        browser_hash="",
+        provider="",
+        state_hash="",
+        nonce="",
+        verifier="",
+    )
+    tx.put(row)
+    return ends
+
+
+def invited(tx: ReadTx, code: str, now: datetime) -> str | None:
+    """The name of the account that a link is for, while it is good."""
+    row = _invitation(tx, code, now)
+    user = None if row is None or row.user_id is None else tx.get(UserRow, row.user_id)
+    return None if user is None or user.disabled_at is not None else user.username
+
+
+def accept(tx: Tx, code: str, secret: str, expires_at: datetime, now: datetime) -> Login:
+    """Use a link up. Raises Unauthenticated when it is over."""
+    row = _invitation(tx, code, now)
+    if row is None or row.user_id is None or invited(tx, code, now) is None:
+        raise Unauthenticated("this link is over")
+    tx.remove(DeviceLoginRow, row.id)
+    return issue_user_token(tx, row.user_id, secret, expires_at, "browser", now)
+
+
+def _invitation(tx: ReadTx, code: str, now: datetime) -> DeviceLoginRow | None:
+    found = tx.find(DeviceLoginRow, device_hash=hashed(code), status=INVITED)
+    return found[0] if found and _lives(found[0], now) else None
 
 
 def refused(word: str) -> ServiceError:
