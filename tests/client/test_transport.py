@@ -48,6 +48,11 @@ def test_a_call_carries_token_wire_version_and_query(script: Script, transport: 
     assert got.path == "/api/jobs?id=1&id=2&tags=a%3Ab+c&pending_file_cleanup=true&limit=5"
 
 
+def test_fields_that_a_newer_service_has_added_are_passed_over(script: Script, transport: Transport) -> None:
+    script.default = reply(200, {**OK, "of_a_later_version": {"x": 1}})
+    assert transport.request("GET", "/jobs", reply=Deleted) == Deleted(deleted=3)
+
+
 def test_connections_are_kept(script: Script, transport: Transport) -> None:
     for _ in range(3):
         transport.request("POST", "/x", body=JobFilter(id=[1]), reply=Deleted)

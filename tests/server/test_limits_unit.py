@@ -11,7 +11,7 @@ from balsam.server import limits
 from balsam.server.errors import ServiceError, TooMany
 from balsam.server.limits import Buckets, Disconnected, LoginLimit, Window, read_body
 from balsam.server.problems import Problem, where
-from balsam.server.routes import query
+from balsam.server.routes import dispatch, query
 from balsam.wire.jobs import JobQuery
 
 
@@ -122,3 +122,19 @@ def test_places_are_written_as_people_write_them() -> None:
 
 def test_a_problem_is_a_service_error() -> None:
     assert isinstance(Problem(418, "x", "y"), ServiceError)
+
+
+@pytest.mark.parametrize(
+    ("spoken", "refused"),
+    [("3", ""), ("2", ""), ("1", "upgrade openbalsam where this call came from"), ("4", "upgrade the service")],
+)
+def test_callers_one_wire_version_older_are_answered_and_others_told_what_to_upgrade(
+    spoken: str, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "WIRE_VERSIONS", range(2, 4))
+    if not refused:
+        dispatch._check_wire(spoken.encode())
+        return
+    with pytest.raises(Problem, match=refused) as caught:
+        dispatch._check_wire(spoken.encode())
+    assert caught.value.status == 426 and "wire versions 2 to 3" in str(caught.value)

@@ -191,7 +191,7 @@ class Watcher:
                 if event.name == StreamEvent.HELLO:
                     self._connected()
                 elif event.name == StreamEvent.STATES:
-                    self._pushed(JobStates.model_validate_json(event.data))
+                    self._pushed(JobStates.model_validate_json(event.data, extra="ignore"))
         except BalsamError as error:
             self._fail(error)
         except Exception as error:

@@ -333,7 +333,8 @@ class Courier:
                 case StreamEvent.WORK:
                     self.say(**{"is": "work"})
                 case StreamEvent.CANCEL:
-                    self.say(**{"is": "cancel", "job_ids": JobIds.model_validate_json(event.data).job_ids})
+                    told = JobIds.model_validate_json(event.data, extra="ignore")
+                    self.say(**{"is": "cancel", "job_ids": told.job_ids})
                 case StreamEvent.CLOSING:
                     self.say(**{"is": "closing"})
 

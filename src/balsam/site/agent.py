@@ -238,12 +238,12 @@ class Agent:
     def _heard(self, event: ServerEvent) -> None:
         if event.name == StreamEvent.FILE_REQUEST:
             try:
-                self._files.ask(FileRequest.model_validate_json(event.data))
+                self._files.ask(FileRequest.model_validate_json(event.data, extra="ignore"))
             except ValidationError as error:
                 log.warning("a file request of the service can't be understood: %s", error)
         elif event.name == StreamEvent.CANCEL:
             if self._processing is not None:
-                self._processing.cancel(JobIds.model_validate_json(event.data).job_ids)
+                self._processing.cancel(JobIds.model_validate_json(event.data, extra="ignore").job_ids)
         elif event.name in (StreamEvent.HELLO, StreamEvent.BATCH_JOBS):
             self._wakes.put("service")
         if event.name in (StreamEvent.HELLO, StreamEvent.TRANSFERS):

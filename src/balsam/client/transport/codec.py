@@ -102,7 +102,7 @@ def parse(raw: RawReply, reply: type[T], where: str, url: str) -> T:
     from pydantic import ValidationError
 
     try:
-        parsed: T = _adapter(reply).validate_json(raw.content)
+        parsed: T = _adapter(reply).validate_json(raw.content, extra="ignore")  # of a newer service
     except ValidationError as error:
         what = error.errors(include_url=False, include_input=False)[0]
         raise misunderstood(where, url, f"{'.'.join(map(str, what['loc']))}: {what['msg']}") from error
