@@ -363,7 +363,13 @@ def test_more_than_one_call_is_checked_whole_before_the_first(
     with pytest.raises(errors.ValidationFailed, match=r"jobs\[23\].num_nodes"):
         client.Job.objects.bulk_create(jobs)
     assert not any(path == "/jobs" for _, path, _ in requests.seen)
-    jobs[23].num_nodes = 1
+    jobs[23].num_nodes, jobs[22].tags["kind"] = 1, "x" * 300
+    with pytest.raises(errors.ValidationFailed, match=r"jobs\[22\].tags.kind"):
+        client.Job.objects.bulk_create(jobs)
+    jobs[22].tags, jobs[21].workdir = {}, "x" * 300
+    with pytest.raises(errors.ValidationFailed, match=r"jobs\[21\].workdir"):
+        client.Job.objects.bulk_create(jobs)
+    jobs[21].workdir = "fits"
     jobs[24].workdir = "../out"  # only the service sees that
     with pytest.raises(errors.ValidationFailed, match=r"jobs\[24\].workdir"):
         client.Job.objects.bulk_create(jobs)

@@ -4,7 +4,7 @@ A single call is checked by the service; several are all checked here first, so 
 before the first is sent.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from balsam.client.encoding import is_plain
@@ -16,7 +16,7 @@ from balsam.domain.app import AppSpec, PythonCode
 from balsam.domain.failure import Failure
 from balsam.domain.states import JobState
 from balsam.domain.transfers import CLIENT
-from balsam.wire.limits import MAX_BODY_BYTES, MAX_BULK
+from balsam.wire.limits import MAX_BODY_BYTES, MAX_BULK, MAX_WORKDIR
 
 if TYPE_CHECKING:
     from balsam.client.client import Client
@@ -179,12 +179,28 @@ def _chunks(rows: list[Row]) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _check(rows: list[Row], start: int) -> None:
+    """A row like the one before it needs no look: most of a bulk differ in workdir and parameters only."""
     from balsam.wire.jobs import JobsCreate
 
+    looked_at = [index for index, row in enumerate(rows) if index == 0 or not _are_alike(row, rows[index - 1])]
     try:
-        checked(JobsCreate, "", {"jobs": rows})
+        checked(JobsCreate, "", {"jobs": [rows[index] for index in looked_at]})
     except ValidationFailed as error:
-        raise _renumbered(error, start) from None
+        raise _renumbered(error, lambda number: start + looked_at[number]) from None
+
+
+def _are_alike(row: Row, other: Row) -> bool:
+    """Whether a row is as right as the other: the same, but for a fitting workdir and any parameters."""
+    if row.keys() != other.keys():
+        return False
+    for name, value in row.items():
+        if name == "workdir":
+            fits = type(value) is str and 0 < len(value) <= MAX_WORKDIR
+        else:
+            fits = type(value) is dict if name == "parameters" else value == other[name]
+        if not fits:
+            return False
+    return True
 
 
 def _create(client: "Client", first: "Job", content: bytes, start: int) -> "JobsCreated":
@@ -195,14 +211,12 @@ def _create(client: "Client", first: "Job", content: bytes, start: int) -> "Jobs
     try:
         return client.transport.request("POST", "/jobs", body=content, reply=JobsCreated, idempotency_key=first._key[0])
     except (ValidationFailed, NotFound) as error:
-        raise _renumbered(error, start) from None
+        raise (_renumbered(error, lambda number: start + number) if start else error) from None
 
 
-def _renumbered(error: E, start: int) -> E:
+def _renumbered(error: E, place: Callable[[int], int]) -> E:
     """Rows counted as the caller counts them, not as the call that carried them."""
-    if not start:
-        return error
-    details = [Problem(_shifted(problem.where, start), problem.message) for problem in error.details]
+    details = [Problem(_shifted(problem.where, place), problem.message) for problem in error.details]
     return _again(error, "\n  ".join(str(problem) for problem in details[:10]) or str(error), details)
 
 
@@ -210,7 +224,7 @@ def _again(error: E, text: str, details: list[Problem]) -> E:
     return type(error)(text, code=error.code, details=details, status=error.status, request_id=error.request_id)
 
 
-def _shifted(where: str, start: int) -> str:
+def _shifted(where: str, place: Callable[[int], int]) -> str:
     head, bracket, rest = where.partition("jobs[")
     number, closing, tail = rest.partition("]")
-    return f"{head}jobs[{int(number) + start}]{tail}" if bracket and closing and number.isdigit() else where
+    return f"{head}jobs[{place(int(number))}]{tail}" if bracket and closing and number.isdigit() else where

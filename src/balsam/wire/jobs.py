@@ -8,7 +8,7 @@ from balsam.domain.failure import Failure
 from balsam.domain.job import MAX_WALL_TIME_MIN
 from balsam.domain.states import JobState
 from balsam.wire.base import Id, JsonDict, Message, Short, Tags, Timestamp
-from balsam.wire.limits import MAX_BULK, MAX_PAGE, MAX_PARENTS, MAX_TAGS
+from balsam.wire.limits import MAX_BULK, MAX_PAGE, MAX_PARENTS, MAX_TAGS, MAX_WORKDIR
 from balsam.wire.lookups import MAX_LOOKUP_DEPTH, Where
 from balsam.wire.transfers import JobTransfer
 
@@ -20,7 +20,7 @@ class JobCreate(Message):
 
     # Factories: a literal default is deep-copied for every Job, which doubles the time to parse a bulk.
     app_id: Id
-    workdir: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    workdir: Annotated[str, StringConstraints(min_length=1, max_length=MAX_WORKDIR)]
     parameters: JsonDict = Field(default_factory=dict)
     tags: Tags = Field(default_factory=dict)
     data: JsonDict = Field(default_factory=dict)
