@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from balsam.cli import server_doctor
 from balsam.server.blobs import s3
 from balsam.server.blobs.s3 import S3Storage, bucket_problem
 from balsam.server.blobs.storage import BlobGone, BlobStorage, DiskStorage, new_place
-from balsam.server.settings import SettingsError
+from balsam.server.settings import ServerSettings, SettingsError
 from tests.server.world import make_blob
 from tests.services import running_service
 
@@ -148,3 +149,9 @@ def test_a_service_over_a_bucket(bucket: str, tmp_path: Path) -> None:
         assert not (service.data_dir / "blobs" / "kept").exists()
     ((place, _),) = S3Storage(url).places()
     assert name in place
+
+
+def test_the_doctor_lists_the_bucket(bucket: str, tmp_path: Path) -> None:
+    for url, status in ((bucket, "ok"), (f"{bucket}-no-such", "problem"), ("s3:///none", "problem")):
+        findings = server_doctor.findings_of(ServerSettings(home=tmp_path, port=0, blob_store=url))
+        assert {one.check: one.status for one in findings}["bucket"] == status

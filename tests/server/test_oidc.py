@@ -21,6 +21,8 @@ import httpx2
 import pytest
 import yaml
 
+from balsam.cli import server_doctor_network
+from balsam.server.settings import ServerSettings
 from tests.server.world import ok
 from tests.services import RunningService, running_service
 from tests.system.live_site import BALSAM
@@ -247,3 +249,11 @@ def test_balsam_login(world: World, tmp_path: Path) -> None:
     out, _ = waiting.communicate(timeout=60)
     assert '"username": "grace"' in out and waiting.returncode == 0
     assert (tmp_path / "home" / "client.yml").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_doctor_asks_every_provider(world: World) -> None:
+    settings = ServerSettings(login_file=world.service.home.parent / "login.yml", port=world.service.port)
+    found = {one.check: one for one in server_doctor_network.logins(settings)}
+    statuses = {check: one.status for check, one in found.items()}
+    assert statuses == {"public URL": "ok", "provider lab": "ok", "provider beam": "ok", "provider gone": "problem"}
+    assert "http://127.0.0.1:9" in found["provider gone"].message

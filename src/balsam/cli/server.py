@@ -12,6 +12,7 @@ _COMMANDS = {
         "Start a service that runs in the background anew, with what is installed now.",
     ),
     "down": ("balsam.cli.server_control:down", "Stop a service that runs in the background."),
+    "doctor": ("balsam.cli.server_doctor:doctor", "Check a service's installation on its own machine."),
     "migrate": ("balsam.cli.server_database:migrate", "Bring a PostgreSQL database to the schema of this version."),
     "backup": ("balsam.cli.server_database:backup", "Save one state of a service's database, also while it runs."),
     "restore": ("balsam.cli.server_database:restore", "Put a backup in the place of a database, SQLite or PostgreSQL."),

@@ -86,10 +86,15 @@ def up(
 
     On a loopback address your own Unix user is logged in without a password, and nobody else is.
     """
-    address = database_of(ctx, database)
-    made = ServerSettings(single_user=False if multi_user else None, database=address, **settings)
+    made = settings_of(ctx, multi_user=multi_user, database=database, **settings)
     logs.configure(log_format)
     sys.exit(_run_here(made, as_json=as_json))
+
+
+def settings_of(ctx: click.Context, *, multi_user: bool, database: str | None, **settings: Any) -> ServerSettings:
+    """What the options of `up` mean. They are not checked yet: see ServerSettings.check."""
+    address = database_of(ctx, database)
+    return ServerSettings(single_user=False if multi_user else None, database=address, **settings)
 
 
 def database_of(ctx: click.Context, text: str | None) -> DatabaseAddress | None:

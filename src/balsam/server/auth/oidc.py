@@ -51,6 +51,10 @@ class Provider:
         self._document_at = self._keys_at = float("-inf")
         self._keys: KeySet | None = None
 
+    async def check(self) -> None:
+        """Raises ProviderAway unless the provider describes itself and shows its keys, as a login needs it."""
+        await self._key_set(await self._discover(), fresh=False)
+
     async def authorization_url(self, state: str, nonce: str, verifier: str) -> str:
         """Where to send the browser. Raises ProviderAway."""
         document = await self._discover()

@@ -37,7 +37,7 @@ def check_schema(address: DatabaseAddress, steps: Sequence[Migration] | None = N
     newest = (steps or migrations("postgres"))[-1].number
     with closing(connect(address, "check")) as connection:
         _check_server(connection)
-        version, oldest_code = _version(connection)
+        version, oldest_code = recorded_version(connection)
     if version < newest:
         has = f"has schema {version}, this version needs {newest}" if version else "has no tables of ours yet"
         raise SchemaTooOld(f"the database {address} {has}; run: balsam server migrate")
@@ -51,7 +51,7 @@ def schema_version(address: DatabaseAddress) -> int:
     """Which schema a database has. Raises SchemaTooOld when it has none, SchemaTooNew when this version knows less."""
     newest = migrations("postgres")[-1].number
     with closing(connect(address, "check")) as connection:
-        version, _ = _version(connection)
+        version, _ = recorded_version(connection)
     if version == 0:
         raise SchemaTooOld(f"the database {address} has no tables of ours")
     if version > newest:
@@ -62,7 +62,7 @@ def schema_version(address: DatabaseAddress) -> int:
 def fill_if_empty(address: DatabaseAddress) -> None:
     """Make the tables in a database that has none of ours. One of an older version is left as it is."""
     with closing(connect(address, "check")) as connection:
-        version, _ = _version(connection)
+        version, _ = recorded_version(connection)
     if version == 0:
         migrate(address)
 
@@ -77,7 +77,7 @@ def migrate(address: DatabaseAddress, steps: Sequence[Migration] | None = None) 
         _check_server(connection)
         _only_one(connection)
         connection.execute(_RECORDS)
-        before, oldest_code = _version(connection)
+        before, oldest_code = recorded_version(connection)
         newest = steps[-1].number
         if oldest_code > newest:
             raise SchemaTooNew(
@@ -107,7 +107,7 @@ def _only_one(connection: Connection) -> None:
     connection.execute(f"SET lock_timeout = '{LOCK_WAIT}'".encode())
 
 
-def _version(connection: Connection) -> tuple[int, int]:
+def recorded_version(connection: Connection) -> tuple[int, int]:
     """Number of the last step, and the oldest code that can work with the outcome."""
     found = connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone()
     if found is None or not found[0]:
