@@ -142,6 +142,22 @@ def test_what_a_node_has_reaches_the_launcher(
     assert (len(found.cpu_ids), len(found.gpu_ids), found.gpu_vendor) == (cpus, gpus, vendor)
 
 
+@pytest.mark.parametrize(
+    ("machine", "mpirun"),
+    [
+        ("aurora", "pals"),
+        ("polaris", "pals"),
+        ("frontier", "srun"),
+        ("perlmutter-cpu", "srun"),
+        ("perlmutter-gpu", "srun"),
+        ("generic-slurm", "auto"),
+        ("generic-pbs", "auto"),
+    ],
+)
+def test_what_starts_the_ranks_there(machine: str, mpirun: str, tmp_path: Path) -> None:
+    assert settings_of(machine, tmp_path).mpirun_name == mpirun
+
+
 def test_unknown_machine_gets_the_nearest() -> None:
     with pytest.raises(UnknownMachine, match="did you mean 'local'"):
         settings_text("locl")

@@ -34,7 +34,7 @@ def test_built_ins_are_declared_as_other_packages_declare_theirs(group: BackEnds
 def test_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(UnknownBackEnd, match="has no 'mpicc'; did you mean 'mpich'"):
         MPIRUNS.load("mpicc")
-    with pytest.raises(UnknownBackEnd, match="has no 'zzz'; known: intelmpi, mpich, openmpi, plain"):
+    with pytest.raises(UnknownBackEnd, match="has no 'zzz'; known: flux, intelmpi, jsrun, mpich, openmpi, pals, plain"):
         MPIRUNS.load("zzz")
 
 

@@ -19,6 +19,9 @@ _LEGACY_CLASSES = {
     "MPICHRun": "mpich",
     "OpenMPIRun": "openmpi",
     "LocalAppRun": "plain",
+    "AuroraRun": "pals",
+    "PerlmutterRun": "srun",
+    "PolarisRun": "pals",
     "SlurmRun": "srun",
     "DefaultNode": "local",
 }
@@ -104,9 +107,12 @@ SCHEDULERS = BackEnds(
 MPIRUNS = BackEnds(
     "balsam.mpiruns",
     {
+        "flux": "balsam.platform.mpirun.flux:FluxRun",
         "mpich": "balsam.platform.mpirun.mpich:Mpich",
         "intelmpi": "balsam.platform.mpirun.mpich:IntelMpi",
+        "jsrun": "balsam.platform.mpirun.jsrun:Jsrun",
         "openmpi": "balsam.platform.mpirun.openmpi:OpenMpi",
+        "pals": "balsam.platform.mpirun.pals:Pals",
         "plain": "balsam.platform.mpirun.plain:Plain",
         "srun": "balsam.platform.mpirun.srun:Srun",
     },

@@ -23,6 +23,7 @@ _PARAM_VALUE = re.compile(r"[A-Za-z0-9_.,:=+][A-Za-z0-9_.,:=+-]{0,127}")
 _RANK_VARIABLE = re.compile(
     r"PMI_|PMI2_|PMIX_|HYDI_|HYDRA_|MPI_LOCAL|OMPI_|ORTE_|PRTE_|PRRTE_|OPAL_|I_MPI_HYDRA_|BALSAM_(LOCAL_)?(RANK|SIZE)$"
     r"|SLURM_(PROCID|LOCALID|NODEID|STEP|TASK_PID|GTIDS|SRUN_|PMIX)"
+    r"|PALS_(RANKID|NODEID|LOCAL_|APID|APINFO|SPOOL_DIR)|FLUX_TASK_(RANK|LOCAL_ID)|JSM_NAMESPACE_"
 )
 # Settings that a user may have made on purpose for all runs.
 _KEPT_VARIABLE = re.compile(
@@ -31,17 +32,37 @@ _KEPT_VARIABLE = re.compile(
 )
 
 
+# What each rank of a node may use, in the order of the ranks.
+CpuParts = tuple[tuple[int, ...], ...]
+GpuParts = tuple[tuple[str, ...], ...]
+
+
 class LaunchParamRefused(ValueError):
     """A Job's `launch_params` hold what this mpirun does not take; the text says what it takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeRanks:
-    """Ranks of a Job on one node, and what they may use there."""
+    """Ranks of a Job on one node, and what they may use there; a GPU's id stands once for each rank that uses it."""
 
     host: str
     ranks: int
     cpu_ids: tuple[int, ...] = ()
+    gpu_ids: tuple[str, ...] = ()
+
+    def cpu_parts(self) -> CpuParts:
+        """Equal parts of the node's share, one for each rank; none when there are fewer cores than ranks.
+
+        >>> NodeRanks("n", 2, (0, 1, 4, 5)).cpu_parts()
+        ((0, 1), (4, 5))
+        """
+        each = len(self.cpu_ids) // self.ranks
+        return tuple(self.cpu_ids[rank * each : (rank + 1) * each] for rank in range(self.ranks)) if each else ()
+
+    def gpu_parts(self) -> GpuParts:
+        """The GPUs of each rank; none when the Job asked for none."""
+        each = len(self.gpu_ids) // self.ranks
+        return tuple(self.gpu_ids[rank * each : (rank + 1) * each] for rank in range(self.ranks)) if each else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +91,8 @@ class RankPlacement:
         resources = placement.resources
         return cls(
             nodes=tuple(
-                NodeRanks(nodes[share.node].name, resources.ranks_per_node, share.cpu_ids) for share in placement.shares
+                NodeRanks(nodes[share.node].name, resources.ranks_per_node, share.cpu_ids, share.gpu_ids)
+                for share in placement.shares
             ),
             is_local=is_local,
             threads_per_rank=resources.threads_per_rank,
@@ -81,6 +103,23 @@ class RankPlacement:
     @property
     def num_ranks(self) -> int:
         return sum(node.ranks for node in self.nodes)
+
+    def ranks_of_each_node(self, mpirun: str) -> int:
+        """For an mpirun that takes one number for all nodes. Raises LaunchParamRefused when they differ."""
+        counts = [node.ranks for node in self.nodes]
+        if len(set(counts)) > 1:
+            raise LaunchParamRefused(f"{mpirun} starts as many ranks on each node, not {', '.join(map(str, counts))}")
+        return counts[0]
+
+    def common_cpu_parts(self) -> CpuParts:
+        """The cores of each rank where one list holds for all nodes; none when nodes differ or ranks share cores."""
+        parts = {node.cpu_parts() for node in self.nodes}
+        return parts.pop() if len(parts) == 1 and not self.oversubscribed else ()
+
+    def common_gpu_parts(self) -> GpuParts:
+        """The GPUs of each rank where one list holds for all nodes; none when nodes differ."""
+        parts = {node.gpu_parts() for node in self.nodes}
+        return parts.pop() if len(parts) == 1 else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,12 @@ _SIGNATURES = (
     ("HYDRA", "mpich"),
     ("slurm ", "srun"),
 )
+# What starts ranks in an allocation or instance of its own kind, by the variable that tells one.
+_IN_ALLOCATION = (
+    ("SLURM_JOB_ID", "srun", "in an allocation of Slurm"),
+    ("FLUX_URI", "flux", "in an instance of Flux"),
+    ("LSB_JOBID", "jsrun", "in an allocation of LSF"),
+)
 _VERSION = re.compile(r"\d+\.\d+(\.\d+)?")
 
 
@@ -46,10 +52,11 @@ def detect(
 ) -> Detected:
     """Choose the mpirun.
 
-    `setting` (overridden by BALSAM_MPIRUN) is `auto`, a registered name (`srun`, `mpich`, `openmpi`, `intelmpi`,
-    `plain`), the path of an mpiexec, or `name:path`. `auto` takes srun in an allocation of Slurm, else the mpiexec on
-    PATH, and plain processes when there is none that answers. Raises MpiRunMissing for a name or path that is not
-    there, UnknownBackEnd for a name nobody knows.
+    `setting` (overridden by BALSAM_MPIRUN) is `auto`, a registered name (`srun`, `flux`, `jsrun`, `pals`, `mpich`,
+    `openmpi`, `intelmpi`, `plain`), the path of an mpiexec, or `name:path`. `auto` takes srun in an allocation of
+    Slurm, flux in an instance of Flux, jsrun in an allocation of LSF, else the mpiexec on PATH (that of PALS in an
+    allocation of PBS only), and plain processes when there is none that answers. Raises MpiRunMissing for a name or
+    path that is not there, UnknownBackEnd for a name nobody knows.
 
     >>> detect("plain").mpirun.name
     'plain'
@@ -59,7 +66,7 @@ def detect(
     wanted = environ.get(VARIABLE) or setting
     why = f"{VARIABLE}={wanted}" if environ.get(VARIABLE) else f"setting {wanted!r}"
     if wanted == AUTO:
-        return _automatic(search, "SLURM_JOB_ID" in environ, single_rank)
+        return _automatic(search, environ, single_rank)
     name, _, program = ("", "", wanted) if wanted.startswith("/") else wanted.partition(":")
     if not program:
         return _named(name, search, why, single_rank)
@@ -78,18 +85,22 @@ def recognise_on_path(environ: Mapping[str, str]) -> tuple[str | None, str]:
     return (None, f"{path} is not known ({said})") if found is None else (found, path)
 
 
-def _automatic(search: str, in_slurm: bool, single_rank: SingleRank) -> Detected:
-    srun = shutil.which("srun", path=search) if in_slurm else None
-    if srun is not None:
-        return Detected(MPIRUNS.load("srun")(srun, single_rank), f"srun: {srun}, in an allocation of Slurm")
+def _automatic(search: str, environ: Mapping[str, str], single_rank: SingleRank) -> Detected:
+    for variable, name, where in _IN_ALLOCATION:
+        program = shutil.which(name, path=search) if environ.get(variable) else None
+        if program is not None:
+            return Detected(MPIRUNS.load(name)(program, single_rank), f"{name}: {program}, {where}")
     path = shutil.which("mpiexec", path=search)
     if path is None:
         return Detected(MPIRUNS.load("plain")(), "no mpiexec on PATH: ranks are started as plain processes")
     found, said = _ask(path)
+    if found == "pals" and not environ.get("PBS_JOBID"):
+        reason = f"{path} is {said}, and this is no allocation of PBS: ranks are started as plain processes"
+        return Detected(MPIRUNS.load("plain")(), reason)
     if found is None:
         reason = f"{path} is not known ({said}): ranks are started as plain processes; set `mpirun` to override"
         return Detected(MPIRUNS.load("plain")(), reason)
-    return Detected(MPIRUNS.load(found)(path, single_rank), f"{found}: {path} says {said!r}")
+    return Detected(MPIRUNS.load(found)(path, single_rank), f"{found}: {path} is {said}")
 
 
 def _named(wanted: str, search: str, why: str, single_rank: SingleRank) -> Detected:
@@ -118,6 +129,9 @@ def _recognise(program: str, why: str) -> str:
 
 def _ask(program: str) -> tuple[str | None, str]:
     """The adapter's name and what the program says of itself; None with the reason when it is not to be understood."""
+    # The mpiexec of PALS is told by its directory: what its --version prints is not in public documentation.
+    if "pals" in Path(program).resolve().parts:
+        return "pals", "that of PALS by its directory"
     return _ask_once(program, Path(program).stat().st_mtime_ns)
 
 

@@ -45,12 +45,9 @@ class Mpich:
         return ["-hosts", ",".join(f"{node.host}:{node.ranks}" for node in placement.nodes)]
 
     def _binding(self, placement: RankPlacement) -> list[str]:
-        cpus = placement.nodes[0].cpu_ids
-        ranks = placement.num_ranks
-        if self.bind == "none" or len(placement.nodes) > 1 or len(cpus) < ranks:
+        parts = placement.nodes[0].cpu_parts()
+        if self.bind == "none" or len(placement.nodes) > 1 or not parts:
             return []
-        each = len(cpus) // ranks
-        parts = (cpus[rank * each : (rank + 1) * each] for rank in range(ranks))
         return ["-bind-to", "user:" + ",".join("+".join(str(cpu) for cpu in part) for part in parts)]
 
     def _env(self, placement: RankPlacement) -> dict[str, str]:

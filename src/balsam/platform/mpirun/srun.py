@@ -7,14 +7,7 @@ are then held apart by explicit masks, where Slurm can bind at all (`binds`).
 
 from collections.abc import Mapping, Sequence
 
-from balsam.platform.mpirun.base import (
-    NodeRanks,
-    RankCommand,
-    RankPlacement,
-    SingleRank,
-    is_direct,
-    param_words,
-)
+from balsam.platform.mpirun.base import RankCommand, RankPlacement, SingleRank, is_direct, param_words
 
 # A rank that fails ends the others; a user's SLURM_EXPORT_ENV would keep the Job's variables from the ranks.
 _ALWAYS = ("--overlap", "--mem=0", "--kill-on-bad-exit=1", "--input=none", "--export=ALL")
@@ -73,18 +66,8 @@ class Srun:
 
     def _binding(self, placement: RankPlacement) -> list[str]:
         """Masks are one list for all nodes: ranks of nodes on which other cores are free are not bound."""
-        masks = {rank_masks(node) for node in placement.nodes}
-        if not self.binds or placement.oversubscribed or len(masks) > 1 or not all(masks):
+        parts = placement.common_cpu_parts()
+        if not self.binds or not parts:
             return ["--cpu-bind=none"] if self.binds else []
-        return [f"--cpu-bind=mask_cpu:{','.join(f'{mask:#x}' for mask in masks.pop())}"]
-
-
-def rank_masks(node: NodeRanks) -> tuple[int, ...]:
-    """A bit mask of cores for each rank: equal parts of the node's share; none when there are fewer cores than ranks.
-
-    >>> rank_masks(NodeRanks("n", 2, (0, 1, 4, 5)))
-    (3, 48)
-    """
-    each = len(node.cpu_ids) // node.ranks
-    parts = (node.cpu_ids[rank * each : (rank + 1) * each] for rank in range(node.ranks))
-    return tuple(sum(1 << cpu for cpu in part) for part in parts) if each else ()
+        masks = (sum(1 << cpu for cpu in part) for part in parts)
+        return [f"--cpu-bind=mask_cpu:{','.join(f'{mask:#x}' for mask in masks)}"]
