@@ -8,11 +8,13 @@ import pytest
 from balsam.domain.job import Resources
 from balsam.domain.packing import Node, NodePool
 from balsam.domain.template import CommandTemplate
+from balsam.launcher.config import LauncherConfig
 from balsam.launcher.engines.base import Engine, NotLaunchable, Words
 from balsam.launcher.engines.local import LocalEngine
 from balsam.launcher.engines.mpirun import MpirunEngine
 from balsam.launcher.machine_messages import LaunchJob
-from balsam.launcher.partition import PartitionNode
+from balsam.launcher.partition import Partition, PartitionNode
+from balsam.launcher.wiring import engine_for
 from balsam.platform.mpirun.mpich import Mpich
 from balsam.platform.mpirun.openmpi import OpenMpi
 
@@ -56,3 +58,28 @@ def test_params_that_an_mpirun_takes_are_given_to_it_in_silence(
     assert caplog.messages == []
     with pytest.raises(NotLaunchable, match="it takes: bind-to"):
         words(make(), 1, 8, {"launcher": "/bin/evil"})
+
+
+@pytest.mark.parametrize(
+    ("mpirun", "bound", "unbound"),
+    [
+        ("srun", "--cpu-bind=mask_cpu:0x1,0x2", "--cpu-bind"),
+        ("mpich", "-bind-to user:0,1", "-bind-to"),
+        ("intelmpi", "", "-bind-to"),
+        ("openmpi", "--bind-to none", "user:"),
+    ],
+)
+def test_ranks_are_bound_when_the_settings_say_so(
+    mpirun: str, bound: str, unbound: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "balsam.launcher")
+    said = {}
+    for binds in (False, True):
+        config = LauncherConfig(1, "/s", "/s/d", "/s/q", "/s/c", mpirun=f"{mpirun}:/bin/true", mpirun_binds_cpus=binds)
+        engine = engine_for(Partition(config, 0, False, (HERE,), 600.0, {}), {"BALSAM_PMI": "pmi2"})
+        said[binds] = " ".join(words(engine, 1, 1, {}, ranks=2).argv)
+    assert bound in said[True]
+    assert unbound not in said[False]
+    is_asked = mpirun in ("srun", "mpich")
+    assert (said[True] != said[False]) is is_asked
+    assert ("not for mpirun_binds_cpus" in caplog.text) is not is_asked

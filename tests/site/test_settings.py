@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from balsam.launcher.config import LauncherConfig
 from balsam.platform.machines import machine_names, settings_text
-from balsam.site.settings import Settings
+from balsam.site.directory import SiteDirectory
+from balsam.site.launcher_config import launcher_config_maker
+from balsam.site.settings import LauncherSettings, Settings
 from balsam.site.settings_file import SettingsError, load_settings
+from tests.site.test_script import batch_job
 
 
 def load(tmp_path: Path, text: str) -> Settings:
@@ -178,3 +182,10 @@ def test_null_switches_a_service_off_and_leaving_it_out_does_not(tmp_path: Path,
     assert found.processing is not None and found.file_cleaner is not None
     assert (found.processing.num_workers, found.processing.hook_time_limit_sec) == (3, 600.0)
     assert (found.file_cleaner.cleanup_batch_size, found.file_cleaner.service_period) == (180, 30.0)
+
+
+@pytest.mark.parametrize("binds", [False, True])
+def test_whether_ranks_are_bound_reaches_the_launcher(binds: bool, tmp_path: Path) -> None:
+    settings = Settings(launcher=LauncherSettings(mpirun_binds_cpus=binds))
+    text = launcher_config_maker(SiteDirectory(tmp_path), settings, 1)(batch_job(), tmp_path / "qsubmit")
+    assert LauncherConfig.from_json(text).mpirun_binds_cpus is binds

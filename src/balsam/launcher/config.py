@@ -43,6 +43,7 @@ class LauncherConfig:
     node_gpus: int | list[str] | None = None
     mpirun: str = "auto"
     mpirun_allows_node_packing: bool = True
+    mpirun_binds_cpus: bool = False
     max_concurrent_mpiruns: int = 1000
     sort_by: str = "fifo"
     idle_ttl_sec: float = 60.0

@@ -17,6 +17,7 @@ from balsam.launcher.plans import Planner
 from balsam.launcher.spreading import find_srun
 from balsam.launcher.starter import Starter
 from balsam.launcher.workdir import DataRoot
+from balsam.platform.mpirun.base import MpiRun
 from balsam.platform.node.base import NodeType
 from balsam.platform.registry import NODES
 
@@ -47,7 +48,7 @@ def build_parts(partition: Partition, environ: Mapping[str, str], allocation: st
     owner = str(partition.index) if node is None else f"{partition.index}-{node}"
     calls = CallFiles(Path(config.directory) / f"calls-{owner}")
     told = {"site_id": config.site_id, "batch_job_id": config.batch_job_id}
-    planner = Planner(apps, environment, _engine(partition, environ), calls.path_of, told)
+    planner = Planner(apps, environment, engine_for(partition, environ), calls.path_of, told)
     node_type: NodeType = NODES.load(config.compute_node)()
     return Parts(Starter(planner, data, calls), apps, data, node_type.nodes_left(environ))
 
@@ -61,7 +62,8 @@ def _check_spread(environ: Mapping[str, str]) -> None:
     find_srun(environ)
 
 
-def _engine(partition: Partition, environ: Mapping[str, str]) -> Engine:
+def engine_for(partition: Partition, environ: Mapping[str, str]) -> Engine:
+    """What starts the partition's Jobs. Raises LookupError for an mpirun that is not there."""
     if partition.is_spread or (partition.serial and partition.is_local):
         return LocalEngine()
     from balsam.platform.mpirun.detect import detect
@@ -70,9 +72,23 @@ def _engine(partition: Partition, environ: Mapping[str, str]) -> Engine:
 
     found = detect(partition.config.mpirun, environ)
     log.info("mpirun: %s", found.reason)
-    mpirun = found.mpirun
+    mpirun = _binding(found.mpirun) if partition.config.mpirun_binds_cpus else found.mpirun
     if isinstance(mpirun, Srun) and not partition.serial:
         pmi = choose_pmi(mpirun.srun, [node.name for node in partition.nodes], environ)
         log.info("mpirun: %s", pmi.reason)
         mpirun = Srun(mpirun.srun, mpirun.single_rank, pmi.name, mpirun.binds)
     return MpirunEngine(mpirun, partition.nodes)
+
+
+def _binding(mpirun: MpiRun) -> MpiRun:
+    """The same mpirun, told to bind ranks to the cores of their Job, where that is a choice; else as it is."""
+    from balsam.platform.mpirun.mpich import Mpich
+    from balsam.platform.mpirun.srun import Srun
+
+    if isinstance(mpirun, Srun):
+        return Srun(mpirun.srun, mpirun.single_rank, mpirun.pmi, binds=True)
+    # Intel's kind of Mpich has rules of its own.
+    if type(mpirun) is Mpich:
+        return Mpich(mpirun.mpiexec, mpirun.single_rank, bind="cpus")
+    log.info("mpirun: whether %s binds is not for mpirun_binds_cpus to say, only srun and mpich ask it", mpirun.name)
+    return mpirun

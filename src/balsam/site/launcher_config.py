@@ -35,6 +35,7 @@ def launcher_config_maker(site: SiteDirectory, settings: Settings, site_id: int)
             node_gpus=settings.node.gpus,
             mpirun=settings.mpirun_name,
             mpirun_allows_node_packing=launcher.mpirun_allows_node_packing,
+            mpirun_binds_cpus=launcher.mpirun_binds_cpus,
             max_concurrent_mpiruns=launcher.max_concurrent_mpiruns,
             sort_by=launcher.sort_by or "fifo",
             idle_ttl_sec=launcher.idle_ttl_sec,

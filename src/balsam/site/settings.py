@@ -59,6 +59,7 @@ class LauncherSettings(Section):
     error_tail_num_lines: Annotated[int, Field(ge=0, le=1000)] = 10
     max_concurrent_mpiruns: Positive = 1000
     mpirun_allows_node_packing: bool = True
+    mpirun_binds_cpus: bool = False
     sort_by: Literal["fifo", "long_large_first"] | None = None
     compute_node: Short | None = None  # None: that of the scheduler
     mpi_app_launcher: Short | None = None  # Balsam's name of the top-level key `mpirun`
