@@ -12,6 +12,7 @@ from balsam.domain.job import Resources
 from balsam.domain.lease import HeldLease, LeaseKind
 from balsam.domain.packing import Node
 from balsam.launcher.appetite import MOST_IN_RESERVE, POLL_SEC
+from balsam.launcher.bad_nodes import START_SEC
 from balsam.launcher.machine import OVERTAKEN_SEC, START_AGAIN_SEC, Machine, MachineSettings
 from balsam.launcher.machine_messages import (
     Acquire,
@@ -159,6 +160,87 @@ def test_nothing_is_placed_on_a_lost_node_and_what_fits_no_more_is_given_back() 
     bench.end(2)
     asked = one(Acquire, bench.step(Granted(bench.machine._acquire_seq, ()), Work(), after=100))
     assert (asked.max_nodes_per_job, asked.max_aggregate_nodes) == (2, 2.0)
+
+
+WHOLE = Resources()
+
+
+def fail_at_start(bench: Bench, node: int = 0) -> list[Output]:
+    """What runs on that node ends with an error."""
+    (job_id,) = bench.machine._runs._on(node)
+    return bench.step(Started(job_id), Exited(job_id, 3, message="no GPU"), Gone(job_id))
+
+
+def bench_with_a_bad_node(**given: Any) -> Bench:
+    """Three nodes; the Jobs on two of them are well, a second one has just failed on the first, a third runs there."""
+    bench = Bench(nodes=THREE, **given)
+    bench.grant(*(job(number, WHOLE) for number in range(1, 9)), job(9, Resources(num_nodes=3)))
+    bench.step(Started(2), Started(3))
+    fail_at_start(bench)
+    bench.step(after=START_SEC)
+    fail_at_start(bench)
+    return bench
+
+
+def test_a_node_that_fails_jobs_at_start_is_set_aside_and_said() -> None:
+    bench = bench_with_a_bad_node()
+    out = fail_at_start(bench)
+    assert told(out) == [(Outcome.STARTED, 5), (Outcome.RELEASED, 9), (Outcome.RUN_ERROR, 5)], "9 needs all nodes"
+    said = "node n0 is set aside for the rest of this allocation: 3 Jobs in a row failed there"
+    assert any(note.text.startswith(said) for note in all_of(Note, out))
+    record = all_of(Record, out)[-1]
+    assert record.message.startswith(f"no GPU\n{said}")
+    assert record.data == {"return_code": 3, "node_set_aside": "n0"}
+    assert all_of(Start, out) == []
+    assert [start.placement.shares[0].node for start in all_of(Start, bench.end(2))] == [1], "the others go on"
+    assert all_of(Start, bench.step(NodeUp(0))) == [], "it stays aside"
+    assert bench.machine._runs.pool.usable_nodes == 2
+
+
+@pytest.mark.parametrize(("most", "failed"), [(0, 5), (1, 2), (2, 2), (3, 3), (4, 4)])
+def test_how_many_failed_starts_are_too_many_is_a_setting(most: int, failed: int) -> None:
+    """Not after the first: at that time nothing had started well elsewhere."""
+    bench = Bench(nodes=THREE, max_failed_starts_per_node=most)
+    bench.grant(*(job(number, WHOLE) for number in range(1, 9)))
+    bench.step(Started(2), Started(3))
+    seen = 0
+    while bench.machine._runs.pool.is_usable(0) and seen < 5:
+        fail_at_start(bench)
+        bench.step(after=START_SEC)
+        seen += 1
+    assert seen == failed
+    assert bench.machine._runs.pool.is_usable(0) is (most == 0)
+
+
+def test_what_runs_on_a_node_set_aside_goes_on_and_is_lost_with_it() -> None:
+    bench = Bench(nodes=THREE, max_failed_starts_per_node=1)
+    bench.grant(job(1), job(2), *(job(number, WHOLE) for number in range(3, 7)))
+    bench.step(*(Started(number) for number in range(1, 5)))
+    bench.end(4)
+    bench.step(Started(5))
+    out = bench.end(2, 1)
+    assert "set aside" in one(Record, out).message
+    assert all_of(Signal, out) == [], "what else runs there goes on"
+    assert bench.machine._runs.free_cores == 2, "of four on two nodes; those of the third are nobody's"
+    assert one(Signal, bench.step(NodesLost((0,)))).job_id == 1
+    assert one(Record, bench.end(1, 137)).failure is Failure.LOST_NODE
+    assert [start.job.id for start in all_of(Start, bench.end(3))] == [6]
+    assert bench.machine._runs.free_cores == 2
+
+
+def test_what_could_not_be_started_there_speaks_against_a_node_what_was_cancelled_does_not() -> None:
+    bench = bench_with_a_bad_node()
+    bench.step(CancelRequested((5,)), Started(5))
+    assert "set aside" not in str(bench.end(5, 143))
+    out = bench.step(StartFailed(6, 126, "no such directory"))
+    assert "\nnode n0 is set aside" in all_of(Record, out)[-1].message
+
+
+def test_the_last_node_is_never_set_aside() -> None:
+    bench = bench_with_a_bad_node()
+    bench.step(NodesLost((1,)), NodeDown(2))
+    assert "set aside" not in str(fail_at_start(bench))
+    assert bench.machine._runs.pool.is_usable(0)
 
 
 def test_a_cancelled_job_on_a_lost_node_is_cancelled() -> None:
@@ -696,7 +778,7 @@ SHAPES = [HALF, Resources(), Resources(num_nodes=2), Resources(ranks_per_node=3,
 def test_whatever_happens(actions: list[tuple[str, int, int]], ending: str) -> None:
     """S6, S9, L3: one run of a Job, each grant told exactly once how it ended, nothing left at the end."""
     nodes = (NODE, Node("n1", (0, 1, 2, 3)))
-    world = World(Machine(MachineSettings(nodes, idle_ttl_sec=1000)))
+    world = World(Machine(MachineSettings(nodes, idle_ttl_sec=1000, max_failed_starts_per_node=1)))
     world.step(SessionOpened(HeldLease(LeaseKind.HEARTBEAT, 0.0, 1e6, 60)))
     for action, which, number in actions:
         act(world, action, which, number)
@@ -704,6 +786,7 @@ def test_whatever_happens(actions: list[tuple[str, int, int]], ending: str) -> N
     assert world.machine.exit is not None
     assert world.machine.is_idle
     assert world.machine._runs.pool.is_idle
+    assert world.machine._runs.pool.usable_nodes >= 1, "the last node was set aside"
     if ending != "lease":
         assert set(world.ends) == world.granted
         for outcomes in world.ends.values():

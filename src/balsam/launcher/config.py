@@ -47,6 +47,7 @@ class LauncherConfig:
     max_concurrent_mpiruns: int = 1000
     sort_by: str = "fifo"
     idle_ttl_sec: float = 60.0
+    max_failed_starts_per_node: int = 3
     kill_grace_sec: float = 10.0
     error_tail_num_lines: int = 10
     pinned_apps: list[str] | None = None

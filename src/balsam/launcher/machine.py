@@ -18,6 +18,7 @@ from balsam.domain.job import Shape
 from balsam.domain.lease import HeldLease
 from balsam.domain.packing import Node
 from balsam.launcher.appetite import Appetite, Room
+from balsam.launcher.bad_nodes import START_SEC, BadNodes
 from balsam.launcher.job_queue import JobQueue
 from balsam.launcher.machine_messages import (
     Acquire,
@@ -50,7 +51,7 @@ from balsam.launcher.machine_messages import (
     Storage,
     Work,
 )
-from balsam.launcher.runs import Killing, Runs
+from balsam.launcher.runs import Killing, Run, Runs
 
 START_AGAIN_SEC = 1.0
 # A Job that others overtook for so long gets the next room alone.
@@ -70,6 +71,7 @@ class MachineSettings:
     kill_grace_sec: float = 10.0
     drain_grace_sec: float = 10.0
     idle_ttl_sec: float = 60.0
+    max_failed_starts_per_node: int = 3
     end: float | None = None
     drain_at: float | None = None
 
@@ -83,6 +85,8 @@ class Machine:
         self._queue = JobQueue()
         self._runs = Runs(settings.nodes, settings.kill_grace_sec, settings.drain_grace_sec, self._say)
         self._appetite = Appetite()
+        # The last node is never set aside, so there is nothing to watch on a single one.
+        self._bad_nodes = BadNodes(settings.max_failed_starts_per_node if len(settings.nodes) > 1 else 0)
         self._acquire_seq = 0
         self._draining = ""
         self._stores = True
@@ -155,7 +159,7 @@ class Machine:
     def _hear(self, now: float, happened: Input) -> None:
         match happened:
             case Exited():
-                self._exited(happened)
+                self._exited(now, happened)
             case Gone():
                 self._gone(now, happened.job_id)
             case Preparing():
@@ -171,7 +175,7 @@ class Machine:
             case Fenced():
                 self._fenced(now, happened.jobs)
             case StartFailed():
-                self._start_failed(happened)
+                self._start_failed(now, happened)
             case StartDelayed():
                 self._start_delayed(now, happened)
             case Lost() | NodeDown() | NodeUp():
@@ -248,6 +252,21 @@ class Machine:
             for job_id in struck:
                 self._runs.kill(now, job_id, Killing.LOST_NODE, why)
         self._give_back_what_never_fits(now)
+
+    def _judge_nodes(self, now: float, run: Run) -> tuple[str, dict[str, str]]:
+        """A node that fails Jobs as they start gets no more of them; returns words and data for the Job's record."""
+        suspect = self._bad_nodes.over(run.job.id, is_own_end=run.killing is None)
+        if suspect is None or not self._runs.set_aside(suspect.node):
+            return "", {}
+        self._bad_nodes.set_aside(suspect.node)
+        name = self._settings.nodes[suspect.node].name
+        why = (
+            f"node {name} is set aside for the rest of this allocation: "
+            f"{suspect.jobs} Jobs in a row failed there within {START_SEC:g} s, of Apps that start well on other nodes"
+        )
+        self._say(Note(why))
+        self._give_back_what_never_fits(now)
+        return why, {"node_set_aside": name}
 
     def _give_back_what_never_fits(self, now: float) -> None:
         for job_id in self._queue:
@@ -381,21 +400,25 @@ class Machine:
         if run is None:
             return
         run.started = True
+        self._bad_nodes.began(now, run.job, run.placement)
         self._record_start(run.job)
         if run.killing is not None:
             self._runs.signal(now, run)
 
-    def _start_failed(self, failed: StartFailed) -> None:
+    def _start_failed(self, now: float, failed: StartFailed) -> None:
         run = self._runs.get(failed.job_id)
         if run is None:
             return
         self._runs.free(run)
+        self._bad_nodes.began(now, run.job, run.placement)
+        self._bad_nodes.exited(now, run.job.id, is_well=False)
+        said, data = self._judge_nodes(now, run)
         if run.killing in (Killing.CANCEL, Killing.FENCED):
             self._record(Outcome.RELEASED, run.job)
         else:
             self._record_start(run.job)
-            code, why = failed.return_code, failed.message
-            self._record(Outcome.RUN_ERROR, run.job, code, why, failure=Failure.NOT_STARTED, result=failed.result)
+            code, why = failed.return_code, _lines(failed.message, said)
+            self._record(Outcome.RUN_ERROR, run.job, code, why, data, failed.result, Failure.NOT_STARTED)
 
     def _start_delayed(self, now: float, delayed: StartDelayed) -> None:
         run = self._runs.get(delayed.job_id)
@@ -411,10 +434,11 @@ class Machine:
 
     # Ending
 
-    def _exited(self, exited: Exited) -> None:
+    def _exited(self, now: float, exited: Exited) -> None:
         run = self._runs.get(exited.job_id)
         if run is not None and run.exited is None:
             run.exited = exited
+            self._bad_nodes.exited(now, run.job.id, is_well=exited.return_code == 0)
 
     def _gone(self, now: float, job_id: int) -> None:
         """S9: only now the slot is free, and only now the end is told, or another launcher could start it beside."""
@@ -423,8 +447,9 @@ class Machine:
             return
         self._runs.free(run)
         self._appetite.ended(now, run.job.resources.node_footprint)
+        said, aside = self._judge_nodes(now, run)
         exited = run.exited
-        data: dict[str, Any] = {"return_code": exited.return_code}
+        data: dict[str, Any] = {"return_code": exited.return_code, **aside}
         if exited.signal:
             data["signal"] = exited.signal
         code = exited.return_code
@@ -432,7 +457,8 @@ class Machine:
             case None if code == 0:
                 self._record(Outcome.RUN_DONE, run.job, code, result=exited.result)
             case None:
-                self._record(Outcome.RUN_ERROR, run.job, code, exited.message, data, exited.result, exited.failure)
+                why = _lines(exited.message, said)
+                self._record(Outcome.RUN_ERROR, run.job, code, why, data, exited.result, exited.failure)
             case Killing.LOST_NODE:
                 self._record(Outcome.RUN_ERROR, run.job, code, run.why, data, failure=Failure.LOST_NODE)
             case Killing.DRAIN:
@@ -448,6 +474,7 @@ class Machine:
         if run is None:
             return
         self._runs.free(run)
+        self._bad_nodes.over(run.job.id, is_own_end=False)
         if run.killing in (Killing.FENCED, Killing.LEASE):
             self._record(Outcome.RELEASED, run.job)
             return
@@ -503,3 +530,7 @@ class Machine:
     def _exit(self, reason: ExitReason, text: str) -> None:
         self.exit = Exit(reason, text)
         self._say(self.exit)
+
+
+def _lines(*texts: str) -> str:
+    return "\n".join(text for text in texts if text)

@@ -77,6 +77,7 @@ class Partition:
             kill_grace_sec=self.config.kill_grace_sec,
             drain_grace_sec=self.drain_grace_sec,
             idle_ttl_sec=self.config.idle_ttl_sec,
+            max_failed_starts_per_node=self.config.max_failed_starts_per_node,
             end=end,
             drain_at=end - self.margin_sec,
         )

@@ -51,7 +51,8 @@ class Runs:
     ) -> None:
         self.pool = NodePool.of(list(nodes))
         self._cores = sum(len(node.cpu_ids) for node in nodes)
-        self._lost: set[int] = set()
+        # Not ours any more, or set aside: out of use for good.
+        self._withdrawn: set[int] = set()
         self._busy_cores = 0
         self._kill_grace_sec = kill_grace_sec
         self._drain_grace_sec = drain_grace_sec
@@ -78,8 +79,8 @@ class Runs:
         return max(0, self._cores - self._busy_cores)
 
     def set_usable(self, node: int, usable: bool) -> None:
-        """Take a node out of use, or back in unless it is not ours any more. What runs there keeps its share."""
-        if node not in self._lost and self.pool.set_usable(node, usable):
+        """Take a node out of use, or back in unless it is out for good. What runs there keeps its share."""
+        if node not in self._withdrawn and self.pool.set_usable(node, usable):
             cores = len(self.pool.nodes[node].cpu_ids)
             self._cores += cores if usable else -cores
 
@@ -94,21 +95,35 @@ class Runs:
         self._say(Start(job, placement))
         return True
 
+    def set_aside(self, node: int) -> bool:
+        """Start nothing more on a node, whatever comes up there; what runs there goes on. False: it is the last one."""
+        if not self.pool.is_usable(node) or self.pool.usable_nodes == 1:
+            return False
+        self._withdraw(node)
+        return True
+
     def lose(self, node: int) -> list[int]:
         """A node is out of use; returns the Jobs that have a share on it, whose cores there count no more."""
-        self._lost.add(node)
+        if node in self._withdrawn:
+            return self._on(node)
         if not self.pool.is_usable(node):
+            self._withdrawn.add(node)
             return []
+        self._withdraw(node)
+        return self._on(node)
+
+    def _withdraw(self, node: int) -> None:
+        self._withdrawn.add(node)
         self.pool.set_usable(node, False)
         self._cores -= len(self.pool.nodes[node].cpu_ids)
-        struck = []
-        for job_id, run in self._runs.items():
+        for job_id in self._on(node):
+            run = self._runs[job_id]
             cores = sum(len(share.cpu_ids) for share in run.placement.shares if share.node == node)
-            if cores:
-                run.cores -= cores
-                self._busy_cores -= cores
-                struck.append(job_id)
-        return struck
+            run.cores -= cores
+            self._busy_cores -= cores
+
+    def _on(self, node: int) -> list[int]:
+        return [job_id for job_id, run in self._runs.items() if any(s.node == node for s in run.placement.shares)]
 
     def free(self, run: Run) -> None:
         """Give the placement back: nothing of the run lives (S9)."""

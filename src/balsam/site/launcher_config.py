@@ -39,6 +39,7 @@ def launcher_config_maker(site: SiteDirectory, settings: Settings, site_id: int)
             max_concurrent_mpiruns=launcher.max_concurrent_mpiruns,
             sort_by=launcher.sort_by or "fifo",
             idle_ttl_sec=launcher.idle_ttl_sec,
+            max_failed_starts_per_node=launcher.max_failed_starts_per_node,
             kill_grace_sec=launcher.kill_grace_sec,
             error_tail_num_lines=launcher.error_tail_num_lines,
             pinned_apps=pinned,

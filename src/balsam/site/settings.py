@@ -64,6 +64,7 @@ class LauncherSettings(Section):
     compute_node: Short | None = None  # None: that of the scheduler
     mpi_app_launcher: Short | None = None  # Balsam's name of the top-level key `mpirun`
     kill_grace_sec: PositiveSec = 10.0
+    max_failed_starts_per_node: Annotated[int, Field(ge=0, le=1000)] = 3  # 0: no node is set aside
 
 
 class QueueSettings(Section):
