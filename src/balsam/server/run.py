@@ -26,9 +26,10 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from balsam.domain.clock import Clock, SystemClock
-from balsam.server import handover, workers
+from balsam.server import handover, tracing, workers
 from balsam.server.app import ServiceApp, create_app, stop_streams
 from balsam.server.auth import local, tokens
 from balsam.server.connections import guarded
@@ -83,6 +84,7 @@ def serve(settings: ServerSettings, on_ready: OnReady | None = None, clock: Cloc
     before, given = handover.take_predecessor(), handover.inherited_socket()
     settings = settings if given is None else handover.settings_on(given, settings)
     settings.check()
+    tracing.wanted()
     clock = clock or SystemClock()
     data_dir = local.private_directory(settings.data_path)
     _raise_file_limit()
@@ -153,8 +155,9 @@ def _answer(
     """Answer requests until told to stop; whether to make room for a successor."""
     app = create_app(settings, store, clock, start.instance)
     app.service.first_code = start.first_code
-    server = _Server(app, settings, on_ready, parent)
-    server.run_on(sock)
+    with tracing.traced(app) as traced:
+        server = _Server(app, traced, settings, on_ready, parent)
+        server.run_on(sock)
     log.info("stopped")
     return server.is_drained
 
@@ -170,11 +173,16 @@ class _Server(uvicorn.Server):
     """uvicorn, told to end streams before it waits for connections, and without its ten ticks a second."""
 
     def __init__(
-        self, app: ServiceApp, settings: ServerSettings, on_ready: Callable[[], None], parent: int | None
+        self,
+        app: ServiceApp,
+        traced: ASGIApp,
+        settings: ServerSettings,
+        on_ready: Callable[[], None],
+        parent: int | None,
     ) -> None:
         limits = settings.connection_limits
         config = uvicorn.Config(
-            app,
+            traced,
             loop="uvloop",
             http=guarded(limits),
             ws="none",

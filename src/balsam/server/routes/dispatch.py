@@ -107,7 +107,7 @@ class Dispatcher:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = f"{self._prefix}-{next(self._numbers):x}"
-        seen = self._seen.begin(scope, request_id)
+        seen = scope["balsam.seen"] = self._seen.begin(scope, request_id)
         send = self._complete(send, seen)
         try:
             await self._route(scope, receive, send, seen)
