@@ -14,7 +14,7 @@ import pytest
 from tests.cluster.live_cluster import TEMPLATE, LiveCluster, live_cluster
 from tests.testbed.slurm_bed import SlurmBed
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(500)
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "forces"
 SMALL = ("--site", "cluster", "--queue", "batch", "--project", "proj1", "--particles", "60")
@@ -63,7 +63,7 @@ def cluster(slurm: SlurmBed) -> Iterator[LiveCluster]:
 def run(cluster: LiveCluster, script: str, *words: str) -> str:
     """One of the example's scripts, as the user on the login node."""
     command = [cluster.python, str(cluster.root / "forces" / script), *words]
-    return cluster.user.run(*command, cwd=cluster.root, env=cluster.environment, timeout=150)
+    return cluster.user.run(*command, cwd=cluster.root, env=cluster.environment, timeout=400)
 
 
 def checked(cluster: LiveCluster, home: str, sims: int) -> list[str]:

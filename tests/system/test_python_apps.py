@@ -170,7 +170,8 @@ class Grows(ApplicationDefinition):
         from balsam.api import App, BatchJob, Conflict, BalsamError, client
         who = client.who_am_i()
         assert (who.kind, who.site_id) == ("job", self.job.site_id), who
-        leaves = [Job(app_id="Leaf", workdir=f"leaf/{n}", parameters={"number": n}) for n in range(2)]
+        small = {"node_packing_count": 2}  # beside this one, on its node
+        leaves = [Job(app_id="Leaf", workdir=f"leaf/{n}", parameters={"number": n}, **small) for n in range(2)]
         Job.objects.bulk_create(leaves)
         waits = Job(app_id="Leaf", workdir="leaf/x", parameters={"number": 9}, num_nodes=1000)
         waits.save()

@@ -278,7 +278,7 @@ def test_a_client_whose_clock_is_wrong_by_a_day(site: LiveSite, tmp_path: Path, 
     assert 1 <= waited < 2
     assert (state, end_state, out) == ("RUNNING", "FINISHED", "slept\n")
     assert abs(so_far - running_for) < 1
-    assert 4 <= runtime < 5
+    assert 3.9 < runtime < 5  # the start is noted when it was seen, a moment after it
     assert abs(total_time - total) < 1 and total_time >= runtime
     assert abs(created - now) < 60, "times of records are the service's"
 

@@ -76,11 +76,12 @@ class ClusterUser:
 
     def run(self, *words: str, timeout: float = 60, **options: Any) -> str:
         """What a command printed; fails with what it said when its status is not 0."""
-        with self.start(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with self.start(words, start_new_session=True, **pipes, **options) as process:
             try:
                 out, err = process.communicate(timeout=timeout)
             except BaseException:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # with the workers that it started
                 raise
         assert process.returncode == 0, f"{words}: status {process.returncode}\n{out}\n{err}"
         return out
