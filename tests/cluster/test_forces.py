@@ -56,6 +56,7 @@ def cluster(slurm: SlurmBed) -> Iterator[LiveCluster]:
         for path in (example, *example.iterdir()):
             os.chown(path, running.user.entry.pw_uid, running.user.entry.pw_gid)
         libe, program = (f"{running.python} {example}/{name}" for name in ("run_libe_forces.py", "forces.py"))
+        running.run("pass")  # returns once the agent has said what its Site allows
         run(running, "define_apps.py", "--site", "cluster", "--forces", program, "--libe", libe)
         yield running
 
