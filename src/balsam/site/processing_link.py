@@ -4,7 +4,8 @@
 call is tried once. `ServiceAway`: nothing is known, repeat it; each may be repeated (S3). `SessionOver`: for good.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from balsam.client.errors import NotFound, SessionEnded, ValidationFailed
 from balsam.domain.lease import SessionPurpose
@@ -19,6 +20,7 @@ from balsam.wire.sessions import (
     SessionView,
 )
 
+R = TypeVar("R")
 RENEW_TRY_SEC = 15.0
 
 
@@ -77,16 +79,9 @@ class ProcessingLink:
         return self._link.call(lambda: request("POST", "/sessions", body=body, reply=SessionView, idempotency_key=key))
 
     def acquire(self, session_id: int, request: AcquireRequest) -> AcquireReply:
-        path = f"/sessions/{session_id}/acquire"
         send = self._link.transport.request
-        try:
-            return self._link.call(
-                lambda: send("POST", path, body=request, reply=AcquireReply, safe_to_repeat=True),
-                SessionEnded,
-                NotFound,
-            )
-        except (SessionEnded, NotFound) as error:
-            raise SessionOver(str(error)) from error
+        path = f"/sessions/{session_id}/acquire"
+        return self._while_open(lambda: send("POST", path, body=request, reply=AcquireReply, safe_to_repeat=True))
 
     def report(self, session_id: int, body: bytes) -> ReportReply:
         path = f"/sessions/{session_id}/report"
@@ -103,16 +98,11 @@ class ProcessingLink:
             raise RecordsRefused(str(error)) from error
 
     def renew(self, session_id: int) -> RenewReply:
-        path = f"/sessions/{session_id}/renew"
         send = self._link.transport.request
-        try:
-            return self._link.call(
-                lambda: send("POST", path, reply=RenewReply, safe_to_repeat=True, deadline_sec=RENEW_TRY_SEC),
-                SessionEnded,
-                NotFound,
-            )
-        except (SessionEnded, NotFound) as error:
-            raise SessionOver(str(error)) from error
+        path = f"/sessions/{session_id}/renew"
+        return self._while_open(
+            lambda: send("POST", path, reply=RenewReply, safe_to_repeat=True, deadline_sec=RENEW_TRY_SEC)
+        )
 
     def close_session(self, session_id: int, close: SessionClose) -> None:
         path = f"/sessions/{session_id}/close"
@@ -124,3 +114,10 @@ class ProcessingLink:
 
     def is_open(self, session_id: int) -> bool:
         return any(session.id == session_id for session in self._link.sessions())
+
+    def _while_open(self, call: Callable[[], R]) -> R:
+        """Raises SessionOver when the Session has ended."""
+        try:
+            return self._link.call(call, SessionEnded, NotFound)
+        except (SessionEnded, NotFound) as error:
+            raise SessionOver(str(error)) from error
