@@ -265,7 +265,7 @@ class Leaves(ApplicationDefinition):
         seen = {
             "pid": os.getpid(),
             "cwd": Path.cwd().name,
-            "variable": os.environ.get("LEFT"),
+            "variables": [os.environ.get(name) for name in ("LEFT", "HOME", "PATH")],
             "job": os.environ["BALSAM_JOB_ID"],
             "umask": os.umask(0o77),
             "handler": signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL,
@@ -276,6 +276,8 @@ class Leaves(ApplicationDefinition):
             os.chdir("/tmp")
             os.environ["LEFT"] = "x"
             del os.environ["HOME"]
+            os.environ["PATH"] = "/nowhere"
+            os.environ = {**os.environ, "LEFT": "y"}  # type: ignore[assignment]  # noqa: B003
             signal.signal(signal.SIGUSR1, lambda *_: None)
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
             signal.setitimer(signal.ITIMER_REAL, 0.2)
@@ -315,7 +317,8 @@ def test_a_warm_process_is_put_right_between_jobs(site: Site) -> None:
             break
     else:
         pytest.fail("the process was not used again")
-    assert (after["cwd"], after["variable"], after["job"]) == (f"job{job_id}", None, str(job_id))
+    assert (after["cwd"], after["job"]) == (f"job{job_id}", str(job_id))
+    assert after["variables"] == [None, *first["variables"][1:]]
     assert (after["umask"], after["handler"], after["mask"]) == (first["umask"], True, False)
     assert site.output(job_id) == "printed by nothing\n"
 
