@@ -158,7 +158,7 @@ def test_requeued_by_an_administrator_against_our_wish(cluster: LiveCluster) -> 
         reach(batch, "queued", seconds=60)
         print(json.dumps(batch.status_info["scheduler"]), flush=True)
         assert job.wait(150), job.explain()
-        batch.refresh_from_db()
+        reach(batch, "running")
         print(json.dumps([batch.state.value, batch.scheduler_id, job.read_text("job.out")]))
         batch.cancel()
         reach(batch, "finished")

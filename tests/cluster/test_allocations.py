@@ -65,7 +65,7 @@ def test_a_job_runs_in_an_allocation_of_slurm(cluster: LiveCluster, minute: obje
         batch = allocation()
         job = submit("first", "hostname; echo $GREETING $SLURM_JOB_NAME; id -un")
         assert job.wait(90), job.explain()
-        batch.refresh_from_db()
+        reach(batch, "running")
         print(json.dumps([job.state.value, job.read_text("job.out").split(), str(batch.state.value),
                           batch.scheduler_id, batch.id, (batch.start_time - batch.created_at).total_seconds() < 60]))
         batch.cancel()
@@ -89,7 +89,7 @@ def test_all_that_is_asked_for_arrives(cluster: LiveCluster, minute: object) -> 
         other = submit("other", "true", tags={"kind": "b"})
         assert wanted.wait(90), wanted.explain()
         other.refresh_from_db()
-        batch.refresh_from_db()
+        reach(batch, "running")
         print(json.dumps([wanted.read_text("job.out"), str(other.state.value), batch.scheduler_id]))
         batch.cancel()
         parts = allocation(partitions=[{"job_mode": "serial", "num_nodes": 1, "filter_tags": {"kind": "b"}}])

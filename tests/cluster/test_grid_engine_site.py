@@ -35,7 +35,7 @@ def test_a_job_runs_in_an_allocation(cluster: LiveCluster) -> None:
         batch = allocation("all.q")
         job = submit("first", "hostname; echo $JOB_NAME $NSLOTS; id -un")
         assert job.wait(90), job.explain()
-        batch.refresh_from_db()
+        reach(batch, "running")
         print(json.dumps([job.state.value, job.read_text("job.out").split(), batch.state.value, batch.id]))
         batch.cancel()
         reach(batch, "finished")
