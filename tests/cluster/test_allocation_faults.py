@@ -103,7 +103,15 @@ def test_agent_away_while_allocations_start_and_end(cluster: LiveCluster) -> Non
         eventually(
             lambda: "RUNNING" in cluster.bed.user.run("squeue", "-h", "-j", number, "-o", "%T"), "it does not start"
         )
-        cluster.run("job = Job.objects.get(workdir='away')\nassert job.wait(90), job.explain()")
+        said = cluster.run(
+            f"""
+            job = Job.objects.get(workdir="away")
+            assert job.wait(90), job.explain()
+            batch = BatchJob.objects.get(id={cancelled})
+            print(json.dumps([batch.state.value, batch.start_time is not None]))
+            """
+        )
+        assert answers(said) == [["running", True]], "its launcher had a Session"
         cluster.bed.user.run("scancel", number)
         eventually(
             lambda: not cluster.bed.user.run("squeue", "-h", "--me", "--states=all"), "squeue forgets nothing", 90

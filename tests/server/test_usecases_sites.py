@@ -21,6 +21,7 @@ from balsam.server.usecases import (
     events,
     explain,
     selection,
+    sessions,
     sites,
     users,
 )
@@ -283,6 +284,55 @@ def test_creating_and_deleting_wakes_the_agent(world: StoreWorld) -> None:
         world.write(lambda tx: batch_jobs.delete_batch_job(tx, world.ada, batch_job.id, world.now))
     world.pass_time(3, step=1)
     assert world.write(lambda tx: batch_jobs.delete_batch_job(tx, world.ada, batch_job.id, world.now)).deleted == 1
+
+
+def of_launcher(world: StoreWorld, batch_job: BatchJobView) -> Principal:
+    return Principal(world.ada.user_id, "ada", "launcher", site_id=world.site.id, batch_job_id=batch_job.id)
+
+
+def seen_batch_job(world: StoreWorld, batch_job: BatchJobView) -> BatchJobView:
+    return world.read(lambda tx: batch_jobs.get_batch_job(tx, world.ada, batch_job.id))
+
+
+def test_the_session_of_its_launcher_makes_a_batch_job_running(world: StoreWorld) -> None:
+    """No Job of it ends while it is called queued, however late its agent looks, which is woken to look now."""
+    batch_job = world.submit_batch_job()
+    world.open_session(batch_job_id=batch_job.id)
+    assert seen_batch_job(world, batch_job).state is B.PENDING_SUBMISSION, "anybody may open one, only it has its token"
+    world.wakes.clear()
+    begun = world.now
+    world.open_session(batch_job_id=batch_job.id, who=of_launcher(world, batch_job))
+    seen = seen_batch_job(world, batch_job)
+    assert (seen.state, seen.start_time) == (B.RUNNING, begun)
+    assert [(wake.topic, wake.key, wake.event) for wake in world.wakes] == [("site", world.site.id, "batch_jobs")]
+    late = world.report_batch_job(batch_job.id, B.QUEUED, scheduler_id="9")
+    assert (late.state, late.scheduler_id) == (B.RUNNING, "9"), "the word of the submission is older than the launcher"
+    world.clock.advance(5)
+    earlier = begun - timedelta(seconds=1)
+    seen = world.report_batch_job(batch_job.id, B.RUNNING, scheduler_id="9", start_time=earlier)
+    assert seen.start_time == earlier, "the scheduler's own word counts"
+    world.wakes.clear()
+    world.open_session(batch_job_id=batch_job.id, who=of_launcher(world, batch_job))  # a launcher started again
+    assert (seen_batch_job(world, batch_job).start_time, world.wakes) == (earlier, [])
+
+
+def test_a_session_neither_holds_up_a_requeue_nor_brings_back_what_has_ended(world: StoreWorld) -> None:
+    batch_job = world.submit_batch_job()
+    launcher = of_launcher(world, batch_job)
+    world.report_batch_job(batch_job.id, B.QUEUED, scheduler_id="9")
+    session = world.open_session(batch_job_id=batch_job.id, who=launcher)
+    assert world.report_batch_job(batch_job.id, B.QUEUED, scheduler_id="9").state is B.QUEUED
+    world.write(lambda tx: sessions.renew_session(tx, launcher, session.id, world.now))
+    assert seen_batch_job(world, batch_job).state is B.QUEUED
+    world.clock.advance(5)
+    world.open_session(batch_job_id=batch_job.id, who=launcher)
+    again = seen_batch_job(world, batch_job)
+    assert (again.state, again.start_time) == (B.RUNNING, world.now)
+    for state in (B.PENDING_DELETION, B.FINISHED):
+        world.report_batch_job(batch_job.id, state)
+        with pytest.raises(Conflict):
+            world.open_session(batch_job_id=batch_job.id, who=launcher)
+        assert seen_batch_job(world, batch_job).state is state
 
 
 def test_users_ask_and_agents_report(world: StoreWorld) -> None:

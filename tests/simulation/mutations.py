@@ -19,6 +19,7 @@ from balsam.launcher import guardian as guardian_module
 from balsam.launcher.machine import Machine
 from balsam.server.usecases import acquire as acquire_module
 from balsam.server.usecases import report as report_module
+from balsam.server.usecases import sessions as sessions_module
 from balsam.site.services import allocations as allocations_module
 from balsam.site.services import processing as processing_module
 from balsam.site.services.delivery import Delivery
@@ -175,7 +176,9 @@ def _lease_comes_back() -> Changes:
 
 
 def _no_search_before_submit() -> Changes:
-    return [(Cluster, "find", lambda self, name: None)]
+    """Nor does the Session of a launcher tell that there was a submission."""
+    no_word = (sessions_module, "_note_start", lambda tx, batch_job, now: None)
+    return [(Cluster, "find", lambda self, name: None), no_word]
 
 
 def _no_waiting_in_doubt() -> Changes:

@@ -32,6 +32,24 @@ def test_a_requeued_allocation_is_queued_again_f16(bench: Bench) -> None:
     assert [state for _, state in bench.service.reports] == [S.QUEUED, S.RUNNING, S.QUEUED, S.RUNNING]
 
 
+def test_a_launcher_that_the_service_has_heard_of_is_believed_until_the_scheduler_speaks_f16(bench: Bench) -> None:
+    """Its Session made the BatchJob running: the scheduler is asked at once, and nothing is told but its own word."""
+    bench.service.add_batch_job()
+    bench.go()
+    bench.scheduler.unavailable = True
+    bench.service.set_state(1, S.RUNNING)
+    bench.go(polling=False)
+    bench.scheduler.unavailable = False
+    bench.scheduler.become("100", SchedulerState.RUNNING, start_time=bench.clock.now())
+    bench.go()
+    assert (bench.state(), bench.view().start_time) == (S.RUNNING, bench.clock.now())
+    bench.scheduler.become("100", SchedulerState.QUEUED)
+    bench.go()
+    bench.service.set_state(1, S.RUNNING)  # the launcher of its first life came up late
+    bench.go(polling=False)
+    assert [state for _, state in bench.service.reports] == [S.QUEUED, S.RUNNING, S.QUEUED, S.QUEUED]
+
+
 def test_absence_from_listings_is_no_evidence_until_it_lasted_s12(bench: Bench) -> None:
     running(bench)
     bench.scheduler.unlisted.add("100")

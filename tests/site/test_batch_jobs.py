@@ -335,6 +335,26 @@ def test_a_cut_off_submission_is_not_repeated_while_it_may_be_taken_s11(bench: B
     assert bench.told() == ""
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_launcher_that_is_quicker_than_the_search_for_its_submission_s11(bench: Bench, listed: bool) -> None:
+    """It runs already, so nothing is submitted again, and it is followed by its name."""
+    bench.service.add_batch_job()
+    bench.scheduler.cut_off = True
+    bench.go()
+    bench.scheduler.cut_off = False
+    bench.service.set_state(1, S.RUNNING)
+    if not listed:
+        bench.go()
+        bench.clock.advance(bench.scheduler.doubt_sec)
+        bench.go()
+        assert (bench.state(), bench.scheduler.submissions) == (S.UNKNOWN, [])
+    number = bench.scheduler.take(bench.name())
+    bench.scheduler.become(number, SchedulerState.RUNNING, start_time=bench.clock.now())
+    bench.go()
+    assert (bench.state(), bench.view().scheduler_id, len(bench.scheduler.submissions)) == (S.RUNNING, number, 1)
+    assert bench.told() == ""
+
+
 def test_after_the_doubt_it_is_submitted_again(bench: Bench) -> None:
     bench.service.add_batch_job()
     bench.scheduler.cut_off = True

@@ -127,7 +127,7 @@ def patch_batch_job(
     changes: dict[str, Any] = {
         name: micros(value) if isinstance(value, datetime) else value for name, value in given.items()
     }
-    if target is not None and _moves(row, target):
+    if target is not None and _moves(row, target) and not _is_older_than_its_launcher(row, target):
         changes["state"] = target
         if target in BATCH_JOB_ENDED:
             changes["ended_at"] = micros(now)
@@ -172,6 +172,11 @@ def _moves(row: BatchJobRow, target: BatchJobState) -> bool:
         return decide_batch_job(row.state, target)
     except Refused as error:
         raise Conflict("illegal_move", f"BatchJob {row.id}: {error}") from None
+
+
+def _is_older_than_its_launcher(row: BatchJobRow, target: BatchJobState) -> bool:
+    """The agent's word of the submission, which arrives after the launcher's Session has made it running."""
+    return target is BatchJobState.QUEUED and row.state is BatchJobState.RUNNING and row.scheduler_id is None
 
 
 def _follow_up(tx: Tx, principal: Principal, before: BatchJobRow, after: BatchJobRow, now: datetime) -> None:

@@ -9,7 +9,7 @@ from balsam.domain.roles import Role
 from balsam.domain.states import BATCH_JOB_ENDED, Actor, BatchJobState, JobEvent, JobState
 from balsam.server.errors import Conflict, Invalid, SessionEnded
 from balsam.server.principal import Principal
-from balsam.server.store.protocol import ReadTx, Tx
+from balsam.server.store.protocol import ReadTx, Tx, Wake
 from balsam.server.store.records import BatchJobRow, SessionRow, micros
 from balsam.server.usecases.scope import find_batch_job, find_session, find_site, find_sites
 from balsam.server.usecases.transitions import Transitions
@@ -17,6 +17,7 @@ from balsam.server.usecases.views import session_view
 from balsam.wire.base import ErrorDetail
 from balsam.wire.sessions import RenewReply, SessionClose, SessionCreate, SessionsPage, SessionView
 
+WAITING = frozenset({BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED})
 CLOSING = BATCH_JOB_ENDED | {BatchJobState.PENDING_DELETION}
 MAX_LABEL = 256
 
@@ -65,6 +66,8 @@ def open_session(tx: Tx, principal: Principal, message: SessionCreate, now: date
             raise Invalid([ErrorDetail(where="batch_job_id", message=f"BatchJob {batch_job.id} is of another Site")])
         if batch_job.state in CLOSING:
             raise Conflict("batch_job_ended", f"BatchJob {batch_job.id} is {batch_job.state}; nothing is started in it")
+        if principal.kind == "launcher":
+            _note_start(tx, batch_job, now)
     elif principal.kind == "launcher":
         raise Invalid([ErrorDetail(where="batch_job_id", message="a launcher opens Sessions of its BatchJob only")])
     elif message.kind is LeaseKind.ALLOCATION:
@@ -87,6 +90,13 @@ def open_session(tx: Tx, principal: Principal, message: SessionCreate, now: date
     )
     tx.put(row)
     return session_view(row)
+
+
+def _note_start(tx: Tx, batch_job: BatchJobRow, now: datetime) -> None:
+    """Its launcher is at work, whatever the agent has heard of the scheduler so far; the agent asks it at once."""
+    if batch_job.state in WAITING:
+        tx.put(replace(batch_job, state=BatchJobState.RUNNING, start_time=micros(now)))
+        tx.wake(Wake("site", batch_job.site_id, "batch_jobs", {}))
 
 
 def renew_session(tx: Tx, principal: Principal, session_id: int, now: datetime) -> RenewReply:

@@ -101,8 +101,10 @@ class BatchJobs:
             self._end(view, entry)
         elif view.state is BatchJobState.PENDING_SUBMISSION and (entry is None or entry.phase is Phase.INTENT):
             self._submit(view, entry)
-        elif entry is None:
-            self._believe(view)
+        elif entry is None or entry.phase is Phase.INTENT:
+            self._believe(view, entry)
+        elif not entry.unreported and (entry.state, view.state) == (BatchJobState.QUEUED, BatchJobState.RUNNING):
+            self._believe_launcher(entry)
         elif not entry.unreported and entry.phase is not Phase.ENDED and entry.reported_state not in (None, view.state):
             self._ledger.note(entry)
 
@@ -139,13 +141,26 @@ class BatchJobs:
         others = (entry for entry in self._ledger if entry.batch_job_id != view.id and entry.queue == view.queue)
         return sum(entry.phase in (Phase.INTENT, Phase.SUBMITTED) for entry in others)
 
-    def _believe(self, view: BatchJobView) -> None:
-        """The service knows of a submission and we have no record: believe it until the scheduler decides (S12)."""
-        entry = self._ledger.open(view)
-        entry.phase, entry.state, entry.status_info = Phase.SUBMITTED, view.state, dict(view.status_info)
+    def _believe(self, view: BatchJobView, entry: Entry | None) -> None:
+        """The service knows of a submission and we have no record: believe it until the scheduler decides (S12).
+
+        With `entry` ours was cut off, and its launcher was quicker than our search for its name.
+        """
+        info = dict(view.status_info) if entry is None else self._submission.facts(entry)
+        entry = entry or self._ledger.open(view)
+        entry.phase, entry.state, entry.status_info = Phase.SUBMITTED, view.state, info
         entry.start_time = view.start_time.isoformat() if view.start_time else None
         entry.scheduler_id = self._submission.find(entry)  # not the service's word: it would be cancelled by it
         self._ledger.save(entry)
+
+    def _believe_launcher(self, entry: Entry) -> None:
+        """A Session of its launcher made it running at the service: it is, until the scheduler, asked now, decides.
+
+        `queued` is told again only when the scheduler says so anew: it was requeued meanwhile.
+        """
+        entry.state = BatchJobState.RUNNING
+        self._ledger.save(entry)
+        self._look_again = True
 
     def _end(self, view: BatchJobView, entry: Entry | None) -> None:
         """pending_deletion: what the scheduler has under the name must go; what it never had is finished already."""
