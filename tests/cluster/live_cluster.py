@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -103,6 +104,7 @@ class LiveCluster:
     service: subprocess.Popen[str] | None = None
     agent: subprocess.Popen[str] | None = None
     port: int = 0
+    password: str = ""  # of the account ann, for a service that logs nobody in by a file
     scripts: int = 0
     _files: list[Any] = field(default_factory=list)
 
@@ -124,11 +126,24 @@ class LiveCluster:
 
     def start_service(self) -> None:
         words = [self.python, "-m", "balsam.server", "--json", "--port", str(self.port)]
+        words += ["--multi-user"] if self.password else []
         self.service = self._start(words, "service.log", stdout=subprocess.PIPE)
         assert self.service.stdout is not None
         line = self.service.stdout.readline()
         assert line, (self.root / "service.log").read_text()
         self.port = int(json.loads(line)["url"].rpartition(":")[2])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def make_account(self) -> None:
+        """The account ann, whose password is known, and its login by the Site's user."""
+        code = re.search(r"--code (\S+)", (self.root / "service.log").read_text())
+        assert code is not None
+        words = ("admin", "first", self.url, "--code", code[1], "-u", "ann", "--json")
+        self.balsam(*words, BALSAM_PASSWORD=self.password)
+        self.balsam("login", self.url, "-u", "ann", BALSAM_PASSWORD=self.password)
 
     def start_agent(self, **environment: str) -> None:
         """`environment` is added to the user's."""
@@ -167,9 +182,9 @@ class LiveCluster:
         """Run such a script to its end; what it printed."""
         return finished(self.begin(code), timeout)
 
-    def balsam(self, *words: str) -> str:
+    def balsam(self, *words: str, **environment: str) -> str:
         """What the command says."""
-        return self.user.run(str(self.user.venv / "bin/balsam"), *words, env=self.environment)
+        return self.user.run(str(self.user.venv / "bin/balsam"), *words, env={**self.environment, **environment})
 
     def starts(self) -> int:
         """How many batch scripts of the Site were started."""
@@ -223,11 +238,17 @@ def live_cluster(
     bed: SlurmBed | GridEngineBed,
     change: Callable[[dict[str, Any]], None] = lambda settings: None,
     template: str = TEMPLATE,
+    password: str = "",
 ) -> Iterator[LiveCluster]:
-    """A service and a Site called `cluster` with a running agent, in a directory of the user's home."""
-    cluster = LiveCluster(bed, bed.user.directory())
+    """A service and a Site called `cluster` with a running agent, in a directory of the user's home.
+
+    With a `password` the service has accounts, and the user has logged in as ann.
+    """
+    cluster = LiveCluster(bed, bed.user.directory(), password=password)
     try:
         cluster.start_service()
+        if password:
+            cluster.make_account()
         cluster.balsam("site", "init", str(cluster.site), "--name", "cluster")
         cluster.change_settings(change)
         (cluster.site / "job-template.sh").write_text(template)
