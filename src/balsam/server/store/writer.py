@@ -8,6 +8,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -25,11 +26,12 @@ STOPPING = "the service is stopping; try again"
 class Item:
     """One `write` on its way through the writer thread: `result` or `error` is set by the store."""
 
-    __slots__ = ("_future", "error", "fn", "loop", "result")
+    __slots__ = ("_future", "asked_at", "error", "fn", "loop", "result")
 
     def __init__(self, fn: Callable[[Tx], Any], future: Any, loop: asyncio.AbstractEventLoop | None) -> None:
         self.fn = fn
         self.loop = loop
+        self.asked_at = time.monotonic()
         self.result: Any = None
         self.error: BaseException | None = None
         self._future = future
