@@ -110,12 +110,15 @@ def test_the_order_of_acquire_comes_from_its_index(world: StoreWorld, tmp_path: 
     """The order columns stand in the partial index: otherwise each acquire reads every Job that was ever granted."""
     world.submit(5)
     session = world.open_session().id
-    for sort, index in (("fifo", "jobs_runnable"), ("long_large_first", "jobs_runnable_by_size")):
+    for sort, index in (("fifo", "jobs_waiting"), ("long_large_first", "jobs_waiting_by_size")):
         statements = traced(world, lambda it=sort: world.acquire(session, 2, sort_by=it))
-        walks = [text for text in statements if "node_packing_count FROM jobs" in text]
+        walks = [text for text in statements if "node_packing_count, wall_time_min FROM jobs" in text]
         assert len(walks) == 1
         plan = plan_of(tmp_path / "balsam.sqlite", walks[0])
-        assert any(re.search(rf"SEARCH jobs USING (COVERING )?INDEX {index} \(site_id=\?", step) for step in plan), plan
+        assert any(
+            re.search(rf"SEARCH jobs USING (COVERING )?INDEX {index} \(site_id=\? AND submitter_id=\?", step)
+            for step in plan
+        ), plan
         assert not any("TEMP B-TREE" in step for step in plan), plan
 
 
@@ -124,10 +127,11 @@ def test_the_order_of_hooks_comes_from_their_index(world: StoreWorld, tmp_path: 
     world.submit(5, app_id=world.add_app_with_hooks().id)
     session = world.open_processing().id
     statements = traced(world, lambda: world.acquire(session, 2))
-    (walk,) = [text for text in statements if "jobs_awaiting_hook" in text]
+    (walk,) = [text for text in statements if "hooks_waiting" in text and "people" not in text]
     plan = plan_of(tmp_path / "balsam.sqlite", walk)
     assert any(
-        re.search(r"SEARCH jobs USING (COVERING )?INDEX jobs_awaiting_hook \(site_id=\?", step) for step in plan
+        re.search(r"SEARCH jobs USING (COVERING )?INDEX hooks_waiting \(site_id=\? AND submitter_id=\?", step)
+        for step in plan
     ), plan
     assert not any("TEMP B-TREE" in step for step in plan), plan
 
@@ -360,7 +364,8 @@ def test_a_database_of_the_first_schema_is_brought_up_with_its_jobs(tmp_path: Pa
     db.close()
     SqliteStore(path).close()
     with sqlite3.connect(path) as db:
-        assert db.execute("SELECT job_id, gpus_per_rank FROM runnable_tags").fetchall() == [(7, 0.5)]
+        found = db.execute("SELECT job_id, gpus_per_rank, submitter_id FROM runnable_tags").fetchall()
+        assert found == [(7, 0.5, 1)]
         assert db.execute("SELECT max_gpus_per_node FROM sessions").fetchall() == []
     db.close()
 

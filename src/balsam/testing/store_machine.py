@@ -20,6 +20,7 @@ from balsam.server.store.memory import MemoryStore
 from balsam.server.store.protocol import GuardFailed, ReadTx, Store
 from balsam.server.store.selections import EventSelection, JobSelection, PageWindow
 from balsam.testing.store_conformance_jobs import replayed
+from balsam.testing.store_conformance_turns import shared, submitted
 from balsam.testing.store_world import StoreWorld
 from balsam.wire.results import JobResult
 from balsam.wire.sessions import GrantedJob, LaunchEvent
@@ -55,6 +56,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = StoreWorld(MemoryStore())
         self.real = StoreWorld(self.make_store())
         self.hooked = self.both(lambda world: world.add_app_with_hooks()).id
+        self.other = self.both(lambda world: shared(world, "bob")[0])
         self.sessions: list[int] = []
         self.agents: list[int] = []
         self.granted: list[tuple[int, GrantedJob]] = []
@@ -74,6 +76,10 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 4), fields=SHAPES)
     def submit(self, count: int, fields: dict[str, Any]) -> None:
         self.both(lambda world: world.submit(count, **fields))
+
+    @rule(count=st.integers(1, 4), fields=SHAPES)
+    def submit_of_another(self, count: int, fields: dict[str, Any]) -> None:
+        self.both(lambda world: submitted(world, self.other, count, **fields))
 
     @rule(data=st.data(), tags=TAGS)
     def submit_child(self, data: st.DataObject, tags: dict[str, str]) -> None:

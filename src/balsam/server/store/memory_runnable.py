@@ -1,5 +1,6 @@
 """Which Jobs can be granted, by looking at each. Used by memory_tx; the SQL stores are compared with it."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 from balsam.domain.job import gpus_needed
@@ -7,9 +8,10 @@ from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.domain.states import RUNNABLE_STATES
 from balsam.server.store.records import JobRow
 from balsam.server.store.selections import AcquireCriteria
+from balsam.server.store.turns import Candidate, in_turns
 
 
-def walk(jobs: Iterable[JobRow], criteria: AcquireCriteria) -> list[JobRow]:
+def walk(jobs: Iterable[JobRow], criteria: AcquireCriteria, lot: int) -> list[Candidate]:
     """All Jobs that an acquire with these criteria could be granted, in its order."""
 
     def order(job: JobRow) -> tuple[int, ...]:
@@ -17,7 +19,14 @@ def walk(jobs: Iterable[JobRow], criteria: AcquireCriteria) -> list[JobRow]:
             return (-job.wall_time_min, -job.num_nodes, job.id)
         return (-job.priority, job.id)
 
-    return sorted((job for job in jobs if _fits(job, criteria)), key=order)
+    of_people: defaultdict[int, list[Candidate]] = defaultdict(list)
+    for job in sorted((job for job in jobs if _fits(job, criteria)), key=order):
+        level = 0 if criteria.long_large_first else -job.priority
+        of_people[job.submitter_id].append(
+            Candidate(level, job.id, job.num_nodes, job.node_packing_count, job.wall_time_min)
+        )
+    best = {person: found[0].level for person, found in of_people.items()}
+    return list(in_turns(best, lot, lambda person: iter(of_people[person])))
 
 
 def _fits(job: JobRow, criteria: AcquireCriteria) -> bool:

@@ -55,6 +55,7 @@ from balsam.server.store.selections import (
     fitting,
     light_enough,
 )
+from balsam.server.store.turns import lot
 
 _UNIQUE: dict[type[Any], tuple[str, ...]] = {
     UserRow: ("username",),
@@ -207,7 +208,7 @@ class MemoryTx(MemoryFilesTx):
         return [_hot(job) for job in self._held(session_id)]
 
     def runnable_shapes(self, criteria: AcquireCriteria) -> list[RunnableShape]:
-        able = walk(self._tables.jobs.values(), criteria)[: criteria.max_jobs]
+        able = walk(self._tables.jobs.values(), criteria, 0)[: criteria.max_jobs]
         shapes = Counter((job.wall_time_min, job.num_nodes, job.node_packing_count) for job in able)
         return [RunnableShape(*shape, number) for shape, number in sorted(shapes.items())]
 
@@ -310,8 +311,8 @@ class MemoryTx(MemoryFilesTx):
         self._set(self._tables.events, job_id, tuple(events))
 
     def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
-        able = walk(self._tables.jobs.values(), criteria)
-        shapes = [(job.id, job.num_nodes, job.node_packing_count) for job in able[: criteria.candidates]]
+        able = walk(self._tables.jobs.values(), criteria, lot(session_id, grant_seq))
+        shapes = [(job.job_id, job.num_nodes, job.node_packing_count) for job in able[: criteria.candidates]]
         granted: list[JobRow] = []
         chosen = fitting(shapes, criteria)
         lengths = {job.id: _length(job) for job in self.jobs(chosen)}

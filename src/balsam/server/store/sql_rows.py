@@ -30,7 +30,7 @@ EVENT_COLUMNS = (
 TAG_COLUMNS = ("tag", "job_id")
 RUNNABLE_TAG_COLUMNS = (
     *("tag", "site_id", "rank", "job_id", "wall_time_min", "num_nodes", "ranks_per_node"),
-    *("node_packing_count", "gpus_per_rank"),
+    *("node_packing_count", "gpus_per_rank", "submitter_id"),
 )
 
 

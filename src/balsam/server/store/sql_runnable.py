@@ -5,16 +5,37 @@ Mixed into SqlReadTx: an acquire grants what it finds, and the elastic queue cou
 
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from balsam.domain.job import GPU_EPSILON, MAX_RANKS
 from balsam.server.store.codec import tag_number
 from balsam.server.store.selections import AcquireCriteria, RunnableShape
 from balsam.server.store.sql_database import Database
+from balsam.server.store.turns import Candidate, in_turns
 
 _NO_LIMIT = 1 << 40
-_ID = "@"
-_SHAPE = "wall_time_min, num_nodes, node_packing_count"
+# As the partial indexes have them: SQLite compares texts.
+RUNNABLE, AWAITING_HOOK = "(5, 10)", "(4, 7, 8, 9)"
+_WAITING = "jobs INDEXED BY {} WHERE site_id = ? AND session_id IS NULL AND state IN {}"
+# The people who have Jobs there, by jumps along the index, however many Jobs each has.
+_PEOPLE = """SELECT who.person, {first}, {shortest} FROM (
+    WITH RECURSIVE people (person) AS (
+        SELECT (SELECT {at}submitter_id FROM {jobs} ORDER BY {at}submitter_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT {at}submitter_id FROM {jobs} AND {at}submitter_id > people.person
+            ORDER BY {at}submitter_id LIMIT 1)
+        FROM people WHERE people.person IS NOT NULL
+    ) SELECT person FROM people WHERE person IS NOT NULL
+) AS who"""
+_FIRST = "(SELECT {level} FROM {jobs} AND {at}submitter_id = who.person ORDER BY {order} LIMIT 1)"
+_SHORTEST = f"""(SELECT wall_time_min FROM {_WAITING.format("jobs_waiting_by_size", RUNNABLE)}
+    AND submitter_id = who.person ORDER BY wall_time_min LIMIT 1)"""
+_NOT_ASKED = "CAST(0 AS BIGINT)"
 
 
 def fits_sql(least: str, whole: str) -> str:
@@ -35,6 +56,44 @@ def fits_sql(least: str, whole: str) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """Where one kind of acquire looks for Jobs, and in which order.
+
+    `jobs` is where the Jobs of everybody are found, `source` where those that can be granted are; their condition is of
+    `keys`. `at` stands before the columns. `level` is what the order begins with; where people's Jobs are not compared,
+    it is empty.
+    """
+
+    jobs: str
+    keys: tuple[int, ...]
+    order: str
+    level: str
+    at: str = ""
+    job_id: str = "id"
+    source: str = ""
+    fits: str = ""
+    limits: tuple[Any, ...] = ()
+
+    @property
+    def people(self) -> tuple[str, tuple[int, ...]]:
+        """The statement that finds who has Jobs here, with the level of their first, without their shortest."""
+        first = (
+            _FIRST.format(level=self.level, jobs=self.jobs, at=self.at, order=self.order) if self.level else _NOT_ASKED
+        )
+        text = _PEOPLE.format(first=first, shortest="{shortest}", jobs=self.jobs, at=self.at)
+        return text, self.keys if self.level else ()
+
+    @property
+    def one_person(self) -> str:
+        """The statement that walks over the Jobs of one of them."""
+        columns = ", ".join(f"{self.at}{name}" for name in ("num_nodes", "node_packing_count", "wall_time_min"))
+        return (
+            f"SELECT {self.level or 0}, {self.job_id}, {columns} FROM {self.source or self.jobs}"
+            f" AND {self.at}submitter_id = ?{self.fits} ORDER BY {self.order} LIMIT ?"
+        )
+
+
 class RunnableReadTx:
     """The part of ReadTx about Jobs that can be granted.
 
@@ -43,14 +102,12 @@ class RunnableReadTx:
 
     _db: Database
     _fits = fits_sql("MIN", "CAST({} AS INTEGER)")
-    _tagged = "runnable_tags t"
+    _tagged = "runnable_tags AS t INDEXED BY runnable_tags_by_person"
 
     def runnable_shapes(self, criteria: AcquireCriteria) -> list[RunnableShape]:
-        if not self._any_short_enough(criteria):
-            return []
-        walk, params = self._walk_sql(criteria, "#wall_time_min, #num_nodes, #node_packing_count")
-        sql = f"SELECT {_SHAPE}, count(*) FROM ({walk} LIMIT ?) AS walked GROUP BY {_SHAPE}"
-        return [RunnableShape(*row) for row in self._db.execute(sql, (*params, criteria.max_jobs))]
+        found = islice(self._in_turns(criteria, criteria.max_jobs, 0), criteria.max_jobs)
+        shapes = Counter((job.wall_time_min, job.num_nodes, job.node_packing_count) for job in found)
+        return [RunnableShape(*shape, number) for shape, number in sorted(shapes.items())]
 
     def held_nodes(self, session_id: int, look_at: int) -> float | None:
         sql = (
@@ -60,23 +117,44 @@ class RunnableReadTx:
         number, nodes = self._db.execute(sql, (session_id, look_at)).fetchone()
         return None if number == look_at else float(nodes or 0)
 
-    def _any_short_enough(self, criteria: AcquireCriteria) -> bool:
-        """Whether any runnable Job of the Site is short enough: spares a walk over a million that are all too long."""
-        sql = (
-            "SELECT wall_time_min FROM jobs INDEXED BY jobs_runnable_by_size WHERE site_id = ? AND session_id IS NULL"
-            " AND state IN (5, 10) ORDER BY wall_time_min LIMIT 1"
-        )
-        shortest = self._db.execute(sql, (criteria.site_id,)).fetchone()
+    def _in_turns(self, criteria: AcquireCriteria, number: int, lot: int, lock: str = "") -> Iterator[Candidate]:
+        """Jobs that an acquire comes to, in its order, of which about `number` are wanted."""
+        walk = self._walk(criteria)
+        best = self._people(walk, criteria)
+        if len(best) == 1:
+            return self._jobs_of(walk, [number], lock, *best)
+        pieces = [-(-number // max(1, len(best))) + 1, number]
+        return in_turns(best, lot, partial(self._jobs_of, walk, pieces, lock))
+
+    def _people(self, walk: _Walk, criteria: AcquireCriteria) -> dict[int, int]:
+        """Who has Jobs here that are not all too long (a walk over a million of them is spared): their first level."""
         limit = criteria.max_wall_time_min
-        return shortest is not None and (limit is None or shortest[0] <= limit)
+        sql, keys = walk.people
+        shortest, site = (_NOT_ASKED, ()) if limit is None else (_SHORTEST, (criteria.site_id,))
+        found = self._db.execute(sql.format(shortest=shortest), (*keys, *site, *walk.keys, *walk.keys))
+        return {
+            person: first or 0
+            for person, first, least in found.fetchall()
+            if limit is None or (least is not None and least <= limit)
+        }
 
-    def _walk(self, criteria: AcquireCriteria, lock: str = "") -> list[tuple[int, int, int]]:
-        """The first runnable Jobs that fit, in their order."""
-        walk, params = self._walk_sql(criteria, f"{_ID}, #num_nodes, #node_packing_count")
-        return self._db.execute(f"{walk} LIMIT ?{lock}", (*params, criteria.candidates)).fetchall()
+    def _jobs_of(self, walk: _Walk, pieces: list[int], lock: str, person: int) -> Iterator[Candidate]:
+        """A person's Jobs in their order: first as many as are likely to be wanted, then the rest."""
+        seen: set[int] = set()
+        for limit in dict.fromkeys(pieces):
+            params = (*walk.keys, person, *walk.limits, limit)
+            rows = self._db.execute(f"{walk.one_person}{lock}", params).fetchall()
+            for candidate in map(Candidate._make, rows):
+                if candidate.job_id not in seen:
+                    seen.add(candidate.job_id)
+                    yield candidate
+            if len(rows) < limit:
+                return
 
-    def _walk_sql(self, criteria: AcquireCriteria, columns: str) -> tuple[str, tuple[Any, ...]]:
-        """A walk in the order of an acquire; `#` stands before the columns, `_ID` for the Job's own id."""
+    def _walk(self, criteria: AcquireCriteria) -> _Walk:
+        if criteria.awaits_hook:
+            jobs = _WAITING.format("hooks_waiting", AWAITING_HOOK)
+            return _Walk(jobs, (criteria.site_id,), "priority DESC, id", "-priority")
         nodes = _NO_LIMIT if criteria.max_nodes_per_job is None else criteria.max_nodes_per_job
         if criteria.serial_only:
             nodes = 1
@@ -87,28 +165,35 @@ class RunnableReadTx:
             _NO_LIMIT if criteria.max_gpus_per_node is None else criteria.max_gpus_per_node,
             float(_NO_LIMIT) if criteria.max_aggregate_nodes is None else criteria.max_aggregate_nodes,
         )
-        prepare = self._tag_walk if criteria.filter_tags else self._index_walk
-        sql, before = prepare(criteria, columns)
-        return sql, (*before, *limits)
+        return (self._tag_walk if criteria.filter_tags else self._index_walk)(criteria, limits)
 
-    def _tag_walk(self, criteria: AcquireCriteria, columns: str) -> tuple[str, tuple[int, ...]]:
+    def _tag_walk(self, criteria: AcquireCriteria, limits: tuple[Any, ...]) -> _Walk:
         """A walk over the runnable Jobs that have the first tag; the others are looked up for each."""
         owner = self._db.execute("SELECT owner_id FROM sites WHERE id = ?", (criteria.site_id,)).fetchone()[0]
         tags = [tag_number(owner, key, value) for key, value in criteria.filter_tags]
         others = " AND EXISTS (SELECT 1 FROM job_tags o WHERE o.tag = ? AND o.job_id = t.job_id)" * (len(tags) - 1)
-        order = "t.wall_time_min DESC, t.num_nodes DESC, t.job_id" if criteria.long_large_first else "t.rank, t.job_id"
-        sql = (
-            f"SELECT {columns.replace(_ID, 't.job_id').replace('#', 't.')} FROM {self._tagged}"
-            f" WHERE t.tag = ? AND t.site_id = ?{others} AND {self._fits.replace('#', 't.')} ORDER BY {order}"
+        by_size = criteria.long_large_first
+        here = "t.tag = ? AND t.site_id = ?"
+        return _Walk(
+            jobs=f"runnable_tags AS t INDEXED BY runnable_tags_by_person WHERE {here}",
+            keys=(tags[0], criteria.site_id),
+            order="t.wall_time_min DESC, t.num_nodes DESC, t.job_id" if by_size else "t.rank, t.job_id",
+            level="" if by_size else "t.rank",
+            at="t.",
+            job_id="t.job_id",
+            source=f"{self._tagged} WHERE {here}",
+            fits=f"{others} AND {self._fits.replace('#', 't.')}",
+            limits=(*tags[1:], *limits),
         )
-        return sql, (tags[0], criteria.site_id, *tags[1:])
 
-    def _index_walk(self, criteria: AcquireCriteria, columns: str) -> tuple[str, tuple[int, ...]]:
-        index, order = "jobs_runnable", "priority DESC, id"
-        if criteria.long_large_first:
-            index, order = "jobs_runnable_by_size", "wall_time_min DESC, num_nodes DESC, id"
-        sql = (
-            f"SELECT {columns.replace(_ID, 'id').replace('#', '')} FROM jobs INDEXED BY {index} WHERE site_id = ?"
-            f" AND session_id IS NULL AND state IN (5, 10) AND {self._fits.replace('#', '')} ORDER BY {order}"
+    def _index_walk(self, criteria: AcquireCriteria, limits: tuple[Any, ...]) -> _Walk:
+        fits = f" AND {self._fits.replace('#', '')}"
+        by_size = criteria.long_large_first
+        return _Walk(
+            jobs=_WAITING.format("jobs_waiting_by_size" if by_size else "jobs_waiting", RUNNABLE),
+            keys=(criteria.site_id,),
+            order="wall_time_min DESC, num_nodes DESC, id" if by_size else "priority DESC, id",
+            level="" if by_size else "-priority",
+            fits=fits,
+            limits=limits,
         )
-        return sql, (criteria.site_id,)

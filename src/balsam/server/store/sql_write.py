@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -51,11 +51,11 @@ from balsam.server.store.sql_rows import (
     shape_values,
     update_values,
 )
+from balsam.server.store.sql_runnable import AWAITING_HOOK, RUNNABLE
+from balsam.server.store.turns import Candidate, lot
 
 _GRANT = """UPDATE jobs SET token = token + 1, session_id = ?, grant_seq = ?
     WHERE id IN (SELECT value FROM json_each(?)) AND session_id IS NULL AND state IN {}"""
-# As the partial indexes have them: SQLite compares texts.
-_RUNNABLE, _AWAITING_HOOK = "(5, 10)", "(4, 7, 8, 9)"
 _UNLOCK = """UPDATE jobs SET session_id = NULL
     WHERE id IN (SELECT value FROM json_each(?)) AND session_id = ? AND state <> 6"""
 _NOTE_FINISHED = "UPDATE job_parents SET unfinished = 0 WHERE parent_id IN (SELECT value FROM json_each(?))"
@@ -198,7 +198,8 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         self._offer([update.job.id for update in updates if update.job.tagged])
 
     def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
-        ids = self._awaiting_hook(criteria) if criteria.awaits_hook else self._runnable(criteria)
+        found = self._candidates(criteria, lot(session_id, grant_seq))
+        ids = fitting([(job.job_id, job.num_nodes, job.node_packing_count) for job in found], criteria)
         if not ids:
             return []
         any_tagged, length = self._weighed(ids)
@@ -206,7 +207,7 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
             ids = self._first_light_ones(ids)
         if any_tagged and not criteria.awaits_hook:
             self._withdraw(ids)
-        states = _AWAITING_HOOK if criteria.awaits_hook else _RUNNABLE
+        states = AWAITING_HOOK if criteria.awaits_hook else RUNNABLE
         granted = self._db.execute(_GRANT.format(states), (session_id, grant_seq, listed(ids))).rowcount
         if granted != len(ids):  # S6
             raise GuardFailed(f"S6: {len(ids) - granted} of {len(ids)} Jobs could not be granted")
@@ -214,20 +215,8 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         place = {job_id: index for index, job_id in enumerate(ids)}
         return sorted(map(job_row, rows), key=lambda job: place[job.id])
 
-    def _runnable(self, criteria: AcquireCriteria) -> list[int]:
-        if not self._any_short_enough(criteria):
-            return []
-        return fitting(self._candidates(criteria), criteria)
-
-    def _awaiting_hook(self, criteria: AcquireCriteria) -> list[int]:
-        sql = (
-            "SELECT id FROM jobs INDEXED BY jobs_awaiting_hook WHERE site_id = ? AND session_id IS NULL"
-            f" AND state IN {_AWAITING_HOOK} ORDER BY priority DESC, id LIMIT ?{self._job_lock}"
-        )
-        return [row[0] for row in self._db.execute(sql, (criteria.site_id, criteria.max_jobs))]
-
-    def _candidates(self, criteria: AcquireCriteria) -> Sequence[tuple[int, int, int]]:
-        return self._walk(criteria)
+    def _candidates(self, criteria: AcquireCriteria, lot: int) -> Sequence[Candidate]:
+        return list(islice(self._in_turns(criteria, criteria.candidates, lot), criteria.candidates))
 
     def _weighed(self, ids: list[int]) -> tuple[bool, int]:
         """Whether any of the Jobs has tags, and how long their parameters and data are together."""
@@ -318,7 +307,7 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
     def _runnable_tags(self, job_ids: Sequence[int]) -> list[tuple[int, ...]]:
         sql = (
             "SELECT id, owner_id, tags, site_id, -priority,"
-            " wall_time_min, num_nodes, ranks_per_node, node_packing_count, gpus_per_rank"
+            " wall_time_min, num_nodes, ranks_per_node, node_packing_count, gpus_per_rank, submitter_id"
             " FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND session_id IS NULL AND state IN (5, 10)"
             " AND tags <> '{}'"
         )

@@ -8,6 +8,7 @@ that another process is granting at this moment (S6).
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from balsam.server.store.postgres.connection import PostgresDatabase
@@ -25,6 +26,7 @@ from balsam.server.store.sql_rows import (
 )
 from balsam.server.store.sql_runnable import fits_sql
 from balsam.server.store.sql_write import Ids, SqlTx
+from balsam.server.store.turns import Candidate
 
 _TEXTS = frozenset({"failure"})  # columns of UPDATED_COLUMNS; all others are numbers
 _NEW = [*UPDATED_COLUMNS, *(f"old_{column}" for column in UPDATE_GUARD), "old_session_id"]
@@ -70,7 +72,7 @@ class PostgresTx(SqlTx):
 
     _job_lock = _LOCK
     _fits = _FITS
-    _tagged = "runnable_tags t JOIN jobs ON jobs.id = t.job_id AND jobs.session_id IS NULL AND jobs.state IN (5, 10)"
+    _tagged = "runnable_tags AS t JOIN jobs ON jobs.id = t.job_id AND jobs.session_id IS NULL AND jobs.state IN (5, 10)"
 
     def __init__(self, database: PostgresDatabase, ids: Ids) -> None:
         super().__init__(database, ids)
@@ -113,9 +115,10 @@ class PostgresTx(SqlTx):
         sql = f"DELETE FROM {name} USING unnest({arrays}) AS u ({', '.join(key)}) WHERE {same}"
         self._db.execute(sql, [listed(column) for column in zip(*rows, strict=True)])
 
-    def _candidates(self, criteria: AcquireCriteria) -> Sequence[tuple[int, int, int]]:
+    def _candidates(self, criteria: AcquireCriteria, lot: int) -> Sequence[Candidate]:
         """Jobs that others are working on are passed over while there are enough; the last ones are waited for."""
-        found = self._walk(criteria, f"{_LOCK} OF jobs SKIP LOCKED")
-        if len(found) < criteria.candidates:
-            found = self._walk(criteria, f"{_LOCK} OF jobs")
+        wanted = criteria.candidates
+        found = list(islice(self._in_turns(criteria, wanted, lot, f"{_LOCK} OF jobs SKIP LOCKED"), wanted))
+        if len(found) < wanted:
+            found = list(islice(self._in_turns(criteria, wanted, lot, f"{_LOCK} OF jobs"), wanted))
         return found
