@@ -240,6 +240,41 @@ def test_stream_limit_of_a_user_at_n_and_n_plus_1() -> None:
     in_loop(check)
 
 
+def test_s16_one_users_many_streams_do_not_hold_up_those_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_module, "SLICE_SEC", -1)  # one mailbox to a slice
+
+    async def check() -> None:
+        broker = Broker()
+        broker.start()
+        many, one = [Mailbox([("jobs", 1)]) for _ in range(50)], Mailbox([("jobs", 2)])
+        for box in many:
+            broker.open(box, "ann", per_holder=False)
+        broker.open(one, "bob", per_holder=False)
+        changes = [[n, "READY", None] for n in range(100)]
+        await asyncio.to_thread(broker.publish, [jobs_wake(changes), jobs_wake(changes, owner=2)])
+        turns = 0
+        while not one.take():
+            turns += 1
+            assert turns < 10, "another one's streams came first"
+            await asyncio.sleep(0)
+        for box in many:
+            await box.wait(30)
+            assert box.take().startswith(b"event: states")
+
+    in_loop(check)
+
+
+def test_s16_streams_of_one_account_make_their_texts_one_at_a_time() -> None:
+    async def check() -> None:
+        broker = Broker()
+        turn = broker.turn_of(1)
+        assert broker.turn_of(1) is turn and broker.turn_of(2) is not turn
+        del turn
+        assert not broker._turns, "the lock of an account without streams is kept"
+
+    in_loop(check)
+
+
 def test_the_writer_thread_survives_a_closed_loop() -> None:
     broker = Broker()
 

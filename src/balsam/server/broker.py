@@ -2,22 +2,26 @@
 
 The store calls `Broker.publish` once per commit. Streams (`routes/streams.py`) open a `Mailbox`, send `hello` and then
 whatever the mailbox holds. Promises: the writer never waits; a mailbox keeps the newest state only, so a slow reader
-costs bounded memory; one that falls too far behind is told `hello` again, which means "read the state now".
+costs bounded memory; one that falls too far behind is told `hello` again, which means "read the state now". Mailboxes
+are filled and emptied in slices and by turns, so that one user's streams of many Jobs stop nobody's requests (S16).
 """
 
 import asyncio
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from pydantic_core import to_json
 
 from balsam.server.errors import TooMany, Unavailable
+from balsam.server.line import Line
 from balsam.server.store.protocol import Wake
 from balsam.wire.stream import StreamEvent
 
 MAX_WAITING = 20_000  # changed Jobs that wait in one mailbox; more are replaced by one `hello`
 STATES_PER_EVENT = 1000
+SLICE_SEC = 0.005  # for which the event loop fills mailboxes before it looks at something else
 STREAMS_PER_HOLDER = 4  # of one Site or one Session: a reconnect may come before the old connection is seen to be dead
 
 Topic = tuple[str, int]
@@ -58,12 +62,13 @@ class Mailbox:
             self._plain[event] = None
         self.wake()
 
-    def _put_jobs(self, changes: Iterable[Sequence[Any]]) -> None:
+    def _put_jobs(self, changes: Sequence[Sequence[Any]]) -> None:
         jobs, wanted = self._jobs, self._states
-        for change in changes:
+        too_many = len(changes) > MAX_WAITING
+        for change in () if too_many else changes:
             if wanted is None or change[1] in wanted:
                 jobs[change[0]] = change
-        if len(jobs) > MAX_WAITING:
+        if too_many or len(jobs) > MAX_WAITING:
             jobs.clear()
             self._again = True
 
@@ -125,6 +130,9 @@ class Broker:
         self._boxes: dict[Topic, list[Mailbox]] = {}
         self._owners: dict[Hashable, list[Mailbox]] = {}
         self._stopping = False
+        self._line: Line[Topic, tuple[Wake, Mailbox]] = Line()
+        self._filling = False
+        self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     def start(self) -> None:
         """Called in the event loop that serves the streams."""
@@ -147,11 +155,32 @@ class Broker:
                 if wake.event == "back":
                     self._catch_up()
                 continue
-            for box in list(self._boxes.get((wake.topic, wake.key), ())):
+            topic = (wake.topic, wake.key)
+            for box in self._boxes.get(topic, ()):
                 if wake.topic == "access":
                     box.close()  # its topics are no longer right: the client connects again and reads the state
                 else:
-                    box.put(wake.event, wake.data)
+                    self._line.add(topic, (wake, box))
+        if not self._filling:
+            self._fill()
+
+    def _fill(self) -> None:
+        """Put what was heard into mailboxes, one of each topic in turn, for a moment; then again after all others."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SLICE_SEC
+        while self._line:
+            wake, box = self._line.take()
+            box.put(wake.event, wake.data)
+            if loop.time() > until:
+                break
+        self._filling = bool(self._line)
+        if self._filling:
+            loop.call_soon(self._fill)
+
+    def turn_of(self, account: int) -> asyncio.Lock:
+        """Held by a stream while it makes text of what its mailbox holds. One lock for all streams of an account, so
+        that between two of them the event loop comes to everybody else."""
+        return self._turns.setdefault(account, asyncio.Lock())
 
     def _catch_up(self) -> None:
         """Anything may have been missed, also that a token was revoked or a team was left."""

@@ -19,11 +19,11 @@ class FaultyStore:
         self.inner = store
         self.faults = 0
 
-    async def write(self, fn: Callable[[Tx], T]) -> T:
-        return self._answer(await self.inner.write(fn))
+    async def write(self, fn: Callable[[Tx], T], account: int = 0) -> T:
+        return self._answer(await self.inner.write(fn, account))
 
-    def write_sync(self, fn: Callable[[Tx], T]) -> T:
-        return self._answer(self.inner.write_sync(fn))
+    def write_sync(self, fn: Callable[[Tx], T], account: int = 0) -> T:
+        return self._answer(self.inner.write_sync(fn, account))
 
     def _answer(self, result: T) -> T:
         if self.faults:

@@ -54,13 +54,8 @@ class LoginDoors(Protocol):
         ...
 
     @property
-    def titles(self) -> Mapping[str, str]:
-        """The providers' names, and what people call them."""
-        ...
-
-    @property
-    def form_targets(self) -> str:
-        """For a Content-Security-Policy: a form that is answered with a redirect counts as sent to where it leads."""
+    def by_name(self) -> Mapping[str, object]:
+        """The providers."""
         ...
 
 
@@ -117,6 +112,11 @@ class Call:
         return self._principal
 
     @property
+    def _account(self) -> int:
+        """In whose turn it is written."""
+        return 0 if self._principal is None else self._principal.user_id
+
+    @property
     def address(self) -> str:
         client = self.scope.get("client")
         return str(client[0]) if client else "unknown"
@@ -139,7 +139,7 @@ class Call:
         """Run a use case in one transaction of its own, with its row in the audit log; returns once durable (S1)."""
         clock = self.service.clock
         begun = clock.monotonic()
-        done = await self.service.store.write(self._audited(use_case) if self._event else use_case)
+        done = await self.service.store.write(self._audited(use_case) if self._event else use_case, self._account)
         self.service.metrics.write(clock.monotonic() - begun)
         return done
 
@@ -160,7 +160,7 @@ class Call:
     async def audit(self, event: str) -> None:
         """Leave a row by itself: of what was refused, or did not write anything."""
         entry = self._entry(event)
-        await self.service.store.write(lambda tx: record(tx, entry, self.now))
+        await self.service.store.write(lambda tx: record(tx, entry, self.now), self._account)
 
     def _entry(self, event: str) -> Entry:
         target = f"{self.scope['method']} {self.scope['path']}"

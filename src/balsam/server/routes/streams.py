@@ -56,11 +56,13 @@ class EventStream:
 
     async def _send_all(self, send: Send) -> None:
         box, loop = self._box, asyncio.get_running_loop()
+        turn = self._call.service.broker.turn_of(self._call.principal.user_id)
         check_at = loop.time() + PING_SEC
         while True:
             await box.wait(PING_SEC)
-            content, doubted = box.take(), box.doubted
-            box.doubted = False
+            async with turn:
+                content, doubted = box.take(), box.doubted
+                box.doubted = False
             if content or not (box.closed or doubted):
                 await send({"type": "http.response.body", "body": content or PING, "more_body": True})
             if box.closed:

@@ -26,13 +26,13 @@ class MemoryStore:
         self._inside = 0  # the thread that is in a transaction
         self._closed = False
 
-    async def write(self, fn: Callable[[Tx], T]) -> T:
-        return self.write_sync(fn)
+    async def write(self, fn: Callable[[Tx], T], account: int = 0) -> T:
+        return self.write_sync(fn, account)
 
     async def read(self, fn: Callable[[ReadTx], T]) -> T:
         return self.read_sync(fn)
 
-    def write_sync(self, fn: Callable[[Tx], T]) -> T:
+    def write_sync(self, fn: Callable[[Tx], T], account: int = 0) -> T:
         with self._alone():
             tx = MemoryTx(self._tables)
             try:

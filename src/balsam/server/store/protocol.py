@@ -249,15 +249,18 @@ Subscriber = Callable[[Sequence[Wake]], None]
 class Store(Protocol):
     """Holds everything. Raises Unavailable when it can't read or write; nothing is half-written then."""
 
-    async def write(self, fn: Callable[[Tx], T]) -> T:
-        """Run `fn` as one durable transaction; what it raises is raised here and undoes it."""
+    async def write(self, fn: Callable[[Tx], T], account: int = 0) -> T:
+        """Run `fn` as one durable transaction; what it raises is raised here and undoes it.
+
+        Accounts that have much to write at the same time are served by turns; 0 is the service itself.
+        """
         ...
 
     async def read(self, fn: Callable[[ReadTx], T]) -> T:
         """Run `fn` on one consistent state."""
         ...
 
-    def write_sync(self, fn: Callable[[Tx], T]) -> T:
+    def write_sync(self, fn: Callable[[Tx], T], account: int = 0) -> T:
         """`write` for a thread that may block: sweeps, tests, simulation."""
         ...
 

@@ -26,7 +26,7 @@ from balsam.server.store.sql_read import SqlReadTx
 from balsam.server.store.sql_write import Pending
 from balsam.server.store.sqlite_tx import Sequences, SqliteTx
 from balsam.server.store.wakes import Subscribers
-from balsam.server.store.writer import STOPPING, GroupedWriter, Item
+from balsam.server.store.writer import GROUP_SEC, STOPPING, GroupedWriter, Item
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -81,11 +81,11 @@ class SqliteStore:
         self._closed = False
         self._writer = GroupedWriter(self._write_group)
 
-    async def write(self, fn: Callable[[Tx], T]) -> T:
-        return await self._writer.write(fn)
+    async def write(self, fn: Callable[[Tx], T], account: int = 0) -> T:
+        return await self._writer.write(fn, account)
 
-    def write_sync(self, fn: Callable[[Tx], T]) -> T:
-        return self._writer.write_sync(fn)
+    def write_sync(self, fn: Callable[[Tx], T], account: int = 0) -> T:
+        return self._writer.write_sync(fn, account)
 
     async def read(self, fn: Callable[[ReadTx], T]) -> T:
         if self._closed:
@@ -137,23 +137,27 @@ class SqliteStore:
         self._db.close()
         os.close(self._lock)
 
-    def _write_group(self, group: list[Item]) -> None:
-        pending = Pending()
+    def _write_group(self, group: list[Item]) -> int:
+        pending, done, full_at = Pending(), 0, self._clock.monotonic() + GROUP_SEC
         try:
             with _typed_errors():
                 self._db.execute("BEGIN IMMEDIATE")
                 for item in group:
                     self._write_item(item, pending, alone=len(group) == 1)
+                    done += 1
+                    if self._clock.monotonic() > full_at:
+                        break
                 self._save(pending)
                 self._db.execute("COMMIT")
                 self._sequences.saved()
         except BaseException as error:
             self._undo()
+            done, pending = len(group), Pending()
             for item in group:
                 item.error = item.error or error
-            pending = Pending()
         # Before the callers hear: a revoked token must be forgotten when its revocation is answered.
         self._subscribers.publish(pending.wakes)
+        return done
 
     def _write_item(self, item: Item, pending: Pending, *, alone: bool) -> None:
         """Run one item. What it raises is its own; what the database can't do any more is the whole group's."""

@@ -1,37 +1,42 @@
 """The thread through which all writes of a process go, in groups: what queued while the last commit ran is one commit.
 
-No waiting for more: an item that comes alone is committed at once. A store gives a function that commits a group and
-gives each item its result or its error; used by the SQLite and the PostgreSQL store.
+No waiting for more: an item that comes alone is committed at once. Groups are filled by turns between the accounts that
+have something to write, and end after GROUP_SEC: nobody waits for the end of what somebody else sent before (S16). A
+store gives a function that commits a group and gives each item its result or its error; used by the SQLite and the
+PostgreSQL store.
 """
 
 import asyncio
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from balsam.server.errors import Unavailable
+from balsam.server.line import Line
 from balsam.server.store.protocol import Tx
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_GROUP = 100
+GROUP_SEC = 0.05  # after which no further item of a group is begun
 STOPPING = "the service is stopping; try again"
 
 
 class Item:
     """One `write` on its way through the writer thread: `result` or `error` is set by the store."""
 
-    __slots__ = ("_future", "asked_at", "error", "fn", "loop", "result")
+    __slots__ = ("_future", "account", "error", "fn", "loop", "result")
 
-    def __init__(self, fn: Callable[[Tx], Any], future: Any, loop: asyncio.AbstractEventLoop | None) -> None:
+    def __init__(
+        self, fn: Callable[[Tx], Any], account: int, future: Any, loop: asyncio.AbstractEventLoop | None
+    ) -> None:
         self.fn = fn
+        self.account = account
         self.loop = loop
-        self.asked_at = time.monotonic()
         self.result: Any = None
         self.error: BaseException | None = None
         self._future = future
@@ -47,26 +52,28 @@ class Item:
 
 
 class GroupedWriter:
-    """Runs `write_group` in a thread of its own; it must not raise, and leaves result or error in each item."""
+    """Runs `write_group` in a thread of its own; it must not raise, and leaves result or error in the first items of
+    the group: at least one, and not all when GROUP_SEC are over. It returns how many."""
 
-    def __init__(self, write_group: Callable[[list[Item]], None]) -> None:
+    def __init__(self, write_group: Callable[[list[Item]], int]) -> None:
         self._write_group = write_group
         self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._line: Line[int, Item] = Line()  # the writing thread's own
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
         self._thread.start()
 
-    async def write(self, fn: Callable[[Tx], T]) -> T:
+    async def write(self, fn: Callable[[Tx], T], account: int) -> T:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._submit(Item(fn, future, loop))
+        self._submit(Item(fn, account, future, loop))
         return await future
 
-    def write_sync(self, fn: Callable[[Tx], T]) -> T:
+    def write_sync(self, fn: Callable[[Tx], T], account: int) -> T:
         if threading.current_thread() is self._thread:
             raise RuntimeError("a write inside a write would wait for itself")
         future: Future[T] = Future()
-        self._submit(Item(fn, future, None))
+        self._submit(Item(fn, account, future, None))
         return future.result()
 
     def _submit(self, item: Item) -> None:
@@ -84,20 +91,31 @@ class GroupedWriter:
         self._refuse_rest()
 
     def _run(self) -> None:
-        """One group after another until `None` comes."""
-        while (item := self._queue.get()) is not None:
-            group = [item]
-            last = False
-            while len(group) < MAX_GROUP and not self._queue.empty():
-                following = self._queue.get()
-                if following is None:
-                    last = True
-                    break
-                group.append(following)
-            self._write_group(group)
-            settle(group)
-            if last:
-                return
+        """One group after another until `None` comes and nothing waits any more."""
+        last = False
+        while not last or self._line:
+            last = self._hear() or last
+            group: list[Item] = []
+            while self._line and len(group) < MAX_GROUP:
+                group.append(self._line.take())
+            if group:
+                done = self._write_group(group)
+                self._put_back(group[done:])
+                settle(group[:done])
+
+    def _hear(self) -> bool:
+        """Take in what has come, waiting for it when there is nothing else to do; whether it was the end."""
+        while not self._line or not self._queue.empty():
+            item = self._queue.get()
+            if item is None:
+                return True
+            self._line.add(item.account, item)
+        return False
+
+    def _put_back(self, rest: list[Item]) -> None:
+        for item in reversed(rest):
+            item.result = item.error = None
+            self._line.put_back(item.account, item)
 
     def _refuse_rest(self) -> None:
         """Answer what was queued after the end by a thread that had not seen it yet."""

@@ -141,7 +141,7 @@ async def _over(
                     not_done[row.id] = error.message
             return done, not_done
 
-        done, not_done = await store.write(one_slice)
+        done, not_done = await store.write(one_slice, principal.user_id)
         changed += done
         refused.update(not_done)
     return changed, refused

@@ -1,9 +1,8 @@
 """Logins through a browser: a program waits with a device code (RFC 8628), a person says yes with the user code.
 
-begin -> (a browser takes the user code) claim -> (the provider sent the person back) identify -> decide -> collect. A
-browser that wants in itself: leave -> (the provider sent the person back) arrive. The state is in the store, so that
-any process of the service may carry on. Codes are kept as SHA-256, live for five minutes and are used once; whoever
-approves is the browser that claimed the code.
+begin -> (a browser takes the user code) claim -> (the provider sent the person back) identify -> decide -> collect. The
+state is in the store, so that any process of the service may carry on. Device codes are kept as SHA-256, live for five
+minutes and are used once; whoever approves is the browser that claimed the code.
 """
 
 import re
@@ -21,8 +20,6 @@ LIFE = timedelta(minutes=5)
 INTERVAL_SEC = 2
 WAITING, CLAIMED, IDENTIFIED, APPROVED, DENIED = "waiting", "claimed", "identified", "approved", "denied"
 INVITED = "invited"  # the other way round: who is logged in lets a browser in
-LEFT = "left"  # a browser that wants in itself went to its provider
-BROWSER_STATE = "browser-"  # how its state begins: providers send all people back to one address
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._@-]")
 
 
@@ -43,21 +40,9 @@ def hashed(secret: str) -> str:
 
 def begin(tx: Tx, device_code: str, user_code: str, client: str, address: str, url: str, now: datetime) -> DeviceLogin:
     """A program asks to be logged in; `url` is the page for the person."""
-    tx.put(_begun(tx, hashed(device_code), user_code, client, address, now))
-    return DeviceLogin(
-        device_code=device_code,
-        user_code=user_code,
-        verification_uri=url,
-        verification_uri_complete=f"{url}?code={user_code}",
-        expires_in_sec=int(LIFE.total_seconds()),
-        interval_sec=INTERVAL_SEC,
-    )
-
-
-def _begun(tx: Tx, code_hash: str, user_code: str, client: str, address: str, now: datetime) -> DeviceLoginRow:
-    return DeviceLoginRow(
+    row = DeviceLoginRow(
         id=tx.new_id(DeviceLoginRow),
-        device_hash=code_hash,
+        device_hash=hashed(device_code),
         user_code=user_code,
         client=client,
         address=address,
@@ -72,6 +57,15 @@ def _begun(tx: Tx, code_hash: str, user_code: str, client: str, address: str, no
         nonce="",
         verifier="",
     )
+    tx.put(row)
+    return DeviceLogin(
+        device_code=device_code,
+        user_code=user_code,
+        verification_uri=url,
+        verification_uri_complete=f"{url}?code={user_code}",
+        expires_in_sec=int(LIFE.total_seconds()),
+        interval_sec=INTERVAL_SEC,
+    )
 
 
 def waiting_login(tx: ReadTx, user_code: str, now: datetime) -> DeviceLoginRow | None:
@@ -85,45 +79,14 @@ def claim(tx: Tx, user_code: str, claim: Claim, now: datetime) -> bool:
     row = waiting_login(tx, user_code, now)
     if row is None:
         return False
-    tx.put(_claimed(row, claim, CLAIMED))
+    row = replace(row, status=CLAIMED, provider=claim.provider, nonce=claim.nonce, verifier=claim.verifier)
+    tx.put(replace(row, browser_hash=hashed(claim.browser), state_hash=hashed(claim.state)))
     return True
-
-
-def _claimed(row: DeviceLoginRow, claim: Claim, status: str) -> DeviceLoginRow:
-    row = replace(row, status=status, provider=claim.provider, nonce=claim.nonce, verifier=claim.verifier)
-    return replace(row, browser_hash=hashed(claim.browser), state_hash=hashed(claim.state))
-
-
-def leave(tx: Tx, claim: Claim, next_page: str, address: str, now: datetime) -> None:
-    """A browser goes to a provider to be let in itself; `next_page` is where it was going."""
-    name = hashed(claim.state)
-    tx.put(_claimed(_begun(tx, name, f"browser {name}", next_page, address, now), claim, LEFT))
-
-
-def left(tx: ReadTx, state: str, browser: str, now: datetime) -> DeviceLoginRow:
-    """The login for which this browser left. Raises NotFound for any other browser or state."""
-    return _gone_to_provider(tx, state, browser, LEFT, now)
-
-
-def arrive(
-    tx: Tx, login_id: int, issuer: str, subject: str, name: str, secret: str, expires_at: datetime, now: datetime
-) -> Login:
-    """The provider told who is at the browser: its session. Raises NotFound when that was used, Forbidden."""
-    row = tx.get(DeviceLoginRow, login_id)
-    if row is None or row.status != LEFT:
-        raise NotFound
-    user = _account(tx, issuer, subject, name, row.provider, now)
-    tx.remove(DeviceLoginRow, row.id)
-    return issue_user_token(tx, user.id, secret, expires_at, "browser", now)
 
 
 def claimed_login(tx: ReadTx, state: str, browser: str, now: datetime) -> DeviceLoginRow:
     """The login for which this browser went to its provider. Raises NotFound for any other browser or state."""
-    return _gone_to_provider(tx, state, browser, CLAIMED, now)
-
-
-def _gone_to_provider(tx: ReadTx, state: str, browser: str, status: str, now: datetime) -> DeviceLoginRow:
-    for row in tx.find(DeviceLoginRow, state_hash=hashed(state), browser_hash=hashed(browser), status=status):
+    for row in tx.find(DeviceLoginRow, state_hash=hashed(state), browser_hash=hashed(browser), status=CLAIMED):
         if _lives(row, now):
             return row
     raise NotFound
@@ -132,18 +95,10 @@ def _gone_to_provider(tx: ReadTx, state: str, browser: str, status: str, now: da
 def identify(
     tx: Tx, login_id: int, issuer: str, subject: str, name: str, provider: str, now: datetime
 ) -> tuple[UserRow, DeviceLoginRow]:
-    """The provider told who the person is."""
+    """The provider told who the person is. An identity that is new gets an account of its own; it takes nobody's."""
     row = tx.get(DeviceLoginRow, login_id)
     if row is None or row.status != CLAIMED:  # used once
         raise NotFound
-    user = _account(tx, issuer, subject, name, provider, now)
-    row = replace(row, status=IDENTIFIED, user_id=user.id, state_hash="", nonce="", verifier="")
-    tx.put(row)
-    return user, row
-
-
-def _account(tx: Tx, issuer: str, subject: str, name: str, provider: str, now: datetime) -> UserRow:
-    """Of this identity. One that is new gets an account of its own; it takes nobody's."""
     known = tx.find(IdentityRow, issuer=issuer, subject=subject)
     user = tx.get(UserRow, known[0].user_id) if known else None
     if user is None:
@@ -151,7 +106,9 @@ def _account(tx: Tx, issuer: str, subject: str, name: str, provider: str, now: d
         tx.put(IdentityRow(tx.new_id(IdentityRow), issuer, subject, user.id, micros(now)))
     if user.disabled_at is not None:
         raise Forbidden("this account is disabled; ask the administrators of the service")
-    return user
+    row = replace(row, status=IDENTIFIED, user_id=user.id, state_hash="", nonce="", verifier="")
+    tx.put(row)
+    return user, row
 
 
 def decide(tx: Tx, login_id: int, browser: str, approved: bool, now: datetime) -> DeviceLoginRow:
@@ -183,10 +140,26 @@ def collect(tx: Tx, device_code: str, secret: str, expires_at: datetime, now: da
 
 def invite(tx: Tx, user_id: int, code: str, address: str, now: datetime) -> datetime:
     """A link with this code lets one browser in, as this account; returns until when. The caller is logged in."""
-    # The user code is unique, and nothing that a person could type.
-    row = _begun(tx, hashed(code), f"link {hashed(code)}", "browser", address, now)
-    tx.put(replace(row, status=INVITED, user_id=user_id))
-    return now + LIFE
+    ends = now + LIFE
+    row = DeviceLoginRow(
+        id=tx.new_id(DeviceLoginRow),
+        device_hash=hashed(code),
+        user_code=f"link {hashed(code)}",  # unique, and nothing that a person could type
+        client="browser",
+        address=address,
+        created_at=micros(now),
+        expires_at=micros(ends),
+        polled_at=None,
+        status=INVITED,
+        user_id=user_id,
+        browser_hash="",
+        provider="",
+        state_hash="",
+        nonce="",
+        verifier="",
+    )
+    tx.put(row)
+    return ends
 
 
 def invited(tx: ReadTx, code: str, now: datetime) -> str | None:

@@ -131,7 +131,7 @@ async def _over(
             ]
             return verb(tx, ids) if ids else Outcome()
 
-        outcome = await store.write(act) if found else Outcome()
+        outcome = await store.write(act, principal.user_id) if found else Outcome()
         total.changed += outcome.changed
         total.refused.update(outcome.refused)
         place = following

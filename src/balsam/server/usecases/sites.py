@@ -208,8 +208,8 @@ async def delete_site(store: Store, principal: Principal, site_id: int, clock_no
     First it disappears and its tokens end; then its Jobs are removed in slices, so that no write takes long. What an
     interruption leaves is removed by the sweep `prune`.
     """
-    await store.write(lambda tx: hide_site(tx, principal, site_id, clock_now()))
-    while await store.write(lambda tx: remove_slice(tx, site_id)):
+    await store.write(lambda tx: hide_site(tx, principal, site_id, clock_now()), principal.user_id)
+    while await store.write(lambda tx: remove_slice(tx, site_id), principal.user_id):
         pass
     return Deleted(deleted=1)
 

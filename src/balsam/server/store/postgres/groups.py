@@ -25,19 +25,18 @@ from balsam.server.store.postgres.connection import (
     Unreachable,
     patiently,
 )
-from balsam.server.store.postgres.outage import Outage
 from balsam.server.store.postgres.tx import PostgresIds, PostgresTx
 from balsam.server.store.protocol import Duplicate, GuardFailed
 from balsam.server.store.sql_database import listed
 from balsam.server.store.sql_write import Pending
 from balsam.server.store.wakes import Subscribers, merged
-from balsam.server.store.writer import Item
+from balsam.server.store.writer import GROUP_SEC, Item
 
 log = logging.getLogger(__name__)
 
 GROUP_LOCK_WAIT = "100ms"
 LOCK_WAIT = "3s"
-WRITE_LIMIT_SEC = 30.0
+WRITE_TIMEOUT = "30s"
 ATTEMPTS = 3
 COLLISIONS = 6
 _BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -59,63 +58,54 @@ class _Apart(Exception):
 class GroupCommit:
     """The writing connection of a process, and what is done with it."""
 
-    def __init__(self, address: DatabaseAddress, origin: str, subscribers: Subscribers, outage: Outage) -> None:
+    def __init__(self, address: DatabaseAddress, origin: str, subscribers: Subscribers) -> None:
         self._address = address
-        self._outage = outage
         self._origin = origin
         self._subscribers = subscribers
         self._database: PostgresDatabase | None = None
         self._ids: PostgresIds
         self._shard = 0
 
-    def write_group(self, group: list[Item]) -> None:
-        """Give each item its result or its error."""
-        waiting = [item for item in group if not self._was_told(item)]
+    def write_group(self, group: list[Item]) -> int:
+        """Give items their result or their error, in their order; returns how many."""
+        waiting = list(group)
         try:
             for _ in range(ATTEMPTS):
                 try:
-                    self._write(waiting)
-                    return
+                    self._write(waiting, time.monotonic() + GROUP_SEC)
+                    return len(group) - len(waiting)
                 except ConnectionLost as lost:
                     log.warning("the connection to the database was lost: %s", lost)
                     self.close()
             raise Unavailable("the connection to the database is lost again and again; try again")
         except Exception as error:
-            if isinstance(error, Unreachable):
-                self._outage.note(error)
             for item in waiting:
                 item.result, item.error = None, error
-
-    def _was_told(self, item: Item) -> bool:
-        """Whether an item that queued while the server could not be reached has its error already."""
-        if not self._is_connected():
-            try:
-                self._outage.check(item.asked_at)
-            except Unreachable as error:
-                item.error = error
-        return item.error is not None
+        return len(group)
 
     def close(self) -> None:
         if self._database is not None:
             self._database.connection.close()
             self._database = None
 
-    def _write(self, waiting: list[Item]) -> None:
-        """Items that are settled are taken from `waiting`."""
+    def _write(self, waiting: list[Item], full_at: float) -> None:
+        """Items that are settled are taken from `waiting`; the rest is left when it is late."""
         if len(waiting) > 1:
             with suppress(_Apart):
-                self._commit(waiting, together=True)
-                waiting.clear()
+                del waiting[: self._commit(waiting, full_at)]
+                return
         while waiting:
             self._write_alone(waiting[0])
             waiting.pop(0)
+            if time.monotonic() > full_at:
+                return
 
     def _write_alone(self, item: Item) -> None:
         """Collisions are over after a while; a key that somebody else took first is found by the second try."""
         for attempt in range(1, COLLISIONS + 1):
             item.result, item.error = None, None
             try:
-                self._commit([item], together=False)
+                self._commit([item])
                 return
             except Collision as error:
                 log.info("a write collided with another one: %s", error)
@@ -131,13 +121,17 @@ class GroupCommit:
                 item.error = error
                 return
 
-    def _commit(self, items: Sequence[Item], *, together: bool) -> None:
+    def _commit(self, items: Sequence[Item], full_at: float | None = None) -> int:
+        """Commit the item, or with `full_at` as many as can be begun by then; returns how many."""
         database = self._connected()
-        pending = Pending()
+        pending, done, together = Pending(), 0, full_at is not None
         try:
             database.connection.execute(_BEGIN_TOGETHER if together else _BEGIN)
             for item in items:
                 self._run(database, item, pending, together=together)
+                done += 1
+                if full_at is not None and time.monotonic() > full_at:
+                    break
             wakes = merged(pending.wakes)
             self._save(database, pending)
             if wakes:
@@ -149,6 +143,7 @@ class GroupCommit:
                 raise database.spoken(error) from error
             raise
         self._subscribers.publish(wakes)
+        return done
 
     def _run(self, database: PostgresDatabase, item: Item, pending: Pending, *, together: bool) -> None:
         """Run one item. One of several that fails before it wrote anything leaves nothing to undo."""
@@ -209,14 +204,11 @@ class GroupCommit:
             if not database.connection.closed:
                 database.connection.execute(b"ROLLBACK")
 
-    def _is_connected(self) -> bool:
-        return self._database is not None and not self._database.connection.closed
-
     def _connected(self) -> PostgresDatabase:
         """The connection; made anew when there is none, with some patience for a server that is starting."""
-        if self._database is not None and self._is_connected():
+        if self._database is not None and not self._database.connection.closed:
             return self._database
-        connection = patiently(self._address, "writer", limit_sec=WRITE_LIMIT_SEC, lock_timeout=LOCK_WAIT)
+        connection = patiently(self._address, "writer", lock_timeout=LOCK_WAIT, statement_timeout=WRITE_TIMEOUT)
         self._database = database = PostgresDatabase(connection)
         self._ids = PostgresIds(database)
         found = database.execute(_TAKE_SHARD).fetchone()
