@@ -60,6 +60,7 @@ class FakeService:
         self.closing = False
         self.lease = {"ttl_sec": 300.0, "renew_sec": 60.0, "margin_sec": 60.0}
         self.refuse_sessions = ""
+        self.allocation_ended = False  # see `end_allocation`
         self.refuses = ""  # reports with this text in a record
         self.requests: dict[str, int] = defaultdict(int)
         self.body_sizes: list[int] = []
@@ -206,6 +207,8 @@ class FakeService:
         with self.lock:
             parts = path.removeprefix("/api/sessions").strip("/").split("/")
             self.requests[parts[-1] or "open"] += 1
+            if self.allocation_ended:
+                return _error(401, "allocation_ended", "BatchJob 1 has ended, and this token with it")
             if parts == [""]:
                 return self._open(body)
             session = self.sessions.get(int(parts[0]))
@@ -216,6 +219,14 @@ class FakeService:
             if session.ended or session.closed is not None:
                 return _error(409, "session_ended")
             return getattr(self, f"_{parts[1]}")(session, body)
+
+    def end_allocation(self) -> None:
+        """The batch system told the agent that it is over: its token is no good any more, and streams break."""
+        with self.lock:
+            self.allocation_ended = True
+            for session in self.sessions.values():
+                for stream in session.streams:
+                    stream.broken = True
 
     def _open(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if self.refuse_sessions:
@@ -297,8 +308,8 @@ class FakeService:
 
     def follow(self, handler: Any) -> None:
         session = self.sessions.get(int(handler.path.split("/")[3]))
-        if session is None or session.ended or session.closed is not None:
-            status, reply = _error(409, "session_ended")
+        if self.allocation_ended or session is None or session.ended or session.closed is not None:
+            status, reply = _error(401, "allocation_ended") if self.allocation_ended else _error(409, "session_ended")
             data = json.dumps(reply).encode()
             handler.send_response(status)
             handler.send_header("Content-Length", str(len(data)))

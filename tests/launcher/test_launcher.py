@@ -405,6 +405,21 @@ def test_lease_that_ends_kills_everything_and_a_new_session_is_opened(pilot: Pil
     assert len(service.sessions) == 2
 
 
+def test_an_allocation_that_is_over_for_the_batch_system_ends_though_it_lives_on(
+    pilot: Pilot, service: FakeService
+) -> None:
+    """S6: its node was cut off and given away. That is final: neither doubted nor left for a renewal to hear."""
+    service.add_app(f"sleep {pilot.tag.seconds}")
+    service.add_jobs(1)
+    pilot.start()
+    wait_until(lambda: service.events(1) == ["started"], 20)
+    service.end_allocation()
+    pilot.wait()
+    assert "BatchJob 1 has ended" in pilot.said()
+    assert pilot.tag.alive() == []
+    assert len(service.sessions) == 1
+
+
 def test_frozen_launcher_loses_its_lease(pilot: Pilot, service: FakeService) -> None:
     """F6, S6: stopped past its lease, it is killed with its ranks; the Job is not run twice at once."""
     service.lease = {"ttl_sec": 2.5, "renew_sec": 0.3, "margin_sec": 1.0}

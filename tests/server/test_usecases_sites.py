@@ -387,8 +387,9 @@ def test_a_launchers_token_dies_with_its_batch_job(world: StoreWorld) -> None:
     world.wakes.clear()
     world.report_batch_job(batch_job.id, B.FINISHED)
     assert "tokens" in {wake.topic for wake in world.wakes}
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(Unauthenticated, match=f"BatchJob {batch_job.id} has ended") as refused:
         authenticate(world, "launch")
+    assert refused.value.code == "allocation_ended"
     with pytest.raises(Conflict, match="no token any more"):
         world.write(lambda tx: batch_jobs.issue_launcher_token(tx, world.agent(), batch_job.id, "again", world.now))
 

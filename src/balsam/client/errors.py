@@ -196,6 +196,7 @@ _BY_STATUS: Mapping[int, type[BalsamError]] = {
 }
 _BY_CODE: Mapping[str, type[BalsamError]] = {
     "session_ended": SessionEnded,
+    "allocation_ended": SessionEnded,  # a launcher's token goes with its BatchJob, and so does its lease
     "fenced": Fenced,
     "site_offline": SiteOffline,
     "too_slow": QueryTooSlow,

@@ -70,6 +70,14 @@ class Unauthenticated(ServiceError):
         super().__init__(401, "unauthenticated", message)
 
 
+class AllocationEnded(Unauthenticated):
+    """The token went with its BatchJob. A launcher that still lives kills its runs and exits (S6)."""
+
+    def __init__(self, batch_job_id: int) -> None:
+        super().__init__(f"BatchJob {batch_job_id} has ended, and this token with it")
+        self.code = "allocation_ended"
+
+
 class Forbidden(ServiceError):
     """The token is good, but not for this."""
 

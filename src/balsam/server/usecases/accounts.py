@@ -12,7 +12,7 @@ from typing import cast
 
 from balsam.domain.scopes import Scope
 from balsam.domain.states import BATCH_JOB_ENDED
-from balsam.server.errors import Conflict, NotFound, Unauthenticated
+from balsam.server.errors import AllocationEnded, Conflict, NotFound, Unauthenticated
 from balsam.server.principal import Kind, Principal
 from balsam.server.store.protocol import ReadTx, Tx, Wake
 from balsam.server.store.records import BatchJobRow, SiteRow, TokenRow, UserRow, micros, moment_or_none
@@ -35,8 +35,13 @@ def token_hash(token: str) -> str:
 
 
 def authenticate(tx: ReadTx, token: str, now: datetime) -> Authenticated:
-    """The principal behind a token. Raises Unauthenticated for one that is unknown, expired or revoked."""
+    """The principal behind a token. Raises Unauthenticated for one that is unknown, expired or revoked.
+
+    Raises AllocationEnded for one that went with its BatchJob.
+    """
     found = tx.find(TokenRow, token_hash=token_hash(token))
+    if found and found[0].batch_job_id is not None:
+        _check_allocation(tx, found[0].batch_job_id)
     if not found or found[0].revoked_at is not None:
         raise Unauthenticated
     row = found[0]
@@ -62,6 +67,12 @@ def authenticate(tx: ReadTx, token: str, now: datetime) -> Authenticated:
         requests_per_sec=user.requests_per_sec,
     )
     return Authenticated(principal, moment_or_none(row.expires_at))
+
+
+def _check_allocation(tx: ReadTx, batch_job_id: int) -> None:
+    batch_job = tx.get(BatchJobRow, batch_job_id)
+    if batch_job is not None and batch_job.state in BATCH_JOB_ENDED:
+        raise AllocationEnded(batch_job_id)
 
 
 def is_alive(tx: ReadTx, token: TokenRow) -> bool:
