@@ -111,21 +111,50 @@ def update_values(update: JobUpdate, events: int, at: int) -> tuple[Any, ...]:
     )
 
 
-def append_events(events: list[tuple[Any, ...]], update: JobUpdate, at: int) -> None:
-    """S5: one row per transition, numbered on from the Job's last."""
+# Of a transition: attempt, source, target, actor, and the text of what is said of it.
+EventColumns = tuple[int, int, int, int, str]
+
+
+def append_events(
+    events: list[tuple[Any, ...]], update: JobUpdate, at: int, known: dict[int, list[EventColumns]]
+) -> None:
+    """S5: one row per transition, numbered on from the Job's last.
+
+    `known` is what was worked out for Decisions of the same updates, by their id: many Jobs share one.
+    """
     number = event_id(update.job.id, update.job.event_seq)
+    owner_id = update.job.owner_id
     for step in update.steps:
-        for row in event_values(step.decision, step.reported_at, step.data):
+        columns = known.get(id(step.decision))
+        if columns is None:
+            columns = known[id(step.decision)] = _columns(step.decision)
+        reported_at, data = step.reported_at, step.data
+        for fixed in columns:
             number += 1
-            events.append((number, update.job.owner_id, at, *row))
+            if data:
+                fixed = (*fixed[:4], _with_data(step.decision, data))
+            events.append((number, owner_id, at, reported_at, *fixed))
+            # What was reported belongs to the first transition.
+            reported_at, data = None, {}
 
 
-def event_values(decision: Decision, reported_at: int | None, data: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Columns of a Decision's events from `reported_at` on. What was reported belongs to the first transition."""
-    rows: list[tuple[Any, ...]] = []
-    for index, step in enumerate(decision.transitions):
-        said = step.said
-        text = dump({**said, **data} if index == 0 else said)
-        moves = (STATE_NUMBERS[step.source], STATE_NUMBERS[step.target], ACTOR_NUMBERS[step.actor])
-        rows.append((reported_at if index == 0 else None, step.attempt, *moves, text))
-    return rows
+def event_values(decision: Decision) -> list[tuple[Any, ...]]:
+    """Columns of the events of a Decision that nobody reported, from `reported_at` on."""
+    return [(None, *fixed) for fixed in _columns(decision)]
+
+
+def _columns(decision: Decision) -> list[EventColumns]:
+    return [
+        (
+            step.attempt,
+            STATE_NUMBERS[step.source],
+            STATE_NUMBERS[step.target],
+            ACTOR_NUMBERS[step.actor],
+            dump(step.said),
+        )
+        for step in decision.transitions
+    ]
+
+
+def _with_data(decision: Decision, data: dict[str, Any]) -> str:
+    return dump({**decision.transitions[0].said, **data})

@@ -46,6 +46,7 @@ from balsam.server.store.sql_rows import (
     EVENT_COLUMNS,
     RUNNABLE_TAG_COLUMNS,
     TAG_COLUMNS,
+    EventColumns,
     append_events,
     own_values,
     shape_values,
@@ -173,12 +174,13 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
     def apply(self, updates: Sequence[JobUpdate], at: int) -> None:
         rows: list[tuple[Any, ...]] = []
         events: list[tuple[Any, ...]] = []
+        known: dict[int, list[EventColumns]] = {}
         moved: Counter[_Move] = Counter()
         logged: Counter[_Home] = Counter()
         for update in updates:
             update.check()
             before = len(events)
-            append_events(events, update, at)
+            append_events(events, update, at, known)
             taken = len(events) - before
             rows.append(update_values(update, taken, at))
             job = update.job

@@ -80,7 +80,7 @@ class SqliteTx(SqlTx):
 
     def _insert_first_events(self, shape: JobShape, ids: Sequence[int], at: int) -> None:
         """Written once, multiplied by SQLite."""
-        events = event_values(shape.decision, None, {})
+        events = event_values(shape.decision)
         sql = _FIRST_EVENTS.format(", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(events)))
         numbered = chain.from_iterable((number, *values) for number, values in enumerate(events, 1))
         self._db.execute(sql, (ids[0], ids[-1], *numbered, shape.owner_id, at))

@@ -23,6 +23,7 @@ class Transitions:
         self._at = micros(now)
         self._jobs: dict[int, HotJob] = {}
         self._updates: dict[int, JobUpdate] = {}
+        self._decisions: dict[tuple[JobFacts, Request], Decision] = {}
         self._runnable_sites: set[int] = set()
         self._hook_sites: set[int] = set()
 
@@ -56,7 +57,7 @@ class Transitions:
         Raises Refused; nothing changes then.
         """
         before = self.facts(job_id)
-        decision = decide(before, request)
+        decision = self._decide(before, request)
         if not decision.transitions and decision.after == before:
             self._note_effects(job_id, decision)
             return None
@@ -68,6 +69,13 @@ class Transitions:
         update.steps.append(Step(decision, reported_at, data or {}))
         self._note_effects(job_id, decision)
         return update
+
+    def _decide(self, before: JobFacts, request: Request) -> Decision:
+        """Decided once for Jobs that are alike, as those of a report are."""
+        known = self._decisions.get((before, request))
+        if known is None:
+            known = self._decisions[before, request] = decide(before, request)
+        return known
 
     def _note_effects(self, job_id: int, decision: Decision) -> None:
         site_id = self._jobs[job_id].site_id

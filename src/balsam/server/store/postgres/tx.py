@@ -99,7 +99,7 @@ class PostgresTx(SqlTx):
         return ids
 
     def _insert_first_events(self, shape: JobShape, ids: Sequence[int], at: int) -> None:
-        events = list(enumerate(event_values(shape.decision, None, {}), 1))
+        events = list(enumerate(event_values(shape.decision), 1))
         self._first_events += [
             (event_id(job_id, number), shape.owner_id, at, *values) for job_id in ids for number, values in events
         ]
