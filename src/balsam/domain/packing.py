@@ -7,10 +7,12 @@ node to itself).
 
 import heapq
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from balsam.domain.job import Resources, Shape
 
 _EPSILON = 1e-9
+_WHOLE = 1.0 - _EPSILON
 _MOST_SHAPES = 64  # for each of them a change of a node costs a step
 
 
@@ -23,8 +25,7 @@ class Node:
     gpu_ids: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class NodeShare:
+class NodeShare(NamedTuple):
     """What a Job got on one node. A GPU id occurs once for each rank that uses it."""
 
     node: int
@@ -32,8 +33,7 @@ class NodeShare:
     gpu_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """Where a Job runs: a share on each of its nodes. `oversubscribed`: more ranks than cores."""
 
     shares: tuple[NodeShare, ...]
@@ -69,6 +69,9 @@ class _Candidates:
             self._waits[node] = 1
             heapq.heappush(self._heap, node)
 
+    def first(self) -> int | None:
+        return self._heap[0] if self._heap else None
+
     def take(self) -> int | None:
         if not self._heap:
             return None
@@ -94,13 +97,14 @@ class NodePool:
     # Counted along: they are asked for at every step of the launcher.
     _free_nodes: float = 0.0
     _idle: int = 0
+    _usable: int = 0
     _candidates: dict[Shape, _Candidates] = field(default_factory=dict)
     _could_fit: dict[Shape, bool] = field(default_factory=dict)
 
     @classmethod
     def of(cls, nodes: list[Node]) -> "NodePool":
         uses = [_NodeUse(node, list(node.cpu_ids), dict.fromkeys(node.gpu_ids, 1.0)) for node in nodes]
-        return cls(uses, float(len(uses)), len(uses))
+        return cls(uses, float(len(uses)), len(uses), len(uses))
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -126,7 +130,7 @@ class NodePool:
     @property
     def usable_nodes(self) -> int:
         """Nodes that were not taken out of use."""
-        return sum(use.usable for use in self._uses)
+        return self._usable
 
     def is_usable(self, node: int) -> bool:
         """Whether a node was not taken out of use."""
@@ -142,6 +146,7 @@ class NodePool:
             return False
         use.usable = usable
         sign = 1 if usable else -1
+        self._usable += sign
         self._free_nodes += sign * (1.0 - use.occupancy)
         self._idle += sign * use.is_idle
         self._could_fit.clear()
@@ -153,6 +158,13 @@ class NodePool:
         if wanted.num_nodes > self._idle and wanted.num_nodes > 1:
             return None
         candidates = self._candidates_for(wanted.shape)
+        if wanted.num_nodes == 1:
+            while (first := candidates.first()) is not None:
+                cores = _cores_on(wanted, self._uses[first])
+                if cores:
+                    return self._take(wanted, [(first, cores)])
+                candidates.take()
+            return None
         shares: list[tuple[int, int]] = []
         while len(shares) < wanted.num_nodes:
             node = candidates.take()
@@ -180,7 +192,10 @@ class NodePool:
                 raise AssertionError(f"S9: node {use.node.name} was given back more than was taken")
             if use.usable:
                 self._free_nodes += part
-                self._idle += use.is_idle
+            if use.is_idle:
+                self._idle += use.usable
+                # What is left of fractions would make one GPU of an idle node look fuller than another.
+                use.free_gpus = dict.fromkeys(use.node.gpu_ids, 1.0)
             self._offer(share.node)
 
     def _candidates_for(self, shape: Shape) -> _Candidates:
@@ -204,7 +219,7 @@ class NodePool:
             use = self._uses[index]
             cpus = tuple(use.free_cpus[:cores])
             del use.free_cpus[:cores]
-            gpus = _take_gpus(wanted, use.free_gpus)
+            gpus = _take_gpus(wanted, use.free_gpus) if wanted.gpus_per_rank else ()
             self._idle -= use.is_idle
             use.occupancy += part
             self._free_nodes -= part
@@ -219,7 +234,7 @@ def _cores_on(wanted: Resources, use: _NodeUse) -> int:
         return 0
     if wanted.num_nodes > 1 and not use.is_idle:
         return 0
-    if not _gpus_fit(wanted, use.free_gpus):
+    if wanted.gpus_per_rank and not _gpus_fit(wanted, use.free_gpus):
         return 0
     cores = wanted.cores_per_node
     if cores > len(use.node.cpu_ids):
@@ -231,22 +246,25 @@ def _gpus_fit(wanted: Resources, free: dict[str, float]) -> bool:
     if wanted.gpus_per_rank == 0:
         return True
     if wanted.gpus_per_rank >= 1:
-        whole = sum(left >= 1.0 - _EPSILON for left in free.values())
-        return whole >= wanted.ranks_per_node * int(wanted.gpus_per_rank)
+        whole = [left for left in free.values() if left >= _WHOLE]
+        return len(whole) >= wanted.ranks_per_node * int(wanted.gpus_per_rank)
     part = wanted.gpus_per_rank
     return sum(int((left + _EPSILON) / part) for left in free.values()) >= wanted.ranks_per_node
 
 
 def _take_gpus(wanted: Resources, free: dict[str, float]) -> tuple[str, ...]:
     """GPU ids for each rank in turn; a fraction of a GPU goes to the fullest one that has room."""
-    if wanted.gpus_per_rank == 0:
-        return ()
+    if wanted.gpus_per_rank >= 1:
+        whole = [gpu for gpu, left in free.items() if left >= _WHOLE]
+        own = whole[: wanted.ranks_per_node * int(wanted.gpus_per_rank)]
+        for gpu in own:
+            free[gpu] -= 1.0
+        return tuple(own)
     taken: list[str] = []
-    part = min(1.0, wanted.gpus_per_rank)
+    part = wanted.gpus_per_rank
     for _ in range(wanted.ranks_per_node):
-        for _ in range(max(1, int(wanted.gpus_per_rank))):
-            able = [gpu for gpu, left in free.items() if left >= part - _EPSILON]
-            gpu = min(able, key=lambda gpu: free[gpu])
-            free[gpu] -= part
-            taken.append(gpu)
+        able = [gpu for gpu, left in free.items() if left >= part - _EPSILON]
+        gpu = min(able, key=lambda gpu: free[gpu])
+        free[gpu] -= part
+        taken.append(gpu)
     return tuple(taken)

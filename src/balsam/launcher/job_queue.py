@@ -4,6 +4,7 @@ Part of the machine. Jobs of the same shape fit or do not fit alike, so packing 
 every Job.
 """
 
+from collections import OrderedDict
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
@@ -24,7 +25,8 @@ class JobQueue:
     """Order of arrival; a Job occurs once."""
 
     def __init__(self) -> None:
-        self._shapes: dict[Shape, dict[int, Waiting]] = {}
+        # A plain dict would walk over all that have left to find the one that is first.
+        self._shapes: dict[Shape, OrderedDict[int, Waiting]] = {}
         self._shape_of: dict[int, Shape] = {}
         self._nodes = 0.0
         self._last = 0
@@ -51,7 +53,7 @@ class JobQueue:
         self.take(job.id)
         self._last += 1
         shape = job.resources.shape
-        self._shapes.setdefault(shape, {})[job.id] = Waiting(job, self._last)
+        self._jobs_of(shape)[job.id] = Waiting(job, self._last)
         self._shape_of[job.id] = shape
         self._nodes += job.resources.node_footprint
 
@@ -60,10 +62,17 @@ class JobQueue:
         self.take(job.id)
         self._first -= 1
         shape = job.resources.shape
-        earlier = self._shapes.pop(shape, {})
-        self._shapes[shape] = {job.id: Waiting(job, self._first), **earlier}
+        jobs = self._jobs_of(shape)
+        jobs[job.id] = Waiting(job, self._first)
+        jobs.move_to_end(job.id, last=False)
         self._shape_of[job.id] = shape
         self._nodes += job.resources.node_footprint
+
+    def _jobs_of(self, shape: Shape) -> OrderedDict[int, Waiting]:
+        jobs = self._shapes.get(shape)
+        if jobs is None:
+            jobs = self._shapes[shape] = OrderedDict()
+        return jobs
 
     def take(self, job_id: int) -> LaunchJob | None:
         """Remove a Job; None when it does not wait here."""
@@ -83,7 +92,9 @@ class JobQueue:
         for shape, jobs in self._shapes.items():
             if shape in full:
                 continue
-            first = next((waiting for job_id, waiting in jobs.items() if job_id not in busy), None)
-            if first is not None and (best is None or first.number < best.number):
-                best = first
+            for job_id, first in jobs.items():
+                if job_id not in busy:
+                    if best is None or first.number < best.number:
+                        best = first
+                    break
         return best
