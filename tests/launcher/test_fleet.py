@@ -201,8 +201,22 @@ def test_the_last_node_has_time_to_come_back(bench: Bench) -> None:
     bench.after(SAFE_SEC - 1)
     assert not bench.fleet.failed
     bench.says(0, {"is": "up"})
-    bench.after(SAFE_SEC)
+    bench.after(SAFE_SEC - 1)
+    bench.renewed(0)
+    bench.after(SAFE_SEC - 1)
     assert not bench.fleet.failed
+
+
+def test_a_hub_that_is_frozen(bench: Bench) -> None:
+    """S6: it takes the leases of all nodes with it; the launcher ends, and it with the launcher, before anything runs
+    again."""
+    bench.says(0, {"is": "up"})
+    bench.renewed(0)
+    bench.start(1, 0)
+    bench.after(SAFE_SEC - 1)
+    assert not bench.fleet.failed and bench.fleet.due() == bench.clock.monotonic() + 1
+    assert bench.after(1) == [], "its Jobs are the next launcher's to give up, once it has ended the hub"
+    assert "the hub has said nothing" in bench.fleet.failed
 
 
 def test_a_hub_that_fails_or_is_gone(bench: Bench) -> None:

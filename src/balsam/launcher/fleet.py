@@ -18,6 +18,7 @@ from balsam.domain.clock import Clock
 from balsam.launcher.apps import AppShelf
 from balsam.launcher.line_link import LineLink
 from balsam.launcher.machine_messages import (
+    Checkpoint,
     Drain,
     Gone,
     Input,
@@ -38,6 +39,8 @@ log = logging.getLogger("balsam.launcher")
 NODE_LEASE_SEC = 60.0
 # From the end of a node's lease until its guardian has killed everything.
 NODE_MARGIN_SEC = 10.0
+# Each node asks for its lease every few seconds, and none has one any more after this.
+SILENT_SEC = NODE_LEASE_SEC + NODE_MARGIN_SEC
 # Not longer than this is waited for a first node after the program that starts them all has ended.
 LATE_SEC = 10.0
 _OVER = (Gone, StartFailed, StartDelayed)
@@ -79,6 +82,7 @@ class Fleet:
         self._node_of: dict[int, int] = {}
         self._lease_until: float | None = None
         self._give_up_at: float | None = None
+        self._heard_at = clock.monotonic()
         self._is_closing = False
         self.failed = ""
         self._inputs += [NodeDown(node) for node in range(len(self._remotes))]
@@ -111,6 +115,12 @@ class Fleet:
         node = self._node_of.get(order.job_id)
         if node is not None:
             self._remotes[node].outgoing.append(of_signal(order, self._clock.monotonic()))
+
+    def checkpoint(self, order: Checkpoint) -> None:
+        """Have a Job told that the end is near."""
+        node = self._node_of.get(order.job_id)
+        if node is not None:
+            self._remotes[node].outgoing.append({"do": "checkpoint", "job_id": order.job_id})
 
     def flush(self) -> None:
         """Send what this turn of the loop brought."""
@@ -147,6 +157,7 @@ class Fleet:
             self.failed = "the hub is gone"
             self._epoll.unregister(fd)
             return True
+        self._heard_at = self._clock.monotonic()
         for line in lines:
             node, _, data = line.partition(b"\t")
             if node == b"-":
@@ -232,6 +243,7 @@ class Fleet:
         if self._settled_at > self._clock.monotonic() and not self.is_settled:
             times.append(self._settled_at)
         times += [] if self._give_up_at is None else [self._give_up_at]
+        times += [self._heard_at + SILENT_SEC] if any(remote.is_up for remote in self._remotes) else []
         return min(times, default=None)
 
     def sweep(self, now: float) -> None:
@@ -242,6 +254,9 @@ class Fleet:
         if self._give_up_at is not None and now >= self._give_up_at:
             self._give_up_at = None
             self.failed = "no node of the partition can be reached"
+        if any(remote.is_up for remote in self._remotes) and now >= self._heard_at + SILENT_SEC:
+            # Every lease has run out. A hub that wakes up later must not pass on what it has: it ends with us (S6).
+            self.failed = f"the hub has said nothing for {SILENT_SEC:g} s"
 
 
 def _errand(partition: Partition, allocation: str, end: float) -> dict[str, Any]:
