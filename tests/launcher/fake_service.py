@@ -144,6 +144,7 @@ class FakeService:
             name=view["name"],
             command_template=template,
             parameters={name: AppParameter(**given) for name, given in parameters.items()},
+            environment_variables=changes.get("environment_variables", {}),
         )
         self.apps[app_id] = {**view, "content_hash": spec.content_hash, **changes}
 

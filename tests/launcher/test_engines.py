@@ -27,12 +27,15 @@ ENGINES: list[Callable[[], Engine]] = [
 ]
 
 
+MARKS = {"BALSAM_JOB_ID": "1", "BALSAM_ATTEMPT": "1"}
+
+
 def words(engine: Engine, number: int, app_id: int, params: dict[str, str], ranks: int = 1) -> Words:
     wanted = Resources(ranks_per_node=ranks)
     job = LaunchJob(number, app_id, 1, 1, f"job{number}", wanted, launch_params=params)
     placement = NodePool.of([NODE]).place(wanted)
     assert placement is not None
-    return engine.words(CommandTemplate.parse("/bin/true").render({}), job, placement, {}, True)
+    return engine.words(CommandTemplate.parse("/bin/true").render({}), job, placement, MARKS, True)
 
 
 @pytest.mark.parametrize("make", ENGINES)

@@ -273,6 +273,34 @@ def test_wall_time_drains_before_the_end(pilot: Pilot, service: FakeService) -> 
     assert pilot.tag.alive() == []
 
 
+def test_jobs_are_asked_for_a_checkpoint_before_they_are_told_to_end(pilot: Pilot, service: FakeService) -> None:
+    """The Site's signal, an App's own and none; ranks as plain processes; a shell between us and the program."""
+    saves = f"exec python3 {ZOO}/saves.py {pilot.tag.seconds}"
+    service.add_app(f"true; (exec bash -c '{saves}')")
+    service.add_app(saves, 2, environment_variables={"BALSAM_CHECKPOINT_SIGNAL": "SIGUSR2"})
+    service.add_app(f"exec sleep {pilot.tag.seconds}", 3, environment_variables={"BALSAM_CHECKPOINT_SIGNAL": "none"})
+    service.add_app(f"exec sleep {pilot.tag.seconds}", 4)
+    service.add_app("true", 5, environment_variables={"BALSAM_CHECKPOINT_SIGNAL": "SIGKILL"})
+    for app_id in range(1, 6):
+        service.add_jobs(1, app_id, node_packing_count=8)
+    service.add_jobs(1, 2, node_packing_count=8, ranks_per_node=2)
+    pid = pilot.start("mpi", 0.25, node_cpus=8, kill_grace_sec=3.0, checkpoint_signal="SIGUSR1")
+    wait_until(lambda: pilot.output(6).count("up") == 2, 9)
+    wait_until(lambda: [pilot.output(job_id).count("saved") for job_id in (1, 2, 6)] == [1, 1, 2], 20)
+    os.kill(pid, signal.SIGTERM)
+    assert pilot.wait() == 0, pilot.said()
+    assert pilot.output(1) == "up SIGUSR1\nsaved\nterm\n"
+    assert pilot.output(2) == "up SIGUSR2\nsaved\nterm\n"
+    assert sorted(pilot.output(6).split()) == sorted(["up", "SIGUSR2", "saved", "term"] * 2)
+    for job_id in (1, 2, 3, 4, 6):
+        assert service.events(job_id) == ["started", "run_timeout"], job_id
+    said = {record["job_id"]: record["message"] for record in service.records if record["event"] == "run_timeout"}
+    assert said[4].endswith("asked for a checkpoint, and ended with exit code 138")
+    assert said[3] == said[1] == "got SIGTERM"
+    refused = next(record for record in service.records if record["job_id"] == 5 and record["event"] == "run_error")
+    assert "it must be SIGUSR1, SIGUSR2 or none" in refused["message"]
+
+
 def test_job_longer_than_what_is_left_is_not_started(pilot: Pilot, service: FakeService) -> None:
     service.add_app("true")
     service.add_jobs(1, wall_time_min=3)

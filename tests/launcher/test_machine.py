@@ -18,6 +18,8 @@ from balsam.launcher.machine_messages import (
     Acquire,
     AcquireRefused,
     CancelRequested,
+    Checkpoint,
+    CheckpointAsked,
     Drain,
     Exited,
     ExitReason,
@@ -881,3 +883,41 @@ def finish(world: World, ending: str) -> None:
             world.step(Granted(seq, ()))
         world.now += 1001 if not world.starting and not world.machine.queued else 1
         world.step()
+
+
+def test_running_jobs_are_told_once_that_the_end_is_near() -> None:
+    """Those that were told and end with an error were cut off; they are not wrong, and neither is their node."""
+    bench = Bench(nodes=(NODE, Node("n1", (0, 1, 2, 3))), checkpoint_at=1100.0, drain_at=1200.0, end=1300.0)
+    bench.run(*(job(number, Resources(node_packing_count=4)) for number in range(1, 5)))
+    bench.grant(job(5, Resources(node_packing_count=4)))
+    bench.step(Exited(4, 0))
+    assert bench.machine.wake_at() == 1100.0
+    out = bench.step(after=100.0)
+    assert [order.job_id for order in all_of(Checkpoint, out)] == [1, 2, 3], "5 does not run yet, 4 has ended"
+    bench.step(CheckpointAsked(1), CheckpointAsked(2), CheckpointAsked(9), Started(5))
+    assert told(bench.end(1, 3)) == [(Outcome.RUN_TIMEOUT, 1)]
+    assert told(bench.end(2, 0)) == [(Outcome.RUN_DONE, 2)]
+    assert told(bench.end(3, 3)) == [(Outcome.RUN_ERROR, 3)], "it has no such signal"
+    out = bench.step(after=100.0)
+    assert not all_of(Checkpoint, out) and 5 in [order.job_id for order in all_of(Signal, out)]
+
+
+def test_no_checkpoint_is_asked_of_what_is_told_to_end() -> None:
+    bench = Bench(checkpoint_at=1100.0, drain_at=1200.0, end=1300.0)
+    bench.run(job(1), job(2))
+    bench.step(CancelRequested((1,)))
+    assert [order.job_id for order in all_of(Checkpoint, bench.step(after=100.0))] == [2]
+    early = Bench(checkpoint_at=1100.0, drain_at=1200.0, end=1300.0)
+    early.run(job(1))
+    early.step(Drain("SIGTERM"))
+    assert all_of(Checkpoint, early.step(after=100.0)) == []
+
+
+def test_a_job_that_dies_of_the_question_is_no_failed_start_of_its_node() -> None:
+    nodes = (NODE, Node("n1", (0, 1, 2, 3)))
+    bench = Bench(nodes=nodes, checkpoint_at=1001.0, drain_at=1200.0, end=1300.0, max_failed_starts_per_node=1)
+    bench.run(job(1), job(2), job(3))
+    bench.step(after=1.0)
+    bench.step(*(CheckpointAsked(number) for number in (1, 2, 3)))
+    out = [output for number in (1, 2, 3) for output in bench.end(number, 138)]
+    assert not [note for note in all_of(Note, out) if "set aside" in note.text]

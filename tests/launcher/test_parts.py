@@ -162,8 +162,8 @@ def test_gpus_of_a_job_are_the_only_ones_it_sees() -> None:
 
 def test_a_shell_is_used_where_it_makes_a_difference() -> None:
     rendered = CommandTemplate.parse("cat {{ x }}").render({"x": "a b"})
-    assert argv_of(rendered, direct=True) == ("cat", "a b")
-    assert argv_of(rendered, direct=False) == ("bash", "-c", "cat 'a b'")
+    assert argv_of(rendered, True, {}) == ("cat", "a b")
+    assert argv_of(rendered, False, {}) == ("bash", "-c", "cat 'a b'")
     assert JobEnvironment({"BASH_ENV": "/x"}, "a", [], False).shell_hooks
     assert JobEnvironment({"BASH_FUNC_ls%%": "() { :; }"}, "a", [], False).shell_hooks
     assert not JobEnvironment({"BASH": "/x"}, "a", [], False).shell_hooks

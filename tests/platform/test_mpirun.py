@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from balsam.platform.mpirun.openmpi import OpenMpi
 from balsam.platform.mpirun.plain import Plain
 from balsam.platform.mpirun.srun import Srun
 from balsam.platform.registry import MPIRUNS
+from tests.launcher.conftest import ZOO, wait_until
 from tests.platform.fake_commands import program_of
 
 ONE_NODE = RankPlacement((NodeRanks("n1", 4, (0, 1, 2, 3)),))
@@ -31,10 +33,16 @@ TWO_NODES = RankPlacement((NodeRanks("n1", 2), NodeRanks("n2", 2)), is_local=Fal
 UNEVEN = RankPlacement((NodeRanks("n1", 2), NodeRanks("n2", 1)), is_local=False)
 ONE_RANK = RankPlacement((NodeRanks("n1", 1),))
 RANK_PROGRAM = str(Path(__file__).with_name("rank_program.py"))
+SAVES = str(ZOO / "saves.py")
+
+
+MARKS = {"BALSAM_JOB_ID": "7", "BALSAM_ATTEMPT": "2"}
+NAMED = " --job-name=balsam-7.2"
 
 
 def words(mpirun: MpiRun, placement: RankPlacement, env: Mapping[str, str] | None = None) -> str:
-    return " ".join(mpirun.command(placement, ["app", "x"], env or {}).argv)
+    given = {**(MARKS if mpirun.name == "srun" else {}), **(env or {})}
+    return " ".join(mpirun.command(placement, ["app", "x"], given).argv).replace(NAMED, "")
 
 
 def test_mpich_words() -> None:
@@ -85,6 +93,20 @@ def test_srun_binds_ranks_to_the_cores_of_the_placement() -> None:
     assert "--cpu-bind" not in words(Srun(), same)
 
 
+def test_srun_names_the_step_and_says_its_cores_and_gpus_behind_slurms_own_words() -> None:
+    placement = RankPlacement(
+        (NodeRanks("n1", 2, (0, 1, 2, 3, 4, 5)), NodeRanks("n2", 2, (0, 1, 2, 3))), is_local=False
+    )
+    env = {**MARKS, "ZE_AFFINITY_MASK": "0", "CUDA_VISIBLE_DEVICES": "1", "OTHER": "x"}
+    made = Srun().command(placement, ["app", "x"], env)
+    assert made.reach == "step"
+    assert NAMED.strip() in made.argv
+    assert "--cpus-per-task=2" in made.argv
+    assert made.argv[-6:] == ["--", "/usr/bin/env", "CUDA_VISIBLE_DEVICES=1", "ZE_AFFINITY_MASK=0", "app", "x"]
+    own = RankPlacement(placement.nodes, False, launch_params={"cpus-per-task": "1"})
+    assert "--cpus-per-task=2" not in Srun().command(own, ["app"], env).argv
+
+
 def test_intelmpi_is_told_to_follow_the_placement() -> None:
     command = IntelMpi().command(TWO_NODES, ["app"], {})
     assert command.argv == ["mpiexec", "-hosts", "n1,n2", "-ppn", "2", "-n", "4", "app"]
@@ -95,9 +117,9 @@ def test_intelmpi_is_told_to_follow_the_placement() -> None:
 @pytest.mark.parametrize("adapter", [Mpich, OpenMpi, Srun])
 def test_one_rank_runs_directly_unless_asked_otherwise(adapter: type[Mpich] | type[OpenMpi] | type[Srun]) -> None:
     assert adapter().command(ONE_RANK, ["app", "x"], {}).argv == ["app", "x"]
-    assert adapter(single_rank="mpirun").command(ONE_RANK, ["app"], {}).argv[0] in ("mpiexec", "srun")
+    assert adapter(single_rank="mpirun").command(ONE_RANK, ["app"], MARKS).argv[0] in ("mpiexec", "srun")
     elsewhere = RankPlacement((NodeRanks("n2", 1),), is_local=False)
-    assert adapter().command(elsewhere, ["app"], {}).argv[0] in ("mpiexec", "srun")
+    assert adapter().command(elsewhere, ["app"], MARKS).argv[0] in ("mpiexec", "srun")
 
 
 @pytest.mark.parametrize("adapter", [Mpich, OpenMpi])
@@ -249,3 +271,29 @@ def test_plain_has_no_launch_params_and_no_other_node() -> None:
         Plain().command(RankPlacement((NodeRanks("n", 2),), launch_params={"x": "y"}), ["app"], {})
     with pytest.raises(LaunchParamRefused, match="n1, n2"):
         Plain().command(TWO_NODES, ["app"], {})
+
+
+def test_ranks_get_the_signal_for_a_checkpoint_and_time_to_end(real: MpiRun, tmp_path: Path) -> None:
+    """The first is sent to mpiexec alone, which passes it on; SIGTERM to its process group, as the launcher does."""
+    command = real.command(RankPlacement((NodeRanks("here", 2),)), [sys.executable, SAVES, "600"], {})
+    assert command.reach == "mpirun"
+    output = tmp_path / "out"
+    environment = {**without_rank_variables(os.environ), **command.env, "BALSAM_CHECKPOINT_SIGNAL": "SIGUSR1"}
+
+    def both(word: str) -> bool:
+        return output.read_text().split().count(word) == 2
+
+    with output.open("wb") as out:
+        mpiexec = subprocess.Popen(command.argv, stdout=out, stderr=out, env=environment, start_new_session=True)
+    try:
+        wait_until(lambda: both("up"), 30)
+        mpiexec.send_signal(signal.SIGUSR1)
+        wait_until(lambda: both("saved"), 30)
+        assert mpiexec.poll() is None
+        os.killpg(mpiexec.pid, signal.SIGTERM)
+        wait_until(lambda: both("term"), 30)
+        mpiexec.wait(30)
+    finally:
+        if mpiexec.poll() is None:
+            mpiexec.kill()
+            mpiexec.wait(30)

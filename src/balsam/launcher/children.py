@@ -9,11 +9,15 @@ any command.
 import logging
 import select
 from dataclasses import dataclass, replace
+from signal import SIGTERM, Signals
 from typing import Protocol
 
 from balsam.domain.clock import Clock
 from balsam.launcher import endings
+from balsam.launcher.checkpoint import checkpoint_signal
 from balsam.launcher.machine_messages import (
+    Checkpoint,
+    CheckpointAsked,
     Exited,
     Gone,
     Input,
@@ -26,11 +30,24 @@ from balsam.launcher.machine_messages import (
 )
 from balsam.launcher.memory_kills import MemoryKills
 from balsam.launcher.plans import CommandPlan, NotStarted, Prepared, WorkerPlan
-from balsam.launcher.process import Child, ExitStatus, SpawnError, close_child, group_exists, kill, reap, terminate
+from balsam.launcher.process import (
+    Child,
+    ExitStatus,
+    SpawnError,
+    close_child,
+    group_exists,
+    kill,
+    reap,
+    send,
+    signal_group,
+    terminate,
+)
 from balsam.launcher.starter import Starter
+from balsam.launcher.step_signals import StepSignals
 from balsam.launcher.sweep import Run, Sweeper
 from balsam.launcher.workdir import DataRoot
 from balsam.launcher.workers import Worker, Workers
+from balsam.platform.mpirun.base import step_name
 from balsam.worker.protocol import Answer
 
 log = logging.getLogger("balsam.launcher")
@@ -44,7 +61,7 @@ class _Live:
     """A Job that was started. `child` or `worker` runs it, until that was reaped or has answered.
 
     `kill_at` is set once it is to end; `last` is what is said when all of it is gone. `prepare_until` is set while
-    methods run that say how it is to be started.
+    methods run that say how it is to be started. `checkpoint`: the signal that tells it that the end is near.
     """
 
     order: Start
@@ -56,6 +73,7 @@ class _Live:
     last: Input | None = None
     prepare_until: float | None = None
     is_doubtful: bool = False
+    checkpoint: Signals | None = None
 
 
 class Doubts(Protocol):
@@ -83,7 +101,7 @@ class _Behind:
 class Children:
     """The Jobs that were started and are not seen gone. What happens to them is appended to `inputs`.
 
-    `cores` of all nodes: idle workers and running Jobs together are never more.
+    `cores` of all nodes: idle workers and running Jobs together are never more. `steps`: the way to ranks of srun.
     """
 
     def __init__(
@@ -98,6 +116,7 @@ class Children:
         inputs: list[Input],
         memory_kills: MemoryKills | None = None,
         doubts: Doubts | None = None,
+        steps: StepSignals | None = None,
     ) -> None:
         self._epoll = epoll
         self._starter = starter
@@ -109,6 +128,7 @@ class Children:
         self._inputs = inputs
         self._memory_kills = memory_kills or MemoryKills()
         self._doubts = doubts
+        self._steps = steps
         self._live: dict[int, _Live] = {}
         self._job_of_pidfd: dict[int, int] = {}
         self._preparing: dict[int, _Live] = {}
@@ -154,7 +174,7 @@ class Children:
         job = order.job
         worker = self._starter.call(job, plan, self._workers)
         run = Run(str(job.id), str(job.attempt), (worker.child.group,), (worker.name,))
-        live = self._live[job.id] = _Live(order, run, worker=worker)
+        live = self._live[job.id] = _Live(order, run, worker=worker, checkpoint=checkpoint_signal(plan.env))
         if not plan.prepares:
             self._inputs.append(Started(job.id))
             return
@@ -166,7 +186,7 @@ class Children:
         job = order.job
         child = self._starter.execute(job, plan, is_first=is_first)
         run = remains._replace(sessions=(child.group, *remains.sessions))
-        self._live[job.id] = _Live(order, run, child=child, plan=plan)
+        self._live[job.id] = _Live(order, run, child=child, plan=plan, checkpoint=checkpoint_signal(plan.env))
         self._job_of_pidfd[child.pidfd] = job.id
         self._epoll.register(child.pidfd, select.EPOLLIN)
         self._inputs.append(Started(job.id))
@@ -197,13 +217,40 @@ class Children:
         elif order.kill:
             kill(group)
         else:
+            self._send(live, group, SIGTERM)
+
+    def checkpoint(self, order: Checkpoint) -> None:
+        """Tell a Job that the end is near, when there is a signal for that."""
+        live = self._live.get(order.job_id)
+        if live is None or live.checkpoint is None or live.kill_at is not None:
+            return
+        running = live.child if live.worker is None else live.worker.child
+        if running is not None:
+            self._send(live, running.group, live.checkpoint)
+            self._inputs.append(CheckpointAsked(order.job_id))
+
+    def _send(self, live: _Live, group: int, number: Signals) -> None:
+        """Give the ranks a signal that they may catch."""
+        plan, child = live.plan, live.child
+        if plan is not None and plan.reach == "step" and self._steps is not None:
+            self._steps.send(step_name(plan.env), number, lambda: self._unknown_step(live))
+        elif number is SIGTERM:
             terminate(group)
+        elif plan is not None and plan.reach != "group" and child is not None:
+            send(child, number)
+        else:
+            signal_group(group, number)
+
+    def _unknown_step(self, live: _Live) -> None:
+        """There are no ranks: srun alone is to end, unless it has."""
+        if live.kill_at is not None and live.child is not None:
+            terminate(live.child.group)
 
     def heard(self, fd: int) -> bool:
         """Whether `fd` is a child's, which ended, or a worker's."""
         job_id = self._job_of_pidfd.get(fd)
         if job_id is None:
-            return self._workers.heard(fd)
+            return self._workers.heard(fd) or (self._steps is not None and self._steps.heard(fd))
         live = self._live[job_id]
         if live.child is not None:
             self._ended(live, live.child)
@@ -212,12 +259,14 @@ class Children:
     def due(self) -> float | None:
         """When to call `sweep`."""
         times = [live.prepare_until for live in self._preparing.values()]
-        times += [self._sweeper.due(), self._workers.due()]
+        times += [self._sweeper.due(), self._workers.due(), None if self._steps is None else self._steps.due()]
         return min((time for time in times if time is not None), default=None)
 
     def sweep(self, now: float) -> None:
         """Look for what ended Jobs left behind, and for what has taken too long."""
         self._workers.end_overdue(now)
+        if self._steps is not None:
+            self._steps.tick(now)
         for live in list(self._preparing.values()):
             if live.prepare_until is not None and now >= live.prepare_until and live.worker is not None:
                 live.prepare_until = None
@@ -231,6 +280,8 @@ class Children:
     def close(self) -> None:
         """No Job is left: end the workers."""
         self._workers.close()
+        if self._steps is not None:
+            self._steps.close()
 
     def _ended(self, live: _Live, child: Child) -> None:
         status = reap(child)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from balsam.domain.lease import LeaseKind
+from balsam.launcher.checkpoint import NONE, WANTED, is_checkpoint_signal
 
 MAX_SIZE_BYTES = 4 * 1024 * 1024
 
@@ -49,6 +50,8 @@ class LauncherConfig:
     idle_ttl_sec: float = 60.0
     max_failed_starts_per_node: int = 3
     kill_grace_sec: float = 10.0
+    checkpoint_signal: str = NONE
+    checkpoint_lead_sec: float = 120.0
     error_tail_num_lines: int = 10
     pinned_apps: list[str] | None = None
     python_apps: bool = True
@@ -81,6 +84,8 @@ class LauncherConfig:
         for name in ("site_path", "data_path", "directory", "credentials_path"):
             if not getattr(config, name).startswith("/"):
                 raise LauncherConfigError(f"{name} must be an absolute path")
+        if not is_checkpoint_signal(config.checkpoint_signal):
+            raise LauncherConfigError(f"checkpoint_signal is {config.checkpoint_signal!r}; {WANTED}")
         return config
 
     @classmethod

@@ -24,9 +24,11 @@ from balsam.launcher.courier_link import CourierLink, CourierProcess
 from balsam.launcher.fleet import Fleet
 from balsam.launcher.guardian import END_ENV, EXIT_CONFIG, RESTART_ENV
 from balsam.launcher.guardian_link import GuardianLink
+from balsam.launcher.line_link import LineLink
 from balsam.launcher.machine import Machine
 from balsam.launcher.machine_messages import (
     Acquire,
+    Checkpoint,
     Drain,
     Exited,
     ExitReason,
@@ -41,6 +43,7 @@ from balsam.launcher.node_watch import NodeWatch
 from balsam.launcher.partition import Partition
 from balsam.launcher.proctable import ALLOCATION_ENV, find_descendants, kill_until_gone
 from balsam.launcher.service_side import ServiceSide
+from balsam.launcher.step_signals import StepSignals
 from balsam.launcher.sweep import Sweeper
 from balsam.launcher.wiring import Parts, build_parts
 from balsam.launcher.workdir import WorkdirError
@@ -56,7 +59,9 @@ ENDED_BY_A_SIGNAL = frozenset(128 + number for number in (signal.SIGINT, signal.
 
 
 class Loop:
-    """One launcher partition. `end` is when the allocation ends, `make_courier` starts a courier for an errand."""
+    """One launcher partition. `end` is when the allocation ends, `make_courier` starts a courier for an errand,
+    `make_hub` the hub.
+    """
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class Loop:
         allocation: str,
         end: float,
         clock: Clock,
+        make_hub: Callable[[list[str]], LineLink] = LineLink,
     ) -> None:
         self._partition = partition
         self._guardian = guardian
@@ -79,7 +85,7 @@ class Loop:
         self._node_watch = self._watch_of_nodes(parts)
         self._fleet: Fleet | None = None
         if partition.is_spread:
-            self._fleet = Fleet(self._epoll, partition, parts.apps, allocation, end, clock, self._inputs)
+            self._fleet = Fleet(self._epoll, partition, parts.apps, allocation, end, clock, self._inputs, make_hub)
         self._children = self._fleet or Children(
             self._epoll,
             parts.starter,
@@ -90,6 +96,7 @@ class Loop:
             sum(len(node.cpu_ids) for node in partition.nodes),
             self._inputs,
             doubts=self._node_watch,
+            steps=self._way_to_steps(parts),
         )
         self._service = ServiceSide(self._epoll, partition, parts.apps, make_courier, clock, self._inputs)
         self._told_until: float | None = None
@@ -117,6 +124,13 @@ class Loop:
             self._clock,
             self._inputs,
         )
+
+    def _way_to_steps(self, parts: Parts) -> StepSignals | None:
+        if parts.signaller is None:
+            return None
+        environ = {**os.environ, "LC_ALL": "C"}
+        output = Path(self._partition.config.directory) / f"step-signals-{self._partition.index}.out"
+        return StepSignals(self._epoll, parts.signaller, environ, output, self._clock)
 
     def run(self) -> int:
         """Run until the machine says that it is over; returns the exit status for the guardian. Raises OutboxError."""
@@ -225,6 +239,8 @@ class Loop:
                 self._service.acquire(output)
             case Signal():
                 self._children.signal(output)
+            case Checkpoint():
+                self._children.checkpoint(output)
             case Note():
                 log.info("%s", output.text)
 

@@ -21,9 +21,12 @@ from balsam.launcher.appetite import Appetite, Room
 from balsam.launcher.bad_nodes import START_SEC, BadNodes
 from balsam.launcher.job_queue import JobQueue
 from balsam.launcher.machine_messages import (
+    NO_DATA,
     Acquire,
     AcquireRefused,
     CancelRequested,
+    Checkpoint,
+    CheckpointAsked,
     Drain,
     Exit,
     Exited,
@@ -56,11 +59,15 @@ from balsam.launcher.runs import Killing, Run, Runs
 START_AGAIN_SEC = 1.0
 # A Job that others overtook for so long gets the next room alone.
 OVERTAKEN_SEC = 60.0
+CHECKPOINT_WHY = "the wall time is near: it was asked for a checkpoint, and ended with exit code"
 
 
 @dataclass(frozen=True, slots=True)
 class MachineSettings:
-    """What a launcher partition is told. `end` is when the allocation ends, `drain_at` when the Jobs must begin to."""
+    """What a launcher partition is told. `end` is when the allocation ends, `drain_at` when the Jobs must begin to.
+
+    `checkpoint_at`: when Jobs that run are told that this is near.
+    """
 
     nodes: tuple[Node, ...]
     serial: bool = False
@@ -74,6 +81,7 @@ class MachineSettings:
     max_failed_starts_per_node: int = 3
     end: float | None = None
     drain_at: float | None = None
+    checkpoint_at: float | None = None
 
 
 class Machine:
@@ -82,13 +90,16 @@ class Machine:
     def __init__(self, settings: MachineSettings) -> None:
         self._settings = settings
         self._lease: HeldLease | None = None
+        self._is_over = False  # of the lease, as of this step
         self._queue = JobQueue()
+        self._most_gpus = max((len(node.gpu_ids) for node in settings.nodes), default=0)
         self._runs = Runs(settings.nodes, settings.kill_grace_sec, settings.drain_grace_sec, self._say)
         self._appetite = Appetite()
         # The last node is never set aside, so there is nothing to watch on a single one.
         self._bad_nodes = BadNodes(settings.max_failed_starts_per_node if len(settings.nodes) > 1 else 0)
         self._acquire_seq = 0
         self._draining = ""
+        self._checkpoint_at = settings.checkpoint_at
         self._stores = True
         self._start_not_before = -math.inf
         self._idle_since: float | None = None
@@ -129,6 +140,8 @@ class Machine:
         self._check_lease(now)
         for happened in inputs:
             self._hear(now, happened)
+        if self._checkpoint_at is not None and now >= self._checkpoint_at:
+            self._have_checkpoints()
         if not self._draining and self._settings.drain_at is not None and now >= self._settings.drain_at:
             self._drain(now, "the wall time is near")
         self._runs.kill_overdue(now)
@@ -147,6 +160,8 @@ class Machine:
         if not self._draining:
             if self._settings.drain_at is not None:
                 times.append(self._settings.drain_at)
+            if self._checkpoint_at is not None:
+                times.append(self._checkpoint_at)
             if self._idle_since is not None:
                 times.append(self._idle_since + self._settings.idle_ttl_sec)
             if self._lease is not None and self._appetite.in_flight is None and self._runs.pool.free_nodes > 0:
@@ -162,14 +177,12 @@ class Machine:
                 self._exited(now, happened)
             case Gone():
                 self._gone(now, happened.job_id)
-            case Preparing():
-                self._preparing(now, happened.job_id)
             case Started():
                 self._started(now, happened.job_id)
+            case Preparing() | CheckpointAsked():
+                self._hear_of_run(now, happened)
             case Granted():
                 self._granted(now, happened)
-            case Work():
-                self._appetite.hint()
             case CancelRequested():
                 self._cancel(now, happened.job_ids)
             case Fenced():
@@ -182,6 +195,15 @@ class Machine:
                 self._hear_of_node(happened)
             case _:
                 self._hear_of_lease(now, happened)
+
+    def _hear_of_run(self, now: float, happened: Preparing | CheckpointAsked) -> None:
+        run = self._runs.get(happened.job_id)
+        if run is None:
+            return
+        if isinstance(happened, CheckpointAsked):
+            run.checkpoint_asked = True
+        else:
+            self._preparing(now, run)
 
     def _hear_of_node(self, happened: Lost | NodeDown | NodeUp) -> None:
         match happened:
@@ -210,6 +232,8 @@ class Machine:
                 self._drain(now, happened.reason)
             case NodesLost():
                 self._nodes_lost(now, happened.nodes)
+            case Work():
+                self._appetite.hint()
             case Storage():
                 self._stores = happened.works
 
@@ -219,6 +243,7 @@ class Machine:
         """S6: once over, kill everything at once, report nothing, end."""
         if self._lease is None or not self._lease.is_over(now):
             return
+        self._is_over = True
         if not self._draining:
             self._say(Note(f"the lease is over: {reason}; killing {len(self._runs)} Jobs"))
         self._draining = self._draining or "lease ended"
@@ -229,7 +254,7 @@ class Machine:
 
     @property
     def _lease_is_over(self) -> bool:
-        return self._lease is not None and self._lease.is_over(-math.inf)
+        return self._is_over
 
     def _drain(self, now: float, reason: str) -> None:
         if self._draining:
@@ -240,6 +265,16 @@ class Machine:
             self._give_back(job_id)
         for job_id in self._runs:
             self._runs.kill(now, job_id, Killing.DRAIN, reason)
+
+    def _have_checkpoints(self) -> None:
+        """Once: what starts from now on knew how little time there was."""
+        self._checkpoint_at = None
+        if self._draining:
+            return
+        for job_id in self._runs:
+            run = self._runs.get(job_id)
+            if run is not None and run.started and run.exited is None and run.killing is None:
+                self._say(Checkpoint(job_id))
 
     # Nodes
 
@@ -255,7 +290,7 @@ class Machine:
 
     def _judge_nodes(self, now: float, run: Run) -> tuple[str, dict[str, str]]:
         """A node that fails Jobs as they start gets no more of them; returns words and data for the Job's record."""
-        suspect = self._bad_nodes.over(run.job.id, is_own_end=run.killing is None)
+        suspect = self._bad_nodes.over(run.job.id, is_own_end=run.killing is None and not run.checkpoint_asked)
         if suspect is None or not self._runs.set_aside(suspect.node):
             return "", {}
         self._bad_nodes.set_aside(suspect.node)
@@ -357,7 +392,7 @@ class Machine:
                 max_wall_time_min=self._minutes_left(now),
                 max_nodes_per_job=1 if settings.serial else max(1, self._runs.pool.usable_nodes),
                 max_aggregate_nodes=portion.max_aggregate_nodes,
-                max_gpus_per_node=max((len(node.gpu_ids) for node in settings.nodes), default=0),
+                max_gpus_per_node=self._most_gpus,
                 serial_only=settings.serial,
                 filter_tags=settings.filter_tags,
                 sort_by=settings.sort_by,
@@ -370,13 +405,14 @@ class Machine:
         if self._draining or not self._stores or not self._queue or now < self._start_not_before:
             return
         full: set[Shape] = set()
+        left = self._minutes_left(now)
         while self._runs.free_cores and len(self._runs) < self._settings.most_running:
             # A Job whose earlier run is not gone stays where it is (S6).
             waiting = self._queue.next(full, self._runs)
             if waiting is None:
                 return
             job = waiting.job
-            if self._is_too_long(now, job):
+            if left is not None and job.resources.wall_time_min > left:
                 self._give_back(job.id)
                 continue
             if self._runs.place(job):
@@ -388,12 +424,10 @@ class Machine:
             if now - waiting.overtaken_since >= OVERTAKEN_SEC:
                 return
 
-    def _preparing(self, now: float, job_id: int) -> None:
-        run = self._runs.get(job_id)
-        if run is not None:
-            run.preparing = True
-            if run.killing is not None:
-                self._runs.signal(now, run)
+    def _preparing(self, now: float, run: Run) -> None:
+        run.preparing = True
+        if run.killing is not None:
+            self._runs.signal(now, run)
 
     def _started(self, now: float, job_id: int) -> None:
         run = self._runs.get(job_id)
@@ -449,13 +483,16 @@ class Machine:
         self._appetite.ended(now, run.job.resources.node_footprint)
         said, aside = self._judge_nodes(now, run)
         exited = run.exited
-        data: dict[str, Any] = {"return_code": exited.return_code, **aside}
+        code = exited.return_code
+        if run.killing is None and code == 0:
+            self._record(Outcome.RUN_DONE, run.job, code, result=exited.result)
+            return
+        data: dict[str, Any] = {"return_code": code, **aside}
         if exited.signal:
             data["signal"] = exited.signal
-        code = exited.return_code
         match run.killing:
-            case None if code == 0:
-                self._record(Outcome.RUN_DONE, run.job, code, result=exited.result)
+            case None if run.checkpoint_asked:
+                self._record(Outcome.RUN_TIMEOUT, run.job, code, f"{CHECKPOINT_WHY} {code}")
             case None:
                 why = _lines(exited.message, said)
                 self._record(Outcome.RUN_ERROR, run.job, code, why, data, exited.result, exited.failure)
@@ -511,8 +548,8 @@ class Machine:
         result: Mapping[str, Any] | None = None,
         failure: Failure | None = None,
     ) -> None:
-        if not self._lease_is_over:  # S6: who lost the lease has nothing to say any more
-            self._say(Record(outcome, job.id, job.token, return_code, message, data or {}, result, failure))
+        if not self._is_over:  # S6: who lost the lease has nothing to say any more
+            self._out.append(Record(outcome, job.id, job.token, return_code, message, data or NO_DATA, result, failure))
 
     def _end_when_done(self, now: float) -> None:
         if self._runs or self._queue:

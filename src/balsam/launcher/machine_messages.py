@@ -1,10 +1,12 @@
 """What the launcher's machine hears (inputs) and says (outputs). Plain values: the loop, the tests and the seeded
-simulation speak to the machine in these words and no others. Times are seconds of one monotonic clock."""
+simulation speak to the machine in these words and no others. Times are seconds of one monotonic clock. What the machine
+says of every Job are named tuples: they are made several times faster than frozen data classes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from balsam.domain.failure import Failure
 from balsam.domain.job import Resources
@@ -14,6 +16,7 @@ from balsam.domain.packing import Placement
 _RESOURCES = tuple(field.name for field in fields(Resources) if field.init)
 # What a shell gives for a command that a signal ended; it may stand between us and the command.
 SIGNAL_CODES = range(129, 160)
+NO_DATA: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,13 @@ class Preparing:
 @dataclass(frozen=True, slots=True)
 class Started:
     """The process of the Job runs."""
+
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointAsked:
+    """The Job was sent the signal after which it may write a checkpoint."""
 
     job_id: int
 
@@ -231,6 +241,7 @@ Input = (
     | AcquireRefused
     | Preparing
     | Started
+    | CheckpointAsked
     | StartFailed
     | StartDelayed
     | Exited
@@ -267,8 +278,7 @@ class Acquire:
     sort_by: str
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """Start this Job there; answered by Started, StartFailed or StartDelayed, before which Preparing may come."""
 
     job: LaunchJob
@@ -285,7 +295,13 @@ class Signal:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Checkpoint:
+    """The end is near: send the Job the signal for a checkpoint, if it has one; answered by CheckpointAsked if so."""
+
+    job_id: int
+
+
+class Record(NamedTuple):
     """One fact for the outbox, to be delivered in this order."""
 
     outcome: Outcome
@@ -293,7 +309,7 @@ class Record:
     token: int
     return_code: int | None = None
     message: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = NO_DATA
     result: Mapping[str, Any] | None = None
     failure: Failure | None = None
 
@@ -321,4 +337,4 @@ class Exit:
     text: str
 
 
-Output = Acquire | Start | Signal | Record | Note | Exit
+Output = Acquire | Start | Signal | Checkpoint | Record | Note | Exit

@@ -1,9 +1,9 @@
 """What the launcher and the processes on its other nodes say to each other, as JSON: lists of messages.
 
-Down, by their `do`: start {job, share, oversubscribed, app?} | signal {job_id, kill, in_sec} | lease {at, for_sec} |
-end. Up, by their `is`: one of the inputs of the machine, by class name with its fields | renew {at}. `app` is there
-when this node was not sent that definition yet. Times never cross: each side counts on its own clock. The hub adds
-`up` and `down {reason}` of a node.
+Down, by their `do`: start {job, share, oversubscribed, app?} | signal {job_id, kill, in_sec} | checkpoint {job_id} |
+lease {at, for_sec} | end. Up, by their `is`: one of the inputs of the machine, by class name with its fields | renew
+{at}. `app` is there when this node was not sent that definition yet. Times never cross: each side counts on its own
+clock. The hub adds `up` and `down {reason}` of a node.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 
 from balsam.domain.packing import NodeShare, Placement
 from balsam.launcher.machine_messages import (
+    CheckpointAsked,
     Drain,
     Exited,
     Gone,
@@ -26,10 +27,9 @@ from balsam.launcher.machine_messages import (
 )
 
 PROTOCOL = 1
-Told = Preparing | Started | StartFailed | StartDelayed | Exited | Gone | Drain
-_SAID: dict[str, type[Told]] = {
-    kind.__name__: kind for kind in (Preparing, Started, StartFailed, StartDelayed, Exited, Gone, Drain)
-}
+Told = Preparing | Started | CheckpointAsked | StartFailed | StartDelayed | Exited | Gone | Drain
+_KINDS = (Preparing, Started, CheckpointAsked, StartFailed, StartDelayed, Exited, Gone, Drain)
+_SAID: dict[str, type[Told]] = {kind.__name__: kind for kind in _KINDS}
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _SAID.values()}
 
 Message = Mapping[str, Any]

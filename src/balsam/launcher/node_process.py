@@ -23,7 +23,7 @@ from balsam.launcher.children import Children
 from balsam.launcher.engines.dask import NodeClient
 from balsam.launcher.guardian import EXIT_CONFIG, node_name
 from balsam.launcher.guardian_link import GuardianLink
-from balsam.launcher.machine_messages import Drain, Input
+from balsam.launcher.machine_messages import Checkpoint, Drain, Input
 from balsam.launcher.node_keys import NodeKeys
 from balsam.launcher.node_messages import BadMessage, Told, decode, encode, of_input, signal_of, start_of
 from balsam.launcher.partition import Partition
@@ -109,6 +109,8 @@ class NodeProcess:
                 self._children.start(start_of(message))
             case "signal":
                 self._children.signal(signal_of(message, self._clock.monotonic()))
+            case "checkpoint":
+                self._children.checkpoint(Checkpoint(message["job_id"]))
             case "lease":
                 self._guardian.renew(message["at"] + message["for_sec"])
             case "end":

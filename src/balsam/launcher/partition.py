@@ -64,6 +64,11 @@ class Partition:
         """From SIGTERM to SIGKILL at that time; the rest of the margin is for reporting."""
         return min(self.config.kill_grace_sec, self.margin_sec / 3)
 
+    @property
+    def checkpoint_lead_sec(self) -> float:
+        """How long before the Jobs are told to end they get the signal for a checkpoint; less in a short allocation."""
+        return min(self.config.checkpoint_lead_sec, self.wall_time_sec / 4)
+
     def machine_settings(self, end: float) -> MachineSettings:
         """For an allocation that ends at `end` (monotonic seconds)."""
         return MachineSettings(
@@ -80,6 +85,7 @@ class Partition:
             max_failed_starts_per_node=self.config.max_failed_starts_per_node,
             end=end,
             drain_at=end - self.margin_sec,
+            checkpoint_at=end - self.margin_sec - self.checkpoint_lead_sec,
         )
 
     def to_json(self) -> str:

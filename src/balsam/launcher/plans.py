@@ -15,12 +15,14 @@ from balsam.domain.job import Resources
 from balsam.domain.packing import Placement
 from balsam.domain.template import ParameterError, RenderedCommand
 from balsam.launcher.apps import AppRefused, AppShelf, RunnableApp, RunnableCode
+from balsam.launcher.checkpoint import UnknownSignal, checkpoint_signal
 from balsam.launcher.engines.base import SHELL, Engine, NotLaunchable
 from balsam.launcher.environment import JobEnvironment, has_shell_hooks
 from balsam.launcher.machine_messages import LaunchJob
 from balsam.launcher.process import EXIT_NOT_EXECUTABLE
 from balsam.launcher.sweep import ATTEMPT_ENV, JOB_ENV
 from balsam.launcher.workers import GpuSet, WorkerKey
+from balsam.platform.mpirun.base import SignalReach
 from balsam.worker.protocol import Call
 
 _MARKS = (JOB_ENV, ATTEMPT_ENV)
@@ -37,7 +39,10 @@ class NotStarted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CommandPlan:
-    """Words to execute. `spreads`: their end alone does not prove that the ranks ended. `call` goes to `call_path`."""
+    """Words to execute. `spreads`: their end alone does not prove that the ranks ended. `call` goes to `call_path`.
+
+    `reach`: how a signal gets to the ranks.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
@@ -45,6 +50,7 @@ class CommandPlan:
     call_path: str = ""
     call: Call | None = None
     python_exe: str | None = None
+    reach: SignalReach = "group"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +89,23 @@ class Planner:
     def plan(self, job: LaunchJob, placement: Placement, prepared: Prepared | None = None) -> Plan:
         """`prepared` is what the App's methods returned. Raises NotStarted."""
         try:
-            app = self._apps.get(job.app_id)
-            own = self._environment.of_job(job, placement, app.environment)
-            if app.code is None:
-                return self._command(app, job, placement, own, {})
-            if app.code.methods and prepared is None:
-                call = {"do": "prepare", "methods": [str(name) for name in app.code.methods]}
-                return self._call(app, app.code, job, placement, own, call)
-            if app.runs_python:
-                return self._python(app, app.code, job, placement, own, prepared or {})
-            return self._command(app, job, placement, own, prepared or {})
-        except (AppRefused, ParameterError, NotLaunchable) as error:
+            plan = self._plan(job, placement, prepared)
+            checkpoint_signal(plan.env)
+        except (AppRefused, ParameterError, NotLaunchable, UnknownSignal) as error:
             raise NotStarted(EXIT_NOT_EXECUTABLE, str(error)) from error
+        return plan
+
+    def _plan(self, job: LaunchJob, placement: Placement, prepared: Prepared | None) -> Plan:
+        app = self._apps.get(job.app_id)
+        own = self._environment.of_job(job, placement, app.environment)
+        if app.code is None:
+            return self._command(app, job, placement, own, {})
+        if app.code.methods and prepared is None:
+            call = {"do": "prepare", "methods": [str(name) for name in app.code.methods]}
+            return self._call(app, app.code, job, placement, own, call)
+        if app.runs_python:
+            return self._python(app, app.code, job, placement, own, prepared or {})
+        return self._command(app, job, placement, own, prepared or {})
 
     def _command(
         self, app: RunnableApp, job: LaunchJob, placement: Placement, own: Mapping[str, str], prepared: Prepared
@@ -104,7 +115,8 @@ class Planner:
         direct = not (self._environment.shell_hooks or has_shell_hooks(app.environment))
         base, own = self._replaced(job, own, prepared)
         words = self._engine.words(command, job, placement, own, direct)
-        return CommandPlan(_after(prepared, words.argv), {**base, **own, **words.env}, words.spreads)
+        env = {**base, **own, **words.env}
+        return CommandPlan(_after(prepared, words.argv), env, words.spreads, reach=words.reach)
 
     def _python(
         self,
@@ -124,7 +136,7 @@ class Planner:
             return self._call(app, code, job, placement, {**own, **words.env}, {"do": "run"})
         call = {"do": "run", "app": code.app, "job": self._facts(app, job)}
         env = {**base, **own, **words.env}
-        return CommandPlan(_after(prepared, words.argv), env, words.spreads, path, call, code.python_exe)
+        return CommandPlan(_after(prepared, words.argv), env, words.spreads, path, call, code.python_exe, words.reach)
 
     def _call(
         self,

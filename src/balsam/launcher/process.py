@@ -275,16 +275,23 @@ def close_child(child: Child) -> None:
 
 def terminate(group: int) -> None:
     """Ask a process group to end: SIGTERM, and SIGCONT so that stopped members hear it."""
-    _signal_group(group, signal.SIGTERM)
-    _signal_group(group, signal.SIGCONT)
+    signal_group(group, signal.SIGTERM)
+    signal_group(group, signal.SIGCONT)
 
 
 def kill(group: int) -> None:
     """SIGKILL a process group. As `terminate`: only while its leader is not reaped or `group_exists` just said so."""
-    _signal_group(group, signal.SIGKILL)
+    signal_group(group, signal.SIGKILL)
 
 
-def _signal_group(group: int, number: signal.Signals) -> None:
+def send(child: Child, number: signal.Signals) -> None:
+    """Signal the command itself, and nothing that it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        signal.pidfd_send_signal(child.pidfd, number)
+
+
+def signal_group(group: int, number: signal.Signals) -> None:
+    """Signal a process group; under the same condition as `kill`."""
     # A group whose members all changed user can't be signalled; the sweep reports them as alive.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)

@@ -30,7 +30,10 @@ _AT_ONCE = frozenset({Killing.LOST_NODE, Killing.LEASE})
 
 @dataclass(slots=True)
 class Run:
-    """One attempt of a Job. `preparing`: methods of its App run, the Job itself does not yet."""
+    """One attempt of a Job. `preparing`: methods of its App run, the Job itself does not yet.
+
+    `checkpoint_asked`: it was sent the signal for a checkpoint.
+    """
 
     job: LaunchJob
     placement: Placement
@@ -39,6 +42,7 @@ class Run:
     started: bool = False
     exited: Exited | None = None
     killing: Killing | None = None
+    checkpoint_asked: bool = False
     why: str = ""
     kill_at: float = math.inf
 
@@ -89,7 +93,7 @@ class Runs:
         placement = self.pool.place(job.resources)
         if placement is None:
             return False
-        cores = sum(len(share.cpu_ids) for share in placement.shares)
+        cores = sum([len(share.cpu_ids) for share in placement.shares])
         self._busy_cores += cores
         self._runs[job.id] = Run(job, placement, cores)
         self._say(Start(job, placement))

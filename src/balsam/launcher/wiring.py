@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from balsam.launcher.plans import Planner
 from balsam.launcher.spreading import find_srun
 from balsam.launcher.starter import Starter
 from balsam.launcher.workdir import DataRoot
+from balsam.platform.mpirun import slurm_steps
 from balsam.platform.mpirun.base import MpiRun
 from balsam.platform.node.base import NodeType
 from balsam.platform.registry import NODES
@@ -25,12 +27,16 @@ log = logging.getLogger("balsam.launcher")
 
 
 class Parts(NamedTuple):
-    """What the loop is given. `nodes_left`: the command that tells which nodes the allocation still has."""
+    """What the loop is given. `nodes_left`: the command that tells which nodes the allocation still has.
+
+    `signaller`: the one that sends signals to ranks which only the batch system can reach.
+    """
 
     starter: Starter
     apps: AppShelf
     data: DataRoot
     nodes_left: Sequence[str] | None = None
+    signaller: tuple[str, ...] | None = None
 
 
 def build_parts(partition: Partition, environ: Mapping[str, str], allocation: str, node: str | None = None) -> Parts:
@@ -44,13 +50,16 @@ def build_parts(partition: Partition, environ: Mapping[str, str], allocation: st
     apps = AppShelf(config.pinned_apps, config.python_apps)
     data = DataRoot(Path(config.data_path))
     vendors = [node.gpu_vendor for node in partition.nodes]
-    environment = JobEnvironment(environ, allocation, vendors, partition.serial, config.job_credentials_path)
+    environment = JobEnvironment(
+        environ, allocation, vendors, partition.serial, config.job_credentials_path, config.checkpoint_signal
+    )
     owner = str(partition.index) if node is None else f"{partition.index}-{node}"
     calls = CallFiles(Path(config.directory) / f"calls-{owner}")
     told = {"site_id": config.site_id, "batch_job_id": config.batch_job_id}
-    planner = Planner(apps, environment, engine_for(partition, environ), calls.path_of, told)
+    engine = engine_for(partition, environ)
+    planner = Planner(apps, environment, engine, calls.path_of, told)
     node_type: NodeType = NODES.load(config.compute_node)()
-    return Parts(Starter(planner, data, calls), apps, data, node_type.nodes_left(environ))
+    return Parts(Starter(planner, data, calls), apps, data, node_type.nodes_left(environ), _signaller(engine, environ))
 
 
 def _check_spread(environ: Mapping[str, str]) -> None:
@@ -78,6 +87,14 @@ def engine_for(partition: Partition, environ: Mapping[str, str]) -> Engine:
         log.info("mpirun: %s", pmi.reason)
         mpirun = Srun(mpirun.srun, mpirun.single_rank, pmi.name, mpirun.binds)
     return MpirunEngine(mpirun, partition.nodes)
+
+
+def _signaller(engine: Engine, environ: Mapping[str, str]) -> tuple[str, ...] | None:
+    from balsam.platform.mpirun.srun import Srun
+
+    if not isinstance(engine, MpirunEngine) or not isinstance(engine.mpirun, Srun) or "SLURM_JOB_ID" not in environ:
+        return None
+    return (sys.executable, "-I", "-S", str(slurm_steps.__file__), environ["SLURM_JOB_ID"])
 
 
 def _binding(mpirun: MpiRun) -> MpiRun:

@@ -41,6 +41,8 @@ def launcher_config_maker(site: SiteDirectory, settings: Settings, site_id: int)
             idle_ttl_sec=launcher.idle_ttl_sec,
             max_failed_starts_per_node=launcher.max_failed_starts_per_node,
             kill_grace_sec=launcher.kill_grace_sec,
+            checkpoint_signal=launcher.checkpoint_signal,
+            checkpoint_lead_sec=launcher.checkpoint_lead_sec,
             error_tail_num_lines=launcher.error_tail_num_lines,
             pinned_apps=pinned,
             python_apps=settings.apps.python,

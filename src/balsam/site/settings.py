@@ -64,6 +64,8 @@ class LauncherSettings(Section):
     compute_node: Short | None = None  # None: that of the scheduler
     mpi_app_launcher: Short | None = None  # Balsam's name of the top-level key `mpirun`
     kill_grace_sec: PositiveSec = 10.0
+    checkpoint_signal: Literal["SIGUSR1", "SIGUSR2", "none"] = "none"
+    checkpoint_lead_sec: PositiveSec = 120.0  # before SIGTERM, which comes up to 120 s before the end
     max_failed_starts_per_node: Annotated[int, Field(ge=0, le=1000)] = 3  # 0: no node is set aside
 
 

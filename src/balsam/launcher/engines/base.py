@@ -7,7 +7,9 @@ from typing import Protocol
 
 from balsam.domain.packing import Placement
 from balsam.domain.template import RenderedCommand
+from balsam.launcher.checkpoint import CHECKPOINT_ENV, NONE
 from balsam.launcher.machine_messages import LaunchJob
+from balsam.platform.mpirun.base import SignalReach
 
 log = logging.getLogger("balsam.launcher")
 SHELL = ("bash", "-c")
@@ -19,11 +21,15 @@ class NotLaunchable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A command line. `spreads`: it starts processes in sessions of their own, whose end its own end does not prove."""
+    """A command line. `spreads`: it starts processes in sessions of their own, whose end its own end does not prove.
+
+    `reach`: how a signal gets to the ranks.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     spreads: bool = False
+    reach: SignalReach = "group"
 
 
 class IgnoredParams:
@@ -52,8 +58,13 @@ class Engine(Protocol):
         ...
 
 
-def argv_of(command: RenderedCommand, direct: bool) -> tuple[str, ...]:
-    """The words of one rank: the plain command, or a shell that reads it."""
+def argv_of(command: RenderedCommand, direct: bool, env: Mapping[str, str]) -> tuple[str, ...]:
+    """The words of one rank: the plain command, or a shell that reads it, and outlives the signal for a checkpoint.
+
+    Raises NotLaunchable.
+    """
     if direct and command.argv is not None:
         return command.argv
-    return (*SHELL, command.shell)
+    name = env.get(CHECKPOINT_ENV, NONE)
+    # The programs that it starts get the signal with its default meaning all the same.
+    return (*SHELL, command.shell if name == NONE else f"trap : {name}\n{command.shell}")

@@ -22,4 +22,4 @@ class LocalEngine:
         if job.resources.ranks > 1:
             raise NotLaunchable(f"{job.resources.ranks} ranks in serial mode, which runs Jobs of one rank")
         self._ignored.tell(job, "serial mode starts Jobs without an mpirun")
-        return Words(argv_of(command, direct), _ALONE)
+        return Words(argv_of(command, direct, env), _ALONE)

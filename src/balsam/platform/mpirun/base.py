@@ -17,6 +17,9 @@ from typing import Literal, Protocol
 from balsam.domain.packing import Node, Placement
 
 SingleRank = Literal["direct", "mpirun"]
+# How a signal gets to the ranks: with the process group; by the mpirun, which passes on what it is sent; by the batch
+# system, which knows them as a step, named by `step_name`.
+SignalReach = Literal["group", "mpirun", "step"]
 
 _PARAM_VALUE = re.compile(r"[A-Za-z0-9_.,:=+][A-Za-z0-9_.,:=+-]{0,127}")
 # What an mpirun or a batch system tells its ranks: a program that inherits it takes itself for a rank of that run.
@@ -128,6 +131,7 @@ class RankCommand:
 
     argv: list[str]
     env: dict[str, str] = field(default_factory=dict)
+    reach: SignalReach = "mpirun"
 
 
 class MpiRun(Protocol):
@@ -191,6 +195,11 @@ def one_program(argv: Sequence[str], hide_options: bool = False) -> list[str]:
     """
     is_read = ":" in argv or (hide_options and any(word.startswith("-") for word in argv[1:]))
     return ["/bin/sh", "-c", f"exec {shlex.join(argv)}"] if is_read else list(argv)
+
+
+def step_name(env: Mapping[str, str]) -> str:
+    """By which a batch system knows the ranks of one attempt of a Job, from the Job's marks."""
+    return f"balsam-{env['BALSAM_JOB_ID']}.{env['BALSAM_ATTEMPT']}"
 
 
 def is_direct(placement: RankPlacement, single_rank: SingleRank) -> bool:

@@ -36,4 +36,4 @@ class Plain:
         if placement.num_ranks == 1:
             one = {"BALSAM_RANK": "0", "BALSAM_SIZE": "1", "BALSAM_LOCAL_RANK": "0", "BALSAM_LOCAL_SIZE": "1"}
             return RankCommand(list(argv), one)
-        return RankCommand([self.python, "-I", "-S", _STARTER, str(placement.num_ranks), "--", *argv])
+        return RankCommand([self.python, "-I", "-S", _STARTER, str(placement.num_ranks), "--", *argv], reach="group")

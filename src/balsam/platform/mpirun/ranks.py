@@ -12,6 +12,9 @@ import time
 
 KILL_AFTER_SEC = 5.0
 EXIT_USAGE = 64
+_PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+# Sent to the whole group: the ranks have them already.
+_FOR_RANKS = {signal.SIGUSR1, signal.SIGUSR2}
 
 
 def main(words: list[str]) -> int:
@@ -20,7 +23,7 @@ def main(words: list[str]) -> int:
         print("usage: ranks.py N -- ARGV...", file=sys.stderr)  # noqa: T201 -- a program of its own
         return EXIT_USAGE
     # Blocked, so that none is lost between two looks; ranks get them unblocked.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *_PASSED_ON, *_FOR_RANKS})
     size, argv = int(words[0]), words[2:]
     living: list[int] = []
     code = 0
@@ -59,7 +62,7 @@ def _wait(living: list[int], code: int) -> int:
         if not living:
             return code
         pause = 3600.0 if kill_at is None else max(0.0, kill_at - time.monotonic())
-        caught = signal.sigtimedwait({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}, pause)
+        caught = signal.sigtimedwait({signal.SIGCHLD, *_PASSED_ON}, pause)
         if caught and caught.si_signo != signal.SIGCHLD:
             _signal(living, caught.si_signo)
         elif kill_at is not None and time.monotonic() >= kill_at:

@@ -7,7 +7,8 @@ are then held apart by explicit masks, where Slurm can bind at all (`binds`).
 
 from collections.abc import Mapping, Sequence
 
-from balsam.platform.mpirun.base import RankCommand, RankPlacement, SingleRank, is_direct, param_words
+from balsam.platform.mpirun.base import RankCommand, RankPlacement, SingleRank, is_direct, param_words, step_name
+from balsam.platform.node import gpus
 
 # A rank that fails ends the others; a user's SLURM_EXPORT_ENV would keep the Job's variables from the ranks.
 _ALWAYS = ("--overlap", "--mem=0", "--kill-on-bad-exit=1", "--input=none", "--export=ALL")
@@ -41,14 +42,16 @@ class Srun:
         extra = param_words(placement.launch_params, self.params, self.name)
         if is_direct(placement, self.single_rank):
             return RankCommand(list(argv))
-        words = [self.srun, *self._where(placement), *_ALWAYS]
+        words = [self.srun, *self._where(placement), *_ALWAYS, f"--job-name={step_name(env)}"]
         if self.pmi is not None and "--mpi" not in extra:
             words.append(f"--mpi={self.pmi}")
         if "--cpu-bind" not in extra:
             words += self._binding(placement)
+        if "--cpus-per-task" not in extra:
+            words += self._cores(placement)
         if "--distribution" not in extra:
             words.append("--distribution=block")
-        return RankCommand([*words, *extra, "--", *argv])
+        return RankCommand([*words, *extra, "--", *_with_gpus(env), *argv], reach="step")
 
     def _where(self, placement: RankPlacement) -> list[str]:
         nodes = placement.nodes
@@ -64,6 +67,11 @@ class Srun:
             words.append("--overcommit")
         return words
 
+    def _cores(self, placement: RankPlacement) -> list[str]:
+        """A step is given one core for each rank, where Slurm confines steps at all, unless it asks for more."""
+        each = min(len(node.cpu_ids) // node.ranks for node in placement.nodes)
+        return [f"--cpus-per-task={each}"] if each > 1 and not placement.oversubscribed else []
+
     def _binding(self, placement: RankPlacement) -> list[str]:
         """Masks are one list for all nodes: ranks of nodes on which other cores are free are not bound."""
         parts = placement.common_cpu_parts()
@@ -71,3 +79,13 @@ class Srun:
             return ["--cpu-bind=none"] if self.binds else []
         masks = (sum(1 << cpu for cpu in part) for part in parts)
         return [f"--cpu-bind=mask_cpu:{','.join(f'{mask:#x}' for mask in masks)}"]
+
+
+def _with_gpus(env: Mapping[str, str]) -> list[str]:
+    """Slurm shows every step all GPUs of the allocation, whatever srun's own environment says: so it is said behind it.
+
+    >>> _with_gpus({"CUDA_VISIBLE_DEVICES": "1", "OTHER": "2"})
+    ['/usr/bin/env', 'CUDA_VISIBLE_DEVICES=1']
+    """
+    own = [f"{name}={env[name]}" for name in sorted(gpus.VARIABLES) if name in env]
+    return ["/usr/bin/env", *own] if own else []

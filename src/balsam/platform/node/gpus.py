@@ -27,6 +27,7 @@ _VARIABLES = {
     GpuVendor.AMD: "ROCR_VISIBLE_DEVICES",
     GpuVendor.INTEL: "ZE_AFFINITY_MASK",
 }
+VARIABLES = frozenset(_VARIABLES.values())
 _LISTINGS = {
     GpuVendor.NVIDIA: ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
     GpuVendor.AMD: ["rocm-smi", "--showid", "--csv"],

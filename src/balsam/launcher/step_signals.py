@@ -1,0 +1,100 @@
+"""Signals to ranks that only the batch system can reach: those of srun's steps. Many at a time, one program at a time.
+
+Used by `children.py`. What was asked for while the program ran goes with the next one. A step that the batch system
+does not know is told by `on_unknown`: it has ended, or srun has not made it yet.
+"""
+
+import logging
+import select
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from signal import Signals
+
+from balsam.domain.clock import Clock
+from balsam.launcher.process import Child, Command, CommandError, SpawnError, close_child, kill, reap, spawn
+
+log = logging.getLogger("balsam.launcher")
+
+# The program gives up its two questions before this.
+TIMEOUT_SEC = 45.0
+# So many names fit on a command line many times over.
+MOST_AT_ONCE = 1000
+
+
+class StepSignals:
+    """`program` is called with the name of a signal and names of steps; `output` is a file for what it says."""
+
+    def __init__(
+        self, epoll: select.epoll, program: tuple[str, ...], environ: Mapping[str, str], output: Path, clock: Clock
+    ) -> None:
+        self._epoll = epoll
+        self._program = program
+        self._environ = environ
+        self._output = output
+        self._clock = clock
+        self._waiting: dict[tuple[str, Signals], Callable[[], None]] = {}
+        self._sent: dict[str, Callable[[], None]] = {}
+        self._running: Child | None = None
+        self._give_up_at = 0.0
+
+    def send(self, step: str, number: Signals, on_unknown: Callable[[], None]) -> None:
+        """Have a signal sent; `on_unknown` is called when the batch system does not know the step."""
+        self._waiting[step, number] = on_unknown
+
+    def due(self) -> float | None:
+        """When to call `tick`."""
+        if self._running is not None:
+            return self._give_up_at
+        return self._clock.monotonic() if self._waiting else None
+
+    def tick(self, now: float) -> None:
+        """Send what waits; give up a program that does not end."""
+        if self._running is not None:
+            if now >= self._give_up_at:
+                kill(self._running.group)  # its end is heard
+            return
+        if not self._waiting:
+            return
+        number = next(iter(self._waiting))[1]
+        chosen = [key for key in self._waiting if key[1] is number][:MOST_AT_ONCE]
+        self._sent = {key[0]: self._waiting.pop(key) for key in chosen}
+        words = (*self._program, number.name, *self._sent)
+        try:
+            self._output.unlink(missing_ok=True)
+            self._running = spawn(Command(words, self._environ, str(self._output.parent), str(self._output)))
+        except (CommandError, SpawnError, OSError) as error:
+            # Those that are to end are killed when their grace is over.
+            log.warning("%s can't be sent to %d steps: %s", number.name, len(self._sent), error)
+            return
+        self._give_up_at = now + TIMEOUT_SEC
+        self._epoll.register(self._running.pidfd, select.EPOLLIN)
+
+    def heard(self, fd: int) -> bool:
+        """Whether `fd` is the program's, which ended."""
+        if self._running is None or fd != self._running.pidfd:
+            return False
+        status = reap(self._running)
+        if status is None:
+            return True
+        self._epoll.unregister(fd)
+        close_child(self._running)
+        self._running = None
+        said = self._said()
+        if status.code:
+            log.warning("a signal did not reach %d steps (%s): %s", len(self._sent), status.describe(), " ".join(said))
+            return True
+        for step in said:
+            if step in self._sent:
+                self._sent[step]()
+        return True
+
+    def close(self) -> None:
+        """Nothing is to be signalled any more."""
+        if self._running is not None:
+            kill(self._running.group)
+
+    def _said(self) -> list[str]:
+        try:
+            return self._output.read_text(encoding="utf-8", errors="replace").split()
+        except OSError:
+            return []
