@@ -10,16 +10,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import machine, moving, running, scheduling, starting, storing, waiting, workflows
+from bench import holding, machine, moving, running, scheduling, starting, storing, waiting, workflows
 from bench.product import Product
 from bench.result import Goal, report
 
+ASKED_FOR = ("postgres", "slurm")  # these need what the tests need
 PARTS = ("starting", "running", "scheduling", "waiting", "moving", "workflows", "storing")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, "postgres", []], default=[], help="all but `postgres`")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, *ASKED_FOR, []], default=[], help="all but the last two")
     parser.add_argument("--jobs", type=int, default=5_000, help="no-op Jobs of G1")
     parser.add_argument("--rows", type=int, default=1_000_000, help="Jobs in the service when it is read")
     chosen = parser.parse_args()
@@ -37,7 +38,7 @@ def main() -> int:
             with Product(root / "running") as product:
                 goals += running.measure(product, root, chosen.jobs)
         if "scheduling" in parts:
-            goals += scheduling.measure()
+            goals += [*scheduling.measure(), *holding.measure()]
         if "waiting" in parts:
             with Product(root / "waiting"):
                 goals += waiting.measure()
@@ -54,6 +55,10 @@ def main() -> int:
             from bench import postgres  # here: it needs the packages of the tests
 
             goals += postgres.measure(root, chosen.jobs, chosen.rows)
+        if "slurm" in parts:
+            from bench import slurm
+
+            goals += slurm.measure()
     print(report(goals))
     return 0 if all(goal.reaches(goal.must) for goal in goals) else 1
 

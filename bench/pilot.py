@@ -10,7 +10,8 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ APP_ID = 1
 class LocalQueue:
     """Answers as a courier would, at once: grants from a list, acknowledges every record."""
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, make_job: Callable[[int], dict[str, Any]]) -> None:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._messages: deque[dict[str, Any]] = deque()
         self._next, self._jobs, self._ended = 1, jobs, 0
+        self._make_job = make_job
         self.began = self.finished = 0.0
         session = {"id": 1, "kind": LeaseKind.ALLOCATION.value, "ttl_sec": 300.0, "margin_sec": 60.0}
         self._say({"is": "opened", "session": session, "sent_at": time.monotonic()})
@@ -74,7 +76,11 @@ class LocalQueue:
         numbers = range(self._next, min(self._jobs + 1, self._next + request["max_jobs"]))
         self._next = numbers.stop
         apps = [] if request["known_apps"] else [_app()]
-        reply = {"acquire_seq": request["acquire_seq"], "jobs": [_job(number) for number in numbers], "apps": apps}
+        reply = {
+            "acquire_seq": request["acquire_seq"],
+            "jobs": [self._make_job(number) for number in numbers],
+            "apps": apps,
+        }
         self._say({"is": "granted", "reply": reply})
 
     def _say(self, message: dict[str, Any]) -> None:
@@ -88,12 +94,12 @@ def _app() -> dict[str, Any]:
     return {**sync.model_dump(mode="json"), **view}
 
 
-def _job(number: int) -> dict[str, Any]:
+def job(number: int, packing: int, **given: Any) -> dict[str, Any]:
     return {
         "id": number, "app_id": APP_ID, "token": 1, "attempt": 1, "workdir": f"pilot/{number}", "parameters": {},
         "num_nodes": 1, "ranks_per_node": 1, "threads_per_rank": 1, "threads_per_core": 1, "gpus_per_rank": 0.0,
-        "node_packing_count": 8 if len(sys.argv) > 3 else 2, "wall_time_min": 0, "launch_params": {},
-        "tags": {}, "data": {}, "parent_ids": [],
+        "node_packing_count": packing, "wall_time_min": 0, "launch_params": {},
+        "tags": {}, "data": {}, "parent_ids": [], **given,
     }  # fmt: skip
 
 
@@ -113,7 +119,7 @@ def main() -> None:
     if not names:
         nodes = [PartitionNode("here", tuple(sorted(os.sched_getaffinity(0)))[:2])]
     partition = Partition(config, 0, bool(names), tuple(nodes), 3600.0, {})
-    queue = LocalQueue(jobs)
+    queue = LocalQueue(jobs, partial(job, packing=8 if names else 2))
     parts = build_parts(partition, os.environ, "bench")
     Loop(partition, parts, lambda _errand: queue, None, "bench", time.monotonic() + 3600, SystemClock()).run()
     print(json.dumps({"rate": jobs / (queue.finished - queue.began)}))
