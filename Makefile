@@ -5,6 +5,8 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 SEEDS ?= 1000
+# Without bytecode each run of the tests compiles all of them again in each worker, and each process that they start the product.
+unexport PYTHONDONTWRITEBYTECODE
 LOCKED := pyproject.toml packaging/setup $(wildcard packaging/*balsam*)
 
 $(VENV)/.stamp-demo: $(LOCKED) requirements/demo.txt
@@ -13,7 +15,7 @@ $(VENV)/.stamp-demo: $(LOCKED) requirements/demo.txt
 $(VENV)/.stamp-dev: $(LOCKED) requirements/dev.txt
 	@packaging/setup $(VENV) dev
 
-.PHONY: setup demo test check sim fuzz bench dev docs lock clean help
+.PHONY: setup demo test check rules sim fuzz bench dev docs lock clean help
 
 setup: $(VENV)/.stamp-dev ## create .venv with everything the other verbs need (instant when nothing changed)
 
@@ -23,14 +25,23 @@ demo: $(VENV)/.stamp-demo ## run a real libEnsemble ensemble on a service and a 
 test: setup ## every test, the simulation's 1,000 seeds included (ARGS="-k name" goes to pytest)
 	$(PY) -m pytest -n 3 $(ARGS)
 
+# Not written out below, where `make -n check` would run it.
+RULES = $(MAKE) --no-print-directory rules
+
 check: setup ## format, lint, types, layers and the fast tests: what to run before each commit
+	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	$(RULES) >"$$log" 2>&1 & rules=$$!; \
+	failed=0; $(PY) -m pytest -q -m "not slow" -n 3 $(ARGS) || failed=$$?; \
+	wait $$rules || failed=$$?; \
+	cat "$$log"; exit $$failed
+
+rules: setup ## the part of `make check` that runs beside the tests: format, lint, types, layers, pages
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache
 	$(PY) packaging/reference --check
 	$(PY) packaging/check_docs.py
-	$(PY) -m pytest -q -m "not slow" -n 3 $(ARGS)
 
 sim: setup ## the seeded simulation: make sim SEEDS=5000, or one world again with make sim SEED=17
 	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))

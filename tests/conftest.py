@@ -11,14 +11,14 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
-from xdist.scheduler import LoadFileScheduling
 
 from tests.testbed import mpi, session_rules
+from tests.testbed.hand_out import pytest_xdist_make_scheduler as pytest_xdist_make_scheduler
 from tests.testbed.postgres import PostgresServer, debian_programs, wheel_programs
 
 # How long one example takes depends on who else uses the machine.
@@ -79,25 +79,26 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = LOOPBACK
 
 
+@cache
+def is_slow(path: Path) -> bool:
+    """Whether all tests in there are slow."""
+    return path.name in SLOW_FILES or any(path.is_relative_to(TESTS / name) for name in SLOW_DIRECTORIES)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The fast tests of the whole tree do without reading the files that have none: that took a third of their time."""
+    runs_whole_tree = config.args == config.getini("testpaths")
+    return (runs_whole_tree and config.option.markexpr == "not slow" and is_slow(collection_path)) or None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.name in SLOW_FILES or any(TESTS / name in item.path.parents for name in SLOW_DIRECTORIES):
+        if is_slow(item.path):
             item.add_marker(pytest.mark.slow)
         # A hundred examples, each with several questions to another process.
         of_a_server = isinstance(item, pytest.Function) and "postgres" in item.fixturenames
         if of_a_server and getattr(item.obj, "is_hypothesis_test", False):
             item.add_marker(pytest.mark.slow)
-
-
-class FilesTogether(LoadFileScheduling):
-    """Tests of one file run in one worker, and so do all that need a batch system: the machine can have one of each."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "tests/cluster" if nodeid.startswith("tests/cluster/") else super()._split_scope(nodeid)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
-    return FilesTogether(config, log)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

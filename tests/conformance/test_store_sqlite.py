@@ -402,6 +402,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_s1_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     path = tmp_path / "balsam.sqlite"
     process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)

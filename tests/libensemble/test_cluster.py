@@ -36,6 +36,7 @@ def run(command: list[str], directory: Path, **settings: object) -> program.Resu
     return program.parse_output((directory / program.OUTPUT).read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("atoms", sorted(LOWEST_KNOWN))
 def test_finds_the_lowest_energy_known(either: list[str], atoms: int, tmp_path: Path) -> None:
     result = run(either, tmp_path, atoms=atoms, seed=3, hops=12)
@@ -44,6 +45,7 @@ def test_finds_the_lowest_energy_known(either: list[str], atoms: int, tmp_path: 
     assert len(result.best_by_hop) == 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_both_programs_give_the_same_numbers(in_c: list[str], seed: int, tmp_path: Path) -> None:
     settings = {"atoms": 11, "seed": seed, "hops": 6, "hop_size": 0.35, "temperature": 0.7}
@@ -53,6 +55,7 @@ def test_both_programs_give_the_same_numbers(in_c: list[str], seed: int, tmp_pat
     assert (ours.energy, ours.best_hop) == (pytest.approx(theirs.energy, abs=1e-6), theirs.best_hop)
 
 
+@pytest.mark.slow
 def test_the_result_depends_on_the_input_alone(either: list[str], tmp_path: Path) -> None:
     first = run(either, tmp_path, atoms=12, seed=5, hops=0)
     again = run(either, tmp_path, atoms=12, seed=5, hops=0)

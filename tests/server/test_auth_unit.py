@@ -34,6 +34,7 @@ def test_what_has_not_the_form_of_a_token_is_not_looked_up(text: str) -> None:
     assert not tokens.is_token(text)
 
 
+@pytest.mark.slow
 def test_passwords_are_argon2id_and_an_unknown_account_takes_as_long() -> None:
     async def check() -> None:
         passwords = Passwords()

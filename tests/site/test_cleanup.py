@@ -50,6 +50,7 @@ def test_s15_links_are_no_ways_out(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "outside").iterdir()) == ["y.tmp", "z.tmp"]
 
 
+@pytest.mark.slow
 def test_a_deep_tree_needs_no_deep_stack_and_few_descriptors(tmp_path: Path) -> None:
     deep = "/".join(["d"] * 600)
     here = os.open(tmp_path, os.O_RDONLY)

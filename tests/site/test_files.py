@@ -206,6 +206,7 @@ def test_no_name_shows_anything_above_the_workdir(tmp_path_factory: pytest.TempP
     assert all("w" not in entry.path and entry.path.strip("./") in ("", "b") for entry in reply.entries)
 
 
+@pytest.mark.slow
 def test_a_directory_with_too_many_entries_says_so_s16(desk: Files, data: Path) -> None:
     for number in range(MAX_ENTRIES + 1):
         (data / "run" / "a" / "sub" / str(number)).touch()
