@@ -76,13 +76,14 @@ class Watcher:
         self._kick = threading.Event()
         self._error: BalsamError | None = None
         self._connection = os.getpid() << 32  # a forked child must not take its parent's numbers for its own
+        self._is_greeted = False  # `_connection` is the number of the stream that is up, not of the one before
         self._threads: list[threading.Thread] = []
 
     @property
     def epoch(self) -> int | None:
         """The current connection of the stream; None while it is down."""
         stream = self._stream
-        return self._connection if stream is not None and stream.connected else None
+        return self._connection if self._is_greeted and stream is not None and stream.connected else None
 
     def look(self, job: "Job") -> None:
         """Take over into `job` what is known of it. Sends nothing, waits for nothing."""
@@ -176,6 +177,7 @@ class Watcher:
             self._error = None
             stream = self._client.transport.stream("/jobs/stream")
             stream.on_drop = self._dropped
+            self._is_greeted = False
             self._stream = stream
             self._kick.set()
             self._threads = [
@@ -204,13 +206,19 @@ class Watcher:
     def _connected(self) -> None:
         with self._lock:
             self._connection += 1
+            self._is_greeted = True
             self._recent.clear()
-        self._dropped()  # what happened before the subscription was in place was not pushed
+            self._doubt_all()  # what happened before the subscription was in place was not pushed
 
     def _dropped(self) -> None:
         with self._lock:
-            for watch in list(self._watches.values()):
-                watch.sure = False
+            self._is_greeted = False
+            self._doubt_all()
+
+    def _doubt_all(self) -> None:
+        """Called with the lock."""
+        for watch in list(self._watches.values()):
+            watch.sure = False
         self._kick.set()
 
     def _pushed(self, states: JobStates) -> None:
