@@ -40,24 +40,7 @@ def hashed(secret: str) -> str:
 
 def begin(tx: Tx, device_code: str, user_code: str, client: str, address: str, url: str, now: datetime) -> DeviceLogin:
     """A program asks to be logged in; `url` is the page for the person."""
-    row = DeviceLoginRow(
-        id=tx.new_id(DeviceLoginRow),
-        device_hash=hashed(device_code),
-        user_code=user_code,
-        client=client,
-        address=address,
-        created_at=micros(now),
-        expires_at=micros(now + LIFE),
-        polled_at=None,
-        status=WAITING,
-        user_id=None,
-        browser_hash="",
-        provider="",
-        state_hash="",
-        nonce="",
-        verifier="",
-    )
-    tx.put(row)
+    tx.put(_new(tx, device_code, user_code, client, address, WAITING, now))
     return DeviceLogin(
         device_code=device_code,
         user_code=user_code,
@@ -138,28 +121,32 @@ def collect(tx: Tx, device_code: str, secret: str, expires_at: datetime, now: da
     return "slow_down" if early else "authorization_pending"
 
 
-def invite(tx: Tx, user_id: int, code: str, address: str, now: datetime) -> datetime:
-    """A link with this code lets one browser in, as this account; returns until when. The caller is logged in."""
-    ends = now + LIFE
-    row = DeviceLoginRow(
+def _new(tx: Tx, secret: str, user_code: str, client: str, address: str, status: str, now: datetime) -> DeviceLoginRow:
+    """A login that begins now, of nobody yet."""
+    return DeviceLoginRow(
         id=tx.new_id(DeviceLoginRow),
-        device_hash=hashed(code),
-        user_code=f"link {hashed(code)}",  # unique, and nothing that a person could type
-        client="browser",
+        device_hash=hashed(secret),
+        user_code=user_code,
+        client=client,
         address=address,
         created_at=micros(now),
-        expires_at=micros(ends),
+        expires_at=micros(now + LIFE),
         polled_at=None,
-        status=INVITED,
-        user_id=user_id,
+        status=status,
+        user_id=None,
         browser_hash="",
         provider="",
         state_hash="",
         nonce="",
         verifier="",
     )
-    tx.put(row)
-    return ends
+
+
+def invite(tx: Tx, user_id: int, code: str, address: str, now: datetime) -> datetime:
+    """A link with this code lets one browser in, as this account; returns until when. The caller is logged in."""
+    unique = f"link {hashed(code)}"  # and nothing that a person could type
+    tx.put(replace(_new(tx, code, unique, "browser", address, INVITED, now), user_id=user_id))
+    return now + LIFE
 
 
 def invited(tx: ReadTx, code: str, now: datetime) -> str | None:
