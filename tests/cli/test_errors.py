@@ -21,6 +21,7 @@ from balsam.server.settings import SettingsError as ServiceSettingsError
 from balsam.site.directory import SiteError
 from balsam.site.services.script import ScriptError
 from balsam.site.settings_file import SettingsError
+from tests.cli.commands import balsam
 
 OURS = (
     *(NotConfigured, ValidationFailed, Conflict, SiteError, SettingsError, ServiceSettingsError, ScriptError),
@@ -67,6 +68,15 @@ def test_explained(error: Exception, failing: Callable[[Exception], None], capsy
         failing(error)
     assert end.value.code == 1
     assert capsys.readouterr().err == f"balsam: {error}\n"
+
+
+@pytest.mark.parametrize("words", [(), ("job",)], ids=str)
+def test_a_group_without_a_command_shows_its_help(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    done = balsam(monkeypatch, *words)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"Usage: {' '.join(['balsam', *words])} [OPTIONS] COMMAND")
+    assert done.err.count("Usage:") == 1
+    assert "Commands:" in done.err
 
 
 @pytest.mark.parametrize("error", FAULTS, ids=repr)

@@ -115,6 +115,8 @@ def test_a_wrong_field_is_named_and_nothing_is_created(hello: Any, client: Clien
     before = client.Job.objects.count()
     with pytest.raises((errors.ValidationFailed, errors.NotFound), match=says) as caught:
         hello.submit(**{"workdir": "a", "name": "x", **fields})
+    lines = [line.strip() for line in str(caught.value).splitlines()]
+    assert len(set(lines)) == len(lines)
     assert "jobs[0]" not in str(caught.value)
     assert client.Job.objects.count() == before
 

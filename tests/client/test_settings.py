@@ -137,12 +137,16 @@ def test_the_local_user_is_logged_in_by_the_services_file(
     assert client.who_am_i().kind == "user"
     assert client.version().wire_max >= 1
     assert default_client() is client
+    assert ClientSettings.load_from_file().url == own_service.url  # as scripts of Balsam 0.7 begin
     monkeypatch.setenv("BALSAM_HOME", str(own_service.home / "elsewhere"))
     with pytest.raises(errors.NotConfigured):
         default_client()
+    with pytest.raises(errors.NotConfigured, match="`balsam up`"):
+        ClientSettings.load_from_file()
     client.close()
 
 
+@pytest.mark.slow
 def test_a_client_follows_its_local_service_to_another_port(own_service: RunningService) -> None:
     from balsam.client.client import Client
     from tests.services import start_service

@@ -98,6 +98,9 @@ def test_defaults_are_not_shared_between_calls(submitted: Submit) -> None:
         ({"app_name": "hello", "app_args": {"my_nam": "x", "my_name": "y", "z": 1}}, ["my_nam", "z", "unknown"]),
         ({"app_name": "hello", "app_args": {"my_name": None}}, ["my_name"]),
         ({"app_name": "hello", "app_args": "my_name=World"}, ["app_args", "dict"]),
+        ({"app_name": "hello", "app_args": {"my_name": "x"}, "tags": "kind=a"}, ["tags must be a dict", "'kind=a'"]),
+        ({"app_name": "hello", "app_args": {"my_name": "x"}, "extra_args": "-x 1"}, ["extra_args must be a dict"]),
+        ({"app_name": "hello", "app_args": {"my_name": "x"}, "transfers": ["in"]}, ["transfers must be a dict"]),
         ({"app_name": "hello", "app_args": {"my_name": "x"}, "num_procs": 5, "num_nodes": 2}, ["num_procs=5"]),
         ({"app_name": "hello", "app_args": {"my_name": "x"}, "max_tasks_per_node": 0}, ["max_tasks_per_node=0"]),
         ({"app_name": "hello", "app_args": {"my_name": "x"}, "workdir": "../up"}, ["'..'"]),
@@ -231,6 +234,12 @@ class TestAllocations:
                 "partitions": None,
             }
         ]
+
+    @pytest.mark.parametrize("name", ["optional_params", "filter_tags"])
+    def test_what_is_no_dict_is_named(self, exctr: BalsamExecutor, batch_jobs: list[dict[str, Any]], name: str) -> None:
+        with pytest.raises(ExecutorException, match=f"{name} must be a dict, not 'kind=a'"):
+            exctr.submit_allocation(site_id=1, num_nodes=1, wall_time_min=1, **{name: "kind=a"})
+        assert batch_jobs == []
 
     def test_partitions_and_filters_are_passed(self, exctr: BalsamExecutor, batch_jobs: list[dict[str, Any]]) -> None:
         part = {"job_mode": "serial", "num_nodes": 1, "filter_tags": {"a": "b"}}

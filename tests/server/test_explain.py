@@ -8,11 +8,12 @@ import pytest
 
 from balsam.domain.states import BatchJobState
 from balsam.server.store.memory import MemoryStore
-from balsam.server.usecases import batch_jobs, explain
+from balsam.server.usecases import batch_jobs, explain, sites
 from balsam.site.ledger import Entry, Phase
 from balsam.testing.store_world import StoreWorld
 from balsam.wire.batch_jobs import BatchJobView, status_reason
 from balsam.wire.jobs import JobExplanation
+from balsam.wire.sites import QueueLimits, SitePatch
 from tests.server.test_usecases_sites import lease
 
 B = BatchJobState
@@ -110,3 +111,23 @@ def test_gpus_that_no_launcher_has_are_named(world: StoreWorld) -> None:
     second = world.open_session(batch_job_id=batch_job.id)
     world.acquire(second.id, max_gpus_per_node=4, max_wall_time_min=0, filter_tags={"no": "such"})
     assert "as soon as a launcher" in why(world, job_id).summary
+
+
+@pytest.mark.parametrize(
+    ("asks", "says"),
+    [
+        ({"num_nodes": 900}, "It asks for 900 nodes; the Site's queues allow at most 4."),
+        ({"wall_time_min": 5000}, "It asks for 5000 minutes; the Site's queues allow at most 600."),
+    ],
+)
+def test_a_job_that_no_queue_allows_is_not_told_to_ask_for_an_allocation(
+    world: StoreWorld, asks: dict[str, int], says: str
+) -> None:
+    lease(world, "agent")
+    queues = {"debug": QueueLimits(max_nodes=4), "long": QueueLimits(max_nodes=2, max_walltime=600)}
+    patch = SitePatch(allowed_queues=queues)
+    world.write(lambda tx: sites.change_site(tx, world.agent(), world.site.id, patch, world.now))
+    large, small = world.submit(**asks) + world.submit()
+    assert "No queue of Site" in why(world, large).summary
+    assert why(world, large).reasons == [says]
+    assert "balsam queue submit" in why(world, small).reasons[0]

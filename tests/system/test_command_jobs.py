@@ -152,6 +152,7 @@ def test_rm_counts_asks_and_names_what_is_left(site: LiveSite) -> None:
     assert done.stderr == f"  Job {parent} is left: Job {child} waits for it; cancel or delete that one first\n"
     nobody = run(site, "job", "rm", "-t", "kind=rm")
     assert nobody.returncode == 2 and "Delete 2 Jobs? There is nobody to ask" in nobody.stderr
+    assert nobody.stderr.splitlines()[1].startswith("Usage:")  # the question has a line of its own
     assert balsam(site.environment, "job", "rm", "-t", "kind=rm", put="y\n") == "Removed 2 Jobs.\n"
     assert ls(site, "-t", "kind=rm") == []
 

@@ -34,4 +34,5 @@ def ask(what: str, instead: str, **options: Any) -> str:
 def _nobody(abort: click.Abort, instead: str) -> NoReturn:
     if sys.stdin.isatty() or not isinstance(abort.__context__, EOFError):
         raise abort
+    click.echo(err=True)  # after the question that stands there
     raise click.UsageError(instead) from None

@@ -34,7 +34,7 @@ def _mpi() -> Iterator[Finding]:
     from balsam.platform.mpirun.detect import detect
 
     found = detect()
-    yield Finding("MPI", "ok", f"{found.mpirun.name}: {found.reason}")
+    yield Finding("MPI", "ok", found.reason)
 
 
 def _service() -> Iterator[Finding]:

@@ -100,6 +100,8 @@ def _fail(message: str, code: int, error: Exception | None) -> None:
 
     if output.json_wanted(sys.argv):
         output.print_error(type(error).__name__ if error else "Interrupted", message, code)
+    elif isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(message, err=True)  # the whole help
     elif error is not None:
         context = getattr(error, "ctx", None)
         if context is not None:

@@ -132,7 +132,7 @@ def _mpi(plan: "Plan") -> Iterator[Finding]:
     from balsam.platform.mpirun.detect import detect
 
     found = detect(plan.settings.mpirun_name)
-    yield Finding("MPI", "ok", f"{found.mpirun.name}: {found.reason}")
+    yield Finding("MPI", "ok", found.reason)
 
 
 def _service(site: "SiteDirectory") -> Iterator[Finding]:

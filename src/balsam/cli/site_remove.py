@@ -40,16 +40,16 @@ class _Contents:
 @click.command("rm")
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--site", "name", help="Instead of PATH: a Site whose directory is gone or elsewhere, by name or id.")
-@click.option("-f", "--force", is_flag=True, help="End allocations that run or wait.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask, and end allocations that run or wait.")
 @click.option("--keep-files", is_flag=True, help="Leave the directory, which is no Site any more then.")
 @yes_option
 @json_option
 def remove(path: Path | None, name: str | None, force: bool, keep_files: bool, yes: bool, as_json: bool) -> None:
     """Remove the Site in the directory PATH: its Apps, Jobs and history at the service, and all files in PATH."""
     if path is not None and name is None:
-        removed = _remove_here(path, force, keep_files, _Asker(yes, as_json))
+        removed = _remove_here(path, force, keep_files, _Asker(yes or force, as_json))
     elif name is not None and path is None:
-        removed = _remove_record(name, force, _Asker(yes, as_json))
+        removed = _remove_record(name, force, _Asker(yes or force, as_json))
     else:
         raise click.UsageError("give the directory of the Site, or --site NAME when that is gone or elsewhere")
     if as_json:
@@ -84,7 +84,7 @@ def _remove_here(path: Path, force: bool, keep_files: bool, asker: _Asker) -> di
     _refuse_live(live, force)
     known = "which the service does not know any more" if found is None else str(found)
     files = "leave its files" if keep_files else f"all files in {directory.root}"
-    asker.confirm(f"Remove Site {identity.name}: {known}{_and_live(live)}, and {files}?")
+    asker.confirm(f"Remove Site {identity.name}: {known}, and {files}?")
     if row is not None and live and site_status(directory.root) is not None:
         _end_allocations(row)
     stop_site(directory.root)
@@ -104,7 +104,7 @@ def _remove_record(name: str, force: bool, asker: _Asker) -> dict[str, object]:
             f"the agent of Site {row.name} is active; remove it there: balsam site rm {row.path}"
         )
     _refuse_live(list(found.live), force)
-    asker.confirm(f"Remove Site {row.name}: {found}{_and_live(list(found.live))}? Files in {place} are left")
+    asker.confirm(f"Remove Site {row.name}: {found}? Files in {place} are left")
     row.delete()
     return {"id": row.id, "name": row.name, "path": row.path, "files_removed": False}
 
@@ -132,10 +132,6 @@ def _refuse_live(live: list[int], force: bool) -> None:
         raise click.ClickException(
             f"{counted(len(live), 'allocation')} of it run or wait (BatchJobs {ids}); wait for their end, or --force it"
         )
-
-
-def _and_live(live: list[int]) -> str:
-    return f", {counted(len(live), 'allocation')} that run or wait" if live else ""
 
 
 def _end_allocations(row: "Site") -> None:

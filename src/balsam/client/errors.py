@@ -213,8 +213,10 @@ def from_reply(
 ) -> BalsamError:
     """The exception for an error answer. `where` is the request (`POST /api/jobs`), `url` the service."""
     kind = _BY_CODE.get(code) or _BY_STATUS.get(status, ServiceFault)
-    text = [message or f"the service answered {status}"]
-    text += [f"  {problem}" for problem in details[:_SHOWN_DETAILS]]
+    listed = [str(problem) for problem in details[:_SHOWN_DETAILS]]
+    if listed and message.startswith(listed[0]):  # it is not said twice
+        del listed[0]
+    text = [message or f"the service answered {status}", *(f"  {problem}" for problem in listed)]
     if len(details) > _SHOWN_DETAILS:
         text.append(f"  ... and {len(details) - _SHOWN_DETAILS} more")
     if kind in _ADVICE:

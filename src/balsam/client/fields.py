@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from balsam.client.model import Model
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Enum)
 INSTANT = datetime.fromisoformat
 REQUIRED: Any = object()
 
@@ -95,6 +96,19 @@ class Field(Generic[T]):
         if value is REQUIRED:
             return None
         return copied(value) if self.load is None or value is None else self.load(value)
+
+
+def one_of(kind: type[E]) -> Callable[[Any], E]:
+    """For `accept`: a member, or its value. Raises ValueError, which lists the values."""
+
+    def accept(value: Any) -> E:
+        try:
+            return kind(value)
+        except ValueError:
+            known = ", ".join(str(member.value) for member in kind)
+            raise ValueError(f"{value!r} is no {kind.__name__}; there are: {known}") from None
+
+    return accept
 
 
 class IdField(Field[int]):

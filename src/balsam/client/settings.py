@@ -83,14 +83,17 @@ class ClientSettings:
 
     @classmethod
     def load_from_file(cls, path: Path | None = None) -> "ClientSettings":
-        """The settings in one file (default: `$BALSAM_HOME/client.yml`). Raises NotConfigured when it is missing.
+        """The settings in one file; without a path those of this user, as `load` finds them.
+
+        Raises NotConfigured when there are none.
 
         >>> settings = ClientSettings("http://127.0.0.1:8000", "blsm_user_x")
         >>> path = settings.save_to_file(scratch / "one.yml")
         >>> ClientSettings.load_from_file(path).url
         'http://127.0.0.1:8000'
         """
-        path = balsam_home() / CLIENT_FILE if path is None else path
+        if path is None:
+            return cls.load()
         found = _from_file(path)
         if found is None:
             raise NotConfigured(f"{path} does not exist; log in with `balsam login URL`, or start `balsam up`")

@@ -97,10 +97,12 @@ def checked(kind: type[M], where: str, fields: Mapping[str, Any]) -> M:
     """The message with these fields. Raises ValidationFailed, which names every wrong field."""
     from pydantic import ValidationError  # whose import takes longer than a call; see client/transport/codec.py
 
+    from balsam.wire.faults import said
+
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        problems = [Problem(_place(where, item["loc"]), item["msg"]) for item in error.errors(include_url=False)]
+        problems = [Problem(_place(where, item["loc"]), said(item)) for item in error.errors(include_url=False)]
         text = "\n  ".join(str(problem) for problem in problems[:_SHOWN_PROBLEMS])
         raise ValidationFailed(text, code="validation", details=problems) from None
 

@@ -140,8 +140,8 @@ class BalsamExecutor(Executor):
                 job_mode=job_mode,
                 queue=queue,
                 project=project,
-                optional_params=dict(optional_params or {}),
-                filter_tags=dict(filter_tags or {}),
+                optional_params=_items("optional_params", optional_params),
+                filter_tags=_items("filter_tags", filter_tags),
                 partitions=[dict(part) for part in partitions or []] or None,
             )
         except NotFound as error:
@@ -269,13 +269,13 @@ class BalsamExecutor(Executor):
             app_id=task.app.pyobj,
             workdir=task.workdir,
             parameters=task.app_args,
-            tags={str(key): str(value) for key, value in (tags or {}).items()},
+            tags=_texts("tags", tags),
             num_nodes=placement.num_nodes,
             ranks_per_node=placement.procs_per_node,
             gpus_per_rank=gpus_per_rank,
             node_packing_count=share,
-            launch_params={str(key): str(value) for key, value in (extra_args or {}).items()},
-            transfers=dict(transfers or {}),
+            launch_params=_texts("extra_args", extra_args),
+            transfers=_items("transfers", transfers),
         )
 
     def _finish_dry_run(self, task: BalsamTask, placement: Placement) -> BalsamTask:
@@ -296,6 +296,16 @@ class BalsamExecutor(Executor):
                 logger.warning(f"Task {task.name} did not start within {fail_time} seconds; it stays submitted")
                 return
             time.sleep(0.005)
+
+
+def _items(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A dict of the caller's own. Raises ExecutorException for what is none."""
+    jassert(value is None or isinstance(value, Mapping), f"{name} must be a dict, not {value!r}")
+    return dict(value or {})
+
+
+def _texts(name: str, value: Mapping[str, Any] | None) -> dict[str, str]:
+    return {str(key): str(text) for key, text in _items(name, value).items()}
 
 
 def _sizes(placement: Placement) -> str:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from balsam.server.errors import ServiceError
 from balsam.wire.base import ErrorDetail, ErrorInfo, ErrorReply
+from balsam.wire.faults import said
 
 MAX_DETAILS = 20  # a bulk with 10,000 bad rows is answered with the first ones and their number
 
@@ -55,9 +56,7 @@ def from_validation(error: ValidationError) -> Problem:
 
 
 def _plain(fault: Mapping[str, Any]) -> str:
-    if fault["type"] == "extra_forbidden":
-        return "unknown field"
-    return str(fault["msg"]).removeprefix("Value error, ")
+    return "unknown field" if fault["type"] == "extra_forbidden" else said(fault)
 
 
 def reply(error: ServiceError, request_id: str) -> ErrorReply:

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from balsam.platform.registry import MPIRUNS, NODES, SCHEDULERS, BackEndBroken, BackEnds, UnknownBackEnd
 from balsam.site.settings import GONE, OFF_BY_NULL, Settings
 from balsam.site.settings_scaling import scaling_faults
+from balsam.wire.faults import nearest_word
 
 MAX_SIZE_BYTES = 1024 * 1024
 Where = tuple[str | int, ...]
@@ -160,15 +161,9 @@ def _sentence(fault: ErrorDetails) -> str:
         return f"{name} {fault['msg'].removeprefix('Value error, ')}".strip()
     what = f"{name} is {_shown(fault['input'])}"
     if fault["msg"].startswith(_ALLOWED):
-        return f"{what}; it must be{fault['msg'].removeprefix(_ALLOWED)}{_nearest_value(fault)}"
+        known = re.findall(r"'([^']*)'", str(fault.get("ctx", {}).get("expected", "")))
+        return f"{what}; it must be{fault['msg'].removeprefix(_ALLOWED)}{nearest_word(fault['input'], known)}"
     return f"{what}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
-
-
-def _nearest_value(fault: ErrorDetails) -> str:
-    """Of a setting that takes one of a few words."""
-    known = re.findall(r"'([^']*)'", str(fault.get("ctx", {}).get("expected", "")))
-    near = difflib.get_close_matches(str(fault["input"]).lower(), {word.lower(): word for word in known}, n=1)
-    return next((f"; did you mean {word!r}?" for word in known if near and word.lower() == near[0]), "")
 
 
 def _is_union_arm(part: str | int) -> bool:

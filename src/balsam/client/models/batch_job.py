@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack, overload
 
 from balsam.client.errors import Conflict, NotFound
-from balsam.client.fields import INSTANT, Field, Write
+from balsam.client.fields import INSTANT, Field, Write, one_of
 from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects, R
 from balsam.client.query import Changed, Query
@@ -163,14 +163,14 @@ class BatchJob(Model):
     site_id = Field[int](write=Write.CREATE)
     num_nodes = Field[int](write=Write.CREATE)
     wall_time_min = Field[int](write=Write.CREATE)
-    job_mode = Field[JobMode](write=Write.CREATE, parse=JobMode, accept=JobMode)
+    job_mode = Field[JobMode](write=Write.CREATE, parse=JobMode, accept=one_of(JobMode))
     queue = Field[str](write=Write.CREATE)
     project = Field[str](write=Write.CREATE)
     optional_params = Field[dict[str, str]]({}, write=Write.CREATE)
     filter_tags = Field[dict[str, str]]({})
     partitions = Field["list[BatchJobPartition] | None"](None, write=Write.CREATE, load=_partitions, accept=_partitions)
     scheduler_id = Field[str | None](None)
-    state = Field[BatchJobState](None, parse=BatchJobState, accept=BatchJobState)
+    state = Field[BatchJobState](None, parse=BatchJobState, accept=one_of(BatchJobState))
     status_info = Field[dict[str, Any]]({})
     start_time = Field[datetime | None](None, parse=INSTANT)
     end_time = Field[datetime | None](None, parse=INSTANT)

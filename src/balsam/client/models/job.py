@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from balsam.client.encoding import decode_all, is_plain
 from balsam.client.errors import Conflict, ServiceUnavailable
-from balsam.client.fields import INSTANT, Field, Write
+from balsam.client.fields import INSTANT, Field, Write, one_of
 from balsam.client.lookups import aware
 from balsam.client.model import Model
 from balsam.client.models.application import ApplicationDefinition, is_definition
@@ -99,7 +99,7 @@ class Job(JobArrivals, JobFiles, JobResults, Model):
     max_attempts = Field[int | None](None)
     return_code = Field[int | None](None)
     pending_file_cleanup = Field[bool](True)
-    state = Field[JobState](None, write=Write.SAVED, parse=JobState, accept=JobState)
+    state = Field[JobState](None, write=Write.SAVED, parse=JobState, accept=one_of(JobState))
     state_data = Field[dict[str, Any] | None](None, write=Write.SAVED)
     state_timestamp = Field[str | None](None, write=Write.SAVED, accept=iso_time)
     site_id = Field[int](None, write=Write.NEVER)

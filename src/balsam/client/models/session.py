@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from balsam.client.errors import NotFound, SessionEnded
-from balsam.client.fields import INSTANT, Field, Write
+from balsam.client.fields import INSTANT, Field, Write, one_of
 from balsam.client.model import Model
 from balsam.client.objects import Manager, Objects, Page
 from balsam.client.values import checked
@@ -70,8 +70,10 @@ class Session(Model):
 
     site_id = Field[int](write=Write.CREATE)
     batch_job_id = Field[int | None](None, write=Write.CREATE)
-    kind = Field[LeaseKind](LeaseKind.HEARTBEAT, write=Write.CREATE, parse=LeaseKind, accept=LeaseKind)
-    purpose = Field[SessionPurpose](SessionPurpose.RUN, write=Write.CREATE, parse=SessionPurpose, accept=SessionPurpose)
+    kind = Field[LeaseKind](LeaseKind.HEARTBEAT, write=Write.CREATE, parse=LeaseKind, accept=one_of(LeaseKind))
+    purpose = Field[SessionPurpose](
+        SessionPurpose.RUN, write=Write.CREATE, parse=SessionPurpose, accept=one_of(SessionPurpose)
+    )
     label = Field[str]("", write=Write.CREATE)
     ttl_sec = Field[float](None, write=Write.NEVER)
     renew_sec = Field[float](None, write=Write.NEVER)

@@ -42,6 +42,7 @@ from balsam.server.usecases.scope import find_job
 from balsam.server.usecases.sites import is_online
 from balsam.wire.batch_jobs import status_reason
 from balsam.wire.jobs import JobExplanation
+from balsam.wire.sites import QueueLimits
 
 _MAY_RUN = (BatchJobState.RUNNING, BatchJobState.UNKNOWN)
 _ALIVE = (BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED, *_MAY_RUN)
@@ -164,6 +165,8 @@ def _runnable(tx: ReadTx, site: SiteRow, job: JobRow, now: datetime) -> tuple[st
         place = f"BatchJob {session.batch_job_id}" if session and session.batch_job_id else "its launcher"
         return f"It was granted to {place} and waits for room on the nodes.", []
     allocations = tx.find(BatchJobRow, site_id=site.id, state=_ALIVE)
+    if not allocations and (beyond := list(_beyond(site, job))):
+        return f"No queue of Site {site.name!r} allows an allocation that could run it.", beyond
     if not allocations:
         ask = f"Ask for one with `balsam queue submit --site {site.name} ...`."
         reasons = [*_last_failure(tx, site), *_scaling(site), *([] if "elastic_queue" in site.scaling else [ask])]
@@ -182,6 +185,17 @@ def _runnable(tx: ReadTx, site: SiteRow, job: JobRow, now: datetime) -> tuple[st
     if len(pending) == len(fitting):
         return "It waits for an allocation to start.", pending
     return "Its allocation runs, and no launcher has reported from it yet.", ["See the Site's log of the launcher."]
+
+
+def _beyond(site: SiteRow, job: JobRow) -> Iterator[str]:
+    """What the Job asks for that no queue of its Site allows, with both numbers."""
+    queues = [QueueLimits.model_validate(limits) for limits in site.allowed_queues.values()]
+    for needs, unit, allowed in (
+        (job.num_nodes, "nodes", [limits.max_nodes for limits in queues]),
+        (job.wall_time_min, "minutes", [limits.max_walltime for limits in queues]),
+    ):
+        if allowed and needs > max(allowed):
+            yield f"It asks for {needs} {unit}; the Site's queues allow at most {max(allowed)}."
 
 
 def _acquirable(job: JobRow, launchers: list[SessionRow], pending: list[str]) -> tuple[str, list[str]]:
