@@ -83,9 +83,10 @@ class GrantedJob(Message):
     wall_time_min: int
     launch_params: dict[str, str]
     hook: Hook | None = None
-    tags: dict[str, str] = {}
-    data: JsonDict = {}
-    parent_ids: list[int] = []
+    # Factories: other defaults are copied deeply for each Job.
+    tags: dict[str, str] = Field(default_factory=dict)
+    data: JsonDict = Field(default_factory=dict)
+    parent_ids: list[int] = Field(default_factory=list)
 
 
 class AcquireReply(Message):

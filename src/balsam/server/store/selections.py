@@ -162,13 +162,13 @@ def fitting(candidates: Iterable[tuple[int, int, int]], criteria: AcquireCriteri
     chosen: list[int] = []
     room = criteria.max_aggregate_nodes
     for job_id, num_nodes, packing in candidates:
-        if len(chosen) == criteria.max_jobs:
-            break
         if room is not None:
             if num_nodes / packing > room + 1e-9:
                 continue
             room -= num_nodes / packing
         chosen.append(job_id)
+        if len(chosen) == criteria.max_jobs:  # before the next one is looked for
+            break
     return chosen
 
 

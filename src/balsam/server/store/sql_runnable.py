@@ -122,7 +122,9 @@ class RunnableReadTx:
         walk = self._walk(criteria)
         best = self._people(walk, criteria)
         if len(best) == 1:
-            return self._jobs_of(walk, [number], lock, *best)
+            # The others are for Jobs that do not fit together; what is to be locked is found by one statement.
+            likely = number if lock else min(number, criteria.max_jobs)
+            return self._jobs_of(walk, [likely, number], lock, *best)
         pieces = [-(-number // max(1, len(best))) + 1, number]
         return in_turns(best, lot, partial(self._jobs_of, walk, pieces, lock))
 

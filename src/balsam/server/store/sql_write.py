@@ -10,7 +10,7 @@ their own for the sake of speed are methods that sqlite_tx.py and postgres_tx.py
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from operator import attrgetter
@@ -201,7 +201,7 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
 
     def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
         found = self._candidates(criteria, lot(session_id, grant_seq))
-        ids = fitting([(job.job_id, job.num_nodes, job.node_packing_count) for job in found], criteria)
+        ids = fitting(((job.job_id, job.num_nodes, job.node_packing_count) for job in found), criteria)
         if not ids:
             return []
         any_tagged, length = self._weighed(ids)
@@ -217,8 +217,9 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         place = {job_id: index for index, job_id in enumerate(ids)}
         return sorted(map(job_row, rows), key=lambda job: place[job.id])
 
-    def _candidates(self, criteria: AcquireCriteria, lot: int) -> Sequence[Candidate]:
-        return list(islice(self._in_turns(criteria, criteria.candidates, lot), criteria.candidates))
+    def _candidates(self, criteria: AcquireCriteria, lot: int) -> Iterable[Candidate]:
+        """In their order; looked for as they are taken."""
+        return islice(self._in_turns(criteria, criteria.candidates, lot), criteria.candidates)
 
     def _weighed(self, ids: list[int]) -> tuple[bool, int]:
         """Whether any of the Jobs has tags, and how long their parameters and data are together."""
