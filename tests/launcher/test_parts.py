@@ -3,6 +3,8 @@
 import json
 import os
 from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from balsam.launcher import starter as starter_module
 from balsam.launcher.apps import AppShelf, RunnableApp
 from balsam.launcher.call_files import CallFiles
 from balsam.launcher.config import LauncherConfig, LauncherConfigError
+from balsam.launcher.courier import Courier, Packed
 from balsam.launcher.engines.base import NotLaunchable, Words, argv_of
 from balsam.launcher.engines.local import LocalEngine
 from balsam.launcher.environment import JobEnvironment
@@ -323,6 +326,17 @@ def test_queue_keeps_order_over_shapes() -> None:
     queue.put(launch_job(2))
     assert list(iter(lambda: take_next(queue), None)) == [5, 3, 4, 2]
     assert (len(queue), queue.nodes) == (0, 0)
+
+
+def test_the_courier_drops_records_over_which_the_loop_died() -> None:
+    """S1: they are whole in the outbox, where others find them."""
+    taken: SimpleQueue[list[Packed]] = SimpleQueue()
+    courier = SimpleNamespace(_records=taken, _open=None, _thread=lambda _: None)
+    whole = [b'{"do":"records","count":2}\n', b'{"seq":1}\n', b'{"seq":2}\n']
+    Courier.run(courier, iter([*whole, b'{"do":"records","count":1}\n', b'{"seq"']))  # type: ignore[arg-type]
+    Courier.run(courier, iter(whole[:2]))  # type: ignore[arg-type]
+    assert [packed.record["seq"] for packed in taken.get_nowait()] == [1, 2]
+    assert taken.empty()
 
 
 def take_next(queue: JobQueue) -> int | None:

@@ -1,14 +1,14 @@
 """How much to ask the service for, and when. Part of the machine; no I/O, no clock.
 
 What can run now is asked for at once. Beyond that, as many Jobs are held in reserve as end within a second (at most
-100): a stream of short Jobs never waits for the service, and long Jobs are left for other launchers. After an
+300): a stream of short Jobs never waits for the service, and long Jobs are left for other launchers. After an
 empty answer nothing is asked until the service hints at work, more room than was asked for is free, or 15 s passed.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
 
-MOST_IN_RESERVE = 100
+MOST_IN_RESERVE = 300
 MOST_AT_ONCE = 512
 RESERVE_WINDOW_SEC = 1.0
 # The pace of the first ends is believed after so long: a stream of short Jobs is up to speed in a few answers.

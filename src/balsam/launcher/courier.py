@@ -15,8 +15,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, NamedTuple, TypeVar
@@ -51,6 +52,7 @@ TRY_SEC = 4.0
 LONGEST_PAUSE_SEC = 3.0
 RENEW_TRY_SEC = 15.0
 READ_TIMEOUT_SEC = 30.0
+READ_BYTES = 1 << 16
 # So long an answer is not believed that may be of a proxy, or of a service whose new token is on its way to us.
 DOUBT_SEC = 60.0
 # After these the Session can't be used any more.
@@ -69,17 +71,16 @@ class Errand:
 
 
 class Packed(NamedTuple):
-    """A record on its way: `text` is its JSON, which the loop or an earlier launcher wrote."""
+    """A record on its way: `text` is its JSON, which the loop or an earlier launcher wrote. It is read only when the
+    service has something to say of it."""
 
-    seq: int
-    job_id: int
-    token: int
     text: bytes
     is_bare: bool = False
 
-    @classmethod
-    def of(cls, record: dict[str, Any]) -> "Packed":
-        return cls(record["seq"], record["job_id"], record["token"], encode(record))
+    @property
+    def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(self.text)
+        return record
 
 
 class Courier:
@@ -98,7 +99,7 @@ class Courier:
         self._renewals = Transport(settings)
         self._random = SystemRandom()
         self._acquires: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._records: queue.SimpleQueue[list[dict[str, Any]]] = queue.SimpleQueue()
+        self._records: queue.SimpleQueue[list[Packed]] = queue.SimpleQueue()
         self._closing: dict[str, Any] | None = None
         self._renew_now = threading.Event()
         self._over = threading.Event()
@@ -116,7 +117,7 @@ class Courier:
         except OSError:
             os._exit(0)
 
-    def run(self, lines: Iterable[bytes]) -> None:
+    def run(self, lines: Iterator[bytes]) -> None:
         """Take orders until the loop is gone."""
         self._thread(self._open)
         for line in lines:
@@ -125,7 +126,9 @@ class Courier:
                 case "acquire":
                     self._acquires.put(order["request"])
                 case "records":
-                    self._records.put(order["records"])
+                    texts = list(islice(lines, order["count"]))
+                    if len(texts) == order["count"] and texts[-1].endswith(b"\n"):  # else the loop died over them
+                        self._records.put([Packed(text[:-1]) for text in texts])
                 case "close":
                     self._closing = order
                     self._records.put([])
@@ -201,7 +204,7 @@ class Courier:
                 continue
             if contents.header.get("partition") != self._errand.partition:
                 continue
-            session, records = contents.session_id, [Packed.of(record) for record in contents.records]
+            session, records = contents.session_id, [Packed(encode(record)) for record in contents.records]
             log.info("session %d of an earlier launcher: delivering %d records", session, len(records))
             try:
                 while records:
@@ -237,10 +240,10 @@ class Courier:
         waiting: list[Packed] = []
         while True:
             if not waiting:
-                waiting += map(Packed.of, self._records.get())
+                waiting += self._records.get()
             # Whatever came while the last batch was under way goes with this one.
             while not self._records.empty():
-                waiting += map(Packed.of, self._records.get())
+                waiting += self._records.get()
             batch, waiting = _split(waiting)
             if batch:
                 self._tell(batch)
@@ -252,8 +255,8 @@ class Courier:
 
     def _tell(self, batch: list[Packed]) -> None:
         self._sync()
-        tokens = {record.job_id: record.token for record in batch}
         for reply in self._report_all(self._id, batch):
+            tokens = _tokens(batch) if reply.fenced else {}
             fenced = [[job_id, tokens[job_id]] for job_id in reply.fenced if job_id in tokens]
             self.say(**{"is": "reported", "acked_seq": reply.acked_seq, "fenced": fenced, "cancel": reply.cancel})
 
@@ -288,9 +291,8 @@ class Courier:
             refused = records[0]
             log.error("the service refuses a record: %r (%s)", refused.text[:2000], error)
             if refused.is_bare:
-                return [ReportReply(acked_seq=refused.seq)]
-            fallback = Packed.of(bare(json.loads(refused.text), str(error)))
-            return self._report_all(session, [fallback._replace(is_bare=True)])
+                return [ReportReply(acked_seq=refused.record["seq"])]
+            return self._report_all(session, [Packed(encode(bare(refused.record, str(error))), is_bare=True)])
 
     def _close(self, session: int, lost: bool, reason: str) -> None:
         body = SessionClose(lost=lost, reason=reason[:1024])
@@ -339,6 +341,11 @@ class Courier:
                     self.say(**{"is": "closing"})
 
 
+def _tokens(records: list[Packed]) -> dict[int, int]:
+    """By Job id."""
+    return {record["job_id"]: record["token"] for record in (packed.record for packed in records)}
+
+
 def _split(records: list[Packed]) -> tuple[list[Packed], list[Packed]]:
     """What goes into the next report, and what into later ones."""
     length = batch_length(len(record.text) for record in records)
@@ -350,7 +357,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(name)s[%(process)d]: %(message)s", level=logging.INFO)
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.setblocking(True)
-    lines = sock.makefile("rb")
+    lines = sock.makefile("rb", buffering=READ_BYTES)
     first = lines.readline()
     if not first:
         return

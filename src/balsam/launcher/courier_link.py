@@ -1,9 +1,10 @@
 """The loop's end of the courier: starts it, sends orders without ever waiting, cuts its messages into lines.
 
 JSON lines. The first is the errand (see `courier.Errand`). Orders: `{"do": "acquire", "request"}`,
-`{"do": "records", "records"}`, `{"do": "close", "reason"}`. Messages, by their `is`: opened {session, sent_at} |
-refused {reason} | granted {reply} | acquire_refused {acquire_seq, reason} | reported {acked_seq, fenced [[job, token]],
-cancel} | renewed {sent_at, cancel} | work | cancel {job_ids} | closing | ended {reason} | closed.
+`{"do": "records", "count"}` followed by a line for each record, `{"do": "close", "reason"}`. Messages, by their `is`:
+opened {session, sent_at} | refused {reason} | granted {reply} | acquire_refused {acquire_seq, reason} |
+reported {acked_seq, fenced [[job, token]], cancel} | renewed {sent_at, cancel} | work | cancel {job_ids} | closing |
+ended {reason} | closed.
 """
 
 import json
@@ -70,7 +71,7 @@ class CourierProcess:
         self._link.send_line(json.dumps(order, separators=(",", ":")).encode())
 
     def send_records(self, records: list[bytes]) -> None:
-        self._link.send_line(b'{"do":"records","records":[' + b",".join(records) + b"]}")
+        self._link.send_line(b"\n".join((b'{"do":"records","count":%d}' % len(records), *records)))
 
     def flush(self) -> None:
         self._link.flush()

@@ -1,6 +1,6 @@
 """Facts on their way: numbered into the outbox, handed to the courier, forgotten when the service has them.
 
-Used by the loop. Paced: at once when the launcher is idle or was silent for a while, else every 30 ms or 200 facts
+Used by the loop. Paced: at once when the launcher is idle or was silent for a while, else every 50 ms or 200 facts
 (a stream of short Jobs would otherwise cost a write and a call for each). While the disk is full, or too much is not
 delivered, facts wait in memory and no new Job is started (F10, L2).
 """
@@ -15,7 +15,7 @@ from balsam.launcher.machine_messages import Record
 
 log = logging.getLogger("balsam.launcher")
 
-PACE_SEC = 0.03
+PACE_SEC = 0.05
 MOST_WAITING = 200
 TRY_AGAIN_SEC = 1.0
 LONGEST_MESSAGE = 8000
