@@ -31,8 +31,8 @@ S = JobState
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[HookSite]:
-    with running_service(tmp_path / "home") as service:
-        yield hook_site(service, tmp_path / "site")
+    with running_service(tmp_path / "home") as service, hook_site(service, tmp_path / "site") as site:
+        yield site
 
 
 def counted(self: Any) -> None:

@@ -95,13 +95,14 @@ class HookSite:
             client.post(f"/api/sessions/{session}/close", json={})
 
 
-def hook_site(service: RunningService, place: Path) -> HookSite:
+@contextmanager
+def hook_site(service: RunningService, place: Path) -> Iterator[HookSite]:
     """A Site that was just made."""
-    client = Client(ClientSettings(url=service.url, token=service.token))
-    made = init_site(place, "here", transport=client.transport)
-    found = HookSite(service, SiteDirectory(made.path), client)
-    found.settings()
-    return found
+    with Client(ClientSettings(url=service.url, token=service.token)) as client:
+        made = init_site(place, "here", transport=client.transport)
+        found = HookSite(service, SiteDirectory(made.path), client)
+        found.settings()
+        yield found
 
 
 def eventually(look: Callable[[], Any], what: str, timeout: float = WAIT_SEC) -> Any:

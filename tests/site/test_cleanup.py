@@ -70,8 +70,8 @@ def test_a_deep_tree_needs_no_deep_stack_and_few_descriptors(tmp_path: Path) -> 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[HookSite]:
-    with running_service(tmp_path / "home") as service:
-        yield hook_site(service, tmp_path / "site")
+    with running_service(tmp_path / "home") as service, hook_site(service, tmp_path / "site") as site:
+        yield site
 
 
 def finished(site: HookSite, workdir: str, **fields: Any) -> Any:

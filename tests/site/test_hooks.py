@@ -38,8 +38,8 @@ Hook = Callable[[Any], object]
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HookSite]:
     root = tmp_path_factory.mktemp("hooks")
-    with running_service(root / "home") as service:
-        yield hook_site(service, root / "site")
+    with running_service(root / "home") as service, hook_site(service, root / "site") as site:
+        yield site
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,8 @@ def here(idle: HookSite) -> Iterator[HookSite]:
 @pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[HookSite]:
     """A Site of this test alone, without an agent yet."""
-    with running_service(tmp_path / "home") as service:
-        yield hook_site(service, tmp_path / "site")
+    with running_service(tmp_path / "home") as service, hook_site(service, tmp_path / "site") as site:
+        yield site
 
 
 _numbers = iter(range(10_000))
