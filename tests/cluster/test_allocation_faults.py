@@ -213,6 +213,52 @@ def test_a_node_that_is_lost(cluster: LiveCluster) -> None:
     assert "RUN_TIMEOUT" in states
 
 
+# What begins a script about an attempt that must be over before the next one runs: it waits for ever, and its successor
+# says how long it still saw it alive, in tenths of a second. All nodes see the same processes.
+ATTEMPTS = """
+CODE = '''
+if [ $BALSAM_ATTEMPT = 1 ]; then echo $$ > first; uname -n > where; exec sleep 900; fi
+n=0; while kill -0 $(cat first) 2>/dev/null && [ $n -lt 100 ]; do n=$((n + 1)); sleep 0.1; done; echo $n > survived
+'''
+def said(job, name):
+    path = ROOT / "data" / job.workdir / name
+    return path.read_text().strip() if path.exists() else ""
+def results(jobs):
+    ids = [job.id for job in jobs]
+    return EventLog.objects.filter(job_id=ids, to_state="RUN_DONE").count()
+"""
+
+
+def test_a_node_that_is_cut_off_while_its_tasks_live_on(cluster: LiveCluster) -> None:
+    """S6, S7: Slurm gives the node away while launcher and Job run on there: they end as soon as the service knows."""
+    script, (node,) = begun(
+        cluster,
+        ATTEMPTS
+        + """
+batch = reach(allocation(filter_tags={"group": "cut"}), "running")
+job = submit("cut", CODE, tags={"group": "cut"})
+until(lambda: said(job, "where"), "it does not run")
+print(json.dumps([said(job, "where")]), flush=True)
+again = allocation(filter_tags={"group": "cut"})
+reach(batch, "finished", seconds=150)
+assert job.wait(150), job.explain()
+print(json.dumps([batch.status_info["error"], job.state.value, states_of(job), said(job, "survived"), results([job])]))
+again.cancel()
+reach(again, "finished")
+""",
+    )
+    cluster.bed.node(node, "cut")
+    cluster.bed.do("update", f"nodename={node}", "state=down", "reason=cut")
+    try:
+        ((error, state, states, survived, results),) = answers(finished(script, 250))
+    finally:
+        cluster.bed.node(node, "start")
+    assert error.startswith("NODE_FAIL")
+    assert state == "JOB_FINISHED" and results == 1
+    assert [one for one in states if one.startswith("RUN")] == ["RUNNING", "RUN_TIMEOUT", "RUNNING", "RUN_DONE"]
+    assert int(survived) <= 20, "beyond the grace of an allocation's lease two attempts lived"
+
+
 @contextmanager
 def agent_with_faults(cluster: LiveCluster) -> Iterator[CommandFaults]:
     """The agent asks Slurm through wrappers that can lie."""
