@@ -132,6 +132,11 @@ class PostgresServer:
             time.sleep(0.02)
 
     @property
+    def pid(self) -> int:
+        assert self._server is not None
+        return self._server.pid
+
+    @property
     def log(self) -> str:
         path = self._root / "log"
         return path.read_text() if path.exists() else ""

@@ -99,13 +99,13 @@ class ThreeHosts:
         """The command lines of what runs on any of them."""
         found = []
         for name in self.namespaces():
-            for pid in _output("ip", "netns", "pids", name).split():
+            for pid in output("ip", "netns", "pids", name).split():
                 with suppress(psutil.NoSuchProcess):
                     found.append(f"{name}: {pid} {' '.join(psutil.Process(int(pid)).cmdline())}")
         return found
 
     def namespaces(self) -> list[str]:
-        names = [line.split()[0] for line in _output("ip", "netns", "list").splitlines()]
+        names = [line.split()[0] for line in output("ip", "netns", "list").splitlines()]
         return [name for name in names if name.startswith(f"{self.net}-")]
 
 
@@ -114,22 +114,22 @@ def _path() -> str:
 
 
 def _script(*words: str) -> str:
-    return _output(str(SCRIPT), *words)
+    return output(str(SCRIPT), *words)
 
 
-def _output(*words: str) -> str:
+def output(*words: str) -> str:
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PATH": _path()}, check=False)
     assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stderr}"
     return done.stdout
 
 
-def _why_not() -> str | None:
+def why_not() -> str | None:
     if os.getuid() != 0:
         return "network namespaces need root"
     if missing := [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]:
         return f"no {', '.join(missing)}: apt-get install iproute2 nftables openssl"
     try:
-        _output("unshare", "--net", "--mount", "nft", "add table inet probe")  # is gone with its namespace
+        output("unshare", "--net", "--mount", "nft", "add table inet probe")  # is gone with its namespace
     except AssertionError as error:
         return f"this container can't make network namespaces with firewalls: {error}"
     return None
@@ -140,7 +140,7 @@ def _certify(hosts: ThreeHosts) -> None:
     made = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=balsam"]
     names = ["-addext", f"subjectAltName=IP:{SERVICE_ADDRESS}"]
     files = ["-keyout", str(hosts.service.directory / "key.pem"), "-out", str(hosts.service.certificate)]
-    _output("openssl", "req", *made, *names, *files)
+    output("openssl", "req", *made, *names, *files)
     for host in (hosts.laptop, hosts.cluster):
         shutil.copy(hosts.service.certificate, host.certificate)
 
@@ -148,7 +148,7 @@ def _certify(hosts: ThreeHosts) -> None:
 @contextmanager
 def three_hosts(root: Path) -> Iterator[ThreeHosts]:
     """Up for a block. After it nothing of them is left, whatever happened; who left a process there is told."""
-    if (reason := _why_not()) is not None:
+    if (reason := why_not()) is not None:
         pytest.skip(reason)
     net = f"balsam{uuid.uuid4().hex[:8]}"
     hosts = ThreeHosts(net, *(Host(net, name, root) for name in ("laptop", "service", "cluster")))

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ STOPPING = "the service is stopping; try again"
 class Item:
     """One `write` on its way through the writer thread: `result` or `error` is set by the store."""
 
-    __slots__ = ("_future", "account", "error", "fn", "loop", "result")
+    __slots__ = ("_future", "account", "asked_at", "error", "fn", "loop", "result")
 
     def __init__(
         self, fn: Callable[[Tx], Any], account: int, future: Any, loop: asyncio.AbstractEventLoop | None
@@ -37,6 +38,7 @@ class Item:
         self.fn = fn
         self.account = account
         self.loop = loop
+        self.asked_at = time.monotonic()
         self.result: Any = None
         self.error: BaseException | None = None
         self._future = future

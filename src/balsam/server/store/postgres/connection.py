@@ -1,19 +1,20 @@
 """Connections to PostgreSQL: how they are made, how they run statements, and their errors in the service's words.
 
-Used by the parts of this package. Promises: a dead network is noticed within seconds, on both sides; no text of an
-error has a password in it.
+Used by the parts of this package. Promises: a dead network is noticed within seconds, on both sides, and so is a server
+that takes statements and answers none; no text of an error has a password in it.
 """
 
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors
-from psycopg.abc import Buffer
+from psycopg.abc import Buffer, PQGen
 from psycopg.adapt import Dumper
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
 
 from balsam.server.database_address import DatabaseAddress
@@ -22,16 +23,17 @@ from balsam.server.store.postgres.sql import translated
 from balsam.server.store.protocol import Duplicate, GuardFailed
 from balsam.server.store.sql_database import Listed
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 ADVISORY_LOCKS = 0x62616C73  # the first number of all our advisory locks
 PATIENCE_SEC = 3.0  # a restart of the server takes less
-
-Connection = psycopg.Connection[tuple[Any, ...]]
+CONNECT_SEC = 5
+ANSWER_SEC = 5.0  # a statement's own limit is the server's to keep; one that says nothing so long after it is away
 
 # What an idle or a silent connection means is decided here, not by a firewall in between.
 _CLIENT = {
-    "connect_timeout": 5,
+    "connect_timeout": CONNECT_SEC,
     "keepalives_idle": 5,
     "keepalives_interval": 3,
     "keepalives_count": 3,
@@ -57,6 +59,25 @@ _SESSION = {
 
 # Classes of SQLSTATE: connections, resources, an operator's intervention, input and output.
 _SERVER_TROUBLE = frozenset({"08", "53", "57", "58"})
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that is given up when a statement is not answered within `answer_sec` seconds (None: never).
+
+    The network may be whole and the server, its disk or a pooler stand still: no time-out of TCP or of the server ends
+    that.
+    """
+
+    answer_sec: float | None = CONNECT_SEC
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        try:
+            return super().wait(gen, interval, self.answer_sec if timeout is None else timeout)
+        except psycopg.OperationalError as error:
+            if error.sqlstate is None and self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.pgconn.finish()
+                raise psycopg.OperationalError("the server does not answer") from error
+            raise
 
 
 class ListedDumper(Dumper):
@@ -87,31 +108,37 @@ class Collision(Exception):
     """Another process holds what this transaction wants to change; the same work can be done again."""
 
 
-def connect(address: DatabaseAddress, purpose: str, **settings: str) -> Connection:
-    """A connection without an open transaction. Raises Unreachable."""
+def connect(address: DatabaseAddress, purpose: str, *, limit_sec: float | None = None, **settings: str) -> Connection:
+    """A connection without an open transaction. Raises Unreachable.
+
+    `limit_sec`: what a statement may take on the server. None, for work on whole databases: as long as it takes.
+    """
     try:
         options = {**_CLIENT, **conninfo_to_dict(address.text), "application_name": f"balsam {purpose}"}
-        connection = psycopg.connect(make_conninfo("", **options), autocommit=True, prepare_threshold=3)
+        connection = Connection.connect(make_conninfo("", **options), autocommit=True, prepare_threshold=3)
     except psycopg.Error as error:
         raise Unreachable(f"the database {address} can't be reached: {_reason(error, address)}") from None
     try:
         connection.adapters.register_dumper(int, Int8Dumper)
         connection.adapters.register_dumper(Listed, ListedDumper)
+        if limit_sec is not None:
+            settings["statement_timeout"] = f"{round(1000 * limit_sec)}ms"
         wanted = [part for setting in (_SESSION | settings).items() for part in setting]
         calls = ", ".join(["set_config(%s, %s, false)"] * (len(wanted) // 2))
         connection.execute(f"SELECT {calls}".encode(), wanted)
     except psycopg.Error as error:
         connection.close()
         raise Unreachable(f"the database {address} can't be used: {_reason(error, address)}") from None
+    connection.answer_sec = None if limit_sec is None else limit_sec + ANSWER_SEC
     return connection
 
 
-def patiently(address: DatabaseAddress, purpose: str, **settings: str) -> Connection:
+def patiently(address: DatabaseAddress, purpose: str, *, limit_sec: float, **settings: str) -> Connection:
     """`connect`, with patience for a server that is starting again."""
     deadline = time.monotonic() + PATIENCE_SEC
     while True:
         try:
-            return connect(address, purpose, **settings)
+            return connect(address, purpose, limit_sec=limit_sec, **settings)
         except Unreachable:
             if time.monotonic() > deadline:
                 raise

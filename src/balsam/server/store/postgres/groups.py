@@ -25,6 +25,7 @@ from balsam.server.store.postgres.connection import (
     Unreachable,
     patiently,
 )
+from balsam.server.store.postgres.outage import Outage
 from balsam.server.store.postgres.tx import PostgresIds, PostgresTx
 from balsam.server.store.protocol import Duplicate, GuardFailed
 from balsam.server.store.sql_database import listed
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 GROUP_LOCK_WAIT = "100ms"
 LOCK_WAIT = "3s"
-WRITE_TIMEOUT = "30s"
+WRITE_LIMIT_SEC = 30.0
 ATTEMPTS = 3
 COLLISIONS = 6
 _BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -58,8 +59,9 @@ class _Apart(Exception):
 class GroupCommit:
     """The writing connection of a process, and what is done with it."""
 
-    def __init__(self, address: DatabaseAddress, origin: str, subscribers: Subscribers) -> None:
+    def __init__(self, address: DatabaseAddress, origin: str, subscribers: Subscribers, outage: Outage) -> None:
         self._address = address
+        self._outage = outage
         self._origin = origin
         self._subscribers = subscribers
         self._database: PostgresDatabase | None = None
@@ -68,6 +70,8 @@ class GroupCommit:
 
     def write_group(self, group: list[Item]) -> int:
         """Give items their result or their error, in their order; returns how many."""
+        if told := self._tell_of_outage(group):
+            return told
         waiting = list(group)
         try:
             for _ in range(ATTEMPTS):
@@ -79,8 +83,23 @@ class GroupCommit:
                     self.close()
             raise Unavailable("the connection to the database is lost again and again; try again")
         except Exception as error:
+            if isinstance(error, Unreachable):
+                self._outage.note(error)
             for item in waiting:
                 item.result, item.error = None, error
+        return len(group)
+
+    def _tell_of_outage(self, group: list[Item]) -> int:
+        """How many of the first items queued while the server could not be reached; they have their error."""
+        if self._is_connected():
+            return 0
+        for place, item in enumerate(group):
+            try:
+                self._outage.check(item.asked_at)
+            except Unreachable as error:
+                item.error = error
+            else:
+                return place
         return len(group)
 
     def close(self) -> None:
@@ -204,11 +223,14 @@ class GroupCommit:
             if not database.connection.closed:
                 database.connection.execute(b"ROLLBACK")
 
+    def _is_connected(self) -> bool:
+        return self._database is not None and not self._database.connection.closed
+
     def _connected(self) -> PostgresDatabase:
         """The connection; made anew when there is none, with some patience for a server that is starting."""
-        if self._database is not None and not self._database.connection.closed:
+        if self._database is not None and self._is_connected():
             return self._database
-        connection = patiently(self._address, "writer", lock_timeout=LOCK_WAIT, statement_timeout=WRITE_TIMEOUT)
+        connection = patiently(self._address, "writer", limit_sec=WRITE_LIMIT_SEC, lock_timeout=LOCK_WAIT)
         self._database = database = PostgresDatabase(connection)
         self._ids = PostgresIds(database)
         found = database.execute(_TAKE_SHARD).fetchone()

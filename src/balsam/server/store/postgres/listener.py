@@ -27,6 +27,7 @@ START_SEC = 10.0
 # A leader that was not heard of by itself for so long does not call itself one: its connection may be dead.
 LEADS_FOR_SEC = 5.0
 TIDY_SEC = 20.0
+STATEMENT_SEC = 5.0
 RETRY_SEC = 0.25
 _LEAD = f"SELECT pg_try_advisory_lock({ADVISORY_LOCKS}, 1)"
 _LOST, _BACK = Wake("wakes", 0, "lost", {}), Wake("wakes", 0, "back", {})
@@ -64,7 +65,7 @@ class Listener:
         while not self._stopping.is_set():
             heard = False
             try:
-                with closing(connect(self._address, "listener")) as connection:
+                with closing(connect(self._address, "listener", limit_sec=STATEMENT_SEC)) as connection:
                     connection.execute(f"LISTEN {notifications.CHANNEL}".encode())
                     if self._heard_once.is_set():
                         self._hear([_BACK])

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import queue
 import secrets
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,12 +23,14 @@ from balsam.server.store.postgres.connection import (
     Connection,
     ConnectionLost,
     PostgresDatabase,
+    Unreachable,
     connect,
     patiently,
 )
 from balsam.server.store.postgres.groups import GroupCommit
 from balsam.server.store.postgres.listener import Listener
 from balsam.server.store.postgres.migrate import check_schema
+from balsam.server.store.postgres.outage import Outage
 from balsam.server.store.postgres.tx import PostgresReadTx
 from balsam.server.store.protocol import ReadTx, Subscriber, Tx, Wake
 from balsam.server.store.wakes import Subscribers
@@ -38,6 +41,7 @@ log = logging.getLogger(__name__)
 
 READERS = 3
 READ_LIMIT_SEC = 10.0
+TELL_LIMIT_SEC = 5.0
 _BEGIN_READ = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
@@ -53,7 +57,8 @@ class PostgresStore:
         check_schema(address)
         self._origin = secrets.token_hex(6)
         self._subscribers = Subscribers()
-        self._groups = GroupCommit(address, self._origin, self._subscribers)
+        self._outage = Outage()
+        self._groups = GroupCommit(address, self._origin, self._subscribers, self._outage)
         self._writer = GroupedWriter(self._groups.write_group)
         self._readers: queue.LifoQueue[Connection] = queue.LifoQueue()
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
@@ -71,23 +76,26 @@ class PostgresStore:
     async def read(self, fn: Callable[[ReadTx], T]) -> T:
         if self._closed:
             raise Unavailable(STOPPING)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self.read_sync, fn)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, fn, time.monotonic())
 
     def read_sync(self, fn: Callable[[ReadTx], T]) -> T:
+        return self._read(fn, time.monotonic())
+
+    def _read(self, fn: Callable[[ReadTx], T], asked_at: float) -> T:
         if self._closed:
             raise Unavailable(STOPPING)
         try:
-            return self._read(fn)
+            return self._read_once(fn, asked_at)
         except ConnectionLost:
             # One that was idle while the server restarted; so were the others. Reading twice does no harm.
             self._drop_readers()
         try:
-            return self._read(fn)
+            return self._read_once(fn, asked_at)
         except ConnectionLost:
             raise Unavailable("the connection to the database was lost; try again") from None
 
-    def _read(self, fn: Callable[[ReadTx], T]) -> T:
-        database = PostgresDatabase(self._reader(), self._read_limit_sec)
+    def _read_once(self, fn: Callable[[ReadTx], T], asked_at: float) -> T:
+        database = PostgresDatabase(self._reader(asked_at), self._read_limit_sec)
         try:
             return _in_one_state(database, fn)
         finally:
@@ -96,11 +104,15 @@ class PostgresStore:
             else:
                 self._readers.put(database.connection)
 
-    def _reader(self) -> Connection:
-        try:
+    def _reader(self, asked_at: float) -> Connection:
+        with suppress(queue.Empty):
             return self._readers.get_nowait()
-        except queue.Empty:
-            return patiently(self._address, "reader", statement_timeout=f"{round(1000 * self._read_limit_sec)}ms")
+        self._outage.check(asked_at)
+        try:
+            return patiently(self._address, "reader", limit_sec=self._read_limit_sec)
+        except Unreachable as error:
+            self._outage.note(error)
+            raise
 
     def _drop_readers(self) -> None:
         with suppress(queue.Empty):
@@ -112,18 +124,21 @@ class PostgresStore:
 
     async def tell(self, wake: Wake) -> None:
         if not self._closed:
-            await asyncio.get_running_loop().run_in_executor(self._teller, self._tell, wake)
+            await asyncio.get_running_loop().run_in_executor(self._teller, self._tell, wake, time.monotonic())
 
-    def _tell(self, wake: Wake) -> None:
+    def _tell(self, wake: Wake, asked_at: float) -> None:
         """Twice when the connection turns out to be dead: it was idle while the server restarted."""
         for _ in range(2):
             try:
                 if self._telling is None or self._telling.closed:
-                    self._telling = connect(self._address, "teller", synchronous_commit="off")
+                    self._outage.check(asked_at)
+                    self._telling = connect(self._address, "teller", limit_sec=TELL_LIMIT_SEC, synchronous_commit="off")
                 with self._telling.transaction():
                     notifications.send(PostgresDatabase(self._telling), self._origin, [wake])
                 return
             except (Unavailable, ConnectionLost, psycopg.OperationalError) as error:
+                if isinstance(error, Unreachable):
+                    self._outage.note(error)
                 log.info("other processes were not told of %s %s: %s", wake.topic, wake.event, error)
 
     def leads(self) -> bool:

@@ -54,7 +54,7 @@ class WholeDatabase:
 @contextmanager
 def reading(address: DatabaseAddress) -> Iterator[WholeDatabase]:
     """One state of a database that is in use."""
-    with _spoken(), connect(address, "backup", **_SETTINGS) as connection:
+    with _spoken(), connect(address, "backup", limit_sec=None, **_SETTINGS) as connection:
         connection.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         yield WholeDatabase(connection)
 
@@ -62,7 +62,7 @@ def reading(address: DatabaseAddress) -> Iterator[WholeDatabase]:
 @contextmanager
 def filling(address: DatabaseAddress, tables: Sequence[Table]) -> Iterator[WholeDatabase]:
     """A database that must be empty and that no service uses; all or nothing is written."""
-    with _spoken(), connect(address, "restore", **_SETTINGS) as connection:
+    with _spoken(), connect(address, "restore", limit_sec=None, **_SETTINGS) as connection:
         if connection.execute(_OTHERS.encode()).fetchone() != (0,):
             raise Unavailable(f"a service uses the database {address}; stop it first")
         with connection.transaction():
