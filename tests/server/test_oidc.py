@@ -7,97 +7,46 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import unescape
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urljoin, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import httpx2
 import pytest
-import yaml
 
 from balsam.cli import server_doctor_network
 from balsam.server.settings import ServerSettings
 from tests.server.world import ok
 from tests.services import RunningService, running_service
 from tests.system.live_site import BALSAM
+from tests.testbed.oidc import IS_THERE, Browser, free_port, login_file, running_provider
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("npm") is None, reason="there is no Node here")]
-
-OIDC = Path(__file__).parent.parent / "oidc"
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not IS_THERE, reason="there is no Node here")]
 
 
 @dataclass
 class World:
     service: RunningService
-    provider: subprocess.Popen[str]
     issuer: str
-
-
-def start_provider(redirect_uri: str) -> subprocess.Popen[str]:
-    if not (OIDC / "node_modules").exists():
-        npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        subprocess.run(npm, cwd=OIDC, check=True, capture_output=True, timeout=300)
-    command = ["node", "provider.mjs", redirect_uri]
-    return subprocess.Popen(
-        command, cwd=OIDC, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    provider = start_provider(f"{url}/login/callback")
-    assert provider.stdout is not None and provider.stdin is not None
-    issuer = provider.stdout.readline().strip()
-    who = {"client_id": "balsam", "client_secret": "not a secret: of the tests", "issuer": issuer}
-    providers = [
-        {"name": "lab", "title": "The <Lab>", **who, "allow_domains": ["lab.example"]},
-        {"name": "beam", **who, "allow_groups": ["beamline"]},
-        {"name": "gone", **who, "issuer": "http://127.0.0.1:9", "allow_anybody": True},
-    ]
     home = tmp_path_factory.mktemp("oidc")
-    path = home / "login.yml"
-    path.touch(0o600)
-    path.write_text(yaml.safe_dump({"public_url": url, "providers": providers}))
-    try:
+    with running_provider(f"{url}/login/callback") as issuer:
+        providers = [
+            {"name": "lab", "title": "The <Lab>", "issuer": issuer, "allow_domains": ["lab.example"]},
+            {"name": "beam", "issuer": issuer, "allow_groups": ["beamline"]},
+            {"name": "gone", "issuer": "http://127.0.0.1:9", "allow_anybody": True},
+        ]
+        path = login_file(home / "login.yml", url, providers)
         with running_service(home / "balsam", options=["--login-file", str(path), "--port", str(port)]) as service:
-            yield World(service, provider, issuer)
-    finally:
-        provider.stdin.close()
-        provider.wait(10)
-        provider.stdout.close()
-
-
-class Browser(httpx2.Client):
-    """Cookies, redirects and forms."""
-
-    def __init__(self) -> None:
-        super().__init__(timeout=30, follow_redirects=True, trust_env=False)
-
-    def submit(self, page: httpx2.Response, **fields: str) -> httpx2.Response:
-        form = re.search(r"<form[^>]*>", page.text)
-        assert form is not None, page.text
-        action = re.search(r'action="([^"]*)"', form[0])
-        hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page.text))
-        target = urljoin(str(page.url), unescape(action[1]) if action else "")
-        return self.post(target, data={**hidden, **fields}, headers={"origin": f"http://{urlsplit(target).netloc}"})
-
-    def log_in_at_provider(self, page: httpx2.Response, name: str) -> httpx2.Response:
-        page = self.submit(page, login=name, password="any")
-        return self.submit(page) if "Authorize" in page.text else page
+            yield World(service, issuer)
 
 
 def begin(world: World, client: str = "balsam on login1") -> dict[str, Any]:

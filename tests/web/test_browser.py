@@ -89,7 +89,15 @@ def pages_of(person: Person) -> list[str]:
         f"/ui/jobs/{person.job_id}",
         f"/ui/jobs/{person.job_id + 1}?file={EVIL}",
     ]
-    return ["/ui", *jobs, "/ui/jobs?state=NONSENSE", "/ui/allocations", "/ui/sites", f"/ui/login?next={EVIL}"]
+    return [
+        "/ui",
+        *jobs,
+        "/ui/jobs?state=NONSENSE",
+        "/ui/allocations",
+        "/ui/sites",
+        "/ui/tokens",
+        f"/ui/login?next={EVIL}",
+    ]
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])

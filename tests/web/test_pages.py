@@ -27,7 +27,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'"
 )
-PAGES = ("/ui", "/ui/jobs", "/ui/allocations", "/ui/sites")
+PAGES = ("/ui", "/ui/jobs", "/ui/allocations", "/ui/sites", "/ui/tokens")
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +145,11 @@ def test_every_form_is_refused_when_it_came_from_elsewhere(
 ) -> None:
     """T14."""
     good = fields_of(anns.get(f"/ui/jobs/{ann.job_id}"))
+    with service.client(ann.token) as client:
+        token_id = ok(client.get("/api/tokens"))["results"][0]["id"]
     forms = ["/ui/logout", f"/ui/jobs/{ann.job_id}/cancel", f"/ui/jobs/{ann.job_id}/retry"]
     forms += [f"/ui/allocations/{ann.batch_job_id}/end", "/ui/login", "/ui/enter"]
+    forms += ["/ui/tokens", f"/ui/tokens/{token_id}/revoke"]
     page = files("balsam.web").joinpath("pages.py").read_text()
     assert page.count('"POST"') == len(forms), "a form without a row"
     for path in forms:
@@ -161,6 +164,7 @@ def test_every_form_is_refused_when_it_came_from_elsewhere(
         assert anns.get(path).status_code in (200, 403, 404, 405)
     with service.client(ann.token) as client:
         assert ok(client.get(f"/api/jobs/{ann.job_id}"))["state"] != "CANCELLED"
+        assert token_id in [one["id"] for one in ok(client.get("/api/tokens"))["results"]]
     assert "access-control-allow-origin" not in anns.get("/ui").headers
 
 
@@ -229,6 +233,44 @@ def test_an_allocation_is_asked_to_end(service: RunningService, bob: Person, bob
         assert page.status_code == 200
     with service.client(bob.token) as client:
         assert ok(client.get(f"/api/batch-jobs/{bob.batch_job_id}"))["state"] in ("pending_deletion", "finished")
+
+
+def test_a_token_is_made_shown_once_used_and_revoked(service: RunningService, ann: Person, anns: httpx2.Client) -> None:
+    page = anns.get("/ui/tokens")
+    form = fields_of(page) | {"label": "<b>nightly</b>", "scope-jobs:read": "on", "days": "30", "site_id": ""}
+    page = anns.post("/ui/tokens", data=form)
+    (secret,) = re.findall(r"<pre>(blsm_user_[\w-]+)</pre>", page.text)
+    assert page.headers["cache-control"] == "no-store" and "&lt;b&gt;nightly" in page.text
+    assert secret not in anns.get("/ui/tokens").text
+    with service.client(secret) as program, service.client(ann.token) as client:
+        ok(program.get("/api/jobs"))
+        assert program.post("/api/jobs/cancel", json={"filter": {"id": [ann.job_id]}}).status_code == 403
+        (one,) = [one for one in ok(client.get("/api/tokens"))["results"] if one["label"] == "<b>nightly</b>"]
+        assert (one["scopes"], one["site_id"]) == (["jobs:read"], None) and one["expires_at"] is not None
+        page = anns.post(f"/ui/tokens/{one['id']}/revoke", data=form)
+        assert page.url.path == "/ui/tokens" and "nightly" not in page.text
+        assert program.get("/api/jobs").status_code == 401
+    with service.client() as admin:
+        for event in ("token_made", "token_revoked"):
+            row = ok(admin.get("/api/audit", params={"event": event}))["results"][0]
+            assert row["actor"] == "ann" and secret not in str(row), event
+
+
+def test_a_token_that_can_t_be_is_said_in_the_form(ann: Person, anns: httpx2.Client, bobs: httpx2.Client) -> None:
+    csrf = fields_of(anns.get("/ui/tokens"))
+    for wrong, status in (
+        ({"label": "x"}, 422),
+        ({"label": "x", "scope-all": "on"}, 422),
+        ({"label": "x", "scope-jobs:read": "on", "days": "0"}, 422),
+        ({"label": " ", "scope-jobs:read": "on"}, 422),
+        ({"label": "x", "scope-jobs:read": "on", "site_id": "999999999"}, 404),
+    ):
+        page = anns.post("/ui/tokens", data=csrf | wrong)
+        assert (page.status_code, 'role="alert"' in page.text, "blsm_" in page.text) == (status, True, False), wrong
+    kept = anns.post("/ui/tokens", data=csrf | {"label": "kept", "scope-jobs:write": "on", "days": "0"}).text
+    assert 'value="kept"' in kept and re.search(r'name="scope-jobs:write" checked', kept)
+    theirs = re.findall(r"/ui/tokens/(\d+)/revoke", anns.get("/ui/tokens").text)
+    assert theirs and bobs.post(f"/ui/tokens/{theirs[0]}/revoke", data=fields_of(bobs.get("/ui"))).status_code == 404
 
 
 def test_output_without_an_agent_says_what_to_do(ann: Person, anns: httpx2.Client) -> None:

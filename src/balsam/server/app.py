@@ -214,9 +214,13 @@ def _note_used(tx: Tx, token_ids: Iterable[int], now: datetime) -> None:
 
 
 def _login_pages(app: ServiceApp, login_file: Path) -> Callable[[], Awaitable[None]]:
-    from balsam.server import login_pages  # here: a service without providers starts sooner without its libraries
+    # Here: a service without providers starts sooner without their libraries.
+    from balsam.server import login_pages
+    from balsam.web import provider_login
 
-    return login_pages.add_to(app.router, app.service, login_file)
+    providers = login_pages.add_to(app.router, app.service, login_file)
+    provider_login.add_to(app.router, app.service, providers)
+    return providers.close
 
 
 def _add_docs(app: ServiceApp) -> None:

@@ -6,7 +6,6 @@ these pages see; every form carries a token made from it, and says yes only in t
 
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -26,6 +25,7 @@ from balsam.server.store.records import DeviceLoginRow
 from balsam.server.usecases import audit, logins
 
 PATH = "/login"
+BROWSER_CALLBACK = "/ui/login/back"  # of who comes back to the pages themselves (web.provider_login)
 WRONG_CODES, WRONG_CODES_SEC = 5, 300.0
 MAX_FORM_BYTES = 65_536
 COOKIE_SEC = 600
@@ -47,10 +47,10 @@ class Providers:
         self.is_secure = settings.public_url.startswith("https:")
         parts = urlsplit(settings.public_url)
         self.origin = f"{parts.scheme}://{parts.netloc}"
-        # A form that is answered with a redirect to a provider counts as one that is sent there.
-        targets = " ".join(sorted({"/".join(one.issuer.split("/")[:3]) for one in settings.providers}))
+        self.titles = {one.name: one.title or one.name for one in settings.providers}
+        self.form_targets = " ".join(sorted({"/".join(one.issuer.split("/")[:3]) for one in settings.providers}))
         self.policy = (
-            f"default-src 'none'; style-src 'self'; form-action 'self' {targets}; frame-ancestors 'none'; "
+            f"default-src 'none'; style-src 'self'; form-action 'self' {self.form_targets}; frame-ancestors 'none'; "
             "base-uri 'none'"
         )
 
@@ -58,8 +58,8 @@ class Providers:
         await self._outbound.close()
 
 
-def add_to(router: Router, service: Service, login_file: Path) -> Callable[[], Awaitable[None]]:
-    """Add the pages to a router and tell the service of them; returns how to end. Raises SettingsError for the file."""
+def add_to(router: Router, service: Service, login_file: Path) -> Providers:
+    """Add the pages to a router and tell the service of them; to be closed. Raises SettingsError for the file."""
     providers = Providers(load(login_file), service)
     service.providers = providers
     pages = LoginPages(service, providers)
@@ -71,7 +71,7 @@ def add_to(router: Router, service: Service, login_file: Path) -> Callable[[], A
         ("/style.css", pages.style, "GET"),
     ):
         router.add_route(PATH + path, handler, methods=[method])
-    return providers.close
+    return providers
 
 
 class LoginPages:
@@ -87,7 +87,7 @@ class LoginPages:
         """Which program? The code, and where to log in."""
         browser = request.cookies.get(self._cookie) or secrets.token_urlsafe(32)
         code = request.query_params.get("code", "")[:20]
-        reply = self._page("ask.html", code=code, csrf=self._csrf(browser), names=self._names())
+        reply = self._page("ask.html", code=code, csrf=self._csrf(browser), names=self._providers.titles.items())
         secure = self._providers.is_secure
         reply.set_cookie(self._cookie, browser, max_age=COOKIE_SEC, httponly=True, secure=secure, samesite="lax")
         return reply
@@ -123,6 +123,8 @@ class LoginPages:
         """Back from the provider: who is it, and is it meant?"""
         browser, query, now = request.cookies.get(self._cookie, ""), request.query_params, self._service.clock.now()
         state, code = query.get("state", ""), query.get("code", "")
+        if state.startswith(logins.BROWSER_STATE):
+            return RedirectResponse(f"{BROWSER_CALLBACK}?{request.url.query}", 303, self._headers())
         try:
             row = await self._service.store.read(lambda tx: logins.claimed_login(tx, state, browser, now))
             if not code:
@@ -188,9 +190,6 @@ class LoginPages:
         target = f"{request.method} {request.url.path}"
         entry, now = audit.Entry(event, None, address, request_id, target, detail), self._service.clock.now()
         await self._service.store.write(lambda tx: audit.record(tx, entry, now))
-
-    def _names(self) -> list[tuple[str, str]]:
-        return [(name, one.settings.title or name) for name, one in self._providers.by_name.items()]
 
     def _told(self, text: str, status: int, headers: dict[str, str] | None = None) -> HTMLResponse:
         return self._page("told.html", status, headers, text=text)

@@ -151,6 +151,14 @@ class Frame:
         """After a form: the browser asks for a page, which a reload does not send again."""
         return RedirectResponse(where, 303, HEADERS)
 
+    def come_in(self, request: Request, token: str, next_page: str) -> Response:
+        """Begin a session, and go on where the browser was going."""
+        # Only to a page of ours: "//elsewhere" and "/\elsewhere" would be another host's.
+        is_ours = next_page == HOME or next_page.startswith((f"{HOME}/", f"{HOME}?"))
+        reply = self.go(next_page if is_ours else HOME)
+        self.door.set_session(request, reply, token)
+        return reply
+
     def failed(self, error: ServiceError, visit: Visit | None = None) -> Response:
         reasons = [detail.message for detail in getattr(error, "details", None) or ()]
         if visit is None:

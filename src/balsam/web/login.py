@@ -1,6 +1,7 @@
 """Coming in and going out: a password, or a link that works once (`balsam open`, `balsam up`).
 
-The account, its limits of tries and the audit log are those of the API: the same functions are called.
+The form also leads to the OpenID providers of the service (provider_login.py). The account, its limits of tries and the
+audit log are those of the API: the same functions are called.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from balsam.server.errors import ServiceError, Unauthenticated
 from balsam.server.routes import accounts as account_routes
 from balsam.server.usecases import accounts, logins
 from balsam.web.door import SESSION_LIFE, csrf_of, read_form
-from balsam.web.frame import HOME, Frame, Visit
+from balsam.web.frame import HOME, POLICY, Frame, Visit
 from balsam.wire.auth import PasswordLogin
 
 
@@ -44,7 +45,7 @@ class LoginDesk:
             return self._form(request, 401, error.message, next_page)
         except ServiceError as error:
             return frame.failed(error)
-        return self._come_in(request, login.token, next_page)
+        return frame.come_in(request, login.token, next_page)
 
     async def show_link(self, request: Request) -> Response:
         """Somebody follows a link that works once. Only the form uses it up: programs look at links, too."""
@@ -73,7 +74,7 @@ class LoginDesk:
             return self._link_is_over()
         except ServiceError as error:
             return frame.failed(error)
-        return self._come_in(request, login.token, "")
+        return frame.come_in(request, login.token, "")
 
     async def log_out(self, visit: Visit) -> Response:
         """The session's token ends."""
@@ -85,18 +86,16 @@ class LoginDesk:
         self._frame.door.end_session(visit.request, reply)
         return reply
 
-    def _come_in(self, request: Request, token: str, next_page: str) -> Response:
-        # Only to a page of ours: "//elsewhere" and "/\elsewhere" would be another host's.
-        is_ours = next_page == HOME or next_page.startswith((f"{HOME}/", f"{HOME}?"))
-        reply = self._frame.go(next_page if is_ours else HOME)
-        self._frame.door.set_session(request, reply, token)
-        return reply
-
     def _form(self, request: Request, status: int = 200, problem: str = "", next_page: str = "") -> Response:
         frame = self._frame
         visitor, is_new = frame.door.welcome(request)
+        doors, is_local = frame.service.providers, frame.service.settings.is_single_user
+        titles = {} if doors is None else doors.titles
         values: dict[str, Any] = {"csrf": csrf_of(visitor), "problem": problem, "next_page": next_page}
-        reply = frame.bare("login.html", status, is_local=frame.service.settings.is_single_user, **values)
+        reply = frame.bare("login.html", status, is_local=is_local, titles=titles, **values)
+        if doors is not None:
+            policy = POLICY.replace("form-action 'self'", f"form-action 'self' {doors.form_targets}")
+            reply.headers["Content-Security-Policy"] = policy
         if is_new:
             frame.door.set_visitor(request, reply, visitor)
         return reply

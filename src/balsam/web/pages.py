@@ -11,6 +11,7 @@ from balsam.web.frame import HEADERS, HOME, Frame
 from balsam.web.job_page import JobPage
 from balsam.web.lists import Lists
 from balsam.web.login import LoginDesk
+from balsam.web.token_page import TokenPage
 
 _KINDS = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _STATIC = ("style.css", "htmx.min.js", "hx-sse.min.js", "tail.js", "icon.svg")
@@ -19,7 +20,7 @@ _STATIC = ("style.css", "htmx.min.js", "hx-sse.min.js", "tail.js", "icon.svg")
 def add_to(router: Router, service: Service) -> None:
     """All pages of one service."""
     frame = Frame(service)
-    desk, lists, job = LoginDesk(frame), Lists(frame), JobPage(frame)
+    desk, lists, job, token = LoginDesk(frame), Lists(frame), JobPage(frame), TokenPage(frame)
     for path, endpoint, method in (
         ("/", lists.root, "GET"),
         (f"{HOME}/login", desk.ask, "GET"),
@@ -36,6 +37,9 @@ def add_to(router: Router, service: Service) -> None:
         (f"{HOME}/allocations", frame.page(lists.allocations), "GET"),
         (f"{HOME}/allocations/{{batch_job_id}}/end", frame.page(lists.end_allocation), "POST"),
         (f"{HOME}/sites", frame.page(lists.sites), "GET"),
+        (f"{HOME}/tokens", frame.page(token.show), "GET"),
+        (f"{HOME}/tokens", frame.page(token.create), "POST"),
+        (f"{HOME}/tokens/{{token_id}}/revoke", frame.page(token.revoke), "POST"),
         (f"{HOME}/stream", frame.page(lists.stream), "GET"),
         (f"{HOME}/static/{{name}}", _static, "GET"),
     ):

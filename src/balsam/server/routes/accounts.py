@@ -25,7 +25,7 @@ async def auth_methods(call: Call) -> AuthMethods:
     methods = ["password", "local"] if service.settings.is_single_user else ["password"]
     if service.providers is None:
         return AuthMethods(methods=methods)
-    return AuthMethods(methods=[*methods, "device"], providers=list(service.providers.by_name))
+    return AuthMethods(methods=[*methods, "device"], providers=list(service.providers.titles))
 
 
 @routes.post("/auth/login", needs=OPEN, body_limit=LOGIN_BYTES, audit="login")

@@ -54,8 +54,13 @@ class LoginDoors(Protocol):
         ...
 
     @property
-    def by_name(self) -> Mapping[str, object]:
-        """The providers."""
+    def titles(self) -> Mapping[str, str]:
+        """The providers' names, and what people call them."""
+        ...
+
+    @property
+    def form_targets(self) -> str:
+        """For a Content-Security-Policy: a form that is answered with a redirect counts as sent to where it leads."""
         ...
 
 

@@ -1,8 +1,9 @@
 """Logins through a browser: a program waits with a device code (RFC 8628), a person says yes with the user code.
 
-begin -> (a browser takes the user code) claim -> (the provider sent the person back) identify -> decide -> collect. The
-state is in the store, so that any process of the service may carry on. Device codes are kept as SHA-256, live for five
-minutes and are used once; whoever approves is the browser that claimed the code.
+begin -> (a browser takes the user code) claim -> (the provider sent the person back) identify -> decide -> collect. A
+browser that wants in itself: leave -> (the provider sent the person back) arrive. The state is in the store, so that
+any process of the service may carry on. Codes are kept as SHA-256, live for five minutes and are used once; whoever
+approves is the browser that claimed the code.
 """
 
 import re
@@ -20,6 +21,8 @@ LIFE = timedelta(minutes=5)
 INTERVAL_SEC = 2
 WAITING, CLAIMED, IDENTIFIED, APPROVED, DENIED = "waiting", "claimed", "identified", "approved", "denied"
 INVITED = "invited"  # the other way round: who is logged in lets a browser in
+LEFT = "left"  # a browser that wants in itself went to its provider
+BROWSER_STATE = "browser-"  # how its state begins: providers send all people back to one address
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._@-]")
 
 
@@ -62,14 +65,45 @@ def claim(tx: Tx, user_code: str, claim: Claim, now: datetime) -> bool:
     row = waiting_login(tx, user_code, now)
     if row is None:
         return False
-    row = replace(row, status=CLAIMED, provider=claim.provider, nonce=claim.nonce, verifier=claim.verifier)
-    tx.put(replace(row, browser_hash=hashed(claim.browser), state_hash=hashed(claim.state)))
+    tx.put(_claimed(row, claim, CLAIMED))
     return True
+
+
+def _claimed(row: DeviceLoginRow, claim: Claim, status: str) -> DeviceLoginRow:
+    row = replace(row, status=status, provider=claim.provider, nonce=claim.nonce, verifier=claim.verifier)
+    return replace(row, browser_hash=hashed(claim.browser), state_hash=hashed(claim.state))
+
+
+def leave(tx: Tx, claim: Claim, next_page: str, address: str, now: datetime) -> None:
+    """A browser goes to a provider to be let in itself; `next_page` is where it was going."""
+    unique = f"browser {hashed(claim.state)}"
+    tx.put(_claimed(_new(tx, claim.state, unique, next_page, address, LEFT, now), claim, LEFT))
+
+
+def left(tx: ReadTx, state: str, browser: str, now: datetime) -> DeviceLoginRow:
+    """The login for which this browser left. Raises NotFound for any other browser or state."""
+    return _gone_to_provider(tx, state, browser, LEFT, now)
+
+
+def arrive(
+    tx: Tx, login_id: int, issuer: str, subject: str, name: str, secret: str, expires_at: datetime, now: datetime
+) -> Login:
+    """The provider told who is at the browser: its session. Raises NotFound when that was used, Forbidden."""
+    row = tx.get(DeviceLoginRow, login_id)
+    if row is None or row.status != LEFT:
+        raise NotFound
+    user = _account(tx, issuer, subject, name, row.provider, now)
+    tx.remove(DeviceLoginRow, row.id)
+    return issue_user_token(tx, user.id, secret, expires_at, "browser", now)
 
 
 def claimed_login(tx: ReadTx, state: str, browser: str, now: datetime) -> DeviceLoginRow:
     """The login for which this browser went to its provider. Raises NotFound for any other browser or state."""
-    for row in tx.find(DeviceLoginRow, state_hash=hashed(state), browser_hash=hashed(browser), status=CLAIMED):
+    return _gone_to_provider(tx, state, browser, CLAIMED, now)
+
+
+def _gone_to_provider(tx: ReadTx, state: str, browser: str, status: str, now: datetime) -> DeviceLoginRow:
+    for row in tx.find(DeviceLoginRow, state_hash=hashed(state), browser_hash=hashed(browser), status=status):
         if _lives(row, now):
             return row
     raise NotFound
@@ -78,10 +112,18 @@ def claimed_login(tx: ReadTx, state: str, browser: str, now: datetime) -> Device
 def identify(
     tx: Tx, login_id: int, issuer: str, subject: str, name: str, provider: str, now: datetime
 ) -> tuple[UserRow, DeviceLoginRow]:
-    """The provider told who the person is. An identity that is new gets an account of its own; it takes nobody's."""
+    """The provider told who the person is."""
     row = tx.get(DeviceLoginRow, login_id)
     if row is None or row.status != CLAIMED:  # used once
         raise NotFound
+    user = _account(tx, issuer, subject, name, provider, now)
+    row = replace(row, status=IDENTIFIED, user_id=user.id, state_hash="", nonce="", verifier="")
+    tx.put(row)
+    return user, row
+
+
+def _account(tx: Tx, issuer: str, subject: str, name: str, provider: str, now: datetime) -> UserRow:
+    """Of this identity. One that is new gets an account of its own; it takes nobody's."""
     known = tx.find(IdentityRow, issuer=issuer, subject=subject)
     user = tx.get(UserRow, known[0].user_id) if known else None
     if user is None:
@@ -89,9 +131,7 @@ def identify(
         tx.put(IdentityRow(tx.new_id(IdentityRow), issuer, subject, user.id, micros(now)))
     if user.disabled_at is not None:
         raise Forbidden("this account is disabled; ask the administrators of the service")
-    row = replace(row, status=IDENTIFIED, user_id=user.id, state_hash="", nonce="", verifier="")
-    tx.put(row)
-    return user, row
+    return user
 
 
 def decide(tx: Tx, login_id: int, browser: str, approved: bool, now: datetime) -> DeviceLoginRow:
