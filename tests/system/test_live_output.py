@@ -1,8 +1,9 @@
-"""Output of running Jobs, read and followed from anywhere: by the SDK, by many at once, by the command."""
+"""Output of running Jobs, read and followed from anywhere: by the SDK, many at once, the command, a browser."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from balsam.client.client import Client
 from balsam.client.settings import ClientSettings
@@ -21,6 +23,7 @@ from tests.system.test_command import as_json
 
 pytestmark = pytest.mark.slow
 
+CHROMIUM = shutil.which("chromium") or ""
 WAIT_SEC = 60.0
 LATEST_SEC = 0.5
 _NUMBERS = count()
@@ -165,3 +168,33 @@ def test_ctrl_c_ends_following(site: LiveSite, client: Client) -> None:
         follower.kill()
         follower.wait()
         job.cancel()
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here")
+def test_a_browser_shows_output_as_it_grows(site: LiveSite, client: Client) -> None:
+    """Each line before the next is written, also after the agent was killed, as text whatever it says."""
+    command = (
+        "echo begun; while [ ! -e one ]; do sleep 0.1; done; printf '<b>bold</b>\\033[2J\\n'; "
+        "while [ ! -e two ]; do sleep 0.1; done; echo ended"
+    )
+    job = submit(client, site, command)
+    workdir = site.path / "data" / job.workdir
+    link = run(site, "open", "--print").stdout.decode().split()[-1]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_default_timeout(WAIT_SEC * 1000)
+        page.goto(link)
+        page.get_by_role("button", name="Go on as").click()
+        page.wait_for_url("**/ui")
+        page.goto(f"{link.partition('/ui')[0]}/ui/jobs/{job.id}")
+        tail = page.locator("#tail")
+        expect(tail).to_have_text("begun\n", timeout=WAIT_SEC * 1000)
+        (workdir / "one").touch()
+        expect(tail).to_have_text("begun\n<b>bold</b>\n", timeout=WAIT_SEC * 1000)
+        assert page.locator("#tail b").count() == 0
+        site.kill("agent")
+        (workdir / "two").touch()
+        expect(tail).to_contain_text("ended", timeout=WAIT_SEC * 1000)
+        expect(page.locator(".lead")).to_contain_text("JOB_FINISHED", timeout=WAIT_SEC * 1000)
+        browser.close()
