@@ -31,12 +31,17 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-@contextmanager
-def running_provider(redirect_uri: str) -> Iterator[str]:
-    """Its issuer. Whoever logs in as NAME is NAME@lab.example, and is asked for no real password."""
+def install() -> None:
+    """The provider's packages, once."""
     if not (DIRECTORY / "node_modules").exists():
         npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         subprocess.run(npm, cwd=DIRECTORY, check=True, capture_output=True, timeout=300)
+
+
+@contextmanager
+def running_provider(redirect_uri: str) -> Iterator[str]:
+    """Its issuer. Whoever logs in as NAME is NAME@lab.example, and is asked for no real password."""
+    install()
     command = ["node", "provider.mjs", redirect_uri]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     provider: subprocess.Popen[str] = subprocess.Popen(command, cwd=DIRECTORY, text=True, **pipes)

@@ -59,20 +59,28 @@ def _enter(path: str) -> None:
 
 
 @contextmanager
-def own_network() -> Iterator[OwnNetwork]:
-    if (reason := why_not()) is not None:
-        pytest.skip(reason)
-    network = OwnNetwork(f"balsam{uuid.uuid4().hex[:8]}")
-    outside = Path(f"/proc/self/task/{ctypes.CDLL(None).gettid()}/ns/net")
-    output("ip", "netns", "add", network.name)
-    before = os.open(outside, os.O_RDONLY)
+def entered(path: str | Path) -> Iterator[None]:
+    """This thread, and what it starts in the block, is in another network namespace."""
+    before = os.open(f"/proc/self/task/{ctypes.CDLL(None).gettid()}/ns/net", os.O_RDONLY)
     try:
-        output("ip", "-n", network.name, "link", "set", "lo", "up")
-        _enter(f"/run/netns/{network.name}")
+        _enter(str(path))
         try:
-            yield network
+            yield
         finally:
             _enter(f"/proc/self/fd/{before}")
     finally:
         os.close(before)
+
+
+@contextmanager
+def own_network() -> Iterator[OwnNetwork]:
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    network = OwnNetwork(f"balsam{uuid.uuid4().hex[:8]}")
+    output("ip", "netns", "add", network.name)
+    try:
+        output("ip", "-n", network.name, "link", "set", "lo", "up")
+        with entered(f"/run/netns/{network.name}"):
+            yield network
+    finally:
         output("ip", "netns", "delete", network.name)
