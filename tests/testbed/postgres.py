@@ -78,7 +78,7 @@ class PostgresServer:
         self._server: subprocess.Popen[bytes] | None = None
         self._has_template = False
         try:
-            self._own(self._root)
+            self.own(self._root)
             self._programs = self._reachable(programs)
             self._initialise()
             self.start()
@@ -86,7 +86,8 @@ class PostgresServer:
             self.close()
             raise
 
-    def _own(self, path: Path) -> None:
+    def own(self, path: Path) -> None:
+        """Give a directory to the user that the server runs as."""
         path.chmod(0o755)
         if os.getuid() == 0:
             os.chown(path, *_nobody())
@@ -105,7 +106,7 @@ class PostgresServer:
 
     def _initialise(self) -> None:
         self.socket_dir.mkdir()
-        self._own(self.socket_dir)
+        self.own(self.socket_dir)
         data = str(self._root / "data")
         options = ("-U", "balsam", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
         self._run(str(self._programs / "initdb"), "-D", data, *options)
