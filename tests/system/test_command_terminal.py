@@ -187,6 +187,20 @@ def test_interrupted_while_the_service_is_away(tmp_path: Path) -> None:
     assert done.returncode == 1 and "can't be reached" in done.stderr and time.monotonic() - begin < 30
 
 
+def test_without_a_terminal_a_password_comes_from_stdin_without_warnings(
+    service: RunningService, tmp_path: Path
+) -> None:
+    env = environment(service, BALSAM_HOME=str(tmp_path))
+    words = [str(BALSAM), "login", service.url, "--username", "nobody"]
+    for put, said in (("wrong\n", "does not accept this name and password"), ("", "there is nobody to ask")):
+        done = subprocess.run(
+            words, env=env, input=put, capture_output=True, text=True, timeout=60, start_new_session=True
+        )
+        assert done.returncode != 0
+        assert said in done.stderr
+        assert "arning" not in done.stderr
+
+
 def complete(env: dict[str, str], line: str) -> list[str]:
     """Words that bash is offered after this line."""
     words = line.split(" ")

@@ -1,5 +1,6 @@
 """Asking a person: before something is done that can't be taken back, and for what was not given. Always on stderr."""
 
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -25,10 +26,22 @@ def confirm(question: str, *, yes: bool, as_json: bool) -> None:
 
 def ask(what: str, instead: str, **options: Any) -> str:
     """What a person answers. Raises Abort after Ctrl-C, UsageError that names what to give `instead`."""
+    if not _has_terminal():
+        options["hide_input"] = False  # nothing can be seen, and Python would warn that it could
     try:
         return str(click.prompt(what, err=True, **options))
     except click.Abort as abort:
         _nobody(abort, f"there is nobody to ask for the {what.lower()}; give {instead}")
+
+
+def _has_terminal() -> bool:
+    if sys.stdin.isatty():
+        return True
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR))  # where passwords are asked when stdin is a file
+    except OSError:
+        return False
+    return True
 
 
 def _nobody(abort: click.Abort, instead: str) -> NoReturn:
