@@ -256,7 +256,8 @@ reach(again, "finished")
     assert error.startswith("NODE_FAIL")
     assert state == "JOB_FINISHED" and results == 1
     assert [one for one in states if one.startswith("RUN")] == ["RUNNING", "RUN_TIMEOUT", "RUNNING", "RUN_DONE"]
-    assert int(survived) <= 20, "beyond the grace of an allocation's lease two attempts lived"
+    # Two seconds are the grace of an allocation's lease; without what ends the launcher it is a minute or two.
+    assert int(survived) <= 50, "two attempts lived"
 
 
 @contextmanager
