@@ -921,3 +921,17 @@ def test_a_job_that_dies_of_the_question_is_no_failed_start_of_its_node() -> Non
     bench.step(*(CheckpointAsked(number) for number in (1, 2, 3)))
     out = [output for number in (1, 2, 3) for output in bench.end(number, 138)]
     assert not [note for note in all_of(Note, out) if "set aside" in note.text]
+
+
+def test_what_ended_before_the_drain_is_told_as_it_ended() -> None:
+    """It was not seen gone yet; a Job that is done does not run again."""
+    bench = Bench(nodes=(Node("n0", tuple(range(6))),))
+    bench.run(*(job(number, Resources(node_packing_count=3)) for number in (1, 2, 3)))
+    bench.step(Exited(1, 0), Exited(2, 3))
+    assert [order.job_id for order in all_of(Signal, bench.step(Drain("SIGTERM")))] == [3]
+    bench.step(Exited(3, 0))
+    assert told(bench.step(Gone(1), Gone(2), Gone(3))) == [
+        (Outcome.RUN_DONE, 1),
+        (Outcome.RUN_ERROR, 2),
+        (Outcome.RUN_TIMEOUT, 3),
+    ]

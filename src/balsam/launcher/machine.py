@@ -260,10 +260,12 @@ class Machine:
         if self._draining:
             return
         self._draining = reason
-        self._say(Note(f"draining: {reason}; {len(self._runs)} Jobs are told to end, {len(self._queue)} given back"))
+        # One that ended by itself can't be cut off; what it left behind is being killed anyway.
+        alive = [job_id for job_id in self._runs if (run := self._runs.get(job_id)) is not None and run.exited is None]
+        self._say(Note(f"draining: {reason}; {len(alive)} Jobs are told to end, {len(self._queue)} given back"))
         for job_id in self._queue:
             self._give_back(job_id)
-        for job_id in self._runs:
+        for job_id in alive:
             self._runs.kill(now, job_id, Killing.DRAIN, reason)
 
     def _have_checkpoints(self) -> None:
