@@ -14,6 +14,8 @@ from balsam.launcher.apps import AppShelf
 from balsam.launcher.config import LauncherConfig
 from balsam.launcher.fleet import LATE_SEC, NODE_LEASE_SEC, NODE_MARGIN_SEC, Fleet
 from balsam.launcher.machine_messages import (
+    Checkpoint,
+    CheckpointAsked,
     Drain,
     Exited,
     Gone,
@@ -138,6 +140,16 @@ def test_a_job_there_and_back(bench: Bench) -> None:
     ((_, message),) = bench.sent()
     assert signal_of(message, 100.0) == Signal(2, False, pytest.approx(103.0))
     assert bench.says(1, of_input(Drain("SIGTERM"))) == [Drain("SIGTERM")]
+
+
+def test_a_job_is_asked_for_a_checkpoint_where_it_runs(bench: Bench) -> None:
+    bench.says(1, {"is": "up"})
+    bench.start(5, 1)
+    bench.sent()
+    bench.fleet.checkpoint(Checkpoint(5))
+    bench.fleet.checkpoint(Checkpoint(6))
+    assert bench.sent() == [(1, {"do": "checkpoint", "job_id": 5})]
+    assert bench.says(1, {"is": "CheckpointAsked", "job_id": 5}) == [CheckpointAsked(5)]
 
 
 def test_unreachable_is_not_dead(bench: Bench) -> None:
