@@ -115,3 +115,13 @@ def test_the_guard_sees_a_statement_that_reads_everything(address: DatabaseAddre
         "SELECT id FROM jobs WHERE ranks_per_node = 77 AND workdir <> ? ORDER BY id LIMIT 5",
     ):
         assert max(map(touched, nodes(plan_of(address, (sql, ("x%",)))))) > TOUCHED
+
+
+def test_who_has_jobs_waiting_is_read_from_the_index_of_the_walk(
+    world: StoreWorld, address: DatabaseAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the front of any other one stands what was granted: no row to count, but each entry is looked at again."""
+    statements = traced(world, "acquire", world.open_session().id, monkeypatch)
+    (people,) = [statement for statement in statements.values() if "people" in statement[0]]
+    read = [node["Index Name"] for node in nodes(plan_of(address, people)) if "Index Name" in node]
+    assert sorted(read) == ["jobs_waiting", "jobs_waiting", "jobs_waiting_by_size"], "the last is for the shortest"

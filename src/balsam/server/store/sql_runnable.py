@@ -8,31 +8,33 @@ Mixed into SqlReadTx: an acquire grants what it finds, and the elastic queue cou
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
 from balsam.domain.job import GPU_EPSILON, MAX_RANKS
 from balsam.server.store.codec import tag_number
 from balsam.server.store.selections import AcquireCriteria, RunnableShape
-from balsam.server.store.sql_database import Database
+from balsam.server.store.sql_database import Database, listed
 from balsam.server.store.turns import Candidate, in_turns
 
 _NO_LIMIT = 1 << 40
 # As the partial indexes have them: SQLite compares texts.
 RUNNABLE, AWAITING_HOOK = "(5, 10)", "(4, 7, 8, 9)"
 _WAITING = "jobs INDEXED BY {} WHERE site_id = ? AND session_id IS NULL AND state IN {}"
-# The people who have Jobs there, by jumps along the index, however many Jobs each has.
-_PEOPLE = """SELECT who.person, {first}, {shortest} FROM (
+# The people who have Jobs there, by jumps along the index, however many Jobs each has. The whole order of the walk is
+# asked for, so that PostgreSQL reads the index of the walk: what was granted is left behind at the front of any other.
+_PEOPLE = """SELECT who.person, {shortest} FROM (
     WITH RECURSIVE people (person) AS (
-        SELECT (SELECT {at}submitter_id FROM {jobs} ORDER BY {at}submitter_id LIMIT 1)
+        SELECT (SELECT {at}submitter_id FROM {jobs} ORDER BY {at}submitter_id, {order} LIMIT 1)
         UNION ALL
         SELECT (SELECT {at}submitter_id FROM {jobs} AND {at}submitter_id > people.person
-            ORDER BY {at}submitter_id LIMIT 1)
+            ORDER BY {at}submitter_id, {order} LIMIT 1)
         FROM people WHERE people.person IS NOT NULL
     ) SELECT person FROM people WHERE person IS NOT NULL
 ) AS who"""
-_FIRST = "(SELECT {level} FROM {jobs} AND {at}submitter_id = who.person ORDER BY {order} LIMIT 1)"
+_LEVELS = """SELECT value, (SELECT {level} FROM {jobs} AND {at}submitter_id = value ORDER BY {order} LIMIT 1)
+    FROM json_each(?)"""
 _SHORTEST = f"""(SELECT wall_time_min FROM {_WAITING.format("jobs_waiting_by_size", RUNNABLE)}
     AND submitter_id = who.person ORDER BY wall_time_min LIMIT 1)"""
 _NOT_ASKED = "CAST(0 AS BIGINT)"
@@ -61,28 +63,20 @@ class _Walk:
     """Where one kind of acquire looks for Jobs, and in which order.
 
     `jobs` is where the Jobs of everybody are found, `source` where those that can be granted are; their condition is of
-    `keys`. `at` stands before the columns. `level` is what the order begins with; where people's Jobs are not compared,
-    it is empty.
+    `keys`, and `index_order` is that of one person's Jobs in the index. `at` stands before the columns. `level` is what
+    the order begins with; where people's Jobs are not compared, it is empty.
     """
 
     jobs: str
     keys: tuple[int, ...]
     order: str
+    index_order: str
     level: str
     at: str = ""
     job_id: str = "id"
     source: str = ""
     fits: str = ""
     limits: tuple[Any, ...] = ()
-
-    @property
-    def people(self) -> tuple[str, tuple[int, ...]]:
-        """The statement that finds who has Jobs here, with the level of their first, without their shortest."""
-        first = (
-            _FIRST.format(level=self.level, jobs=self.jobs, at=self.at, order=self.order) if self.level else _NOT_ASKED
-        )
-        text = _PEOPLE.format(first=first, shortest="{shortest}", jobs=self.jobs, at=self.at)
-        return text, self.keys if self.level else ()
 
     @property
     def one_person(self) -> str:
@@ -92,6 +86,12 @@ class _Walk:
             f"SELECT {self.level or 0}, {self.job_id}, {columns} FROM {self.source or self.jobs}"
             f" AND {self.at}submitter_id = ?{self.fits} ORDER BY {self.order} LIMIT ?"
         )
+
+
+@lru_cache(maxsize=64)
+def _people_sql(jobs: str, at: str, order: str, *, by_time: bool) -> str:
+    """The statement that finds who has Jobs here, and each one's shortest where that matters."""
+    return _PEOPLE.format(shortest=_SHORTEST if by_time else _NOT_ASKED, jobs=jobs, at=at, order=order)
 
 
 class RunnableReadTx:
@@ -120,25 +120,28 @@ class RunnableReadTx:
     def _in_turns(self, criteria: AcquireCriteria, number: int, lot: int, lock: str = "") -> Iterator[Candidate]:
         """Jobs that an acquire comes to, in its order, of which about `number` are wanted."""
         walk = self._walk(criteria)
-        best = self._people(walk, criteria)
-        if len(best) == 1:
+        people = self._people(walk, criteria)
+        if len(people) == 1:
             # The others are for Jobs that do not fit together; what is to be locked is found by one statement.
             likely = number if lock else min(number, criteria.max_jobs)
-            return self._jobs_of(walk, [likely, number], lock, *best)
-        pieces = [-(-number // max(1, len(best))) + 1, number]
-        return in_turns(best, lot, partial(self._jobs_of, walk, pieces, lock))
+            return self._jobs_of(walk, [likely, number], lock, people[0])
+        pieces = [-(-number // max(1, len(people))) + 1, number]
+        return in_turns(self._levels(walk, people), lot, partial(self._jobs_of, walk, pieces, lock))
 
-    def _people(self, walk: _Walk, criteria: AcquireCriteria) -> dict[int, int]:
-        """Who has Jobs here that are not all too long (a walk over a million of them is spared): their first level."""
+    def _people(self, walk: _Walk, criteria: AcquireCriteria) -> list[int]:
+        """Who has Jobs here that are not all too long: a walk over a million of them is spared."""
         limit = criteria.max_wall_time_min
-        sql, keys = walk.people
-        shortest, site = (_NOT_ASKED, ()) if limit is None else (_SHORTEST, (criteria.site_id,))
-        found = self._db.execute(sql.format(shortest=shortest), (*keys, *site, *walk.keys, *walk.keys))
-        return {
-            person: first or 0
-            for person, first, least in found.fetchall()
-            if limit is None or (least is not None and least <= limit)
-        }
+        site = () if limit is None else (criteria.site_id,)
+        sql = _people_sql(walk.jobs, walk.at, walk.index_order, by_time=limit is not None)
+        found = self._db.execute(sql, (*site, *walk.keys, *walk.keys)).fetchall()
+        return [person for person, least in found if limit is None or (least is not None and least <= limit)]
+
+    def _levels(self, walk: _Walk, people: list[int]) -> dict[int, int]:
+        """The level of each one's first Job; of whose Jobs are gone meanwhile, any."""
+        if not walk.level:
+            return dict.fromkeys(people, 0)
+        sql = _LEVELS.format(level=walk.level, jobs=walk.jobs, at=walk.at, order=walk.order)
+        return {person: level or 0 for person, level in self._db.execute(sql, (*walk.keys, listed(people))).fetchall()}
 
     def _jobs_of(self, walk: _Walk, pieces: list[int], lock: str, person: int) -> Iterator[Candidate]:
         """A person's Jobs in their order: first as many as are likely to be wanted, then the rest."""
@@ -156,7 +159,8 @@ class RunnableReadTx:
     def _walk(self, criteria: AcquireCriteria) -> _Walk:
         if criteria.awaits_hook:
             jobs = _WAITING.format("hooks_waiting", AWAITING_HOOK)
-            return _Walk(jobs, (criteria.site_id,), "priority DESC, id", "-priority")
+            order = "priority DESC, id"
+            return _Walk(jobs, (criteria.site_id,), order, order, "-priority")
         nodes = _NO_LIMIT if criteria.max_nodes_per_job is None else criteria.max_nodes_per_job
         if criteria.serial_only:
             nodes = 1
@@ -180,6 +184,7 @@ class RunnableReadTx:
             jobs=f"runnable_tags AS t INDEXED BY runnable_tags_by_person WHERE {here}",
             keys=(tags[0], criteria.site_id),
             order="t.wall_time_min DESC, t.num_nodes DESC, t.job_id" if by_size else "t.rank, t.job_id",
+            index_order="t.rank, t.job_id",
             level="" if by_size else "t.rank",
             at="t.",
             job_id="t.job_id",
@@ -191,10 +196,12 @@ class RunnableReadTx:
     def _index_walk(self, criteria: AcquireCriteria, limits: tuple[Any, ...]) -> _Walk:
         fits = f" AND {self._fits.replace('#', '')}"
         by_size = criteria.long_large_first
+        order = "wall_time_min DESC, num_nodes DESC, id" if by_size else "priority DESC, id"
         return _Walk(
             jobs=_WAITING.format("jobs_waiting_by_size" if by_size else "jobs_waiting", RUNNABLE),
             keys=(criteria.site_id,),
-            order="wall_time_min DESC, num_nodes DESC, id" if by_size else "priority DESC, id",
+            order=order,
+            index_order=order,
             level="" if by_size else "-priority",
             fits=fits,
             limits=limits,
