@@ -14,13 +14,13 @@ from bench import holding, machine, moving, running, scheduling, starting, stori
 from bench.product import Product
 from bench.result import Goal, report
 
-ASKED_FOR = ("postgres", "slurm")  # these need what the tests need
+ASKED_FOR = ("crowd", "postgres", "slurm")  # these need what the tests need
 PARTS = ("starting", "running", "scheduling", "waiting", "moving", "workflows", "storing")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, *ASKED_FOR, []], default=[], help="all but the last two")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, *ASKED_FOR, []], default=[], help="all but the last three")
     parser.add_argument("--jobs", type=int, default=5_000, help="no-op Jobs of G1")
     parser.add_argument("--rows", type=int, default=1_000_000, help="Jobs in the service when it is read")
     chosen = parser.parse_args()
@@ -51,8 +51,12 @@ def main() -> int:
         if "storing" in parts:
             with Product(root / "storing") as product:
                 goals += storing.measure(product, root, chosen.rows)
+        if "crowd" in parts:
+            from bench import crowd
+
+            goals += crowd.measure(root, chosen.rows, {})
         if "postgres" in parts:
-            from bench import postgres  # here: it needs the packages of the tests
+            from bench import postgres
 
             goals += postgres.measure(root, chosen.jobs, chosen.rows)
         if "slurm" in parts:

@@ -1,4 +1,4 @@
-"""The service on PostgreSQL: acquire (G9), updates (G8), reads meanwhile, wake-ups between two processes.
+"""The service on PostgreSQL: acquire (G9), updates (G8), reads meanwhile, wake-ups between two processes, many Sites.
 
 `python -m bench postgres` measures the goals of `running` and `storing` on PostgreSQL as well: both parts run with
 BALSAM_DATABASE set. The server is the one of the tests' wheel, with its durable defaults.
@@ -12,25 +12,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
 
-from bench import machine, running, storing
+from bench import crowd, machine, running, storing
+from bench.launcher import BATCH, Launcher
 from bench.product import Product
 from bench.result import Goal
-from tests.server.world import Person, furnish, make_user, ok
+from tests.server.world import Person, furnish, make_user
 from tests.services import RunningService, running_service
 from tests.testbed.postgres import PostgresServer, wheel_programs
 
-BATCH = 100
 BATCHES = 50
 FEW = 100_000
-SUBMIT = 5_000
 
 
 def measure(root: Path, jobs: int, rows: int) -> list[Goal]:
@@ -38,6 +35,8 @@ def measure(root: Path, jobs: int, rows: int) -> list[Goal]:
     server = PostgresServer(wheel_programs(), settings={})
     try:
         goals = _several(server, root, rows)
+        with _database(server) as url:
+            goals += crowd.measure(root, rows, {"BALSAM_DATABASE": url})
         with _database(server), Product(root / "running") as product:
             goals += running.measure(product, root, jobs)
         with _database(server) as url, Product(root / "storing") as product:
@@ -97,7 +96,7 @@ def _several(server: PostgresServer, root: Path, rows: int) -> list[Goal]:
         first, second = (stack.enter_context(running_service(home, env={"BALSAM_DATABASE": url})) for _ in range(2))
         person = furnish(first, make_user(first, "ann"))
         wake = _wake_ms(first, second, person)
-        launcher = _Launcher(first, person)
+        launcher = Launcher(first, person)
         floor = _acquire_floor(url)
         launcher.fill(FEW)
         few = launcher.acquire_rate(BATCHES)
@@ -117,51 +116,6 @@ def _several(server: PostgresServer, root: Path, rows: int) -> list[Goal]:
         Goal("G8", "updates by 100, with events", updates, "Jobs/s", 15_000, 22_000, False, "two updates to a Job"),
         Goal("reads", "p99 under that load", machine.percentile(read_ms, 0.99), "ms", 100, 50, True, "at the other"),
     ]
-
-
-class _Launcher:
-    """One Session over plain HTTP."""
-
-    def __init__(self, service: RunningService, person: Person) -> None:
-        self._user, self._site = service.client(person.token), service.client(person.site_token)
-        self._place, self._app_id = f"/api/sessions/{person.session_id}", person.app_id
-        self._turns, self._numbers = itertools.count(1), itertools.count(1)
-        self._held: list[dict[str, Any]] = []
-        self.left = 0
-
-    def fill(self, until: int) -> None:
-        """Submit until so many Jobs can be acquired."""
-        while self.left < until:
-            count = min(SUBMIT, until - self.left)
-            jobs = [{"app_id": self._app_id, "workdir": f"bench/{number}"} for number in range(count)]
-            ok(self._user.post("/api/jobs", json={"jobs": jobs}, timeout=120))
-            self.left += count
-
-    def acquire_rate(self, batches: int) -> float:
-        """Jobs per second."""
-        begin, count = time.perf_counter(), 0
-        for _ in range(batches):
-            answer = ok(
-                self._site.post(f"{self._place}/acquire", json={"acquire_seq": next(self._turns), "max_jobs": BATCH})
-            )
-            self._held += answer["jobs"]
-            count += len(answer["jobs"])
-        self.left -= count
-        return count / (time.perf_counter() - begin)
-
-    def update_rate(self) -> float:
-        """State updates per second: each held Job starts, and ends in a report of its own."""
-        at, updates, begin = datetime.now(UTC).isoformat(), 0, time.perf_counter()
-        for start in range(0, len(self._held), BATCH):
-            for event in ("started", "run_done"):
-                records = [
-                    {"seq": next(self._numbers), "job_id": job["id"], "token": job["token"], "event": event, "at": at}
-                    for job in self._held[start : start + BATCH]
-                ]
-                ok(self._site.post(f"{self._place}/report", json={"records": records}))
-                updates += len(records)
-        self._held = []
-        return updates / (time.perf_counter() - begin)
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""A launcher over plain HTTP that runs nothing: what acquires (G9) and reports (G8) cost without one."""
+
+import itertools
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from tests.server.world import Person, ok
+from tests.services import RunningService
+
+BATCH = 100
+SUBMIT = 5_000
+
+
+class Launcher:
+    """One Session over plain HTTP."""
+
+    def __init__(self, service: RunningService, person: Person) -> None:
+        self._user, self._site = service.client(person.token), service.client(person.site_token)
+        self._place, self._app_id = f"/api/sessions/{person.session_id}", person.app_id
+        self._turns, self._numbers = itertools.count(1), itertools.count(1)
+        self._held: list[dict[str, Any]] = []
+        self.left = 0
+
+    def fill(self, until: int) -> None:
+        """Submit until so many Jobs can be acquired."""
+        while self.left < until:
+            count = min(SUBMIT, until - self.left)
+            jobs = [{"app_id": self._app_id, "workdir": f"bench/{number}"} for number in range(count)]
+            ok(self._user.post("/api/jobs", json={"jobs": jobs}, timeout=120))
+            self.left += count
+
+    def acquire_rate(self, batches: int) -> float:
+        """Jobs per second."""
+        begin, count = time.perf_counter(), 0
+        for _ in range(batches):
+            answer = ok(
+                self._site.post(f"{self._place}/acquire", json={"acquire_seq": next(self._turns), "max_jobs": BATCH})
+            )
+            self._held += answer["jobs"]
+            count += len(answer["jobs"])
+        self.left -= count
+        return count / (time.perf_counter() - begin)
+
+    def update_rate(self) -> float:
+        """State updates per second: each held Job starts, and ends in a report of its own."""
+        at, updates, begin = datetime.now(UTC).isoformat(), 0, time.perf_counter()
+        for start in range(0, len(self._held), BATCH):
+            for event in ("started", "run_done"):
+                records = [
+                    {"seq": next(self._numbers), "job_id": job["id"], "token": job["token"], "event": event, "at": at}
+                    for job in self._held[start : start + BATCH]
+                ]
+                ok(self._site.post(f"{self._place}/report", json={"records": records}))
+                updates += len(records)
+        self._held = []
+        return updates / (time.perf_counter() - begin)
