@@ -154,7 +154,7 @@ class BrokenStore(MemoryStore):
 
     error: Exception = RuntimeError("secret detail: SELECT * FROM tokens")
 
-    async def read(self, fn: Any) -> Any:
+    async def read(self, fn: Any, account: int = 0) -> Any:
         raise self.error
 
 

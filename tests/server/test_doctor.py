@@ -376,7 +376,7 @@ def test_the_schema_of_a_postgres_database(postgres: PostgresServer) -> None:
 def test_limits_and_encoding_of_a_postgres_database(postgres: PostgresServer) -> None:
     with postgres.migrated() as address:
         name = address.text.partition("@/")[2].partition("?")[0]
-        postgres.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 7")
+        postgres.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 8")
         assert database(address, workers=2)["connections"].status == "problem"
         with psycopg.connect(address.text):
             assert "other programs hold" in database(address)["connections"].message

@@ -168,8 +168,8 @@ class Broker:
         """Put what was heard into mailboxes, one of each topic in turn, for a moment; then again after all others."""
         loop = asyncio.get_running_loop()
         until = loop.time() + SLICE_SEC
-        while self._line:
-            wake, box = self._line.take()
+        while (told := self._line.take()) is not None:
+            wake, box = told
             box.put(wake.event, wake.data)
             if loop.time() > until:
                 break

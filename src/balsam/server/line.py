@@ -1,11 +1,11 @@
 """A line in which what waits is taken by turns: one thing of each account, whoever has how much waiting.
 
-Used by the writer (server/store/writer.py) for what is to be written, and by the broker for what streams are to be
-told. Things of one account keep their order. Not for several threads at once.
+Used by the writer and the readers of a store (server/store), and by the broker for what streams are to be told. Things
+of one account keep their order. Not for several threads at once.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -31,9 +31,14 @@ class Line(Generic[K, T]):
     def add(self, whose: K, thing: T) -> None:
         self._waiting.setdefault(whose, deque()).append(thing)
 
-    def take(self) -> T:
-        """The next one; its account is the last in turn from now on. Raises KeyError when nothing waits."""
-        whose, things = self._waiting.popitem(last=False)
+    def take(self, passed_over: Collection[K] = ()) -> T | None:
+        """The next one, but of these accounts; its own is the last in turn from now on. None when nothing waits."""
+        for whose in self._waiting:
+            if whose not in passed_over:
+                break
+        else:
+            return None
+        things = self._waiting.pop(whose)
         thing = things.popleft()
         if things:
             self._waiting[whose] = things

@@ -31,8 +31,8 @@ class FaultyStore:
             raise WriteTimedOut
         return result
 
-    async def read(self, fn: Callable[[ReadTx], T]) -> T:
-        return await self.inner.read(fn)
+    async def read(self, fn: Callable[[ReadTx], T], account: int = 0) -> T:
+        return await self.inner.read(fn, account)
 
     def read_sync(self, fn: Callable[[ReadTx], T]) -> T:
         return self.inner.read_sync(fn)

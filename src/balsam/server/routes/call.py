@@ -118,7 +118,7 @@ class Call:
 
     @property
     def _account(self) -> int:
-        """In whose turn it is written."""
+        """In whose turn it is read and written."""
         return 0 if self._principal is None else self._principal.user_id
 
     @property
@@ -136,7 +136,7 @@ class Call:
         """Run a use case that changes nothing."""
         clock = self.service.clock
         begun = clock.monotonic()
-        found = await self.service.store.read(use_case)
+        found = await self.service.store.read(use_case, self._account)
         self.service.metrics.read(clock.monotonic() - begun)
         return found
 

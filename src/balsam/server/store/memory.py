@@ -29,7 +29,7 @@ class MemoryStore:
     async def write(self, fn: Callable[[Tx], T], account: int = 0) -> T:
         return self.write_sync(fn, account)
 
-    async def read(self, fn: Callable[[ReadTx], T]) -> T:
+    async def read(self, fn: Callable[[ReadTx], T], account: int = 0) -> T:
         return self.read_sync(fn)
 
     def write_sync(self, fn: Callable[[Tx], T], account: int = 0) -> T:

@@ -256,8 +256,8 @@ class Store(Protocol):
         """
         ...
 
-    async def read(self, fn: Callable[[ReadTx], T]) -> T:
-        """Run `fn` on one consistent state."""
+    async def read(self, fn: Callable[[ReadTx], T], account: int = 0) -> T:
+        """Run `fn` on one consistent state. Accounts that read much are served by turns, as in `write`."""
         ...
 
     def write_sync(self, fn: Callable[[Tx], T], account: int = 0) -> T:

@@ -5,15 +5,14 @@ so an item that fails does not hurt the others. Reads run on connections of thei
 Wakes are published after the commit.
 """
 
-import asyncio
 import fcntl
 import logging
 import os
 import queue
 import sqlite3
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,17 +20,17 @@ from balsam.domain.clock import Clock, SystemClock
 from balsam.server.errors import ServiceError, TooSlow, Unavailable
 from balsam.server.store.filesystem import network_filesystem
 from balsam.server.store.protocol import ReadTx, Subscriber, Tx, Wake
+from balsam.server.store.readers import Readers
 from balsam.server.store.schema import migrate
 from balsam.server.store.sql_read import SqlReadTx
 from balsam.server.store.sql_write import Pending
 from balsam.server.store.sqlite_tx import Sequences, SqliteTx
 from balsam.server.store.wakes import Subscribers
-from balsam.server.store.writer import GROUP_SEC, STOPPING, GroupedWriter, Item
+from balsam.server.store.writer import GROUP_SEC, GroupedWriter, Item
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-READERS = 3
 BUSY_TIMEOUT_SEC = 5.0
 READ_LIMIT_SEC = 10.0
 LOOK_EVERY = 20_000  # steps of SQLite's machine between two looks at the clock: a few milliseconds at most
@@ -77,7 +76,7 @@ class SqliteStore:
             raise
         self._subscribers = Subscribers()
         self._readers: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
-        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
+        self._reading = Readers()
         self._closed = False
         self._writer = GroupedWriter(self._write_group)
 
@@ -87,10 +86,8 @@ class SqliteStore:
     def write_sync(self, fn: Callable[[Tx], T], account: int = 0) -> T:
         return self._writer.write_sync(fn, account)
 
-    async def read(self, fn: Callable[[ReadTx], T]) -> T:
-        if self._closed:
-            raise Unavailable(STOPPING)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self.read_sync, fn)
+    async def read(self, fn: Callable[[ReadTx], T], account: int = 0) -> T:
+        return await self._reading.run(partial(self.read_sync, fn), account)
 
     def read_sync(self, fn: Callable[[ReadTx], T]) -> T:
         with _typed_errors(self._read_limit_sec), self._reader() as db:
@@ -131,7 +128,7 @@ class SqliteStore:
             return
         self._closed = True
         self._writer.close()
-        self._pool.shutdown()
+        self._reading.close()
         while not self._readers.empty():
             self._readers.get_nowait().close()
         self._db.close()

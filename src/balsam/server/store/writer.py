@@ -98,8 +98,8 @@ class GroupedWriter:
         while not last or self._line:
             last = self._hear() or last
             group: list[Item] = []
-            while self._line and len(group) < MAX_GROUP:
-                group.append(self._line.take())
+            while len(group) < MAX_GROUP and (item := self._line.take()) is not None:
+                group.append(item)
             if group:
                 done = self._write_group(group)
                 self._put_back(group[done:])

@@ -122,7 +122,7 @@ async def _over(
 ) -> tuple[int, dict[int, str]]:
     """Act on every match, in slices that are a transaction each. What is refused hinders nothing else."""
     principal.require("user")
-    ids = await store.read(lambda tx: [row.id for row in selected(tx, principal, message)])
+    ids = await store.read(lambda tx: [row.id for row in selected(tx, principal, message)], principal.user_id)
     changed = 0
     refused: dict[int, str] = {}
     for start in range(0, len(ids), SLICE):

@@ -119,7 +119,7 @@ async def _over(
             following = _Place(place.part, ids[-1]) if len(ids) == SLICE else _Place(place.part + 1, 0)
             return ids, following if following.part < len(selections) else None
 
-        found, following = await store.read(find)
+        found, following = await store.read(find, principal.user_id)
         found = [job_id for job_id in found if job_id not in done]  # two parts may share a Job
 
         def act(tx: Tx, place: _Place = place, found: list[int] = found) -> Outcome:
@@ -138,7 +138,7 @@ async def _over(
         if place is not None and place.part:
             done.update(found)
     if wanted.id is not None:
-        total.refused.update(await store.read(lambda tx: _not_yours(tx, principal, wanted.id or [])))
+        total.refused.update(await store.read(lambda tx: _not_yours(tx, principal, wanted.id or []), principal.user_id))
     return total
 
 

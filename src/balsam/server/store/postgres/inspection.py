@@ -14,8 +14,8 @@ from balsam.server.store.postgres.connection import Connection, connect
 from balsam.server.store.postgres.migrate import recorded_version
 from balsam.server.store.records import moment
 
-# Of one process: one that writes, three that read, one that listens, one that tells.
-CONNECTIONS_PER_PROCESS = 6
+# Of one process: one that writes, four that read, one that listens, one that tells.
+CONNECTIONS_PER_PROCESS = 7
 _FACTS = b"""SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on',
     least(
         current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,

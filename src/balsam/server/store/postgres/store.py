@@ -1,6 +1,6 @@
 """The store in PostgreSQL, for a service of one or several processes.
 
-In each process: one writing connection that commits groups (groups.py), three for reading, one that hears the other
+In each process: one writing connection that commits groups (groups.py), four for reading, one that hears the other
 processes (listener.py). What the processes may do at the same time is decided by locks on rows (tx.py), not by luck.
 """
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 import psycopg
@@ -33,13 +34,13 @@ from balsam.server.store.postgres.migrate import check_schema
 from balsam.server.store.postgres.outage import Outage
 from balsam.server.store.postgres.tx import PostgresReadTx
 from balsam.server.store.protocol import ReadTx, Subscriber, Tx, Wake
+from balsam.server.store.readers import Readers
 from balsam.server.store.wakes import Subscribers
 from balsam.server.store.writer import STOPPING, GroupedWriter
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-READERS = 3
 READ_LIMIT_SEC = 10.0
 TELL_LIMIT_SEC = 5.0
 _BEGIN_READ = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -61,7 +62,7 @@ class PostgresStore:
         self._groups = GroupCommit(address, self._origin, self._subscribers, self._outage)
         self._writer = GroupedWriter(self._groups.write_group)
         self._readers: queue.LifoQueue[Connection] = queue.LifoQueue()
-        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
+        self._reading = Readers()
         self._teller = ThreadPoolExecutor(1, thread_name_prefix="store-tell")
         self._telling: Connection | None = None
         self._closed = False
@@ -73,10 +74,8 @@ class PostgresStore:
     def write_sync(self, fn: Callable[[Tx], T], account: int = 0) -> T:
         return self._writer.write_sync(fn, account)
 
-    async def read(self, fn: Callable[[ReadTx], T]) -> T:
-        if self._closed:
-            raise Unavailable(STOPPING)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, fn, time.monotonic())
+    async def read(self, fn: Callable[[ReadTx], T], account: int = 0) -> T:
+        return await self._reading.run(partial(self._read, fn, time.monotonic()), account)
 
     def read_sync(self, fn: Callable[[ReadTx], T]) -> T:
         return self._read(fn, time.monotonic())
@@ -151,7 +150,7 @@ class PostgresStore:
         self._listener.close()
         self._writer.close()
         self._groups.close()
-        self._pool.shutdown()
+        self._reading.close()
         self._teller.shutdown()
         self._drop_readers()
         if self._telling is not None:

@@ -1,0 +1,85 @@
+"""The threads of a store in which reads run: by turns between accounts, and never all of them for one account.
+
+A heavy list may take its whole time limit; whoever asks for many of those at once still leaves a thread to the others
+(S16). Used by the SQLite and the PostgreSQL store.
+"""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from balsam.server.errors import Unavailable
+from balsam.server.line import Line
+from balsam.server.store.writer import STOPPING
+
+T = TypeVar("T")
+READERS = 4
+OF_ONE_ACCOUNT = 3  # threads that may be at work for one account
+
+_Read = tuple[int, Callable[[], Any], Future[Any]]
+
+
+class Readers:
+    """Runs functions in threads until `close`, which waits for those that were begun and refuses the rest."""
+
+    def __init__(self) -> None:
+        self._line: Line[int, _Read] = Line()
+        self._at_work: Counter[int] = Counter()
+        self._come = threading.Condition()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"store-read-{number}", daemon=True) for number in range(READERS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def run(self, fn: Callable[[], T], account: int) -> T:
+        """What `fn` returns or raises. Raises Unavailable when the store is closed meanwhile."""
+        future: Future[T] = Future()
+        with self._come:
+            if self._closed:
+                raise Unavailable(STOPPING)
+            self._line.add(account, (account, fn, future))
+            self._come.notify()
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """A second call does nothing."""
+        refused = []
+        with self._come:
+            self._closed = True
+            while (read := self._line.take()) is not None:
+                refused.append(read[2])
+            self._come.notify_all()
+        for future in refused:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(Unavailable(STOPPING))
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while (read := self._next()) is not None:
+            account, fn, future = read
+            try:
+                if future.set_running_or_notify_cancel():
+                    future.set_result(fn())
+            except BaseException as error:
+                future.set_exception(error)
+            with self._come:
+                self._at_work[account] -= 1
+                if not self._at_work[account]:
+                    del self._at_work[account]
+
+    def _next(self) -> _Read | None:
+        """The next one that may be begun, or None at the end. An end of a read wakes nobody: its thread comes here."""
+        with self._come:
+            while not self._closed:
+                full = [account for account, number in self._at_work.items() if number >= OF_ONE_ACCOUNT]
+                if (read := self._line.take(full)) is not None:
+                    self._at_work[read[0]] += 1
+                    return read
+                self._come.wait()
+            return None
