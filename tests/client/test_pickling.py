@@ -1,12 +1,14 @@
 """Envelopes made and opened: classes travel with their code, the same class gives the same bytes everywhere."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import balsam
 from balsam.client.models.application import ApplicationDefinition
 from balsam.client.pickling import NotOpened, NotPicklable, open_envelope, python_version, seal, seal_class
 from balsam.domain.envelope import Envelope
@@ -116,3 +118,18 @@ def test_what_can_t_be_loaded_says_where_and_why() -> None:
     with pytest.raises(NotOpened, match="ModuleNotFoundError: No module named 'no_such_module'") as caught:
         open_envelope(envelope)
     assert sys.executable in str(caught.value)
+
+
+def test_t12_pickles_are_opened_in_one_place_for_workers_and_for_who_asks_for_a_value() -> None:
+    """Not by the service, the agent or the launcher: those carry envelopes that they never look into."""
+    source = Path(balsam.__file__).parent
+    texts = {str(path.relative_to(source)): path.read_text() for path in source.rglob("*.py")}
+    opening = re.compile(
+        r"\b(pickle|cloudpickle|dill|marshal|shelve)\b.*\bimport\b|\bimport (pickle|cloudpickle|dill|marshal|shelve)\b"
+    )
+    assert {name for name, text in texts.items() if opening.search(text)} == {"client/pickling.py"}
+    assert {name for name, text in texts.items() if "open_envelope(" in text} == {
+        "client/pickling.py",
+        "client/encoding.py",
+        "worker/loading.py",
+    }

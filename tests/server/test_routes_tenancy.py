@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -353,12 +354,33 @@ def test_the_owner_is_served(service: RunningService, ann: Person) -> None:
 
 
 def test_without_a_token_nothing_is_told(service: RunningService, ann: Person, operations: dict[str, Any]) -> None:
-    for operation, asks in {**NAMED, **SELECTING}.items():
-        for token in ("", "blsm_user_" + "x" * 43):
-            method, path, more = asks[0].request(ann)
-            with service.client(token) as client:
+    with service.client(ann.token) as client:
+        revoked = ok(client.post("/api/tokens", json={"label": "r", "scopes": ["jobs:read", "jobs:write"]}))
+        ok(client.delete(f"/api/tokens/{revoked['about']['id']}"))
+    for token in ("", "blsm_user_" + "x" * 43, revoked["token"]):
+        with service.client(token) as client:
+            for operation, asks in {**NAMED, **SELECTING}.items():
+                method, path, more = asks[0].request(ann)
                 reply: httpx2.Response = client.request(method, path, **more)
-            assert reply.status_code == 401, operation
+                assert reply.status_code == 401, operation
+
+
+@pytest.mark.parametrize("operation", ["get_job", "get_site", "get_batch_job"])
+def test_t2_the_time_of_an_answer_does_not_tell_that_there_is_something(
+    operation: str, service: RunningService, ann: Person, bob: Person
+) -> None:
+    """Asked for in turn, so that whatever else the machine does counts for both; half of all calls are undisturbed."""
+    (ask,) = NAMED[operation]
+    times: dict[str, list[float]] = {"another one's": [], "nobody's": []}
+    with service.client(bob.token) as client:
+        for _ in range(150):
+            for whose, owner in (("another one's", ann), ("nobody's", missing(ann))):
+                method, path, _ = ask.request(owner)
+                begun = time.perf_counter()
+                assert client.request(method, path).status_code == 404
+                times[whose].append(time.perf_counter() - begun)
+    quick = {whose: sorted(found)[len(found) // 4] for whose, found in times.items()}
+    assert abs(quick["another one's"] - quick["nobody's"]) < 0.001, quick
 
 
 def test_other_kinds_of_token_are_403(service: RunningService, ann: Person, operations: dict[str, Any]) -> None:

@@ -251,7 +251,7 @@ def test_s16_one_users_many_streams_do_not_hold_up_those_of_another(monkeypatch:
             broker.open(box, "ann", per_holder=False)
         broker.open(one, "bob", per_holder=False)
         changes = [[n, "READY", None] for n in range(100)]
-        await asyncio.to_thread(broker.publish, [jobs_wake(changes), jobs_wake(changes, owner=2)])
+        broker.publish([jobs_wake(changes), jobs_wake(changes, owner=2)])
         turns = 0
         while not one.take():
             turns += 1
