@@ -8,10 +8,29 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.live_cluster import LiveCluster, finished, live_cluster
+from tests.cluster.live_cluster import TEMPLATE, LiveCluster, finished, live_cluster
 from tests.testbed.slurm_bed import SlurmBed
 
 pytestmark = pytest.mark.timeout(300)
+WITH_GPUS = TEMPLATE.replace("#SBATCH --exclusive", "#SBATCH --exclusive\n#SBATCH --gres=gpu:2")
+# A minute is Slurm's shortest; the launcher of such an allocation is told that it has 36 s.
+SHORT = WITH_GPUS.replace("-t {{ wall_time_min }}", "-t {{ wall_time_min if wall_time_min > 1 else 0.6 }}")
+# Says what it is told: the signal for a checkpoint, then SIGTERM, upon which it takes a moment and ends.
+RANK = """\
+import os, pathlib, signal, sys, time
+rank = os.environ.get("SLURM_PROCID", "0")
+saved = pathlib.Path("saved." + rank)
+if saved.exists():
+    sys.exit(0)
+def end(*_):
+    time.sleep(0.5)
+    pathlib.Path("term." + rank).touch()
+    sys.exit(3)
+signal.signal(signal.SIGUSR1, lambda *_: saved.touch())
+signal.signal(signal.SIGTERM, end)
+pathlib.Path("up." + rank).touch()
+time.sleep(600)
+"""
 
 
 def with_srun(settings: dict[str, Any]) -> None:
@@ -21,7 +40,7 @@ def with_srun(settings: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def cluster(slurm: SlurmBed) -> Iterator[LiveCluster]:
-    with live_cluster(slurm, with_srun) as running:
+    with live_cluster(slurm, with_srun, SHORT) as running:
         yield running
 
 
@@ -59,6 +78,73 @@ def test_jobs_over_two_and_four_nodes(cluster: LiveCluster) -> None:
     assert second[0] < first[1], "the two did not run at the same time"
     assert sorted(line.split()[0] for out in lines[1:3] for line in out) == ["node1", "node2", "node3", "node4"]
     assert len({line.split()[0] for out in lines[3:] for line in out}) == 2, "four of them share a node"
+
+
+def test_gpus_cores_signals_and_the_wall_time(cluster: LiveCluster) -> None:
+    """Ranks see the GPUs and cores of their Job; are asked for a checkpoint, told to end, and go on from there."""
+    (cluster.site / "data").mkdir(exist_ok=True)
+    (cluster.site / "rank.py").write_text(RANK)
+    (cluster.site / "rank.py").chmod(0o644)
+    said = cluster.run(
+        """
+        class Saves(ApplicationDefinition):
+            site = "cluster"
+            command_template = f"exec {sys.executable} -S -E {ROOT}/rank.py"
+            environment_variables = {"BALSAM_CHECKPOINT_SIGNAL": "SIGUSR1"}
+
+        def made(app, name, code=None, **fields):
+            job = Job(app_id=app, workdir=name, parameters={} if code is None else {"code": code}, **fields)
+            job.save()
+            return job
+        def there(name, kind, ranks):
+            return lambda: len(list((ROOT / "data" / name).glob(kind + ".*"))) == ranks
+
+        slices = [{"job_mode": mode, "num_nodes": 2, "filter_tags": {"mode": mode}} for mode in ("mpi", "serial")]
+        batch = allocation(num_nodes=4, wall_time_min=1, partitions=slices)
+        saves = made(Saves, "saves", num_nodes=2, tags={"mode": "mpi"})
+        alone = made(Saves, "alone", tags={"mode": "serial"})
+        both = (("saves", 2), ("alone", 1))
+        for name, ranks in both:
+            until(there(name, "up", ranks), f"{name} does not run")
+        for name, ranks in both:
+            until(there(name, "saved", ranks), f"{name} is not asked for a checkpoint")
+        assert not there("saves", "term", 2)(), "that is not its end"
+        for name, ranks in both:
+            until(there(name, "term", ranks), f"SIGTERM does not reach {name}")
+        for job in (saves, alone):
+            until(lambda: states_of(job)[-1] == "RESTART_READY", str(states_of(job)))
+        events = EventLog.objects.filter(job_id=[saves.id, alone.id])
+        told = max(event.timestamp for event in events if event.to_state.value == "RUN_TIMEOUT")
+        reach(batch, "finished")
+        assert (told - batch.start_time).total_seconds() < 36, (told, batch.start_time)
+
+        second = allocation(num_nodes=3)
+        assert saves.wait(60) and alone.wait(60), (saves.explain(), alone.explain())
+        show = "echo $(uname -n) $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS $SLURM_CPUS_PER_TASK; sleep 1"
+        wide = made(Sh, "wide", show, num_nodes=3, gpus_per_rank=1, threads_per_rank=4)
+        assert wide.wait(30), wide.explain()
+        other = made(Sh, "other", "exec sleep 60", num_nodes=2)
+        until(lambda: states_of(other)[-1] == "RUNNING", str(states_of(other)))
+        halves = [made(Sh, f"half{n}", show, ranks_per_node=2, gpus_per_rank=0.5, node_packing_count=4) for n in "ab"]
+        cut = made(Saves, "cut", ranks_per_node=2, node_packing_count=4)
+        for job in halves:
+            assert job.wait(30), job.explain()
+        until(there("cut", "up", 2), "cut does not run")
+        cut.cancel()
+        until(there("cut", "term", 2), "SIGTERM does not reach the ranks")
+        for job in [wide, *halves]:
+            print(json.dumps(sorted(job.read_text("job.out").splitlines())))
+        for job in (saves, alone):
+            print(json.dumps([state for state in states_of(job) if state.startswith("RUN")]))
+        second.cancel()
+        reach(second, "finished")
+        """,
+        timeout=200,
+    )
+    wide, *halves, saves, alone = answers(said)
+    assert wide == [f"node{number} 0 4 4" for number in (1, 2, 3)]
+    assert sorted(halves) == [["node3 0 1"] * 2, ["node3 1 1"] * 2], "node3 is the only one with room"
+    assert saves == alone == ["RUNNING", "RUN_TIMEOUT", "RUNNING", "RUN_DONE"]
 
 
 def test_a_node_that_crashes_takes_only_its_own_jobs(cluster: LiveCluster) -> None:
