@@ -38,11 +38,12 @@ class CallFiles:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._prefix = f"{directory}/"
         self._is_made = False
 
     def path_of(self, job: LaunchJob) -> str:
         """Where the call of this Job's next attempt goes."""
-        return str(self._directory / f"{job.id}.{job.attempt}")
+        return f"{self._prefix}{job.id}.{job.attempt}"
 
     def write(self, path: str, call: Call) -> None:
         """Write a call. Raises OSError."""

@@ -161,6 +161,7 @@ class Workers:
                 answer = take_answer(worker.inbox)
                 if answer is not None and worker.job_id is not None and not worker.inbox:
                     self._on_answer(worker, answer)
+                    return  # there is no more before the next call; the end of its stream is told again
         except BlockingIOError:
             return
         except ConnectionResetError:

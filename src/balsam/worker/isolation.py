@@ -64,11 +64,12 @@ class Surroundings:
 
     def leave(self) -> str:
         """Put everything back; why this process must not run another Job, empty when it may."""
-        self._flush()
+        is_written = self._flush()
         reason = self._left_behind()
         for number in range(3):
             os.dup2(self._null, number)
-        self._flush()  # what a full disk did not take is nothing for the next Job's output
+        if not is_written:
+            self._flush()  # what a full disk did not take is nothing for the next Job's output
         os.fchdir(self._root)
         os.umask(self._umask)
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -87,11 +88,15 @@ class Surroundings:
         for name, value in wanted.items() - self._variables.items():
             self._environ[os.fsdecode(name)] = os.fsdecode(value)
 
-    def _flush(self) -> None:
+    def _flush(self) -> bool:
+        """Whether all that was printed is in the file."""
+        is_written = True
         for stream in (sys.stdout, sys.stderr, *self._streams[1:]):
-            with contextlib.suppress(Exception):  # the App may have put anything in their place
+            try:
                 stream.flush()
-        self._libc.fflush(None)
+            except Exception:  # the App may have put anything in their place
+                is_written = False
+        return self._libc.fflush(None) == 0 and is_written
 
     def _left_behind(self) -> str:
         had_children, are_gone = kill_children()
