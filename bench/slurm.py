@@ -37,7 +37,7 @@ def ends(jobs):
     return [event.timestamp.timestamp() for event in events if event.to_state.value in ("RUNNING", "RUN_DONE")]
 
 many = [Job(app_id=Sh, workdir=f"many/{number}", parameters={"code": "true"}, ranks_per_node=2, node_packing_count=4)
-        for number in range(%d)]
+        for number in range(JOBS)]
 many = Job.objects.bulk_create(many)
 _, not_done = Job.objects.wait(many, timeout=200)
 assert not not_done, not_done[0].explain()
@@ -53,7 +53,7 @@ def measure() -> list[Goal]:
     os.environ.setdefault(session_rules.MARKER, uuid.uuid4().hex)
     with running_slurm() as bed, live_cluster(bed, _with_srun, TIMED) as cluster:
         before = _bare_rate(cluster)
-        started, rate = (float(line) for line in cluster.run(FIRST % JOBS, timeout=300).split())
+        started, rate = (float(line) for line in cluster.run(FIRST.replace("JOBS", str(JOBS)), timeout=300).split())
         bare = (before + _bare_rate(cluster)) / 2
     note = f"{JOBS} Jobs of 2 ranks, {AT_A_TIME} at a time; bare srun loop {bare:.0f}/s, product {rate:.0f}/s"
     return [
