@@ -32,7 +32,7 @@ def throughput_report(
     [1]
     """
     events = event_query.filter(to_state=to_state).order_by("timestamp")
-    times = [event.timestamp for event in events]
+    times = [event.timestamp for event in events if event.from_state is not event.to_state]  # the others are notes
     return times, list(range(1, len(times) + 1))
 
 
@@ -58,6 +58,8 @@ def utilization_report(event_query: "Query[EventLog]", node_weighting: bool = Tr
     # In the order in which the service recorded them, which is right for each Job. Across Jobs it is not: one report
     # may bring the end of one run and the start of the next on the same node. The Site's times tell those apart.
     for event in merge(ends, starts, key=lambda event: (event.timestamp, event.id)):
+        if event.from_state is event.to_state:
+            continue  # a note, which both queries find
         moment = event.reported_at or event.timestamp
         if event.to_state is running:
             used = float(event.data.get("num_nodes", 1.0)) if node_weighting else 1.0

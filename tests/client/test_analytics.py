@@ -32,6 +32,7 @@ def ran(service: Any) -> Any:
             for job in jobs:
                 nodes = job.num_nodes / job.node_packing_count
                 runner.tell([job.id], LaunchEvent.STARTED, data={"num_nodes": nodes})
+            runner.tell(ids[:3], LaunchEvent.NOTED)
             runner.tell(ids[:2], LaunchEvent.RUN_DONE)
             runner.tell(ids[2:3], LaunchEvent.RUN_TIMEOUT)
             runner.acquire()

@@ -12,6 +12,8 @@ from balsam.client import errors
 from balsam.client.client import Client
 from balsam.client.transport import Transport
 from balsam.domain.states import BatchJobState, JobState
+from balsam.wire.apps import AppSync
+from balsam.wire.base import dump_body
 from tests.client.runner import Runner
 
 
@@ -326,6 +328,49 @@ def test_a_definition_is_sent_once_and_again_when_it_changed(
     hello.command_template = "echo Bye, {{ name }}"
     hello.submit("a/4", name="x")
     assert syncs == ["echo Hello, {{ name }}", "echo Bye, {{ name }}"]
+
+
+def test_monitors_of_an_app_are_kept_loaded_and_synced_when_they_change(client: Client, hello: Any, site: Any) -> None:
+    assert "monitors" not in hello.to_dict() or hello.to_dict()["monitors"] == {}
+    hello.monitors = {"bad": {"action": "kill", "file": "e.dat", "not_finite": True}}
+    job = hello.submit("a", name="x")
+    app = client.App.objects.get(id=job.app_id)
+    assert (app.monitors["bad"]["file"], app.monitors["bad"]["restarts"]) == ("e.dat", 0)
+    assert client.ApplicationDefinition.load_by_id(app.id).monitors == app.monitors
+    hello.monitors = {}
+    hello.submit("b", name="x")
+    assert client.App.objects.get(id=job.app_id).monitors == {}
+
+
+@pytest.mark.parametrize(
+    ("rule", "where"),
+    [
+        ({"action": "kill", "pattern": "("}, "monitors.bad.pattern"),
+        ({"action": "kill"}, "monitors.bad"),
+        ({"action": "stop", "pattern": "x"}, "monitors.bad.action"),
+        ({"action": "kill", "pattern": "x", "files": "x"}, "monitors.bad.files"),
+    ],
+)
+def test_a_monitor_that_can_not_be_is_refused_before_it_is_sent(hello: Any, rule: dict[str, Any], where: str) -> None:
+    hello.monitors = {"bad": rule}
+    with pytest.raises(errors.ValidationFailed) as caught:
+        hello.sync()
+    assert [problem.where.removeprefix("App Hello.") for problem in caught.value.details] == [where]
+
+
+def test_a_service_from_before_monitors_is_told_of_none(
+    client: Client, hello: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    request = Transport.request
+
+    def spy(self: Transport, method: str, path: str, **fields: Any) -> Any:
+        sent.append(fields.get("body"))
+        return request(self, method, path, **fields)
+
+    monkeypatch.setattr(Transport, "request", spy)
+    hello.sync()
+    assert [b"monitors" in dump_body(body) for body in sent if isinstance(body, AppSync)] == [False]
 
 
 def test_an_app_is_renamed_with_its_jobs(client: Client, hello: Any, site: Any) -> None:

@@ -426,3 +426,38 @@ def test_nothing_that_could_go_on_by_itself_stands_still(job: JobFacts, request:
     assert waits.get(after.state, True)
     assert after.state is not S.CREATED
     assert after.state not in DONE_STATES or after.state is not S.JOB_FINISHED or job.state is not S.JOB_FINISHED
+
+
+def test_a_note_changes_nothing_of_its_job() -> None:
+    """Also not that its end was asked for, and who holds it."""
+    job = facts(S.RUNNING, cancel_requested=True)
+    told = decide(job, ask(E.NOTED, Actor.LAUNCHER)._replace(message="seen"))
+    assert (told.after, told.effects) == (job, frozenset())
+    (note,) = told.transitions
+    assert (note.source, note.target, note.attempt, note.said) == (S.RUNNING, S.RUNNING, 2, {"message": "seen"})
+
+
+@pytest.mark.parametrize(
+    ("restarts", "max_attempts", "spent", "ends_in"),
+    [
+        (0, None, 0, S.FAILED),
+        (0, 5, 0, S.FAILED),
+        (1, None, 0, S.RESTART_READY),
+        (1, None, 1, S.FAILED),
+        (2, None, 1, S.RESTART_READY),
+        (5, 2, 0, S.RESTART_READY),
+        (5, 2, 1, S.FAILED),
+    ],
+)
+def test_what_a_monitor_ended_runs_again_as_often_as_its_rule_says(
+    restarts: int, max_attempts: int | None, spent: int, ends_in: JobState
+) -> None:
+    job = plain(S.RUNNING, session_id=SESSION, max_attempts=max_attempts, spent_attempts=spent)
+    request = ask(E.RUN_ERROR, Actor.LAUNCHER)._replace(failure=Failure.MONITOR, restarts=restarts)
+    after = decide(job, request).after
+    assert (after.state, after.failure, after.spent_attempts) == (ends_in, Failure.MONITOR, spent + 1)
+
+
+def test_a_hook_decides_about_what_a_monitor_ended() -> None:
+    request = ask(E.RUN_ERROR, Actor.LAUNCHER)._replace(failure=Failure.MONITOR, restarts=3)
+    assert decide(facts(S.RUNNING), request).after.state is S.RUN_ERROR

@@ -24,7 +24,7 @@ MOVES = {
     "READY": "STAGED_IN FAILED CANCELLED",
     "STAGED_IN": "PREPROCESSED FAILED CANCELLED",
     "PREPROCESSED": "RUNNING CANCELLED",
-    "RUNNING": "RUN_DONE RUN_ERROR RUN_TIMEOUT CANCELLED",
+    "RUNNING": "RUNNING RUN_DONE RUN_ERROR RUN_TIMEOUT CANCELLED",
     "RUN_DONE": "POSTPROCESSED RESTART_READY FAILED CANCELLED",
     "RUN_ERROR": "RESTART_READY FAILED CANCELLED",
     "RUN_TIMEOUT": "RUN_DONE RUN_ERROR RESTART_READY FAILED CANCELLED",
@@ -53,8 +53,13 @@ def test_s8_failed_and_cancelled_are_left_by_the_user_only() -> None:
     assert {edge.event for edge in leaving} == {JobEvent.RETRY, JobEvent.RETRY_FROM_START}
 
 
+def test_only_a_note_leads_back_to_its_state() -> None:
+    (note,) = [edge for edge in EDGES.values() if edge.source is edge.target]
+    assert (note.event, note.source, note.lease) == (JobEvent.NOTED, JobState.RUNNING, Lease.RUN)
+
+
 def test_only_launchers_start_and_only_from_runnable_states() -> None:
-    starting = [edge for edge in EDGES.values() if edge.target is JobState.RUNNING]
+    starting = [edge for edge in EDGES.values() if edge.target is JobState.RUNNING is not edge.source]
     assert {edge.source for edge in starting} == RUNNABLE_STATES
     assert {edge.actors for edge in starting} == {frozenset({Actor.LAUNCHER})}
     assert {edge.lease for edge in starting} == {Lease.RUN}

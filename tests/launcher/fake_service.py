@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from balsam.domain.app import AppSpec
+from balsam.domain.monitors import Monitor
 from balsam.domain.template import CommandTemplate
 
 NOW = "2026-01-01T00:00:00Z"
@@ -145,6 +146,7 @@ class FakeService:
             command_template=template,
             parameters={name: AppParameter(**given) for name, given in parameters.items()},
             environment_variables=changes.get("environment_variables", {}),
+            monitors={name: Monitor.from_view(given) for name, given in changes.get("monitors", {}).items()},
         )
         self.apps[app_id] = {**view, "content_hash": spec.content_hash, **changes}
 
@@ -283,6 +285,8 @@ class FakeService:
         self.history[job.id].append(event)
         if event == "started":
             job.state, job.attempt = "running", job.attempt + 1
+        elif event == "noted":
+            pass
         elif event in ("released", "run_timeout"):
             job.state, job.session = "runnable", None
         else:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from balsam.domain.failure import Failure
 from balsam.domain.job import Resources
 from balsam.domain.lease import HeldLease, LeaseKind
+from balsam.domain.monitors import MonitorAction
 from balsam.domain.packing import Node
 from balsam.launcher.appetite import MOST_IN_RESERVE, POLL_SEC
 from balsam.launcher.bad_nodes import START_SEC
@@ -39,6 +40,7 @@ from balsam.launcher.machine_messages import (
     Output,
     Preparing,
     Record,
+    RuleMet,
     SessionOpened,
     Signal,
     Start,
@@ -294,6 +296,66 @@ def test_what_can_not_be_started_is_told_as_such() -> None:
     bench.grant(job(1))
     records = all_of(Record, bench.step(StartFailed(1, 127, "no such command")))
     assert [record.failure for record in records] == [None, Failure.NOT_STARTED]
+
+
+def rule_met(action: MonitorAction, token: int = 1, **given: Any) -> RuleMet:
+    return RuleMet(1, token, "bad", action, "monitor bad: line 3", {"line": 3}, **given)
+
+
+def test_a_rule_is_noted_and_the_job_goes_on() -> None:
+    bench = Bench()
+    bench.run(job(1))
+    first = one(Record, bench.step(rule_met(MonitorAction.NOTIFY)))
+    assert (first.outcome, first.message, first.data) == (
+        Outcome.NOTED, "monitor bad: line 3", {"monitor": "bad", "line": 3}
+    )  # fmt: skip
+    second = one(Record, bench.step(rule_met(MonitorAction.TAG, tags={"quality": "bad"})))
+    assert (second.outcome, second.changes) == (Outcome.NOTED, {"merge_tags": {"quality": "bad"}})
+    assert told(bench.end(1)) == [(Outcome.RUN_DONE, 1)]
+
+
+@pytest.mark.parametrize("code", [143, 0])
+def test_a_rule_that_kills_ends_the_attempt_in_an_error_of_its_own_class(code: int) -> None:
+    bench = Bench(kill_grace_sec=10)
+    bench.run(job(1))
+    out = bench.step(rule_met(MonitorAction.KILL, restarts=2))
+    assert one(Signal, out).kill is False and told(out) == [], "nothing is told before it is gone (S9)"
+    record = one(Record, bench.end(1, code))
+    assert (record.outcome, record.failure, record.restarts) == (Outcome.RUN_ERROR, Failure.MONITOR, 2)
+    assert (record.message, record.data) == (
+        "monitor bad: line 3", {"return_code": code, "monitor": "bad", "line": 3}
+    )  # fmt: skip
+
+
+def test_a_rule_that_the_last_lines_meet_counts_for_a_job_that_ended_well() -> None:
+    bench = Bench()
+    bench.run(job(1))
+    bench.step(Exited(1, 0))
+    record = one(Record, bench.step(rule_met(MonitorAction.KILL), Gone(1)))
+    assert (record.outcome, record.failure, record.return_code) == (Outcome.RUN_ERROR, Failure.MONITOR, 0)
+
+
+def test_a_job_that_ends_for_another_reason_is_not_judged() -> None:
+    bench = Bench()
+    bench.run(job(1))
+    bench.step(CancelRequested((1,)))
+    assert told(bench.step(rule_met(MonitorAction.KILL), rule_met(MonitorAction.NOTIFY))) == []
+    assert told(bench.end(1, 143)) == [(Outcome.KILLED, 1)]
+
+
+def test_a_rule_of_an_earlier_grant_or_of_no_run_says_nothing() -> None:
+    bench = Bench()
+    bench.run(job(1, token=2))
+    assert told(bench.step(rule_met(MonitorAction.NOTIFY, token=1))) == []
+    assert told(bench.step(RuleMet(77, 1, "bad", MonitorAction.KILL, "x"))) == []
+
+
+def test_a_cancel_outdoes_a_rule() -> None:
+    bench = Bench()
+    bench.run(job(1))
+    bench.step(rule_met(MonitorAction.KILL))
+    bench.step(CancelRequested((1,)))
+    assert told(bench.end(1, 143)) == [(Outcome.KILLED, 1)]
 
 
 def test_cancel_is_term_then_kill_then_killed_when_gone() -> None:
@@ -648,7 +710,7 @@ def test_wire_and_machine_agree_on_words_and_fields() -> None:
     )
     told = {"seq", "job_id", "token", "event", "at", "return_code", "failure", "message", "data", "result"}
     of_hooks = {"verdict", "changes"}
-    assert told | of_hooks == set(ReportRecord.model_fields)
+    assert told | of_hooks | {"restarts"} == set(ReportRecord.model_fields)
 
 
 # Nodes
@@ -736,7 +798,11 @@ class World:
                 assert output.job_id in self.alive
             case Record():
                 assert not self.lease_over, "S6: no report after the lease"
-                self.ends.setdefault((output.job_id, output.token), []).append(output.outcome)
+                told = self.ends.setdefault((output.job_id, output.token), [])
+                if output.outcome is Outcome.NOTED:
+                    assert told == [Outcome.STARTED], "a note is of what runs"
+                else:
+                    told.append(output.outcome)
             case Acquire():
                 assert self.asked is None, "one at a time"
                 assert not self.lease_over
@@ -755,6 +821,7 @@ ACTIONS = st.lists(
                 "gone",
                 "cancel",
                 "fence",
+                "rule",
                 "tick",
                 "work",
                 "refuse",
@@ -844,6 +911,9 @@ def act(world: World, action: str, which: int, number: int) -> None:
             world.step((NodeDown if action == "down" else NodeUp)(which % 2))
         case "cancel":
             world.step(CancelRequested((which + 1,)))
+        case "rule":
+            action = list(MonitorAction)[number % 3]
+            world.step(RuleMet(which + 1, world.tokens.get(which + 1, 1), "bad", action, "met"))
         case "fence":
             world.step(Fenced(((which + 1, world.tokens.get(which + 1, 1)),)))
         case "tick":

@@ -21,6 +21,7 @@ from balsam.site.directory import SiteDirectory
 from tests.server.world import make_blob, ok, stage_in
 from tests.services import RunningService
 from tests.site.conftest import running_agent
+from tests.testbed.rclone_serve import require_rclone
 from tests.testbed.sshd import Sshd, running_sshd
 
 pytestmark = pytest.mark.slow
@@ -200,6 +201,41 @@ def test_the_agent_is_killed_in_the_middle_of_a_large_file(
     with running_agent(place):
         wait_for(user, job_id, "JOB_FINISHED")
     assert fetched(user, job_id) == large
+
+
+@pytest.mark.parametrize("scheme", ["rsync", "sftp"])
+def test_the_agent_is_killed_in_the_middle_of_what_a_program_sends(
+    real: RunningService, place: SiteDirectory, user: httpx2.Client, tmp_path: Path, sshd: Sshd, scheme: str
+) -> None:
+    """The program that it leaves behind does no harm, and what that had sent is no obstacle."""
+    if scheme == "sftp":
+        require_rclone()
+    far, large = tmp_path / "far", os.urandom(1_000_000) * 200
+    far.mkdir()
+    with place.settings.open("a") as settings:
+        settings.write(f"transfers:\n  transfer_locations: {{far: '{sshd.url(scheme, far)}'}}\n")
+
+    def arrived() -> dict[str, int]:
+        return {str(path.relative_to(far)): path.stat().st_size for path in far.rglob("*") if path.is_file()}
+
+    with running_agent(place) as agent:
+        deadline = time.monotonic() + WAIT_SEC
+        while "far" not in ok(user.get("/api/sites/1"))["transfer_locations"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        job_id = submit(user, far="far:/out.dat")
+        run(real, place, job_id, out=large)
+        while sum(arrived().values()) < 5_000_000:
+            assert time.monotonic() < deadline
+        agent.kill()
+        agent.wait()
+    assert item(user, job_id, "far")["state"] != "done", "it was over before it was killed"
+    if scheme == "rsync":  # rclone before 1.63 writes in place
+        assert arrived().get("out.dat", len(large)) == len(large), "half of a file has its name"
+    with running_agent(place):
+        wait_for(user, job_id, "JOB_FINISHED")
+    assert arrived() == {"out.dat": len(large)}
+    assert (far / "out.dat").read_bytes() == large
 
 
 def test_the_service_is_killed_in_the_middle_of_a_large_file(

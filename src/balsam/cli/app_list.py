@@ -71,6 +71,7 @@ def print_definition(spec: "AppSpec") -> None:
         ("transfers", {key: asdict(value) for key, value in spec.transfers.items()}),
         ("cleanup files", list(spec.cleanup_files)),
         ("hooks", sorted(spec.hooks)),
+        ("monitors", {key: asdict(value) for key, value in spec.monitors.items()}),
         ("Python code", {} if spec.code is None else spec.code.as_content()),
     ):
         if content:

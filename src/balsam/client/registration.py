@@ -82,6 +82,7 @@ def load_by_id(base: Definition, app_id: int) -> Definition:
         "environment_variables": dict(view.environment_variables),
         "transfers": {name: slot.model_dump() for name, slot in view.transfers.items()},
         "cleanup_files": list(view.cleanup_files),
+        "monitors": {name: monitor.model_dump(mode="json") for name, monitor in view.monitors.items()},
         "python_exe": None if view.code is None else view.code.python_exe,
     }
     loaded = cast("Definition", type(view.name, (parent,), attributes))
@@ -124,7 +125,20 @@ def definition(app: Definition) -> AppSync:
         "source_code": app.source_code,
         "code": _code_fields(app, found),
     }
-    return checked(AppSync, f"App {found.name}", fields)
+    if app.monitors:  # not told otherwise: a service before them would not know the word
+        fields["monitors"] = {key: dict(value) for key, value in app.monitors.items()}
+    content = checked(AppSync, f"App {found.name}", fields)
+    _check_monitors(content)
+    return content
+
+
+def _check_monitors(content: AppSync) -> None:
+    if not content.monitors:
+        return
+    problems = [Problem(where, why) for where, why in content.spec().monitor_problems()]
+    if problems:
+        said = "; ".join(f"{problem.where}: {problem.message}" for problem in problems)
+        raise ValidationFailed(f"App {content.name}: {said}", code="validation", details=problems)
 
 
 def vars_of(parameter: AppParameter) -> dict[str, Any]:
@@ -278,7 +292,7 @@ def _fingerprint(app: Definition) -> str:
     """Changes whenever what `sync` would send changes."""
     site = _checked_site(app)
     place = site.id if isinstance(site, Site) else site
-    dicts = (app.parameters, app.environment_variables, app.transfers)
+    dicts = (app.parameters, app.environment_variables, app.transfers, app.monitors)
     methods = _methods(app)
     code = _code(app, methods, False).envelope.sha256 if methods else ""
     return repr((place, app.command_template, *dicts, list(app.cleanup_files), app.__doc__, app.python_exe, code))

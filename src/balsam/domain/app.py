@@ -14,6 +14,8 @@ from typing import Any
 from balsam.domain.envelope import BadEnvelope, Envelope, is_envelope
 from balsam.domain.globs import BadPattern, Glob
 from balsam.domain.lifecycle import Hook
+from balsam.domain.monitors import Monitor
+from balsam.domain.monitors import problems_of as monitor_problems
 from balsam.domain.template import CommandTemplate, ParameterError, TemplateError, check_parameters
 from balsam.domain.transfers import local_path_problem
 
@@ -95,6 +97,7 @@ class AppSpec:
     hooks: frozenset[Hook] = frozenset()
     source_code: str = ""
     code: PythonCode | None = None
+    monitors: dict[str, Monitor] = field(default_factory=dict)
 
     @classmethod
     def from_view(cls, view: Mapping[str, Any]) -> "AppSpec":
@@ -110,6 +113,7 @@ class AppSpec:
             hooks=frozenset(Hook(name) for name in view["hooks"]),
             source_code=view["source_code"],
             code=_code_of(view.get("code")),
+            monitors={name: Monitor.from_view(given) for name, given in view.get("monitors", {}).items()},
         )
 
     @property
@@ -121,6 +125,8 @@ class AppSpec:
             del content["code"]
         else:
             content["code"] = self.code.as_content()
+        if not self.monitors:  # so that Apps without keep the hash by which they were approved
+            del content["monitors"]
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @property
@@ -177,6 +183,10 @@ class AppSpec:
                 yield "get_arg_str() and run() are both there; get_arg_str() is for Apps with a command_template"
             return
         yield from self._template_problems()
+
+    def monitor_problems(self) -> Iterator[tuple[str, str]]:
+        """(where, what is wrong) with its monitors."""
+        return monitor_problems(self.monitors)
 
     def _pattern_problems(self) -> Iterator[str]:
         for pattern in self.cleanup_files:

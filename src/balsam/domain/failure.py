@@ -17,6 +17,7 @@ class Failure(StrEnum):
     LOST_NODE = "lost_node"  # its node went away under it
     LOST_LAUNCHER = "lost_launcher"  # its launcher died, or its allocation ended without warning
     NOT_STARTED = "not_started"  # the Site could not or would not start it
+    MONITOR = "monitor"  # a rule of its App on what it writes ended it
     HOOK = "hook"  # a hook failed, or said FAILED of a Job with which nothing was wrong before
     TRANSFER = "transfer"  # staging in or out failed for good
     PARENT = "parent"  # a parent failed or was cancelled

@@ -119,10 +119,14 @@ class Request(NamedTuple):
     message: str = ""
     lost: bool = False  # LEASE_ENDED because the launcher died, not because it closed in order
     failure: Failure | None = None
+    restarts: int = 0  # with Failure.MONITOR: how many attempts more the rule allows
 
 
 class Transition(NamedTuple):
-    """One EventLog row to be. `failure` is set when this is the step that went wrong."""
+    """One EventLog row to be. `failure` is set when this is the step that went wrong.
+
+    A note leads from RUNNING to RUNNING: all else changes the state.
+    """
 
     source: JobState
     target: JobState
@@ -270,6 +274,7 @@ class _Tally(NamedTuple):
     lost_attempts: int
     spent_attempts: int
     failure: Failure | None
+    may_restart: bool = False  # a rule that ended the attempt allows another one
 
 
 def _tally(job: JobFacts, request: Request) -> _Tally:
@@ -281,14 +286,16 @@ def _tally(job: JobFacts, request: Request) -> _Tally:
     lost = (event in _ENDS_OF_RUNS and is_lost) or (event is JobEvent.LEASE_ENDED and request.lost)
     spent = event in _ENDS_OF_RUNS and not is_lost
     kept = None if event in _CLEAR_FAILURE else job.failure
-    return _Tally(job.lost_attempts + lost, job.spent_attempts + spent, failure or kept)
+    spent_attempts = job.spent_attempts + spent
+    return _Tally(job.lost_attempts + lost, spent_attempts, failure or kept, spent_attempts <= request.restarts)
 
 
 def _settle_facts(job: JobFacts, steps: list[Transition], tally: _Tally) -> JobFacts:
     """Facts after the steps. Built once, whatever the number of steps: this runs for every transition there is."""
     first = steps[0]
-    forgets_cancel = first.target is JobState.RUNNING or first.event in _RETRIES
-    is_let_go = first.source is JobState.RUNNING or (first.actor is Actor.SITE and first.source in AWAITED_HOOKS)
+    forgets_cancel = first.event is JobEvent.STARTED or first.event in _RETRIES
+    is_over = first.source is JobState.RUNNING and first.target is not JobState.RUNNING
+    is_let_go = is_over or (first.actor is Actor.SITE and first.source in AWAITED_HOOKS)
     return JobFacts(
         state=steps[-1].target,
         token=job.token,
@@ -350,6 +357,8 @@ def _is_worth_another_attempt(job: JobFacts, tally: _Tally) -> bool:
     infrastructure is to blame."""
     if tally.failure in INFRASTRUCTURE:
         return True
+    if tally.failure is Failure.MONITOR:
+        return tally.may_restart and not _is_spent(job, tally.spent_attempts)
     if job.max_attempts is None or tally.failure is Failure.NOT_STARTED:
         return False
     return not _is_spent(job, tally.spent_attempts)

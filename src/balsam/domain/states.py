@@ -85,6 +85,7 @@ class JobEvent(StrEnum):
     STARTED = "started"
     RUN_DONE = "run_done"
     RUN_ERROR = "run_error"
+    NOTED = "noted"  # something is to be known of the attempt, which goes on
     RUN_TIMEOUT = "run_timeout"  # the launcher ended the attempt: wall time, drain
     LEASE_ENDED = "lease_ended"  # the sweep, or the close of a session, found the attempt without a holder
     POSTPROCESS_DONE = "postprocess_done"
@@ -135,6 +136,7 @@ def _edges() -> Iterator[Edge]:
     yield from edge((s.STAGED_IN,), e.PREPROCESS_DONE, s.PREPROCESSED, site, service, lease=processing)
     yield from edge((s.STAGED_IN,), e.GIVE_UP, s.FAILED, site, lease=processing)
     yield from edge(runnable, e.STARTED, s.RUNNING, launcher, lease=run)
+    yield from edge((s.RUNNING,), e.NOTED, s.RUNNING, launcher, lease=run)
     yield from edge((s.RUNNING,), e.RUN_DONE, s.RUN_DONE, launcher, lease=run)
     yield from edge((s.RUNNING,), e.RUN_ERROR, s.RUN_ERROR, launcher, lease=run)
     yield from edge((s.RUNNING,), e.RUN_TIMEOUT, s.RUN_TIMEOUT, launcher, lease=run)

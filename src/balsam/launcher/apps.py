@@ -6,11 +6,11 @@ Site wants none; where it does, it is passed on to workers as it is, and never o
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from balsam.domain.app import AppSpec, LaunchMethod, PythonCode
-from balsam.domain.envelope import BadEnvelope
+from balsam.domain.monitors import Monitor
 from balsam.domain.template import CommandTemplate, RenderedCommand, TemplateError
 
 # An App that says this name has MPI started in its process, which has to be one of its own.
@@ -44,7 +44,8 @@ class RunnableCode:
 
 @dataclass(frozen=True, slots=True)
 class RunnableApp:
-    """An App that may run: its parsed template or `run()`, the defaults of its parameters, its environment."""
+    """An App that may run: its parsed template or `run()`, the defaults of its parameters, its environment, and the
+    rules on what it writes."""
 
     name: str
     content_hash: str
@@ -52,6 +53,7 @@ class RunnableApp:
     defaults: Mapping[str, str]
     environment: Mapping[str, str]
     code: RunnableCode | None
+    monitors: Mapping[str, Monitor] = field(default_factory=dict)
 
     @property
     def runs_python(self) -> bool:
@@ -93,6 +95,11 @@ class AppShelf:
             raise app
         return app
 
+    def monitors(self, app_id: int) -> Mapping[str, Monitor]:
+        """The rules on what Jobs of this App write; none of one that does not run here."""
+        app = self._apps.get(app_id)
+        return app.monitors if isinstance(app, RunnableApp) else {}
+
     def view(self, app_id: int) -> Mapping[str, Any] | None:
         """The definition as it came, for other nodes, which check it themselves."""
         return self._views.get(app_id)
@@ -100,7 +107,7 @@ class AppShelf:
     def _checked(self, view: Mapping[str, Any]) -> RunnableApp:
         try:
             spec = AppSpec.from_view(view)
-        except BadEnvelope as error:
+        except ValueError as error:
             raise AppRefused(f"App {view['name']}: {error}") from error
         if spec.content_hash != view["content_hash"]:
             raise AppRefused(f"App {spec.name} is not what its hash says: the service sent another definition")
@@ -121,6 +128,7 @@ class AppShelf:
             defaults=spec.defaults,
             environment=spec.environment_variables,
             code=RunnableCode.of(spec.name, spec.code) if spec.code is not None and spec.methods else None,
+            monitors=spec.monitors,
         )
 
 

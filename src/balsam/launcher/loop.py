@@ -39,6 +39,7 @@ from balsam.launcher.machine_messages import (
     Signal,
     Start,
 )
+from balsam.launcher.monitors import Monitors
 from balsam.launcher.node_watch import NodeWatch
 from balsam.launcher.partition import Partition
 from balsam.launcher.proctable import ALLOCATION_ENV, find_descendants, kill_until_gone
@@ -98,6 +99,8 @@ class Loop:
             doubts=self._node_watch,
             steps=self._way_to_steps(parts),
         )
+        data_path = Path(partition.config.data_path)
+        self._monitors = Monitors(self._epoll, parts.apps, data_path, clock, self._inputs)
         self._service = ServiceSide(self._epoll, partition, parts.apps, make_courier, clock, self._inputs)
         self._told_until: float | None = None
         self._is_restart = int(os.environ.get(RESTART_ENV, "0")) > 0
@@ -164,7 +167,9 @@ class Loop:
         self._children.sweep(now)
         if self._node_watch is not None:
             self._node_watch.tick(now)
+        self._monitors.follow(now, self._machine.is_ending)
         self._let_decide(now)
+        self._monitors.tick(now)
         if self._fleet is not None:
             self._fleet.flush()
         self._service.flush(self._clock.monotonic(), self._machine.is_idle)
@@ -185,6 +190,7 @@ class Loop:
             self._machine.wake_at(),
             self._children.due(),
             self._service.due(self._machine.is_idle),
+            self._monitors.due(),
             None if self._node_watch is None else self._node_watch.due(),
             None if longest_sec is None else now + longest_sec,
         ]
@@ -207,7 +213,7 @@ class Loop:
         return Drain(f"got {', '.join(sorted(names))}")
 
     def _hear(self, fd: int, event: int) -> None:
-        if self._children.heard(fd) or self._service.heard(fd, event):
+        if self._children.heard(fd) or self._service.heard(fd, event) or self._monitors.heard(fd):
             return
         if self._node_watch is not None and self._node_watch.heard(fd):
             return
@@ -232,6 +238,7 @@ class Loop:
     def _carry_out(self, output: Output) -> None:
         match output:
             case Start():
+                self._monitors.begin(output.job)
                 self._children.start(output)
             case Record():
                 self._service.report(output)
@@ -257,6 +264,7 @@ class Loop:
     def _say_goodbye(self, reason: ExitReason) -> None:
         """Deliver what is left and close the Session, for as long as there is time (L3)."""
         self._children.close()
+        self._monitors.close()
         if self._node_watch is not None:
             self._node_watch.close()
         give_up_at = min(self._clock.monotonic() + CLOSE_SEC, self._end - self._partition.margin_sec * 0.2)

@@ -16,6 +16,7 @@ from typing import Any
 from balsam.domain.failure import Failure
 from balsam.domain.job import Shape
 from balsam.domain.lease import HeldLease
+from balsam.domain.monitors import MonitorAction
 from balsam.domain.packing import Node
 from balsam.launcher.appetite import Appetite, Room
 from balsam.launcher.bad_nodes import START_SEC, BadNodes
@@ -47,6 +48,7 @@ from balsam.launcher.machine_messages import (
     Output,
     Preparing,
     Record,
+    RuleMet,
     SessionOpened,
     StartDelayed,
     Started,
@@ -183,10 +185,8 @@ class Machine:
                 self._hear_of_run(now, happened)
             case Granted():
                 self._granted(now, happened)
-            case CancelRequested():
-                self._cancel(now, happened.job_ids)
-            case Fenced():
-                self._fenced(now, happened.jobs)
+            case CancelRequested() | Fenced() | RuleMet():
+                self._hear_of_wish(now, happened)
             case StartFailed():
                 self._start_failed(now, happened)
             case StartDelayed():
@@ -204,6 +204,15 @@ class Machine:
             run.checkpoint_asked = True
         else:
             self._preparing(now, run)
+
+    def _hear_of_wish(self, now: float, happened: CancelRequested | Fenced | RuleMet) -> None:
+        match happened:
+            case CancelRequested():
+                self._cancel(now, happened.job_ids)
+            case Fenced():
+                self._fenced(now, happened.jobs)
+            case RuleMet():
+                self._rule_met(now, happened)
 
     def _hear_of_node(self, happened: Lost | NodeDown | NodeUp) -> None:
         match happened:
@@ -468,6 +477,19 @@ class Machine:
         else:
             self._record(Outcome.RELEASED, run.job)
 
+    def _rule_met(self, now: float, met: RuleMet) -> None:
+        """Of a Job that ends for another reason already nothing is said."""
+        run = self._runs.get(met.job_id)
+        if run is None or not run.started or run.killing is not None or run.job.token != met.token:
+            return
+        if met.action is MonitorAction.KILL:
+            run.rule = met
+            self._runs.kill(now, met.job_id, Killing.MONITOR, met.message)
+            return
+        data = {"monitor": met.monitor, **met.data} if met.monitor else dict(met.data)
+        changes = {"merge_tags": dict(met.tags)} if met.tags else {}
+        self._record(Outcome.NOTED, run.job, message=met.message, data=data, changes=changes)
+
     # Ending
 
     def _exited(self, now: float, exited: Exited) -> None:
@@ -498,6 +520,8 @@ class Machine:
             case None:
                 why = _lines(exited.message, said)
                 self._record(Outcome.RUN_ERROR, run.job, code, why, data, exited.result, exited.failure)
+            case Killing.MONITOR:
+                self._record_rule(run, code, data)
             case Killing.LOST_NODE:
                 self._record(Outcome.RUN_ERROR, run.job, code, run.why, data, failure=Failure.LOST_NODE)
             case Killing.DRAIN:
@@ -506,6 +530,13 @@ class Machine:
                 self._record(Outcome.KILLED, run.job, code, run.why)
             case Killing.FENCED | Killing.LEASE:
                 self._record(Outcome.RELEASED, run.job)
+
+    def _record_rule(self, run: Run, code: int, data: Mapping[str, Any]) -> None:
+        if run.rule is None:
+            raise AssertionError(f"Job {run.job.id} was ended by a rule that is not known")
+        told = {**data, "monitor": run.rule.monitor, **run.rule.data}
+        allowed = run.rule.restarts
+        self._record(Outcome.RUN_ERROR, run.job, code, run.why, told, failure=Failure.MONITOR, restarts=allowed)
 
     def _lost(self, lost: Lost) -> None:
         """Said as what it is; whether and where it runs again is the service's to decide (S6)."""
@@ -549,9 +580,12 @@ class Machine:
         data: Mapping[str, Any] | None = None,
         result: Mapping[str, Any] | None = None,
         failure: Failure | None = None,
+        changes: Mapping[str, Any] | None = None,
+        restarts: int = 0,
     ) -> None:
         if not self._is_over:  # S6: who lost the lease has nothing to say any more
-            self._out.append(Record(outcome, job.id, job.token, return_code, message, data or NO_DATA, result, failure))
+            said = (return_code, message, data or NO_DATA, result, failure, changes or NO_DATA, restarts)
+            self._out.append(Record(outcome, job.id, job.token, *said))
 
     def _end_when_done(self, now: float) -> None:
         if self._runs or self._queue:

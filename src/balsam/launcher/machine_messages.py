@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from balsam.domain.failure import Failure
 from balsam.domain.job import Resources
 from balsam.domain.lease import HeldLease
+from balsam.domain.monitors import MonitorAction
 from balsam.domain.packing import Placement
 
 _RESOURCES = tuple(field.name for field in fields(Resources) if field.init)
@@ -59,6 +60,7 @@ class Outcome(StrEnum):
     RUN_DONE = "run_done"
     RUN_ERROR = "run_error"
     RUN_TIMEOUT = "run_timeout"
+    NOTED = "noted"
     KILLED = "killed"
     RELEASED = "released"
 
@@ -160,6 +162,20 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleMet:
+    """A monitor of the App was met in this attempt; said at most once of each. `data` tells where."""
+
+    job_id: int
+    token: int
+    monitor: str
+    action: MonitorAction
+    message: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NodeDown:
     """Nothing can be started on this node (its index) for now. What ran there may still run."""
 
@@ -247,6 +263,7 @@ Input = (
     | Exited
     | Gone
     | Lost
+    | RuleMet
     | NodeDown
     | NodeUp
     | CancelRequested
@@ -302,7 +319,7 @@ class Checkpoint:
 
 
 class Record(NamedTuple):
-    """One fact for the outbox, to be delivered in this order."""
+    """One fact for the outbox, to be delivered in this order. `changes` are fields of the Job, as in a JobPatch."""
 
     outcome: Outcome
     job_id: int
@@ -312,6 +329,8 @@ class Record(NamedTuple):
     data: Mapping[str, Any] = NO_DATA
     result: Mapping[str, Any] | None = None
     failure: Failure | None = None
+    changes: Mapping[str, Any] = NO_DATA
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,10 @@ class Reports:
             fact["data"] = record.data
         if record.result is not None:
             fact["result"] = record.result
+        if record.changes:
+            fact["changes"] = record.changes
+        if record.restarts:
+            fact["restarts"] = record.restarts
         self._waiting.append(fact)
 
     def due(self, idle: bool) -> float | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from balsam.domain.packing import Node, NodePool, Placement
-from balsam.launcher.machine_messages import Exited, LaunchJob, Output, Signal, Start
+from balsam.launcher.machine_messages import Exited, LaunchJob, Output, RuleMet, Signal, Start
 
 KILL_AGAIN_SEC = 5.0
 
@@ -18,10 +18,11 @@ class Killing(IntEnum):
     """Why a run is being killed; the higher one decides what is reported."""
 
     DRAIN = 1
-    LOST_NODE = 2
-    CANCEL = 3
-    FENCED = 4
-    LEASE = 5
+    MONITOR = 2
+    LOST_NODE = 3
+    CANCEL = 4
+    FENCED = 5
+    LEASE = 6
 
 
 # No time is given: nobody waits for what these would still write.
@@ -32,7 +33,7 @@ _AT_ONCE = frozenset({Killing.LOST_NODE, Killing.LEASE})
 class Run:
     """One attempt of a Job. `preparing`: methods of its App run, the Job itself does not yet.
 
-    `checkpoint_asked`: it was sent the signal for a checkpoint.
+    `checkpoint_asked`: it was sent the signal for a checkpoint. `rule`: what kills it.
     """
 
     job: LaunchJob
@@ -44,6 +45,7 @@ class Run:
     killing: Killing | None = None
     checkpoint_asked: bool = False
     why: str = ""
+    rule: RuleMet | None = None
     kill_at: float = math.inf
 
 

@@ -69,6 +69,26 @@ class JobRules:
         with pytest.raises(ValueError, match="S4"):
             world.write(lambda tx: tx.change_jobs({job_id: {column: 1}}, 9))
 
+    def test_s5_a_note_is_an_event_of_a_job_that_stays_as_it_is(self, world: StoreWorld) -> None:
+        (job_id,) = world.submit(tags={"a": "1"})
+        session = world.open_session()
+        (job,) = world.acquire(session.id)
+        world.tell(session.id, job, E.STARTED)
+        before, counts = world.get(job_id), world.counts()
+        for _ in range(2):
+            world.tell(session.id, job, E.NOTED, message="seen", changes={"merge_tags": {"b": "2"}})
+        after = world.get(job_id)
+        assert (after.state, after.started_at, after.tags) == (
+            JobState.RUNNING,
+            before.started_at,
+            {"a": "1", "b": "2"},
+        )
+        assert world.counts() == counts
+        assert replayed(world, job_id) is JobState.RUNNING
+        assert [event.data["message"] for event in world.events(job_id)[-2:]] == ["seen", "seen"]
+        world.tell(session.id, job, E.RUN_DONE, return_code=0)
+        assert replayed(world, job_id) is JobState.JOB_FINISHED
+
     def test_s5_the_log_replays_to_the_state(self, world: StoreWorld) -> None:
         parent = world.submit()
         children = world.submit(3, parent_ids=parent)

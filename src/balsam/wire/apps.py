@@ -10,8 +10,10 @@ from balsam.domain.app import PythonCode as Code
 from balsam.domain.app import TransferSlot as Slot
 from balsam.domain.envelope import Envelope
 from balsam.domain.lifecycle import Hook
+from balsam.domain.monitors import MAX_MONITORS, OUTPUT_NAME, MonitorAction
+from balsam.domain.monitors import Monitor as Rule
 from balsam.domain.template import MAX_TEMPLATE_LENGTH
-from balsam.wire.base import Id, JsonDict, Message, Short, Timestamp
+from balsam.wire.base import Id, JsonDict, Message, Short, Tags, Timestamp
 from balsam.wire.lookups import Where
 
 AppName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH)]
@@ -33,6 +35,18 @@ class TransferSlot(Message):
     local_path: str
     description: str = ""
     recursive: bool = False
+
+
+class Monitor(Message):
+    """A rule on what Jobs of an App write, checked at the Site; see `domain.monitors.Monitor`."""
+
+    action: MonitorAction
+    file: Annotated[str, StringConstraints(max_length=4096)] = OUTPUT_NAME
+    pattern: str | None = None
+    not_finite: bool = False
+    stalled_sec: int | None = None
+    tags: Tags = {}
+    restarts: int = 0
 
 
 class PythonCode(Message):
@@ -71,6 +85,7 @@ class AppSync(Message):
     description: Annotated[str, StringConstraints(max_length=16_384)] = ""
     source_code: Annotated[str, StringConstraints(max_length=262_144)] = ""
     code: PythonCode | None = None
+    monitors: Annotated[dict[Short, Monitor], Field(max_length=MAX_MONITORS)] = {}
 
     def spec(self) -> AppSpec:
         """The definition in the domain's form, with the hash by which it can be pinned. Raises BadEnvelope."""
@@ -84,6 +99,7 @@ class AppSync(Message):
             hooks=frozenset(self.hooks),
             source_code=self.source_code,
             code=None if self.code is None else self.code.spec(),
+            monitors={key: Rule(**value.model_dump()) for key, value in self.monitors.items()},
         )
 
 

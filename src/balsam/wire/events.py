@@ -12,7 +12,7 @@ from balsam.wire.lookups import Where
 
 
 class EventView(Message):
-    """One transition. `seq` counts within the Job from 1.
+    """One transition, or from RUNNING to RUNNING a note of a monitor. `seq` counts within the Job from 1.
 
     `timestamp` is by the service's clock, `reported_at` by the reporter's.
     """

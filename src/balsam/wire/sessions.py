@@ -8,6 +8,7 @@ from pydantic import Field
 from balsam.domain.failure import Failure
 from balsam.domain.lease import LeaseKind, SessionPurpose
 from balsam.domain.lifecycle import Hook
+from balsam.domain.monitors import MAX_RESTARTS
 from balsam.wire.apps import AppView
 from balsam.wire.base import Id, JsonDict, Message, Tags, Timestamp
 from balsam.wire.limits import MAX_ACQUIRE, MAX_REPORT
@@ -104,6 +105,7 @@ class LaunchEvent(StrEnum):
     RUN_DONE = "run_done"
     RUN_ERROR = "run_error"
     RUN_TIMEOUT = "run_timeout"
+    NOTED = "noted"  # a monitor of the App was met; the attempt goes on
     KILLED = "killed"
     RELEASED = "released"  # granted, not started, handed back
     HOOK_DONE = "hook_done"  # `verdict` and `changes` say what came of it
@@ -113,7 +115,8 @@ class ReportRecord(Message):
     """One fact, in the launcher's durable order. `at` is by the launcher's clock: for people, orders nothing (S13).
 
     `result` comes with the end of an attempt of a Python App. `verdict` is the state that a hook set ("": none), and
-    `changes` are the fields of the Job that it set, as in a JobPatch.
+    `changes` are the fields of the Job that it set, as in a JobPatch; with `noted` they may be `merge_tags`. `restarts`
+    is how many attempts more a monitor allows that ended this one.
     """
 
     seq: Annotated[int, Field(ge=1)]
@@ -128,6 +131,7 @@ class ReportRecord(Message):
     result: JobResult | None = None
     verdict: Annotated[str, Field(max_length=64)] = ""
     changes: JsonDict = Field(default_factory=dict)
+    restarts: Annotated[int, Field(ge=0, le=MAX_RESTARTS)] = 0
 
 
 class Report(Message):

@@ -72,6 +72,7 @@ class App(Model):
     transfers = Field[dict[str, dict[str, Any]]]({}, write=Write.NEVER)
     cleanup_files = Field[list[str]]([], write=Write.NEVER)
     hooks = Field[list[str]]([], write=Write.NEVER)
+    monitors = Field[dict[str, dict[str, Any]]]({}, write=Write.NEVER)
     code = Field[dict[str, Any] | None](None, write=Write.NEVER)
     description = Field[str]("", write=Write.NEVER)
     source_code = Field[str]("", write=Write.NEVER)

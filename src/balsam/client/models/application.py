@@ -53,6 +53,8 @@ class ApplicationDefinition:
     `parameters`: `{name: {"required": bool, "default": str, "help": str}}`; names that only the template has are
     required.
     `environment_variables`, `transfers`, `cleanup_files`: as in the guide.
+    `monitors`: `{name: {"action": "notify" | "tag" | "kill", "file": "job.out", ...}}`, rules on what Jobs write, which
+    their Site checks: a `pattern`, `not_finite`, or `stalled_sec`; see the guide to monitors.
 
     >>> class Hello(ApplicationDefinition):
     ...     site = "local"
@@ -68,6 +70,7 @@ class ApplicationDefinition:
     environment_variables: ClassVar[Mapping[str, str]] = {}
     transfers: ClassVar[Mapping[str, Any]] = {}
     cleanup_files: ClassVar[Iterable[str]] = ()
+    monitors: ClassVar[Mapping[str, Any]] = {}
     python_exe: ClassVar[str | None] = None
     source_code = _SourceCode()
 

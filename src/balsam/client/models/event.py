@@ -72,6 +72,8 @@ class EventManager(Manager["EventLog"]):
 class EventLog(Model):
     """One transition of a Job. Read only. `seq` counts within the Job; `data` holds messages and exit codes.
 
+    From RUNNING to RUNNING it is a note of a monitor of its App, named in `data["monitor"]`.
+
     >>> events = EventLog.objects.filter(job_id=job.id).order_by("timestamp")
     >>> [event.to_state.value for event in events][:2]
     ['READY', 'STAGED_IN']

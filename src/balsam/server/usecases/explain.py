@@ -54,6 +54,7 @@ _FAILED: dict[Failure | None, str] = {
     Failure.OUT_OF_MEMORY: "It ran out of memory in attempt {attempt}; give it more, or put fewer Jobs on a node.",
     Failure.LOST_NODE: "Its node was lost in attempt {attempt}.",
     Failure.LOST_LAUNCHER: "Its launcher was lost in attempt {attempt}.",
+    Failure.MONITOR: "A monitor of its App ended it in attempt {attempt}; the reasons are below.",
     Failure.NOT_STARTED: "Its Site could not start it; the reasons are below.",
     Failure.HOOK: "A hook of its App failed it; the reasons are below, and its output is in balsam.log in the workdir.",
     Failure.TRANSFER: "A file could not be transferred; the reasons are below.",

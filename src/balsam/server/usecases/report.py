@@ -17,6 +17,7 @@ from balsam.server.principal import Principal
 from balsam.server.store.protocol import Tx
 from balsam.server.store.records import HotJob, Json, ResultRow, SessionRow, micros
 from balsam.server.usecases.limits import BadJson, json_text
+from balsam.server.usecases.notes import tag_noted
 from balsam.server.usecases.scope import find_session
 from balsam.server.usecases.transitions import Transitions
 from balsam.server.usecases.verdicts import Verdicts
@@ -29,6 +30,7 @@ _EVENTS = {
     LaunchEvent.RUN_DONE: JobEvent.RUN_DONE,
     LaunchEvent.RUN_ERROR: JobEvent.RUN_ERROR,
     LaunchEvent.RUN_TIMEOUT: JobEvent.RUN_TIMEOUT,
+    LaunchEvent.NOTED: JobEvent.NOTED,
     LaunchEvent.KILLED: JobEvent.KILLED,
 }
 
@@ -39,6 +41,7 @@ def report(tx: Tx, principal: Principal, session_id: int, message: Report, now: 
     _check_order(message)
     work = _Work(tx, session, now)
     work.verdicts.make_changes(message.records)
+    tag_noted(tx, session, message.records, now)
     work.steps.load({record.job_id for record in message.records})
     for record in message.records:
         work.judge(record)
@@ -105,6 +108,7 @@ class _Work:
             session_id=self.session.id,
             message=record.message,
             failure=record.failure,
+            restarts=record.restarts,
         )
         reported_at = micros(record.at)
         try:
@@ -113,6 +117,8 @@ class _Work:
             self.fenced[job.id] = None
             return
         if update is None:
+            return
+        if record.event is LaunchEvent.NOTED:
             return
         if record.event is LaunchEvent.STARTED:
             update.started_at, update.ended_at, update.return_code = reported_at, None, None
