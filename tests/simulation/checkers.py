@@ -211,6 +211,9 @@ class Checkers:
             lambda tx: [job for job in _all_jobs(tx, self.world) if job.state not in DONE_STATES]
         )
 
+    def open_sessions(self) -> list[int]:
+        return self.world.service.store.read_sync(_open_sessions)
+
     def at_the_end(self) -> None:
         self.world.service.store.read_sync(self._at_the_end)
 
@@ -226,7 +229,7 @@ class Checkers:
                 self.fail(f"Job {job.id}, {job.state}, is still held by Session {job.session_id}")
             if self._living(job.id) or self._hooks(job.id):
                 self.fail(f"a process of Job {job.id}, {job.state}, is still alive")
-        if left := [row.id for row in tx.find(SessionRow, ended_at=None)]:
+        if left := _open_sessions(tx):
             self.fail(f"Sessions {left} are still open")
 
     def _check_submissions(self, jobs: list[JobRow]) -> None:
@@ -281,3 +284,7 @@ def _excused(rank: Rank) -> bool:
 
 def _all_jobs(tx: ReadTx, world: World) -> list[JobRow]:
     return tx.job_page(JobSelection(owner_id=world.service.user.user_id), ALL)
+
+
+def _open_sessions(tx: ReadTx) -> list[int]:
+    return [row.id for row in tx.find(SessionRow, ended_at=None)]

@@ -226,6 +226,12 @@ class SimHooks:
         agent.spawn(self._run())
         agent.spawn(self._renew())
 
+    @property
+    def session_id(self) -> int | None:
+        """The Session under which hooks run, which is open for as long as the agent lives."""
+        session = self.processing._session
+        return session and session.id
+
     def heard(self, event: str, data: Any) -> None:
         """A push of the service; `hello` when the stream is open again."""
         if event == "cancel":

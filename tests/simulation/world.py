@@ -149,8 +149,10 @@ class World:
         return self.users.submitting == 0 and not self.checkers.unfinished()
 
     def _all_closed(self) -> bool:
+        """An agent that died as it opened a Session left no note of it: only the end of its lease closes that one."""
         over = all(one.state.is_over for one in self.cluster.allocations.values())
-        return over and not list(self.agent.ledger)
+        own = self.agent.hooks.session_id if self.agent.hooks else None
+        return over and not list(self.agent.ledger) and set(self.checkers.open_sessions()) <= {own}
 
     def patches(self) -> list[tuple[object, str, object]]:
         """What stands in for the operating system in the shipping modules."""
