@@ -111,7 +111,7 @@ def left(place: Path) -> list[str]:
 def test_many_small_results_come_in_few_calls(far: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "small").write_bytes(b"2 kB" * 500)
     jobs = far.submit(*(tmp_path / "home" / str(number) for number in range(200)))
-    traffic = Traffic(monkeypatch)
+    traffic = Traffic(far.client, monkeypatch)
     far.send(jobs, tmp_path / "small")
     done, _ = far.client.Job.objects.wait(jobs, timeout=WAIT_SEC)
     assert len(done) == 200 and all(job.arrived() for job in jobs)

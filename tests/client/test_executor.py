@@ -27,7 +27,7 @@ def double(x: int) -> int:
 def test_hundreds_of_calls_take_one_registration_one_stream_and_few_requests(
     client: Client, site: Any, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    traffic = Traffic(monkeypatch)
+    traffic = Traffic(client, monkeypatch)
     executor = JobExecutor(site, client=client, name="many")
     results = executor.map(double, range(CALLS))
     executor.submit(double, 0)

@@ -312,6 +312,7 @@ def test_slow_commands_and_a_submission_that_hangs_after_it_was_taken(cluster: L
             said = cluster.run(
                 """
                 batch = reach(allocation(), "running", seconds=90)
+                until(lambda: reach(batch, "running").scheduler_id, "the agent does not find it by its name", 90)
                 print(json.dumps([batch.scheduler_id, batch.id]))
                 """
             )
