@@ -239,6 +239,7 @@ def test_stop_is_prompt_and_leaves_allocations_running(site: SiteDirectory, serv
 
 def test_stopping_an_agent_of_another_host_says_where_it_is(site: SiteDirectory, service: FakeService) -> None:
     with running_agent(site) as agent:
+        service.wait_until(lambda: service.agent, "no agent came")
         service.wait_until(lambda: '"running"' in site.agent_status.read_text(), "the agent does not run")
         content = json.loads(site.agent_status.read_text())
         site.agent_status.write_text(json.dumps(content | {"hostname": "login7"}))
