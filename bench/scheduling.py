@@ -7,7 +7,7 @@ from random import Random
 from balsam.domain.job import Resources
 from balsam.domain.lease import HeldLease, LeaseKind
 from balsam.domain.packing import Node
-from balsam.launcher.machine import Machine, MachineSettings
+from balsam.launcher.machine import Machine
 from balsam.launcher.machine_messages import (
     Acquire,
     Exited,
@@ -19,6 +19,7 @@ from balsam.launcher.machine_messages import (
     Start,
     Started,
 )
+from balsam.launcher.machine_settings import MachineSettings
 from bench.result import Goal
 
 NODES, CORES, GPUS = 1_000, 64, 8

@@ -1,7 +1,7 @@
 """The launcher's rules, without a process: tables of what happens and what must come out, then everything at random."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +14,8 @@ from balsam.domain.monitors import MonitorAction
 from balsam.domain.packing import Node
 from balsam.launcher.appetite import MOST_IN_RESERVE, POLL_SEC
 from balsam.launcher.bad_nodes import START_SEC
-from balsam.launcher.machine import OVERTAKEN_SEC, START_AGAIN_SEC, Machine, MachineSettings
+from balsam.launcher.intake import OVERTAKEN_SEC, START_AGAIN_SEC
+from balsam.launcher.machine import Machine
 from balsam.launcher.machine_messages import (
     Acquire,
     AcquireRefused,
@@ -50,6 +51,7 @@ from balsam.launcher.machine_messages import (
     Storage,
     Work,
 )
+from balsam.launcher.machine_settings import MachineSettings
 from balsam.launcher.runs import KILL_AGAIN_SEC
 from balsam.wire.sessions import AcquireRequest, GrantedJob, LaunchEvent, ReportRecord
 
@@ -88,7 +90,7 @@ class Bench:
         return self.machine.step(self.now, list(inputs))
 
     def grant(self, *jobs: LaunchJob) -> list[Output]:
-        seq = self.machine._acquire_seq
+        seq = self.machine._intake._acquire_seq
         return self.step(Granted(seq, jobs))
 
     def run(self, *jobs: LaunchJob) -> list[Output]:
@@ -109,6 +111,10 @@ def test_a_job_from_grant_to_done() -> None:
     assert told(bench.step(Started(1))) == [(Outcome.STARTED, 1)]
     assert told(bench.end(1)) == [(Outcome.RUN_DONE, 1)]
     assert bench.machine.is_idle
+
+
+def test_every_input_has_somebody_who_hears_it() -> None:
+    assert set(Bench().machine._on) == set(get_args(Input))
 
 
 def test_end_is_told_and_slot_freed_only_when_gone() -> None:
@@ -162,7 +168,7 @@ def test_nothing_is_placed_on_a_lost_node_and_what_fits_no_more_is_given_back() 
     assert all_of(Signal, bench.step(NodesLost((0,)))) == [], "it is told once"
     bench.step(Started(2))
     bench.end(2)
-    asked = one(Acquire, bench.step(Granted(bench.machine._acquire_seq, ()), Work(), after=100))
+    asked = one(Acquire, bench.step(Granted(bench.machine._intake._acquire_seq, ()), Work(), after=100))
     assert (asked.max_nodes_per_job, asked.max_aggregate_nodes) == (2, 2.0)
 
 
@@ -586,7 +592,7 @@ def test_packing_takes_what_fits_and_others_pass_until_it_was_overtaken_for_long
     bench.step(Started(3), Started(4))
     bench.step(Work(), after=OVERTAKEN_SEC)
     bench.end(3)
-    bench.machine._appetite.in_flight = None
+    bench.machine._intake.appetite.in_flight = None
     bench.step(Work(), after=OVERTAKEN_SEC)
     out = bench.grant(job(5))
     assert all_of(Start, out) == [], "the large one has waited long enough"
@@ -679,7 +685,7 @@ def test_reserve_follows_the_pace_of_ends() -> None:
     number = 0
     asked: list[Acquire] = [one(Acquire, bench.first)]
     for _ in range(400):
-        if bench.machine._appetite.in_flight is not None:
+        if bench.machine._intake.appetite.in_flight is not None:
             count = min(asked[-1].max_jobs, int(asked[-1].max_aggregate_nodes / HALF.node_footprint))
             jobs = [job(number + index + 1) for index in range(count)]
             number += count
@@ -877,7 +883,7 @@ def act(world: World, action: str, which: int, number: int) -> None:
                 world.tokens[name] = world.tokens.get(name, 0) + 1
                 jobs.append(job(name, SHAPES[(which + index) % len(SHAPES)], token=world.tokens[name]))
                 # A newer grant of a Job that waits here takes the place of the older one.
-                older = world.machine._queue.get(name)
+                older = world.machine._intake.queue.get(name)
                 if older is not None:
                     world.granted.discard((name, older.token))
                 world.granted.add((name, world.tokens[name]))

@@ -186,7 +186,7 @@ class Checkers:
             if session_id is None or not launcher.executing or launcher.machine.exit is not None:
                 continue
             reports = launcher.service._reports
-            if launcher.machine._appetite.in_flight is not None or reports is None or reports.undelivered:
+            if launcher.machine._intake.appetite.in_flight is not None or reports is None or reports.undelivered:
                 continue
             known = {*launcher.machine.running, *launcher.machine.queued}
             held = self.world.service.store.read_sync(lambda tx, one=session_id: tx.held_jobs(one))

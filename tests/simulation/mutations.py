@@ -16,7 +16,9 @@ from balsam.domain import lifecycle
 from balsam.domain.lease import CallOrder, HeldLease, LeaseKind
 from balsam.domain.states import EDGES, Lease
 from balsam.launcher import guardian as guardian_module
+from balsam.launcher.attempts import Attempts
 from balsam.launcher.machine import Machine
+from balsam.launcher.machine_messages import Gone
 from balsam.server.usecases import acquire as acquire_module
 from balsam.server.usecases import report as report_module
 from balsam.server.usecases import sessions as sessions_module
@@ -188,13 +190,13 @@ def _no_waiting_in_doubt() -> Changes:
 
 def _slot_freed_at_exit() -> Changes:
     """The cores of a Job are given away when its first process ends."""
-    shipping = Machine._exited
+    shipping = Attempts.exited
 
-    def exited(self: Machine, happened: Any) -> None:
-        shipping(self, happened)
-        self._gone(self._now, happened.job_id)
+    def exited(self: Attempts, now: float, happened: Any) -> None:
+        shipping(self, now, happened)
+        self.gone(now, Gone(happened.job_id))
 
-    return [(Machine, "_exited", exited)]
+    return [(Attempts, "exited", exited)]
 
 
 def _absence_is_an_end() -> Changes:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from balsam.domain.packing import Node
 from balsam.launcher.config import LauncherConfig
-from balsam.launcher.machine import MachineSettings
+from balsam.launcher.machine_settings import MachineSettings
 from balsam.platform.node.gpus import GpuVendor
 
 LONGEST_MARGIN_SEC = 120.0
