@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
+import balsam.aio
 import balsam.client
 import balsam.domain
 import balsam.wire
 from tests.system.live_site import LiveSite, live_site
 
 PUBLIC = ("balsam.api", "balsam.aio", "balsam.analytics", "balsam.config", "balsam.schemas", "balsam.util")
-ROOMS = (balsam.client, balsam.domain, balsam.wire)
+ROOMS = (balsam.aio, balsam.client, balsam.domain, balsam.wire)
 INSIDE = [name for room in ROOMS for _, name, _ in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")]
 MODULES = sorted({*INSIDE, *PUBLIC, "balsam.testing.faulty_transport"})
 
