@@ -1,4 +1,9 @@
-"""An independent eye on processes: finds every living process of one test by a tag, without the code under test."""
+"""An independent eye on processes: finds every living process of one test by a tag, without the code under test.
+
+With it the fixtures of tests on a whole launcher: a fake service, and a `Pilot`.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import os
@@ -7,9 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+from tests.launcher.fake_service import FakeService
+
+if TYPE_CHECKING:
+    from tests.launcher.pilot import Pilot
 
 ZOO = Path(__file__).parent / "zoo"
 
@@ -63,3 +74,19 @@ def tag() -> Iterator[Tag]:
                 os.kill(process.pid, signal.SIGKILL)
         if not left:
             return
+
+
+@pytest.fixture
+def service() -> Iterator[FakeService]:
+    service = FakeService()
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def pilot(service: FakeService, tag: Tag, tmp_path: Path) -> Iterator[Pilot]:
+    from tests.launcher.pilot import Pilot  # which itself uses what stands here
+
+    pilot = Pilot(service, tag, tmp_path)
+    yield pilot
+    pilot.stop()

@@ -3,39 +3,20 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.launcher.conftest import Tag, wait_until
+from tests.launcher.conftest import wait_until
 from tests.launcher.fake_service import FakeService
-from tests.launcher.test_launcher import Pilot
+from tests.launcher.pilot import Pilot
 
 pytestmark = pytest.mark.slow
 
 READER = "balsam.launcher.output_reader"
 # Writes a line, waits to be told by a file that it may end.
 WAITS = "echo begin; echo {{ line }} >> data; until [ -e go ]; do sleep 0.05; done; echo end"
-
-
-@pytest.fixture
-def service() -> Iterator[FakeService]:
-    service = FakeService()
-    yield service
-    service.stop()
-
-
-@pytest.fixture
-def pilot(service: FakeService, tag: Tag, tmp_path: Path) -> Iterator[Pilot]:
-    pilot = Pilot(service, tag, tmp_path)
-    yield pilot
-    for process in pilot.processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            process.wait(30)
 
 
 def running(pilot: Pilot, word: str) -> list[int]:

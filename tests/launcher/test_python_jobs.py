@@ -20,7 +20,7 @@ from balsam.client.models.application import ApplicationDefinition
 from balsam.client.pickling import python_version, seal
 from tests.launcher.conftest import Tag, wait_until
 from tests.launcher.fake_service import FakeService
-from tests.launcher.test_launcher import Pilot
+from tests.launcher.pilot import Pilot
 
 pytestmark = pytest.mark.slow
 

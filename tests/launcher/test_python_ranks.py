@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +13,11 @@ import pytest
 
 from balsam.client.encoding import decode
 from balsam.client.models.application import ApplicationDefinition
-from tests.launcher.conftest import Tag, wait_until
+from tests.launcher.conftest import wait_until
 from tests.launcher.fake_service import FakeService
-from tests.launcher.test_launcher import Pilot
+from tests.launcher.pilot import Pilot
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def service() -> Iterator[FakeService]:
-    service = FakeService()
-    yield service
-    service.stop()
-
-
-@pytest.fixture
-def pilot(service: FakeService, tag: Tag, tmp_path: Path) -> Iterator[Pilot]:
-    pilot = Pilot(service, tag, tmp_path)
-    yield pilot
-    for process in pilot.processes:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(60)
 
 
 def ended(pilot: Pilot, job_id: int, timeout_sec: float = 60) -> dict[str, Any]:
