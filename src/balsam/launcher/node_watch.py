@@ -5,7 +5,6 @@ of a Job that had ranks elsewhere is told only when a question that was asked *a
 batch system is away) settles nothing; a Job does not wait for one longer than `LONGEST_DOUBT_SEC`.
 """
 
-import contextlib
 import logging
 import select
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,8 @@ from pathlib import Path
 from balsam.domain.clock import Clock
 from balsam.launcher.machine_messages import Input, NodesLost, Start
 from balsam.launcher.partition import PartitionNode
-from balsam.launcher.process import Child, Command, CommandError, SpawnError, close_child, kill, reap, spawn
+from balsam.launcher.process import CommandError, SpawnError
+from balsam.launcher.side_program import SideProgram
 from balsam.launcher.workdir import DataRoot
 
 log = logging.getLogger("balsam.launcher")
@@ -52,8 +52,8 @@ class NodeWatch:
         clock: Clock,
         inputs: list[Input],
     ) -> None:
-        self._epoll = epoll
-        self._command = Command(tuple(command), environ, str(directory), str(directory / "nodes-left"))
+        self._command = command
+        self._question = SideProgram(epoll, environ, directory / "nodes-left", TIMEOUT_SEC)
         self._names = [node.name for node in nodes]
         self._here = {index for index, node in enumerate(nodes) if node.is_here}
         self._data = data
@@ -61,7 +61,6 @@ class NodeWatch:
         self._inputs = inputs
         self._lost: set[int] = set()
         self._doubts: list[_Doubt] = []
-        self._asking: Child | None = None
         self._asked_at = clock.monotonic()
 
     def is_doubtful(self, order: Start, return_code: int) -> bool:
@@ -76,39 +75,33 @@ class NodeWatch:
 
     def due(self) -> float:
         """When to call `tick`."""
-        if self._asking is not None:
-            return self._asked_at + TIMEOUT_SEC
+        give_up_at = self._question.give_up_at
+        if give_up_at is not None:
+            return give_up_at
         return self._asked_at + (SHORTEST_PERIOD_SEC if self._doubts else PERIOD_SEC)
 
     def tick(self, now: float) -> None:
         """Ask when it is time; give up a question that is not answered."""
         if now < self.due():
             return
-        if self._asking is not None:
-            kill(self._asking.group)  # its end is heard
+        if self._question.give_up_at is not None:
+            self._question.kill()
             return
         self._asked_at = now
-        with contextlib.suppress(FileNotFoundError):
-            Path(self._command.stdout).unlink()
         try:
-            self._asking = spawn(self._command)
-        except (CommandError, SpawnError) as error:
+            self._question.start(self._command, now)
+        except (CommandError, SpawnError, OSError) as error:
             log.warning("the batch system can't be asked for our nodes: %s", error)
             self._settle(now, answered=False)
-            return
-        self._epoll.register(self._asking.pidfd, select.EPOLLIN)
 
     def heard(self, fd: int) -> bool:
         """Whether `fd` is that of the question, which ended."""
-        if self._asking is None or fd != self._asking.pidfd:
+        if not self._question.is_heard_on(fd):
             return False
-        status = reap(self._asking)
+        status = self._question.collect()
         if status is None:
             return True
-        self._epoll.unregister(fd)
-        close_child(self._asking)
-        self._asking = None
-        left = self._read() if status.code == 0 else set()
+        left = set(self._question.said()) if status.code == 0 else set()
         # An allocation without any node of ours would have ended, and we with it.
         known = bool(left.intersection(self._names))
         if known:
@@ -120,14 +113,7 @@ class NodeWatch:
 
     def close(self) -> None:
         """Nothing is asked any more."""
-        if self._asking is not None:
-            kill(self._asking.group)
-
-    def _read(self) -> set[str]:
-        try:
-            return set(Path(self._command.stdout).read_text(encoding="utf-8", errors="replace").split())
-        except OSError:
-            return set()
+        self._question.kill()
 
     def _compare(self, left: set[str]) -> None:
         lost = {index for index, name in enumerate(self._names) if name not in left} - self._lost

@@ -11,7 +11,8 @@ from pathlib import Path
 from signal import Signals
 
 from balsam.domain.clock import Clock
-from balsam.launcher.process import Child, Command, CommandError, SpawnError, close_child, kill, reap, spawn
+from balsam.launcher.process import CommandError, SpawnError
+from balsam.launcher.side_program import SideProgram
 
 log = logging.getLogger("balsam.launcher")
 
@@ -27,15 +28,11 @@ class StepSignals:
     def __init__(
         self, epoll: select.epoll, program: tuple[str, ...], environ: Mapping[str, str], output: Path, clock: Clock
     ) -> None:
-        self._epoll = epoll
         self._program = program
-        self._environ = environ
-        self._output = output
+        self._sender = SideProgram(epoll, environ, output, TIMEOUT_SEC)
         self._clock = clock
         self._waiting: dict[tuple[str, Signals], Callable[[], None]] = {}
         self._sent: dict[str, Callable[[], None]] = {}
-        self._running: Child | None = None
-        self._give_up_at = 0.0
 
     def send(self, step: str, number: Signals, on_unknown: Callable[[], None]) -> None:
         """Have a signal sent; `on_unknown` is called when the batch system does not know the step."""
@@ -43,43 +40,37 @@ class StepSignals:
 
     def due(self) -> float | None:
         """When to call `tick`."""
-        if self._running is not None:
-            return self._give_up_at
+        give_up_at = self._sender.give_up_at
+        if give_up_at is not None:
+            return give_up_at
         return self._clock.monotonic() if self._waiting else None
 
     def tick(self, now: float) -> None:
         """Send what waits; give up a program that does not end."""
-        if self._running is not None:
-            if now >= self._give_up_at:
-                kill(self._running.group)  # its end is heard
+        give_up_at = self._sender.give_up_at
+        if give_up_at is not None:
+            if now >= give_up_at:
+                self._sender.kill()
             return
         if not self._waiting:
             return
         number = next(iter(self._waiting))[1]
         chosen = [key for key in self._waiting if key[1] is number][:MOST_AT_ONCE]
         self._sent = {key[0]: self._waiting.pop(key) for key in chosen}
-        words = (*self._program, number.name, *self._sent)
         try:
-            self._output.unlink(missing_ok=True)
-            self._running = spawn(Command(words, self._environ, str(self._output.parent), str(self._output)))
+            self._sender.start((*self._program, number.name, *self._sent), now)
         except (CommandError, SpawnError, OSError) as error:
             # Those that are to end are killed when their grace is over.
             log.warning("%s can't be sent to %d steps: %s", number.name, len(self._sent), error)
-            return
-        self._give_up_at = now + TIMEOUT_SEC
-        self._epoll.register(self._running.pidfd, select.EPOLLIN)
 
     def heard(self, fd: int) -> bool:
         """Whether `fd` is the program's, which ended."""
-        if self._running is None or fd != self._running.pidfd:
+        if not self._sender.is_heard_on(fd):
             return False
-        status = reap(self._running)
+        status = self._sender.collect()
         if status is None:
             return True
-        self._epoll.unregister(fd)
-        close_child(self._running)
-        self._running = None
-        said = self._said()
+        said = self._sender.said()
         if status.code:
             log.warning("a signal did not reach %d steps (%s): %s", len(self._sent), status.describe(), " ".join(said))
             return True
@@ -90,11 +81,4 @@ class StepSignals:
 
     def close(self) -> None:
         """Nothing is to be signalled any more."""
-        if self._running is not None:
-            kill(self._running.group)
-
-    def _said(self) -> list[str]:
-        try:
-            return self._output.read_text(encoding="utf-8", errors="replace").split()
-        except OSError:
-            return []
+        self._sender.kill()
