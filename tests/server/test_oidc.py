@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -20,136 +19,120 @@ import pytest
 from balsam.cli import server_doctor_network
 from balsam.server.settings import ServerSettings
 from tests.server.world import ok
-from tests.services import RunningService, running_service
+from tests.services import RunningService
 from tests.system.live_site import BALSAM
-from tests.testbed.oidc import IS_THERE, Browser, free_port, login_file, running_provider
+from tests.testbed.oidc import IS_THERE, Browser, service_with_providers
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not IS_THERE, reason="there is no Node here")]
 
 
-@dataclass
-class World:
-    service: RunningService
-    issuer: str
-
-
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    home = tmp_path_factory.mktemp("oidc")
-    with running_provider(f"{url}/login/callback") as issuer:
-        providers = [
-            {"name": "lab", "title": "The <Lab>", "issuer": issuer, "allow_domains": ["lab.example"]},
-            {"name": "beam", "issuer": issuer, "allow_groups": ["beamline"]},
-            {"name": "gone", "issuer": "http://127.0.0.1:9", "allow_anybody": True},
-        ]
-        path = login_file(home / "login.yml", url, providers)
-        with running_service(home / "balsam", options=["--login-file", str(path), "--port", str(port)]) as service:
-            yield World(service, issuer)
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with service_with_providers(tmp_path_factory.mktemp("oidc")) as service:
+        yield service
 
 
-def begin(world: World, client: str = "balsam on login1") -> dict[str, Any]:
-    with world.service.client("") as nobody:
+def begin(service: RunningService, client: str = "balsam on login1") -> dict[str, Any]:
+    with service.client("") as nobody:
         return dict(ok(nobody.post("/api/auth/device", json={"client": client})))
 
 
-def poll(world: World, begun: dict[str, Any]) -> httpx2.Response:
-    with world.service.client("") as nobody:
+def poll(service: RunningService, begun: dict[str, Any]) -> httpx2.Response:
+    with service.client("") as nobody:
         return nobody.post("/api/auth/device/token", json={"device_code": begun["device_code"]})
 
 
 def to_consent(
-    world: World, browser: Browser, begun: dict[str, Any], name: str, provider: str = "lab"
+    service: RunningService, browser: Browser, begun: dict[str, Any], name: str, provider: str = "lab"
 ) -> httpx2.Response:
     page = browser.get(begun["verification_uri_complete"])
     assert begun["user_code"] in page.text and page.status_code == 200
     return browser.log_in_at_provider(browser.submit(page, code=begun["user_code"], provider=provider), name)
 
 
-def test_a_program_is_let_in_by_a_person_in_a_browser(world: World) -> None:
-    begun = begin(world, "balsam <b>on</b> login1")
+def test_a_program_is_let_in_by_a_person_in_a_browser(service: RunningService) -> None:
+    begun = begin(service, "balsam <b>on</b> login1")
     assert re.fullmatch(r"[B-Z]{4}-[B-Z]{4}", begun["user_code"]) and begun["expires_in_sec"] == 300
-    first = poll(world, begun)
+    first = poll(service, begun)
     assert (first.status_code, first.json()["error"]["code"]) == (400, "authorization_pending")
-    assert poll(world, begun).json()["error"]["code"] == "slow_down"
+    assert poll(service, begun).json()["error"]["code"] == "slow_down"
     with Browser() as browser:
-        page = to_consent(world, browser, begun, "ada")
+        page = to_consent(service, browser, begun, "ada")
         assert "You are <b>ada</b>" in page.text and "balsam &lt;b&gt;on&lt;/b&gt; login1" in page.text
         assert "127.0.0.1" in page.text and begun["user_code"] in page.text and "everything" in page.text
         policy = page.headers["content-security-policy"]
         assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
         assert page.headers["cache-control"] == "no-store" and "<script" not in page.text
-        assert poll(world, begun).json()["error"]["code"] in ("authorization_pending", "slow_down")
+        assert poll(service, begun).json()["error"]["code"] in ("authorization_pending", "slow_down")
         assert "logged in" in browser.submit(page, answer="yes").text
-    login = ok(poll(world, begun))
+    login = ok(poll(service, begun))
     assert login["username"] == "ada" and login["token"].startswith("blsm_user_")
-    assert poll(world, begun).json()["error"]["code"] == "expired_token"  # once
-    with world.service.client(login["token"]) as client:
+    assert poll(service, begun).json()["error"]["code"] == "expired_token"  # once
+    with service.client(login["token"]) as client:
         me = ok(client.get("/api/auth/me"))
     assert (me["username"], me["is_admin"], me["scopes"]) == ("ada", False, ["all"])
-    with world.service.client() as admin:
+    with service.client() as admin:
         row = ok(admin.get("/api/audit", params={"event": "login"}))["results"][0]
     assert row["detail"]["method"] == "lab" and row["address"] == "127.0.0.1" and login["token"] not in str(row)
 
 
-def test_the_same_person_is_the_same_account_and_takes_nobody_elses(world: World) -> None:
-    with world.service.client() as admin:
+def test_the_same_person_is_the_same_account_and_takes_nobody_elses(service: RunningService) -> None:
+    with service.client() as admin:
         ok(admin.post("/api/users", json={"username": "eve", "password": "a long pass phrase"}))
     names = []
     for _ in range(2):
-        begun = begin(world)
+        begun = begin(service)
         with Browser() as browser:
-            browser.submit(to_consent(world, browser, begun, "eve"), answer="yes")
-        names.append(ok(poll(world, begun))["username"])
+            browser.submit(to_consent(service, browser, begun, "eve"), answer="yes")
+        names.append(ok(poll(service, begun))["username"])
     assert names == ["eve@lab", "eve@lab"]
 
 
-def test_who_is_on_no_list_stays_out(world: World) -> None:
+def test_who_is_on_no_list_stays_out(service: RunningService) -> None:
     for name, provider in (("unverified", "lab"), ("ada", "beam")):
-        begun = begin(world)
+        begun = begin(service)
         with Browser() as browser:
-            page = to_consent(world, browser, begun, name, provider)
+            page = to_consent(service, browser, begun, name, provider)
         assert page.status_code == 403 and "lets in certain groups or domains" in page.text
-        assert poll(world, begun).json()["error"]["code"] in ("authorization_pending", "slow_down")
-    begun = begin(world)
+        assert poll(service, begun).json()["error"]["code"] in ("authorization_pending", "slow_down")
+    begun = begin(service)
     with Browser() as browser:
-        assert "You are <b>member</b>" in to_consent(world, browser, begun, "member", "beam").text
+        assert "You are <b>member</b>" in to_consent(service, browser, begun, "member", "beam").text
 
 
-def test_a_refusal_is_told_to_the_program(world: World) -> None:
-    begun = begin(world)
+def test_a_refusal_is_told_to_the_program(service: RunningService) -> None:
+    begun = begin(service)
     with Browser() as browser:
-        browser.submit(to_consent(world, browser, begun, "ada"), answer="no")
-    assert poll(world, begun).json()["error"]["code"] == "access_denied"
+        browser.submit(to_consent(service, browser, begun, "ada"), answer="no")
+    assert poll(service, begun).json()["error"]["code"] == "access_denied"
 
 
-def test_consent_takes_the_browser_that_logged_in_and_its_form(world: World) -> None:
-    begun = begin(world)
+def test_consent_takes_the_browser_that_logged_in_and_its_form(service: RunningService) -> None:
+    begun = begin(service)
     with Browser() as browser, Browser() as other:
-        page = to_consent(world, browser, begun, "ada")
+        page = to_consent(service, browser, begun, "ada")
         action = re.search(r'action="(/login/decide[^"]*)"', page.text)
         assert action is not None
-        target = world.service.url + action[1]
+        target = service.url + action[1]
         csrf = re.search(r'name="csrf" value="(\w+)"', page.text)
         assert csrf is not None
-        other.get(world.service.url + "/login")
+        other.get(service.url + "/login")
         for client, fields, origin in (
-            (other, {"csrf": csrf[1]}, world.service.url),
-            (other, {}, world.service.url),
-            (browser, {}, world.service.url),
-            (browser, {"csrf": "x"}, world.service.url),
+            (other, {"csrf": csrf[1]}, service.url),
+            (other, {}, service.url),
+            (browser, {}, service.url),
+            (browser, {"csrf": "x"}, service.url),
             (browser, {"csrf": csrf[1]}, "http://evil.example"),
         ):
             refused = client.post(target, data={**fields, "answer": "yes"}, headers={"origin": origin})
             assert refused.status_code == 403, refused.text
-        assert poll(world, begun).json()["error"]["code"] in ("authorization_pending", "slow_down")
-        again = browser.get(f"{world.service.url}/login/callback?code=x&state=y")
+        assert poll(service, begun).json()["error"]["code"] in ("authorization_pending", "slow_down")
+        again = browser.get(f"{service.url}/login/callback?code=x&state=y")
         assert again.status_code == 404
 
 
-def test_state_nonce_and_code_are_good_once_and_in_one_browser_only(world: World) -> None:
-    begun = begin(world)
+def test_state_nonce_and_code_are_good_once_and_in_one_browser_only(service: RunningService) -> None:
+    begun = begin(service)
     with Browser() as browser, Browser() as other:
         browser.follow_redirects = False
         page = browser.get(begun["verification_uri_complete"])
@@ -157,35 +140,35 @@ def test_state_nonce_and_code_are_good_once_and_in_one_browser_only(world: World
         query = parse_qs(urlsplit(sent.headers["location"]).query)
         assert query["code_challenge_method"] == ["S256"] and len(query["nonce"][0]) >= 43
         state = query["state"][0]
-        other.get(world.service.url + "/login")
-        fixated = other.get(f"{world.service.url}/login/callback?code=x&state={state}")
+        other.get(service.url + "/login")
+        fixated = other.get(f"{service.url}/login/callback?code=x&state={state}")
         assert fixated.status_code == 404
-        wrong = browser.get(f"{world.service.url}/login/callback?code=guessed&state={state}")
+        wrong = browser.get(f"{service.url}/login/callback?code=guessed&state={state}")
         assert wrong.status_code == 503 and "invalid_grant" in wrong.text
         replayed = browser.submit(page, code=begun["user_code"], provider="lab")
         assert replayed.status_code in (400, 429)  # the code is taken; others were guessed before
 
 
-def test_guessing_user_codes_ends_after_five(world: World) -> None:
+def test_guessing_user_codes_ends_after_five(service: RunningService) -> None:
     with Browser() as browser:
-        page = browser.get(world.service.url + "/login")
+        page = browser.get(service.url + "/login")
         answers = [browser.submit(page, code="BBBB-BBBB", provider="lab").status_code for _ in range(6)]
     assert answers[:1] == [400] and answers[-1] == 429
 
 
-def test_a_provider_that_is_down_stops_new_logins_and_nothing_else(world: World) -> None:
-    begun = begin(world)
+def test_a_provider_that_is_down_stops_new_logins_and_nothing_else(service: RunningService) -> None:
+    begun = begin(service)
     with Browser() as browser:
         page = browser.get(begun["verification_uri_complete"])
         down = browser.submit(page, code=begun["user_code"], provider="gone")
         assert down.status_code == 503 and "does not answer" in down.text
         assert browser.submit(page, code=begun["user_code"], provider="lab").status_code == 200  # another one goes on
-    with world.service.client() as client:
+    with service.client() as client:
         ok(client.get("/api/jobs"))
 
 
-def test_balsam_login(world: World, tmp_path: Path) -> None:
-    command = [str(BALSAM), "login", world.service.url, "--json"]
+def test_balsam_login(service: RunningService, tmp_path: Path) -> None:
+    command = [str(BALSAM), "login", service.url, "--json"]
     environment = {**os.environ, "BALSAM_HOME": str(tmp_path / "home")}
     waiting = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
@@ -194,14 +177,14 @@ def test_balsam_login(world: World, tmp_path: Path) -> None:
     address = waiting.stderr.readline().split()[-1]
     begun = {"verification_uri_complete": address, "user_code": address.rpartition("=")[2]}
     with Browser() as browser:
-        browser.submit(to_consent(world, browser, begun, "grace"), answer="yes")
+        browser.submit(to_consent(service, browser, begun, "grace"), answer="yes")
     out, _ = waiting.communicate(timeout=60)
     assert '"username": "grace"' in out and waiting.returncode == 0
     assert (tmp_path / "home" / "client.yml").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_doctor_asks_every_provider(world: World) -> None:
-    settings = ServerSettings(login_file=world.service.home.parent / "login.yml", port=world.service.port)
+def test_the_doctor_asks_every_provider(service: RunningService) -> None:
+    settings = ServerSettings(login_file=service.home.parent / "login.yml", port=service.port)
     found = {one.check: one for one in server_doctor_network.logins(settings)}
     statuses = {check: one.status for check, one in found.items()}
     assert statuses == {"public URL": "ok", "provider lab": "ok", "provider beam": "ok", "provider gone": "problem"}

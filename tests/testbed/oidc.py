@@ -1,7 +1,7 @@
 """A real OpenID provider on loopback (npm's oidc-provider, a certified one), and a browser without a screen for it.
 
-with running_provider("http://127.0.0.1:8124/login/callback") as issuer:
-    login_file(path, "http://127.0.0.1:8124", [{"name": "lab", "issuer": issuer, "allow_domains": ["lab.example"]}])
+with service_with_providers(directory) as service, Browser() as browser:
+    page = browser.log_in_at_provider(browser.submit(browser.get(f"{service.url}/ui"), provider="lab"), "ada")
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx2
 import yaml
+
+from tests.services import RunningService, running_service
 
 DIRECTORY = Path(__file__).parent.parent / "oidc"
 CLIENT = {"client_id": "balsam", "client_secret": "not a secret: of the tests"}
@@ -59,6 +61,22 @@ def login_file(path: Path, public_url: str, providers: Sequence[Mapping[str, Any
     path.touch(0o600)
     path.write_text(yaml.safe_dump({"public_url": public_url, "providers": [CLIENT | one for one in providers]}))
     return path
+
+
+@contextmanager
+def service_with_providers(directory: Path) -> Iterator[RunningService]:
+    """A service to which one real provider is known twice, with other rules on who comes in, and one that is down."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with running_provider(f"{url}/login/callback") as issuer:
+        providers = [
+            {"name": "lab", "title": "The <Lab>", "issuer": issuer, "allow_domains": ["lab.example"]},
+            {"name": "beam", "issuer": issuer, "allow_groups": ["beamline"]},
+            {"name": "gone", "issuer": "http://127.0.0.1:9", "allow_anybody": True},
+        ]
+        path = login_file(directory / "login.yml", url, providers)
+        with running_service(directory / "balsam", options=["--login-file", str(path), "--port", str(port)]) as service:
+            yield service
 
 
 class Browser(httpx2.Client):

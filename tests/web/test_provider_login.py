@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from tests.server.world import ok
-from tests.services import RunningService, running_service
-from tests.testbed.oidc import IS_THERE, Browser, free_port, login_file, running_provider
+from tests.services import RunningService
+from tests.testbed.oidc import IS_THERE, Browser, service_with_providers
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not IS_THERE, reason="there is no Node here")]
 CHROMIUM = shutil.which("chromium") or ""
@@ -21,17 +21,8 @@ CHROMIUM = shutil.which("chromium") or ""
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    port, home = free_port(), tmp_path_factory.mktemp("oidc")
-    url = f"http://127.0.0.1:{port}"
-    with running_provider(f"{url}/login/callback") as issuer:
-        providers = [
-            {"name": "lab", "title": "The <Lab>", "issuer": issuer, "allow_domains": ["lab.example"]},
-            {"name": "beam", "issuer": issuer, "allow_groups": ["beamline"]},
-            {"name": "gone", "issuer": "http://127.0.0.1:9", "allow_anybody": True},
-        ]
-        path = login_file(home / "login.yml", url, providers)
-        with running_service(home / "balsam", options=["--login-file", str(path), "--port", str(port)]) as service:
-            yield service
+    with service_with_providers(tmp_path_factory.mktemp("oidc")) as service:
+        yield service
 
 
 def leave(service: RunningService, browser: Browser, provider: str = "lab", there: str = "/ui") -> httpx2.Response:
