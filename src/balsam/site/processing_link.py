@@ -5,9 +5,10 @@ call is tried once. `ServiceAway`: nothing is known, repeat it; each may be repe
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
-from balsam.client.errors import NotFound, SessionEnded, ValidationFailed
+from balsam.client.errors import BalsamError, NotFound, SessionEnded, ValidationFailed
 from balsam.domain.lease import SessionPurpose
 from balsam.site.service import ServiceLink
 from balsam.wire.sessions import (
@@ -21,7 +22,11 @@ from balsam.wire.sessions import (
 )
 
 R = TypeVar("R")
+Errors = tuple[type[BalsamError], ...]
 RENEW_TRY_SEC = 15.0
+# After which a Session is over: one that has ended may still report, and be closed again.
+ENDED: Errors = (SessionEnded, NotFound)
+UNKNOWN: Errors = (NotFound,)
 
 
 class SessionOver(Exception):
@@ -81,43 +86,37 @@ class ProcessingLink:
     def acquire(self, session_id: int, request: AcquireRequest) -> AcquireReply:
         send = self._link.transport.request
         path = f"/sessions/{session_id}/acquire"
-        return self._while_open(lambda: send("POST", path, body=request, reply=AcquireReply, safe_to_repeat=True))
+        return self._unless(ENDED, lambda: send("POST", path, body=request, reply=AcquireReply, safe_to_repeat=True))
 
     def report(self, session_id: int, body: bytes) -> ReportReply:
-        path = f"/sessions/{session_id}/report"
         send = self._link.transport.request
+        path = f"/sessions/{session_id}/report"
         try:
-            return self._link.call(
-                lambda: send("POST", path, body=body, reply=ReportReply, safe_to_repeat=True),
-                NotFound,
-                ValidationFailed,
+            return self._unless(
+                UNKNOWN, lambda: send("POST", path, body=body, reply=ReportReply, safe_to_repeat=True), ValidationFailed
             )
-        except NotFound as error:
-            raise SessionOver(str(error)) from error
         except ValidationFailed as error:
             raise RecordsRefused(str(error)) from error
 
     def renew(self, session_id: int) -> RenewReply:
         send = self._link.transport.request
         path = f"/sessions/{session_id}/renew"
-        return self._while_open(
-            lambda: send("POST", path, reply=RenewReply, safe_to_repeat=True, deadline_sec=RENEW_TRY_SEC)
+        return self._unless(
+            ENDED, lambda: send("POST", path, reply=RenewReply, safe_to_repeat=True, deadline_sec=RENEW_TRY_SEC)
         )
 
     def close_session(self, session_id: int, close: SessionClose) -> None:
-        path = f"/sessions/{session_id}/close"
         send = self._link.transport.request
-        try:
-            self._link.call(lambda: send("POST", path, body=close, safe_to_repeat=True), NotFound)
-        except NotFound:
-            return
+        path = f"/sessions/{session_id}/close"
+        with suppress(SessionOver):
+            self._unless(UNKNOWN, lambda: send("POST", path, body=close, safe_to_repeat=True))
 
     def is_open(self, session_id: int) -> bool:
         return any(session.id == session_id for session in self._link.sessions())
 
-    def _while_open(self, call: Callable[[], R]) -> R:
-        """Raises SessionOver when the Session has ended."""
+    def _unless(self, over: Errors, call: Callable[[], R], *let: type[BalsamError]) -> R:
+        """What `call` returns. The errors in `over` raise SessionOver, those in `let` are raised as they are."""
         try:
-            return self._link.call(call, SessionEnded, NotFound)
-        except (SessionEnded, NotFound) as error:
+            return self._link.call(call, *over, *let)
+        except over as error:
             raise SessionOver(str(error)) from error
