@@ -119,7 +119,7 @@ class TransferEssentials:
         assert list(far.taken(other, outcomes[3]).values()) == [b"3"]
         assert "there is no out.dat" in outcomes[2].error and outcomes[2].trouble is Trouble.FINAL
 
-    # Helpers
+    # Orders, and what becomes of them
 
     def _out(
         self, far: Far, data: Path, files: Mapping[str, bytes], local_path: str, number: int = 1, **more: Any
