@@ -218,8 +218,9 @@ def test_after_three_instant_failures_the_next_is_held_back(cluster: LiveCluster
     failed, (error, reasons) = answers(said)
     assert failed["error"] == "FAILED: exit code 3"
     assert failed["exit_code"] == 3
+    assert failed["output_tail"] == "no such module"
     assert "3 BatchJobs in a row came to nothing in queue 'debug' with project 'proj1'" in error
-    assert "FAILED: exit code 3" in error and "balsam site sync" in error
+    assert "FAILED: exit code 3; its output ends with: no such module" in error and "balsam site sync" in error
     assert any("pending_submission" in reason and "came to nothing" in reason for reason in reasons)
 
 

@@ -15,6 +15,7 @@ from balsam.site.services.batch_jobs import BatchJobs
 from balsam.site.services.breaker import Breaker
 from balsam.site.services.budget import Budget
 from balsam.site.services.delivery import Delivery
+from balsam.site.services.last_words import last_words
 from balsam.site.services.script import JobTemplate
 from balsam.site.services.submission import Submission
 from balsam.site.settings import Settings
@@ -41,7 +42,14 @@ class Bench:
         self.link = ServiceLink.connect(self.site, 1)
         self.ledger = Ledger(self.site.qsubmit, 1)
         breaker = Breaker(self.clock)
-        self.allocations = Allocations(self.ledger, self.scheduler, self.clock, breaker.lives, breaker.ended)
+        self.allocations = Allocations(
+            self.ledger,
+            self.scheduler,
+            self.clock,
+            breaker.lives,
+            breaker.ended,
+            lambda entry: last_words(self.ledger.output(entry)),
+        )
         template = JobTemplate.read(self.site.root / "job-template.sh")
         make = launcher_config_maker(self.site, self.settings, 1)
         submission = Submission(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from balsam.domain.states import BatchJobState
 from balsam.platform.scheduler.base import SchedulerJob, SchedulerState
 from balsam.site.services.allocations import GAP_SEC, HOPELESS_SEC, MISSES, MISSING_SEC, SILENT_SEC
+from balsam.site.services.last_words import last_words
 from tests.site.bench import Bench
 
 S = BatchJobState
@@ -97,6 +100,43 @@ def test_accounting_ends_it_at_once(bench: Bench) -> None:
     bench.go()
     view = bench.view()
     assert (view.state, view.status_info["error"], view.status_info["exit_code"]) == (S.FINISHED, "NODE_FAIL", 1)
+
+
+def test_why_a_batch_script_failed_is_told_in_its_own_last_words(bench: Bench) -> None:
+    """To who can't see the Site's files; an exit code alone says nothing."""
+    bench.service.add_batch_job()
+    bench.go()
+    output = bench.site.qsubmit / f"{bench.name()}.output"
+    output.write_text("loading\n\n\x1b[31mmodule: no such module 'cuda'\n")
+    bench.scheduler.become("100", SchedulerState.FAILED, reason="FAILED: exit code 3", exit_code=3)
+    bench.go()
+    assert bench.view().status_info["output"] == str(output)
+    assert bench.told() == ("FAILED: exit code 3; its output ends with: loading | [31mmodule: no such module 'cuda'")
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [(SchedulerState.FAILED, None), (SchedulerState.CANCELLED, 143), (SchedulerState.FINISHED, 0)]
+)
+def test_an_end_that_was_not_the_scripts_fault_has_no_last_words(
+    bench: Bench, state: SchedulerState, code: int | None
+) -> None:
+    bench.service.add_batch_job()
+    bench.go()
+    (bench.site.qsubmit / f"{bench.name()}.output").write_text("launcher is process 77\n")
+    bench.scheduler.become("100", state, reason="NODE_FAIL", exit_code=code)
+    bench.go()
+    assert bench.view().state is S.FINISHED
+    assert "output_tail" not in bench.view().status_info
+
+
+def test_what_is_no_plain_output_has_no_last_words(tmp_path: Path) -> None:
+    assert last_words(tmp_path / "absent") == last_words(tmp_path) == {}
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    (tmp_path / "empty").write_text("\n\n")
+    assert last_words(tmp_path / "fifo") == last_words(tmp_path / "link") == last_words(tmp_path / "empty") == {}
+    (tmp_path / "long").write_text("x" * 100_000 + "".join(f"\nline {n}" for n in range(9)))
+    assert last_words(tmp_path / "long")["output_tail"].split("\n") == [f"line {n}" for n in range(4, 9)]
 
 
 def test_accounting_that_holds_it_for_alive_proves_nothing(bench: Bench) -> None:

@@ -77,20 +77,26 @@ class DataRoot:
         except WorkdirError:
             return None
         try:
-            fd = os.open(OUTPUT_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
-        except OSError:
-            return None
+            return end_of_file(OUTPUT_NAME, size_bytes, directory)
         finally:
             os.close(directory)
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                return None
-            return os.pread(fd, size_bytes, max(0, status.st_size - size_bytes))
-        except OSError:
+
+
+def end_of_file(path: str | Path, size_bytes: int, directory: int | None = None) -> bytes | None:
+    """At most so much of a file's end; None when it is no plain file, or can't be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             return None
-        finally:
-            os.close(fd)
+        return os.pread(fd, size_bytes, max(0, status.st_size - size_bytes))
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def keep_earlier_output(directory: int, attempt: int) -> None:

@@ -152,6 +152,10 @@ class Ledger:
         """The BatchJob's own directory under qsubmit."""
         return self._qsubmit / entry.name
 
+    def output(self, entry: Entry) -> Path:
+        """Where the scheduler puts what the batch script prints."""
+        return self._qsubmit / f"{entry.allocation_name}.output"
+
     def open(self, view: BatchJobView) -> Entry:
         """A new entry, in memory only until `save` or `save_durably`."""
         entry = Entry(

@@ -42,6 +42,7 @@ from balsam.site.services.breaker import Breaker
 from balsam.site.services.budget import Budget
 from balsam.site.services.delivery import Delivery
 from balsam.site.services.files import Files
+from balsam.site.services.last_words import last_words
 from balsam.site.services.script import JobTemplate
 from balsam.site.services.submission import Submission
 from balsam.site.services.transfers import TransferLimits, Transfers
@@ -180,7 +181,9 @@ def build_agent(
     scheduler = scheduler or make_scheduler(plan, clock)
     ledger = Ledger(site.qsubmit, link.site_id)
     breaker, budget = Breaker(clock), Budget(settings.budget, ledger.all_records)
-    allocations = Allocations(ledger, scheduler, clock, breaker.lives, breaker.ended)
+    allocations = Allocations(
+        ledger, scheduler, clock, breaker.lives, breaker.ended, lambda entry: last_words(ledger.output(entry))
+    )
     make_config = launcher_config_maker(site, settings, link.site_id)
     submission = Submission(
         site, settings, plan.template, ledger, scheduler, link, lambda: link.url, make_config, clock, breaker, budget

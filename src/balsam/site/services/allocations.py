@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from balsam.domain.clock import Clock
 from balsam.domain.states import BatchJobState
@@ -46,8 +47,8 @@ class _Sight:
 class Allocations:
     """The allocations of the ledger's entries. One thread calls it.
 
-    `on_life` hears of each look at a living allocation, `on_end` of each end. `is_polled`: the scheduler does not tell
-    of changes by itself.
+    `on_life` hears of each look at a living allocation, `on_end` of each end; `last_words` are facts of one whose
+    batch script failed. `is_polled`: the scheduler does not tell of changes by itself.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class Allocations:
         clock: Clock,
         on_life: Callable[[Entry, SchedulerJob], None] = lambda entry, job: None,
         on_end: Callable[[Entry, SchedulerJob], None] = lambda entry, job: None,
+        last_words: Callable[[Entry], Mapping[str, Any]] = lambda entry: {},
     ) -> None:
         self._ledger = ledger
         self._scheduler = scheduler
         self._clock = clock
         self._on_life = on_life
         self._on_end = on_end
+        self._last_words = last_words
         self._sights: dict[int, _Sight] = {}
         self._asked_at: float | None = None
         self.is_polled = False
@@ -230,6 +233,8 @@ class Allocations:
         entry.tell(exit_code=job.exit_code)
         if job.state is SchedulerState.FAILED:
             entry.complain(job.reason or "the scheduler says that it failed", now)
+            if job.exit_code and not entry.deleting:
+                entry.tell(**self._last_words(entry))
         elif job.state is SchedulerState.CANCELLED and not entry.deleting and "error" not in entry.status_info:
             entry.complain(job.reason or "it was cancelled at the scheduler", now)
         entry.over(BatchJobState.FINISHED, Phase.ENDED, now)

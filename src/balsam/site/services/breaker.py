@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from balsam.domain.clock import Clock
 from balsam.platform.scheduler.base import SchedulerJob, SchedulerState
 from balsam.site.ledger import Entry
+from balsam.wire.batch_jobs import status_reason
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ class Breaker:
         if job.state is SchedulerState.CANCELLED or entry.deleting:
             return
         if job.state is SchedulerState.FAILED and _lasted_sec(job, job.end_time) < INSTANT_SEC:
-            self.failed(entry, f"ended within {INSTANT_SEC:g} s of its start ({job.reason or 'no reason was told'})")
+            why = status_reason(entry.status_info) or "no reason was told"
+            self.failed(entry, f"ended within {INSTANT_SEC:g} s of its start ({why})")
         else:
             self._rows.pop(_key(entry), None)
 
