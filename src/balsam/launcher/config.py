@@ -25,7 +25,8 @@ class LauncherConfigError(ValueError):
 class LauncherConfig:
     """All settings of a launcher. Paths are absolute; `directory` is the BatchJob's own, where outboxes are kept.
 
-    `num_nodes`: a machine without a batch system deals its cores out to so many nodes.
+    `num_nodes`: a machine without a batch system deals its cores out to so many nodes. `scheduler`: the batch system
+    that can tell how long the allocation still has; None: nobody is asked.
     `node_cpus`, `node_gpus` override detection. `pinned_apps`: hashes of the only Apps that may run (S15);
     None runs what the Site's owner synced. `python_apps` False: no Python code of Apps is loaded.
     `job_credentials_path`: what code of Jobs may use the service with; None: nothing.
@@ -39,6 +40,7 @@ class LauncherConfig:
     batch_job_id: int | None = None
     lease_kind: LeaseKind = LeaseKind.ALLOCATION
     num_nodes: int = 1
+    scheduler: str | None = None
     compute_node: str = "local"
     node_cpus: int | None = None
     node_gpus: int | list[str] | None = None

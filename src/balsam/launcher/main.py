@@ -26,6 +26,7 @@ from balsam.domain.states import JobMode
 from balsam.launcher import guardian
 from balsam.launcher.config import LauncherConfig, LauncherConfigError
 from balsam.launcher.partition import Partition, PartitionNode
+from balsam.launcher.time_left import wall_time_sec
 from balsam.platform.node.base import NodeOptions
 from balsam.platform.node.local import NUM_NODES
 from balsam.platform.registry import NODES
@@ -94,6 +95,7 @@ def make_partitions(line: CommandLine, config: LauncherConfig, environ: Mapping[
     wanted = sum(part.num_nodes or len(nodes) for part in line.slices)
     if wanted > len(nodes):
         raise LauncherConfigError(f"the partitions take {wanted} nodes, and the allocation has {len(nodes)}")
+    seconds = wall_time_sec(line.wall_time_sec, config, node_type.scheduler_id(environ))
     partitions = []
     for index, part in enumerate(line.slices):
         count = part.num_nodes or len(nodes)
@@ -104,7 +106,7 @@ def make_partitions(line: CommandLine, config: LauncherConfig, environ: Mapping[
                 index=index,
                 serial=part.serial,
                 nodes=tuple(mine),
-                wall_time_sec=line.wall_time_sec,
+                wall_time_sec=seconds,
                 filter_tags=part.filter_tags,
             )
         )

@@ -30,6 +30,7 @@ def launcher_config_maker(site: SiteDirectory, settings: Settings, site_id: int)
             job_credentials_path=str(directory / JOB_CREDENTIALS),
             batch_job_id=job.id,
             num_nodes=job.num_nodes if pretends else 1,
+            scheduler=None if pretends else scheduler,
             compute_node=node_type,
             node_cpus=settings.node.cpus,
             node_gpus=settings.node.gpus,
