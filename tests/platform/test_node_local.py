@@ -119,7 +119,7 @@ def test_program_without_gpus_is_no_gpu(bare: dict[str, str], body: str) -> None
 def test_what_the_batch_system_allows_counts_more_than_the_listing(bare: dict[str, str]) -> None:
     write_program(Path(bare["PATH"]), "nvidia-smi", "echo 0; echo 1; echo 2; echo 3")
     assert gpus.find(None, {**bare, "CUDA_VISIBLE_DEVICES": "2,GPU-8f3a"}).ids == ("2", "GPU-8f3a")
-    for none in ("", "-1", "-1,0"):
+    for none in ("", "-1", "-1,0", "NoDevFiles"):
         assert gpus.find(None, {**bare, "CUDA_VISIBLE_DEVICES": none}).ids == ()
     assert gpus.find(None, {**bare, "CUDA_VISIBLE_DEVICES": "0,-1,1"}).ids == ("0",)
     assert gpus.find(None, {**bare, "ROCR_VISIBLE_DEVICES": "1"}).vendor is GpuVendor.AMD
@@ -128,10 +128,23 @@ def test_what_the_batch_system_allows_counts_more_than_the_listing(bare: dict[st
 def test_setting_counts_most(bare: dict[str, str]) -> None:
     given = {**bare, "CUDA_VISIBLE_DEVICES": "0,1,2,3"}
     assert gpus.find(2, given).ids == ("0", "1")
+    for none in ("", "-1", "NoDevFiles"):
+        assert gpus.find(2, {**bare, "CUDA_VISIBLE_DEVICES": none}).ids == ("0", "1"), "where detection is wrong"
     assert gpus.find(["3"], given).ids == ("3",)
     assert (gpus.find(0, given).ids, gpus.find(0, given).vendor) == ((), None)
     write_program(Path(bare["PATH"]), "rocm-smi", "exit 0")
     assert gpus.find(1, bare).vendor is GpuVendor.AMD
+
+
+def test_a_number_of_gpus_is_taken_from_those_that_the_batch_system_gave(bare: dict[str, str]) -> None:
+    """The others of a node that is shared are somebody else's."""
+    assert gpus.find(2, {**bare, "CUDA_VISIBLE_DEVICES": "2,3"}).ids == ("2", "3")
+    assert gpus.find(1, {**bare, "ROCR_VISIBLE_DEVICES": "6,7"}) == gpus.Gpus(
+        ("6",), GpuVendor.AMD, "1 GPUs by setting node.gpus: 1, of ROCR_VISIBLE_DEVICES=6,7"
+    )
+    fewer = gpus.find(4, {**bare, "CUDA_VISIBLE_DEVICES": "0,1"})
+    assert (fewer.ids, fewer.reason) == (("0", "1"), "2 GPUs by setting node.gpus: 4, of CUDA_VISIBLE_DEVICES=0,1")
+    assert gpus.find(2, {**bare, "ZE_AFFINITY_MASK": "0.0,0.1,1.0"}).ids == ("0.0", "0.1")
 
 
 def test_job_is_told_its_gpus_in_its_vendors_words() -> None:

@@ -28,6 +28,8 @@ _VARIABLES = {
     GpuVendor.INTEL: "ZE_AFFINITY_MASK",
 }
 VARIABLES = frozenset(_VARIABLES.values())
+# A number, a tile of one at Intel, or a name that a vendor gave: GPU-8f3a..., MIG-8f3a....
+_ID = re.compile(r"\d+(\.\d+)?|[A-Za-z]+-[\w/-]+")
 _LISTINGS = {
     GpuVendor.NVIDIA: ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
     GpuVendor.AMD: ["rocm-smi", "--showid", "--csv"],
@@ -62,9 +64,9 @@ def environment(vendor: GpuVendor | None, gpu_ids: Sequence[str]) -> dict[str, s
 def find(wanted: int | Sequence[str] | None, environ: Mapping[str, str]) -> Gpus:
     """The GPUs to use: what the setting says, else what the batch system allows, else what the machine lists."""
     if wanted is not None:
-        ids = tuple(str(number) for number in range(wanted)) if isinstance(wanted, int) else tuple(wanted)
+        ids, reason = _set(wanted, environ)
         vendor = _vendor_here(environ) or (GpuVendor.NVIDIA if ids else None)
-        return Gpus(ids, vendor if ids else None, f"{len(ids)} GPUs by setting node.gpus")
+        return Gpus(ids, vendor if ids else None, reason)
     for vendor, variable in _VARIABLES.items():
         if variable in environ:
             ids = _visible(environ[variable])
@@ -76,11 +78,25 @@ def find(wanted: int | Sequence[str] | None, environ: Mapping[str, str]) -> Gpus
     return Gpus((), None, "no GPUs: none is listed by nvidia-smi, rocm-smi or xpu-smi")
 
 
+def _set(wanted: int | Sequence[str], environ: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
+    """What the setting says. A number is one of the GPUs that the batch system gave, where it says which: others of the
+    node may be somebody else's.
+    """
+    if not isinstance(wanted, int):
+        return tuple(wanted), f"{len(wanted)} GPUs by setting node.gpus"
+    for variable in _VARIABLES.values():
+        allowed = _visible(environ.get(variable, ""))
+        if allowed:
+            ids = allowed[:wanted]
+            return ids, f"{len(ids)} GPUs by setting node.gpus: {wanted}, of {variable}={environ[variable]}"
+    return tuple(str(number) for number in range(wanted)), f"{wanted} GPUs by setting node.gpus"
+
+
 def _visible(value: str) -> tuple[str, ...]:
-    """CUDA's reading: the list ends at the first invalid id, such as -1."""
+    """CUDA's reading: the list ends at the first word that is no id, such as -1 or Slurm's NoDevFiles."""
     ids: list[str] = []
     for word in value.split(","):
-        if not re.fullmatch(r"\s*[\w.-]+\s*", word) or word.strip().startswith("-"):
+        if not _ID.fullmatch(word.strip()):
             break
         ids.append(word.strip())
     return tuple(ids)
