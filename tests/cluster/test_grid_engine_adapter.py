@@ -42,7 +42,7 @@ class GridEngineHarness:
         submit="qsub",
         listing="qstat",
         outage=OUTAGE,
-        unknown_state="s#<state>r</state>#<state>M</state>#",
+        unknown_state="s#<state>[rt]</state>#<state>M</state>#",
         blank_reason="s#<MES_message>.*</MES_message>"
         "#<MES_message>Nodes required are down, drained or reserved</MES_message>#",
         renamed="s/balsam-/hamlet-/",

@@ -172,7 +172,12 @@ def test_sigterm_lets_the_launcher_drain(allocation: Allocation) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
 def test_other_stop_signals_drain_too(allocation: Allocation, number: signal.Signals) -> None:
-    os.kill(allocation.start(), number)
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup what we start would ignore SIGHUP
+    try:
+        pid = allocation.start()
+    finally:
+        signal.signal(number, before)
+    os.kill(pid, number)
     assert allocation.wait() == 0
     assert (allocation.directory / "drained").exists()
 

@@ -40,6 +40,7 @@ from balsam.launcher.machine_messages import (
     Outcome,
     Output,
     Preparing,
+    RanksApart,
     Record,
     RuleMet,
     SessionOpened,
@@ -153,6 +154,17 @@ def test_a_lost_node_fails_what_ran_there_as_the_loss_of_a_node() -> None:
     assert "node n1 was lost" in record.message
     assert bench.machine.running == (2,), "the Job on the third node goes on"
     assert told(bench.end(2)) == [(Outcome.RUN_DONE, 2)]
+
+
+def test_ranks_that_never_meet_are_ended_at_once_as_the_loss_of_a_node_that_is_used_again() -> None:
+    bench = Bench(nodes=THREE)
+    bench.run(job(1, TWO_NODES))
+    assert all_of(Signal, bench.step(RanksApart(1, 7, "of another grant"))) == []
+    assert one(Signal, bench.step(RanksApart(1, 1, "they wait"))).kill, "nobody waits for the rest of it"
+    out = bench.step(Exited(1, 137), Gone(1))
+    record = one(Record, out)
+    assert (record.outcome, record.failure, record.message) == (Outcome.RUN_ERROR, Failure.LOST_NODE, "they wait")
+    assert told(bench.run(job(2, Resources(num_nodes=3)))) == [(Outcome.STARTED, 2)]
 
 
 def test_nothing_is_placed_on_a_lost_node_and_what_fits_no_more_is_given_back() -> None:
@@ -828,6 +840,7 @@ ACTIONS = st.lists(
                 "cancel",
                 "fence",
                 "rule",
+                "apart",
                 "tick",
                 "work",
                 "refuse",
@@ -920,6 +933,8 @@ def act(world: World, action: str, which: int, number: int) -> None:
         case "rule":
             action = list(MonitorAction)[number % 3]
             world.step(RuleMet(which + 1, world.tokens.get(which + 1, 1), "bad", action, "met"))
+        case "apart":
+            world.step(RanksApart(which + 1, world.tokens.get(which + 1, 1), "they wait"))
         case "fence":
             world.step(Fenced(((which + 1, world.tokens.get(which + 1, 1)),)))
         case "tick":

@@ -1,6 +1,7 @@
 """The loop's side of monitors without processes: which Jobs are watched, whose end is held back, and for how long."""
 
 import json
+import re
 import select
 import socket
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from balsam.domain.clock import SystemClock
 from balsam.domain.job import Resources
 from balsam.domain.monitors import MonitorAction
 from balsam.launcher.apps import AppRefused, AppShelf
-from balsam.launcher.machine_messages import Exited, Gone, Input, LaunchJob, Lost, RuleMet, Started
-from balsam.launcher.monitors import AGAIN_SEC, LONGEST_LAST_SEC, Monitors
+from balsam.launcher.machine_messages import Exited, Gone, Input, LaunchJob, Lost, RanksApart, RuleMet, Started
+from balsam.launcher.monitors import AGAIN_SEC, APART_AFTER_SEC, LONGEST_LAST_SEC, RANKS_APART, Monitors
 from balsam.launcher.process import SpawnError
+from balsam.platform.mpirun.srun import RANKS_APART as PATTERN
 from tests.launcher.fake_service import FakeService
 
 MONITORS = {"bad": {"action": "kill", "file": "e.dat", "not_finite": True, "restarts": 1}, "odd": {"action": "tag",
@@ -67,7 +69,7 @@ class Bench:
         self.now = SystemClock().monotonic()
         self.epoll = select.epoll()
         make: Any = self.make
-        self.monitors = Monitors(self.epoll, self.shelf, data, SystemClock(), self.inputs, make)
+        self.monitors = Monitors(self.epoll, self.shelf, data, SystemClock(), self.inputs, make, PATTERN)
 
     def make(self, argv: list[str]) -> FakeReader:
         if self.no_more:
@@ -75,8 +77,8 @@ class Bench:
         self.readers.append(FakeReader())
         return self.readers[-1]
 
-    def start(self, job_id: int, app_id: int = 2) -> None:
-        self.monitors.begin(LaunchJob(job_id, app_id, 5, 1, f"job{job_id}", Resources()))
+    def start(self, job_id: int, app_id: int = 2, num_nodes: int = 1) -> None:
+        self.monitors.begin(LaunchJob(job_id, app_id, 5, 1, f"job{job_id}", Resources()), num_nodes)
         assert self.hear(Started(job_id)) == [Started(job_id)]
 
     def hear(self, *said: Input) -> list[Input]:
@@ -186,6 +188,40 @@ def test_a_new_reader_is_told_of_all_that_run_and_of_what_is_left(bench: Bench) 
     bench.hear(Lost(2, "x"))
     assert len(bench.readers) == 2 and bench.orders() == ["watch"]
     assert list(bench.readers[-1].orders[1]["rules"]) == ["bad"]
+
+
+def test_ranks_that_never_find_each_other_are_told_of_jobs_of_several_nodes_that_run_for_long(bench: Bench) -> None:
+    bench.start(1, app_id=1, num_nodes=2)
+    bench.start(2, app_id=1, num_nodes=2)
+    assert bench.hear(Gone(2)) == [Gone(2)] and bench.readers == [], "short ones cost no reader and no waiting"
+    bench.now += APART_AFTER_SEC
+    due = bench.monitors.due()
+    assert due is not None and due <= bench.now
+    bench.hear()
+    assert bench.orders() == ["watch"]
+    said = {"text": "slurmstepd-n2: error: mpi/pmix_v4: send failed, rc=2, exceeded the retry limit"}
+    bench.say(**{"is": "met", "job_id": 1, "token": 5, "monitor": RANKS_APART, "message": "m", "data": said})
+    assert bench.hear() == [RanksApart(1, 5, f"its ranks can't find each other: {said['text']}")]
+    assert bench.hear(Gone(1)) == [Gone(1)], "its end waits for no last reading"
+    assert bench.orders() == ["watch", "forget"]
+
+
+def test_the_end_of_a_watched_job_of_several_nodes_waits_for_its_own_monitors_only(bench: Bench) -> None:
+    bench.start(1, num_nodes=2)
+    assert sorted(bench.readers[-1].orders[1]["rules"]) == ["bad", "odd", RANKS_APART]
+    for name in ("bad", "odd"):
+        bench.say(**{"is": "met", "job_id": 1, "token": 5, "monitor": name, "message": "m", "data": {}})
+    assert bench.hear(Gone(1))[-1] == Gone(1)
+
+
+@pytest.mark.parametrize("says", [
+    "slurmstepd-node3: error:  mpi/pmix_v4: pmixp_p2p_send: node3 [0]: pmixp_utils.c:467: send failed, rc=2, exceeded"
+    " the retry limit",
+    "slurmstepd: error:  mpi/pmix_v3: pmixp_p2p_send: n1 [0]: pmixp_utils.c:459: send failed, rc=1001, exceeded the"
+    " retry limit",
+])  # fmt: skip
+def test_the_words_of_slurm_for_it(says: str) -> None:
+    assert re.search(PATTERN, says) and not re.search(PATTERN, f"my {says}")
 
 
 def test_no_process_can_be_had_for_now(bench: Bench) -> None:

@@ -17,6 +17,7 @@ from balsam.launcher.machine_messages import (
     Note,
     Output,
     Preparing,
+    RanksApart,
     RuleMet,
     StartDelayed,
     Started,
@@ -107,6 +108,12 @@ class Attempts:
             self._runs.kill(now, met.job_id, Killing.MONITOR, met.message)
         else:
             self._records.noted(run, met)
+
+    def ranks_apart(self, now: float, happened: RanksApart) -> None:
+        """The way to a node is lost as good as the node: nothing is waited for, and it runs again."""
+        run = self._runs.get(happened.job_id)
+        if run is not None and run.started and run.killing is None and run.job.token == happened.token:
+            self._runs.kill(now, happened.job_id, Killing.LOST_NODE, happened.message)
 
     # Ending
 

@@ -100,7 +100,9 @@ class Loop:
             steps=self._way_to_steps(parts),
         )
         data_path = Path(partition.config.data_path)
-        self._monitors = Monitors(self._epoll, parts.apps, data_path, clock, self._inputs)
+        self._monitors = Monitors(
+            self._epoll, parts.apps, data_path, clock, self._inputs, ranks_apart=parts.ranks_apart
+        )
         self._service = ServiceSide(self._epoll, partition, parts.apps, make_courier, clock, self._inputs)
         self._told_until: float | None = None
         self._is_restart = int(os.environ.get(RESTART_ENV, "0")) > 0
@@ -238,7 +240,7 @@ class Loop:
     def _carry_out(self, output: Output) -> None:
         match output:
             case Start():
-                self._monitors.begin(output.job)
+                self._monitors.begin(output.job, len(output.placement.shares))
                 self._children.start(output)
             case Record():
                 self._service.report(output)

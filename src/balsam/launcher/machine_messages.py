@@ -176,6 +176,15 @@ class RuleMet:
 
 
 @dataclass(frozen=True, slots=True)
+class RanksApart:
+    """The ranks of this attempt will never find each other over the nodes that they have: they wait without end."""
+
+    job_id: int
+    token: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeDown:
     """Nothing can be started on this node (its index) for now. What ran there may still run."""
 
@@ -264,6 +273,7 @@ Input = (
     | Gone
     | Lost
     | RuleMet
+    | RanksApart
     | NodeDown
     | NodeUp
     | CancelRequested

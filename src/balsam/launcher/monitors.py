@@ -4,6 +4,9 @@ Used by the loop alone. A Job whose App has no monitor costs nothing here, and w
 of a Job that has some is told when its files were read to the end, so that it does not matter how soon it came; but
 not later than after `LONGEST_LAST_SEC`. A reader that dies is replaced, and told again what to watch.
 
+One rule is the launcher's own: a Job of several nodes whose mpirun says that the ranks will never find each other does
+not wait for that until its allocation ends. Only Jobs that have run for `APART_AFTER_SEC` are watched for it.
+
 JSON lines. The first is `{"data"}`. Orders: `{"do": "watch", "job_id", "token", "workdir", "rules", "before"}` |
 `{"do": "finish", "job_id"}` | `{"do": "forget", "job_id"}`. Messages: `{"is": "met" | "off", "job_id", "token",
 "monitor", "message", "data"}` | `{"is": "read", "job_id", "token", "left"}`.
@@ -22,7 +25,17 @@ from balsam.domain.clock import Clock
 from balsam.domain.monitors import OUTPUT_NAME, Monitor, MonitorAction, tags_of
 from balsam.launcher.apps import AppShelf
 from balsam.launcher.line_link import LineLink
-from balsam.launcher.machine_messages import Gone, Input, LaunchJob, Lost, RuleMet, StartDelayed, Started, StartFailed
+from balsam.launcher.machine_messages import (
+    Gone,
+    Input,
+    LaunchJob,
+    Lost,
+    RanksApart,
+    RuleMet,
+    StartDelayed,
+    Started,
+    StartFailed,
+)
 from balsam.launcher.process import SpawnError
 from balsam.transfer.descent import Refused, open_inside, open_workdir
 
@@ -30,18 +43,34 @@ log = logging.getLogger("balsam.launcher")
 
 LONGEST_LAST_SEC = 5.0
 AGAIN_SEC = 5.0
+APART_AFTER_SEC = 20.0  # a mpirun tries for about half a minute before it gives up
+RANKS_APART = "ranks-apart"  # no name that a monitor of an App can have
 
 
 @dataclass(slots=True)
 class _Followed:
-    """A Job with monitors. `left` are those not met yet; `held` is its end, which is told when it was read out."""
+    """A Job with rules. `left` are those not met yet; `held` is its end, which is told when it was read out.
+
+    `after_sec`: how long it runs before the reader is to watch it; `watch_at`: when that is, until it is watched.
+    """
 
     job: LaunchJob
     left: dict[str, Monitor]
     before: Mapping[str, Sequence[int]]
+    after_sec: float = 0.0
     runs: bool = False
+    watch_at: float | None = None
     held: Gone | None = None
     held_until: float = 0.0
+
+    @property
+    def is_watched(self) -> bool:
+        return self.runs and self.watch_at is None
+
+    @property
+    def awaits_last_line(self) -> bool:
+        """Whether its last line may meet a monitor of its App."""
+        return self.is_watched and bool(self.left.keys() - {RANKS_APART})
 
 
 class Monitors:
@@ -55,24 +84,29 @@ class Monitors:
         clock: Clock,
         inputs: list[Input],
         make_reader: Callable[[list[str]], LineLink] = LineLink,
+        ranks_apart: str | None = None,
     ) -> None:
+        """`ranks_apart`: the pattern of mpirun's words for ranks that will never find each other."""
         self._epoll = epoll
         self._apps = apps
         self._data = data
         self._clock = clock
         self._inputs = inputs
         self._make_reader = make_reader
+        self._own = {} if ranks_apart is None else {RANKS_APART: Monitor(MonitorAction.KILL, pattern=ranks_apart)}
         self._jobs: dict[int, _Followed] = {}
         self._reader: LineLink | None = None
         self._reader_fd = -1
         self._is_writing = False
         self._reader_at: float | None = None
 
-    def begin(self, job: LaunchJob) -> None:
+    def begin(self, job: LaunchJob, num_nodes: int) -> None:
         """The Job is about to be started."""
         monitors = self._apps.monitors(job.app_id)
-        if monitors:
-            self._jobs[job.id] = _Followed(job, dict(monitors), self._before(job, monitors))
+        own = self._own if num_nodes > 1 else {}
+        if monitors or own:
+            after_sec = 0.0 if monitors else APART_AFTER_SEC
+            self._jobs[job.id] = _Followed(job, {**monitors, **own}, self._before(job, monitors), after_sec)
 
     def follow(self, now: float, is_ending: Callable[[int], bool]) -> None:
         """Look through the inputs before the machine does. `is_ending`: the Job was told to end, for any reason."""
@@ -95,11 +129,16 @@ class Monitors:
     def due(self) -> float | None:
         """When to call `follow` and `tick`, if nothing is heard."""
         times = [followed.held_until for followed in self._jobs.values() if followed.held is not None]
+        times += [followed.watch_at for followed in self._jobs.values() if followed.watch_at is not None]
         times += [] if self._reader_at is None or not self._jobs else [self._reader_at]
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
-        """Start a reader where one is needed; send what could not be sent."""
+        """Watch what has run for long enough; start a reader where one is needed; send what could not be sent."""
+        for followed in self._jobs.values():
+            if followed.watch_at is not None and now >= followed.watch_at:
+                followed.watch_at = None
+                self._watch(followed)
         if self._reader is None and self._reader_at is not None and now >= self._reader_at and self._jobs:
             self._start()
         if self._reader is not None and self._reader.wants_to_send is not self._is_writing:
@@ -134,8 +173,11 @@ class Monitors:
         match said:
             case Started():
                 followed.runs = True
-                self._watch(followed)
-            case Gone() if followed.runs and followed.left and not is_ending(job_id):
+                if followed.after_sec:
+                    followed.watch_at = now + followed.after_sec
+                else:
+                    self._watch(followed)
+            case Gone() if followed.awaits_last_line and not is_ending(job_id):
                 followed.held, followed.held_until = said, now + LONGEST_LAST_SEC
                 self._send({"do": "finish", "job_id": job_id})
                 return True
@@ -154,7 +196,8 @@ class Monitors:
 
     def _forget(self, followed: _Followed) -> None:
         del self._jobs[followed.job.id]
-        self._send({"do": "forget", "job_id": followed.job.id})
+        if followed.is_watched:
+            self._send({"do": "forget", "job_id": followed.job.id})
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         followed = self._jobs.get(message["job_id"])
@@ -191,7 +234,7 @@ class Monitors:
         self._epoll.register(self._reader_fd, select.EPOLLIN)
         self._send({"data": str(self._data)})
         for followed in self._jobs.values():
-            if followed.runs:
+            if followed.is_watched:
                 self._watch(followed)
                 if followed.held is not None:
                     self._send({"do": "finish", "job_id": followed.job.id})
@@ -212,8 +255,10 @@ class Monitors:
         return found
 
 
-def _rule_met(job: LaunchJob, monitor: Monitor, message: Mapping[str, Any]) -> RuleMet:
+def _rule_met(job: LaunchJob, monitor: Monitor, message: Mapping[str, Any]) -> RuleMet | RanksApart:
     name, said, data = message["monitor"], message["message"], message["data"]
+    if name == RANKS_APART and message["is"] == "met":
+        return RanksApart(job.id, job.token, f"its ranks can't find each other: {data['text']}")
     if message["is"] == "off":
         return RuleMet(job.id, job.token, name, MonitorAction.NOTIFY, said, data)
     tags = tags_of(name, monitor) if monitor.action is MonitorAction.TAG else {}

@@ -29,7 +29,8 @@ log = logging.getLogger("balsam.launcher")
 class Parts(NamedTuple):
     """What the loop is given. `nodes_left`: the command that tells which nodes the allocation still has.
 
-    `signaller`: the one that sends signals to ranks which only the batch system can reach.
+    `signaller`: the one that sends signals to ranks which only the batch system can reach. `ranks_apart`: the pattern
+    of what mpirun writes when the ranks of several nodes will never find each other.
     """
 
     starter: Starter
@@ -37,6 +38,7 @@ class Parts(NamedTuple):
     data: DataRoot
     nodes_left: Sequence[str] | None = None
     signaller: tuple[str, ...] | None = None
+    ranks_apart: str | None = None
 
 
 def build_parts(partition: Partition, environ: Mapping[str, str], allocation: str, node: str | None = None) -> Parts:
@@ -59,7 +61,8 @@ def build_parts(partition: Partition, environ: Mapping[str, str], allocation: st
     engine = engine_for(partition, environ)
     planner = Planner(apps, environment, engine, calls.path_of, told)
     node_type: NodeType = NODES.load(config.compute_node)()
-    return Parts(Starter(planner, data, calls), apps, data, node_type.nodes_left(environ), _signaller(engine, environ))
+    starter = Starter(planner, data, calls)
+    return Parts(starter, apps, data, node_type.nodes_left(environ), *_about_steps(engine, environ))
 
 
 def _check_spread(environ: Mapping[str, str]) -> None:
@@ -89,12 +92,13 @@ def engine_for(partition: Partition, environ: Mapping[str, str]) -> Engine:
     return MpirunEngine(mpirun, partition.nodes)
 
 
-def _signaller(engine: Engine, environ: Mapping[str, str]) -> tuple[str, ...] | None:
-    from balsam.platform.mpirun.srun import Srun
+def _about_steps(engine: Engine, environ: Mapping[str, str]) -> tuple[tuple[str, ...] | None, str | None]:
+    """`signaller` and `ranks_apart` of Parts, where Jobs are steps of Slurm."""
+    from balsam.platform.mpirun.srun import RANKS_APART, Srun
 
     if not isinstance(engine, MpirunEngine) or not isinstance(engine.mpirun, Srun) or "SLURM_JOB_ID" not in environ:
-        return None
-    return (sys.executable, "-I", "-S", str(slurm_steps.__file__), environ["SLURM_JOB_ID"])
+        return None, None
+    return (sys.executable, "-I", "-S", str(slurm_steps.__file__), environ["SLURM_JOB_ID"]), RANKS_APART
 
 
 def _binding(mpirun: MpiRun) -> MpiRun:

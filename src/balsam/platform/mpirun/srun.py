@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from balsam.platform.mpirun.base import RankCommand, RankPlacement, SingleRank, is_direct, param_words, step_name
 from balsam.platform.node import gpus
 
+# What a step's daemon writes when the nodes' PMIx servers can't reach each other: the ranks then wait without end.
+RANKS_APART = r"^slurmstepd\S*: error: .*mpi/pmix.*exceeded the retry limit"
+
 # A rank that fails ends the others; a user's SLURM_EXPORT_ENV would keep the Job's variables from the ranks.
 _ALWAYS = ("--overlap", "--mem=0", "--kill-on-bad-exit=1", "--input=none", "--export=ALL")
 

@@ -52,7 +52,7 @@ _FAILED: dict[Failure | None, str] = {
     Failure.SIGNAL: "A signal ended its command in attempt {attempt} (return code {code}).",
     Failure.TIMEOUT: "It did not end in the time that it had, in attempt {attempt}.",
     Failure.OUT_OF_MEMORY: "It ran out of memory in attempt {attempt}; give it more, or put fewer Jobs on a node.",
-    Failure.LOST_NODE: "Its node was lost in attempt {attempt}.",
+    Failure.LOST_NODE: "Its node, or the way to it, was lost in attempt {attempt}; the reasons are below.",
     Failure.LOST_LAUNCHER: "Its launcher was lost in attempt {attempt}.",
     Failure.MONITOR: "A monitor of its App ended it in attempt {attempt}; the reasons are below.",
     Failure.NOT_STARTED: "Its Site could not start it; the reasons are below.",
