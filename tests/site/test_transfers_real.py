@@ -230,8 +230,7 @@ def test_the_agent_is_killed_in_the_middle_of_what_a_program_sends(
         agent.kill()
         agent.wait()
     assert item(user, job_id, "far")["state"] != "done", "it was over before it was killed"
-    if scheme == "rsync":  # rclone before 1.63 writes in place
-        assert arrived().get("out.dat", len(large)) == len(large), "half of a file has its name"
+    assert arrived().get("out.dat", len(large)) == len(large), "half of a file has its name"
     with running_agent(place):
         wait_for(user, job_id, "JOB_FINISHED")
     assert arrived() == {"out.dat": len(large)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -77,6 +78,29 @@ def test_progress_is_told_and_a_closed_back_end_ends_soon(data: Path, tmp_path: 
         there.close()
         assert poll(there, "task", changed) == []
     assert list((data.parent / "spool").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_what_can_not_be_renamed_there_hinders_no_other(data: Path, tmp_path: Path) -> None:
+    """A directory in the place of a file; another file system, where it is sent in its place at the next try."""
+    require_rclone()
+    far, odd = tmp_path / "far", "/ a[1]*{x} "  # odd for rclone's filters
+    for place in (far / "taken" / "full", far / "other", tmp_path / "sshd"):
+        place.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", far / "other"], capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small file system")
+    try:
+        with running_sshd(tmp_path / "sshd") as sshd:
+            there = backend(data, sshd.url("sftp", far))
+            first = run(there, [out(1, odd), out(2, "/taken"), out(3, "/d/deep/out.dat"), out(4, "/other/x/out.dat")])
+            again = run(there, [out(2, "/taken"), out(4, "/other/x/out.dat"), out(5, "/fifth.dat")])
+        assert [number for number, outcome in first.items() if outcome.error] == [2, 4]
+        assert first[4].trouble is Trouble.TRANSIENT
+        assert [number for number, outcome in again.items() if outcome.error] == [2] and "taken" in again[2].error
+        whole = (odd[1:], "d/deep/out.dat", "other/x/out.dat", "fifth.dat")
+        assert contents(far) == dict.fromkeys(whole, b"energies") | {"taken/full/": b""}
+    finally:
+        subprocess.run(["umount", far / "other"], check=True)
 
 
 @pytest.mark.slow

@@ -2,23 +2,29 @@
 
 rclone is told of the location by its environment and of secrets by files, so nothing secret stands in a command line.
 It verifies what it moved by the hashes that the server knows, else by size. Its log, one JSON object a line, tells how
-far it is and what went wrong with which file.
+far it is and what went wrong with which file. Where the server can rename, files get their names there when they are
+whole (`partials.py`).
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from balsam.transfer.partials import Partials, only
 from balsam.transfer.program import Ended, run_program
 from balsam.transfer.rclone_remote import Remote
 from balsam.transfer.staged import Load, StagedBackend
 
 MAX_SAID = 200
+_DENIED = re.compile(r"permission.denied|forbidden|\b403\b", re.IGNORECASE)
+_NO_DIRECTORY = 3  # rclone's exit status
+_QUIET = ("--retries=1", "--low-level-retries=3", "--contimeout=20s", "--timeout=60s")
 _FLAGS = (
     *("--use-json-log", "--log-level=INFO", "--stats=1s", "--stats-log-level=INFO"),
-    *("--ignore-times", "--no-traverse", "--retries=1", "--low-level-retries=3", "--contimeout=20s", "--timeout=60s"),
+    *("--ignore-times", "--no-traverse", *_QUIET),
 )
 
 
@@ -28,11 +34,66 @@ class RcloneBackend(StagedBackend):
     def __init__(self, data: Path, spool: Path, remote: Remote) -> None:
         super().__init__(data, spool)
         self._remote = remote
+        self._partials = Partials(data)
+        self._in_place: set[str] = set()  # places where the server could not rename to
 
     def push(self, load: Load) -> Ended:
         if why := self._remote.push_problem:
             return Ended(1, [why])
-        return self._rclone(load, ["move", "--create-empty-src-dirs", str(load.shipment.folder), self._remote.target])
+        if not self._remote.can_rename:
+            return self._push_in_place(load, list(load.shipment.places))
+        ended = Ended(0, [])
+        direct = [place for place in load.shipment.places if place in self._in_place]
+        if renamed := [place for place in load.shipment.places if place not in self._in_place]:
+            ended = self._push_and_rename(load, renamed)
+        if direct:
+            ended = _both(ended, self._push_in_place(load, direct))
+            self._in_place.difference_update(direct)
+        return ended
+
+    def _push_in_place(self, load: Load, places: Sequence[str]) -> Ended:
+        return self._move(load, str(load.shipment.folder), self._remote.target, places)
+
+    def _push_and_rename(self, load: Load, places: Sequence[str]) -> Ended:
+        """Send to a directory of ours at the far end, then rename what is whole. An order that is not whole leaves
+        nothing under its name."""
+        with self._partials.new(lambda path: self._purge(load, path)) as partial:
+            sent = self._move(load, str(load.shipment.folder), self._remote.below(partial), places)
+            missing = {load.shipment.place_of(path) for path in load.shipment.left()}
+            whole = [place for place in places if place not in missing]
+            if not whole and any(_DENIED.search(line) for line in sent.said):
+                return self._push_in_place(load, places)  # no directory may be made there
+            if not whole:
+                return sent
+            renamed = self._move(load, self._remote.below(partial), self._remote.twin_target, whole, is_news=False)
+            if renamed.code:
+                load.shipment.held_back = self._places_left(load, partial, whole)
+                self._in_place |= load.shipment.held_back
+        return _both(sent, renamed)
+
+    def _move(self, load: Load, source: str, target: str, places: Sequence[str], *, is_news: bool = True) -> Ended:
+        words = ["move", "--create-empty-src-dirs", "--server-side-across-configs", source, target]
+        if len(places) == len(load.shipment.places):
+            return self._rclone(load, words, b"", is_news=is_news)
+        return self._rclone(load, [*words, "--filter-from=-"], only(places), is_news=is_news)
+
+    def _places_left(self, load: Load, partial: str, places: Sequence[str]) -> set[str]:
+        """Places of which something is still in a directory at the far end; all when that can't be found out."""
+        found: set[str] = set()
+
+        def hear(line: bytes) -> None:  # an array, of which each line is one object
+            if line.startswith(b"{"):
+                found.update(place for place in [load.shipment.place_of(_path(line))] if place is not None)
+
+        words = ["rclone", *_QUIET, "lsjson", "--recursive", "--files-only", self._remote.below(partial)]
+        ended = run_program(words, self._remote.environment(), b"", hear, load.is_wanted)
+        return set(places) if ended.code else found
+
+    def _purge(self, load: Load, path: str) -> bool:
+        """Remove a directory at the far end; whether it is gone."""
+        words = ["rclone", *_QUIET, "purge", self._remote.below(path)]
+        ended = run_program(words, self._remote.environment(), b"", lambda _: None, load.is_wanted)
+        return ended.code in (0, _NO_DIRECTORY)
 
     def pull(self, load: Load) -> Ended:
         """Whatever is a file in one go; then, one by one, what turned out to be a directory."""
@@ -51,8 +112,11 @@ class RcloneBackend(StagedBackend):
                     ended = _both(ended, self._rclone(load, words, b"", place))
         return ended
 
-    def _rclone(self, load: Load, words: Sequence[str], given: bytes = b"", below: str = "") -> Ended:
-        log = _Log(load, f"{below}/" if below else "")
+    def _rclone(
+        self, load: Load, words: Sequence[str], given: bytes, below: str = "", *, is_news: bool = True
+    ) -> Ended:
+        """`is_news`: what it moves was not moved before."""
+        log = _Log(load.moved if is_news else _nothing, f"{below}/" if below else "")
         environment = self._remote.environment()
         program = ["rclone", *_FLAGS, *words]
         ended = run_program(program, environment, given, log.hear, load.is_wanted, hears_stderr=True)
@@ -72,8 +136,8 @@ def _both(first: Ended, second: Ended) -> Ended:
 class _Log:
     """Reads rclone's log. `said` are complaints; `below` is where the names in it begin."""
 
-    def __init__(self, load: Load, below: str) -> None:
-        self._load = load
+    def __init__(self, moved: Callable[[str, int], object], below: str) -> None:
+        self._moved = moved
         self._below = below
         self._known: dict[str, int] = {}
         self.said: list[str] = []
@@ -90,8 +154,17 @@ class _Log:
             name = str(found.get("object", ""))
             self.said.append(f"{self._below}{name}: {found.get('msg')}" if name else str(found.get("msg")))
         for path, size_bytes in _sizes(found):
-            self._load.moved(self._below + path, size_bytes - self._known.get(path, 0))
+            self._moved(self._below + path, size_bytes - self._known.get(path, 0))
             self._known[path] = size_bytes
+
+
+def _path(line: bytes) -> str:
+    """Of one line that `rclone lsjson` prints."""
+    return str(json.loads(line.rstrip(b","))["Path"])
+
+
+def _nothing(path: str, size_bytes: int) -> None:
+    """Bytes that count for nobody."""
 
 
 def _sizes(found: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

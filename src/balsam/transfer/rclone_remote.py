@@ -15,6 +15,7 @@ from balsam.transfer.program import missing
 from balsam.transfer.rsync import SshAddress, url_options
 
 _NAME = "BALSAM"
+_TWIN = "BALSAMTWIN"
 _OBSCURE_SEC = 20
 
 
@@ -28,10 +29,16 @@ class Remote:
     secrets: Mapping[str, tuple[Path, Callable[[str], str]]]
     config: str = "/dev/null"
     push_problem: str = ""
+    can_rename: bool = False  # WebDAV's MOVE would put a file in the place of a directory and all that is in it
 
     @property
     def target(self) -> str:
         return f"{self.name}:{self.path}"
+
+    @property
+    def twin_target(self) -> str:
+        """The same by another name: rclone moves nothing within what it takes for one remote."""
+        return f"{_TWIN}:{self.path}"
 
     def below(self, place: str) -> str:
         return f"{self.target.rstrip('/')}/{place}" if self.path else f"{self.target}{place}"
@@ -41,14 +48,15 @@ class Remote:
         found = {"RCLONE_CONFIG": self.config}
         if bundle := os.environ.get("AWS_CA_BUNDLE"):  # rclone fails with it, and has a setting of its own
             found |= {"AWS_CA_BUNDLE": "", "RCLONE_CA_CERT": os.environ.get("RCLONE_CA_CERT", bundle)}
-        found |= {f"RCLONE_CONFIG_{self.name}_{key}": value for key, value in self.settings.items()}
+        settings = dict(self.settings)
         for key, (path, as_wanted) in self.secrets.items():
             try:
                 secret = path.read_text(encoding="utf-8").strip()
             except (OSError, ValueError) as error:
                 raise PeerRefused(f"{path} can't be read: {error}", is_final=False) from None
-            found[f"RCLONE_CONFIG_{self.name}_{key}"] = as_wanted(secret)
-        return found
+            settings[key] = as_wanted(secret)
+        names = (self.name, _TWIN) if self.can_rename else (self.name,)
+        return found | {f"RCLONE_CONFIG_{name}_{key}": value for name in names for key, value in settings.items()}
 
 
 def _obscured(secret: str) -> str:
@@ -78,7 +86,7 @@ def _sftp(url: str) -> Remote:
         "KNOWN_HOSTS_FILE": known_hosts,
         "SET_MODTIME": "false",
     }
-    return Remote(_NAME, address.path, {key: value for key, value in settings.items() if value}, {})
+    return Remote(_NAME, address.path, {key: value for key, value in settings.items() if value}, {}, can_rename=True)
 
 
 def _s3(url: str) -> Remote:

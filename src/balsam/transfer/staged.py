@@ -99,7 +99,8 @@ class StagedBackend(ThreadedBackend):
                     batch.failed(order, error)
             if gathered:
                 ended = self.push(Load(batch, shipment, recursive=True))
-                left = {order.item_id for path in shipment.left() for order in shipment.owners(path)}
+                paths = (*shipment.left(), *shipment.held_back)
+                left = {order.item_id for path in paths for order in shipment.owners(path)}
                 for one in gathered:
                     self._tell_sent(batch, one, ended, is_left=one.order.item_id in left)
         return later

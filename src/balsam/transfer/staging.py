@@ -45,14 +45,20 @@ class Shipment:
 
     folder: Path
     places: dict[str, list[Order]] = field(default_factory=dict)
+    held_back: set[str] = field(default_factory=set)  # places that something left for without getting there
 
     def owners(self, path: str) -> Sequence[Order]:
         """The orders to which a path belongs: those of its nearest place."""
+        place = self.place_of(path)
+        return () if place is None else self.places[place]
+
+    def place_of(self, path: str) -> str | None:
+        """The nearest place above a path."""
         while path not in self.places:
             if not path:
-                return ()
+                return None
             path = path.rpartition("/")[0]
-        return self.places[path]
+        return path
 
     def overlaps(self, place: str) -> bool:
         """Whether another order's files are, or may come to be, in the same place."""
