@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balsam.transfer import manifest
 from balsam.transfer.manifest import EMPTY_SHA256, BadManifest, Entry, ManifestWriter, checked, decode, encode
+from balsam.wire import transfers
 
 HASH = "a" * 64
 NAMES = st.binary(min_size=1, max_size=20).filter(lambda name: b"/" not in name and b"\0" not in name)
@@ -91,3 +93,7 @@ def test_few_entries_travel_inside_the_message_and_many_or_odd_ones_do_not() -> 
     assert odd.entries is None  # JSON messages are Unicode
     for one in (writer, odd):
         one.close()
+
+
+def test_what_is_written_fits_into_a_message() -> None:
+    assert (manifest.MAX_INLINE, manifest.MAX_BLOBS) == (transfers.MAX_INLINE_ENTRIES, transfers.MAX_ITEM_BLOBS)

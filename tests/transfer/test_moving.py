@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
+import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from balsam.domain.transfers import TransferDirection
 from balsam.testing.transfer_conformance import poll, run
+from balsam.transfer import destination, manifest, receiving, sending
 from balsam.transfer.base import Order, Outcome, PeerAway, PeerRefused, Trouble, trouble_of
 from balsam.transfer.destination import Destination, open_directory
 from balsam.transfer.receiving import Wanted, entries_of, receive
@@ -177,6 +180,76 @@ def test_content_that_was_changed_on_the_way_is_noticed_and_leaves_nothing(data:
     outcome = run(ServiceBackend(data, blobs), [Order(2, IN, "in", "in.dat", "/x", False, content)])[2]
     assert "not what was sent" in outcome.error and outcome.trouble is Trouble.TRANSIENT
     assert list((data / "in").iterdir()) == []
+
+
+def test_more_blobs_than_a_message_may_name_are_refused_before_they_are_sent(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "MAX_BLOBS", 10)
+    monkeypatch.setattr(sending, "SMALL_BYTES", 0)
+    orders = [give(data, number, b"%d" % number) for number in (1, 2)]
+    for number in range(20):
+        (data / "run1" / str(number)).write_bytes(b"%d" % number)
+    blobs = MemoryBlobs()
+    outcomes = run(ServiceBackend(data, blobs), [replace(orders[0], local_path=".", recursive=True), orders[1]])
+    assert "can't travel as one directory" in outcomes[1].error and outcomes[1].trouble is Trouble.FINAL
+    assert outcomes[2].error == "" and len(blobs.kept) < 10
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_files(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in a directory of its own; with short groups, so that few files make many of them."""
+    for module, name in ((sending, "PACK_FILES"), (receiving, "GROUP_FILES"), (destination, "_MOST_FOLDERS")):
+        monkeypatch.setattr(module, name, 50)
+    for module, name in ((sending, "PIECE_BYTES"), (manifest, "_SPOOL_BYTES")):
+        monkeypatch.setattr(module, name, 10_000)
+    monkeypatch.setattr(destination.os, "fsync", lambda handle: None)
+    peaks = [_peak_bytes(data / str(count), count) for count in (400, 3_000)]
+    assert peaks[1] < peaks[0] + 200_000, peaks
+
+
+def _peak_bytes(place: Path, count: int) -> int:
+    """Memory that it takes at most to send so many files and to fetch them again."""
+    for number in range(count):
+        (place / "tree" / str(number)).mkdir(parents=True)
+        (place / "tree" / str(number) / "out.dat").write_bytes(b"%d" % number)
+    blobs = DiskBlobs(place / "blobs")
+    tracemalloc.start()
+    try:
+        sender = Sender(blobs)
+        content = sender.finish(sender.send(select(Free(place), "tree", recursive=True), "x"), is_tree=True)
+        with open_directory(place / "home", make=True) as root, Destination(root) as there:
+            wanted = (Wanted(1, entry, there, entry.parts) for entry in entries_of(content, blobs))
+            assert not any(error for _, error in receive(blobs, wanted))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(path.read_text() == path.parent.name for path in (place / "home").glob("*/out.dat")) == count
+    return peak_bytes
+
+
+class DiskBlobs:
+    """The service's part of transfers, in files."""
+
+    def __init__(self, place: Path) -> None:
+        place.mkdir()
+        self._place = place
+
+    def send_bytes(self, sha256: str, content: bytes) -> None:
+        (self._place / sha256).write_bytes(content)
+
+    def send_stream(self, name: str, size_bytes: int, read: Reader) -> str:
+        with (self._place / name).open("wb") as file:
+            for piece in read(0):
+                file.write(piece)
+        return name
+
+    def read(self, sha256: str, offset: int, length: int) -> Iterator[bytes]:
+        with (self._place / sha256).open("rb") as file:
+            file.seek(offset)
+            while length and (piece := file.read(min(length, 70_000))):
+                length -= len(piece)
+                yield piece
 
 
 def test_files_of_the_user_are_read_over_the_users_own_links(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from balsam.transfer.descent import make_directories
 from balsam.transfer.hashing import HashBeside
 
 _PIECE_BYTES = 1024 * 1024
+_MOST_FOLDERS = 1000  # whose renames are not durable yet
 _RESUMABLE_BYTES = 1024 * 1024  # smaller ones begin anew
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # some network file systems
@@ -30,7 +31,7 @@ class ChecksumMismatch(Exception):
 
 
 class Destination:
-    """A directory in which files are put. Use as a context manager: at its end renames are durable."""
+    """A directory in which files are put one by one. Use as a context manager: at its end renames are durable."""
 
     def __init__(self, root: int) -> None:
         """`root` stays the caller's."""
@@ -43,9 +44,8 @@ class Destination:
         folder, name = tuple(parts[:-1]), parts[-1]
         with make_directories(self._root, folder) as handle:
             permissions = (0o777 if mode & stat.S_IXUSR else 0o666) & ~self._umask
-            incoming = IncomingFile(os.dup(handle), name, size_bytes, permissions, sha256)
-        self._written.add(folder)
-        return incoming
+            self._note(folder)
+            return IncomingFile(os.dup(handle), name, size_bytes, permissions, sha256)
 
     def link(self, parts: Sequence[str], handle: int) -> bool:
         """Put a hard link of an open file there, in place of what is there; False where the system doesn't let it."""
@@ -65,21 +65,31 @@ class Destination:
                 raise
             with suppress(FileNotFoundError):  # two names of one file: the system leaves both as they are
                 os.unlink(temporary, dir_fd=place)
-        self._written.add(folder)
+        self._note(folder)
         return True
 
     def directory(self, parts: Sequence[str]) -> None:
         """Make an empty directory."""
         with make_directories(self._root, parts):
-            self._written.add(tuple(parts[:-1]))
+            self._note(tuple(parts[:-1]))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._make_durable()
+
+    def _note(self, folder: tuple[str, ...]) -> None:
+        """Something is put into this directory. What was put into others before is made durable when they are many."""
+        if folder not in self._written and len(self._written) >= _MOST_FOLDERS:
+            self._make_durable()
+        self._written.add(folder)
+
+    def _make_durable(self) -> None:
         for folder in self._written:
             with suppress(FileNotFoundError), make_directories(self._root, folder) as handle:
                 os.fsync(handle)
+        self._written.clear()
 
 
 class IncomingFile:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from balsam.transfer.base import PeerRefused
-from balsam.transfer.manifest import EMPTY_SHA256, Content, Entry, ManifestWriter
+from balsam.transfer.descent import Refused
+from balsam.transfer.manifest import EMPTY_SHA256, MAX_BLOBS, Content, Entry, ManifestWriter
 from balsam.transfer.sources import PIECE_BYTES, Selection, SourceFile
 
 SMALL_BYTES = 256 * 1024
 PACK_BYTES = 4 * 1024 * 1024
 PACK_FILES = 4096
+_LAST_BLOBS = 4  # a file, the packs before and after it, the manifest
 Reader = Callable[[int], Iterator[bytes]]
 Progress = Callable[[int], None]
 
@@ -104,6 +106,9 @@ class Sender:
         self._flushed()
 
     def _send_file(self, writer: ManifestWriter, file: SourceFile, name: str, progress: Progress) -> None:
+        if len(writer.blobs) > MAX_BLOBS - _LAST_BLOBS:
+            text = f"more than {MAX_BLOBS - _LAST_BLOBS:,} files of more than {SMALL_BYTES:,} bytes"
+            raise Refused(f"{text} can't travel as one directory; pack them, or make it several transfers")
         if file.is_directory or file.size_bytes == 0:
             writer.add(Entry(file.path, 0, file.mode, EMPTY_SHA256))
         elif file.size_bytes <= SMALL_BYTES:

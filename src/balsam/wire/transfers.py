@@ -16,7 +16,7 @@ from balsam.wire.blobs import Sha256, Size
 from balsam.wire.limits import MAX_BULK, MAX_PAGE
 
 MAX_INLINE_ENTRIES = 32
-MAX_ITEM_BLOBS = 10_000
+MAX_ITEM_BLOBS = 100_000
 MAX_ORIGIN = 256
 
 EntryPath = Annotated[str, StringConstraints(min_length=1, max_length=MAX_REMOTE_PATH)]
