@@ -22,6 +22,7 @@ from typing import Any
 import httpx2
 
 STOP_SEC = 10.0
+SERVICE = ("-m", "balsam.server")
 
 
 @dataclass
@@ -36,6 +37,7 @@ class RunningService:
     process: subprocess.Popen[str]
     options: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    program: Sequence[str] = SERVICE
 
     @property
     def pid(self) -> int:
@@ -79,15 +81,20 @@ class RunningService:
 
     def restart(self) -> RunningService:
         """The same service again, on the same port, after `kill` or `stop`."""
-        return start_service(self.home, port=self.port, options=self.options, env=self.env)
+        return start_service(self.home, port=self.port, options=self.options, env=self.env, program=self.program)
 
 
 def start_service(
-    home: Path, *, port: int = 0, options: Sequence[str] = (), env: Mapping[str, str] | None = None
+    home: Path,
+    *,
+    port: int = 0,
+    options: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    program: Sequence[str] = SERVICE,
 ) -> RunningService:
-    """Start `python -m balsam.server` with its state in `home` and wait until it answers."""
+    """Start `python -m balsam.server`, or another program that runs one, with its state in `home`; it answers then."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "balsam.server", "--json", "--port", str(port), *options]
+    command = [sys.executable, *program, "--json", "--port", str(port), *options]
     environment = {**os.environ, "BALSAM_HOME": str(home), **(env or {})}
     with (home / "service.err").open("a") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
@@ -108,6 +115,7 @@ def start_service(
         process=process,
         options=options,
         env=env or {},
+        program=program,
     )
 
 
@@ -124,10 +132,14 @@ def _ready_line(process: subprocess.Popen[str], home: Path) -> dict[str, Any]:
 
 @contextmanager
 def running_service(
-    home: Path, *, options: Sequence[str] = (), env: Mapping[str, str] | None = None
+    home: Path,
+    *,
+    options: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    program: Sequence[str] = SERVICE,
 ) -> Iterator[RunningService]:
     """A service for the length of a block; stopped in order, or killed when it does not stop."""
-    service = start_service(home, options=options, env=env)
+    service = start_service(home, options=options, env=env, program=program)
     try:
         yield service
     finally:

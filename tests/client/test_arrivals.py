@@ -8,6 +8,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from balsam.domain.states import TransferState
 from balsam.transfer.sending import Sender
 from balsam.transfer.sources import Free, select
 from balsam.wire.transfers import ContentEntry, SentContent, TransferPatch, TransfersPatch, TransfersPatched
+from tests import time_lapse
 from tests.client.runner import Runner
 from tests.client.test_waiting import Traffic
-from tests.services import RunningService
+from tests.services import RunningService, running_service
 from tests.system.live_site import eventually
 
 WAIT_SEC = 30.0
@@ -144,6 +146,47 @@ def test_a_client_that_comes_back_later_collects_by_waiting(far: Far, tmp_path: 
         again = tomorrow.Job.objects.get(id=number)
         assert again.wait(timeout=WAIT_SEC)
     assert (tmp_path / "later").read_bytes() == source.read_bytes()
+
+
+def test_a_client_may_be_gone_for_days_and_is_told_when_they_were_too_many(
+    tmp_path: Path, source: Path, home: Path
+) -> None:
+    ahead, day_sec = tmp_path / "ahead", timedelta(days=1).total_seconds()
+    ahead.write_text("0")
+    environment = {time_lapse.AHEAD: str(ahead)}
+    with running_service(tmp_path / "own", program=[time_lapse.__file__], env=environment) as service:
+        settings = ClientSettings(service.url, service.token)
+        with Client(settings) as client:
+            far = far_of(client, service, "gone")
+            soon, late = far.submit(tmp_path / "home" / "soon", tmp_path / "home" / "late")
+            client.collector.close()  # the program ended
+            far.send([soon, late], source)
+            unused = sent_and_forgotten(far)
+        ahead.write_text(str(2 * day_sec))
+        eventually(lambda: not kept(service, unused), "no sweep came by")
+        with Client(settings) as later:
+            assert later.Job.objects.get(id=soon.id).wait(timeout=WAIT_SEC)
+        assert (tmp_path / "home" / "soon").read_bytes() == source.read_bytes()
+        ahead.write_text(str(31 * day_sec))
+        eventually(lambda: not kept(service, ""), "the result is kept for ever")
+        with Client(settings) as too_late:
+            job = too_late.Job.objects.get(id=late.id)
+            with pytest.raises(TransferFailed, match=rf"removed on .*: balsam job get {late.id} out$"):
+                job.wait(timeout=WAIT_SEC)
+            (lost,) = job.fetch(tmp_path / "here")
+            assert "kept for its time" in lost.error
+    assert left(tmp_path / "home") == ["soon"] and not (tmp_path / "here").exists()
+
+
+def sent_and_forgotten(far: Far) -> str:
+    """A blob that nothing needs, which the next sweep after an hour removes."""
+    content = os.urandom(100)
+    ServiceBlobs(far.runner.transport).send_bytes(hashlib.sha256(content).hexdigest(), content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def kept(service: RunningService, name: str) -> list[Path]:
+    return list((service.data_dir / "blobs" / "kept").glob(f"*/*/{name}*"))
 
 
 def test_another_machine_gets_it_only_where_it_says_t9(far: Far, tmp_path: Path, source: Path, home: Path) -> None:

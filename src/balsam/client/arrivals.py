@@ -43,10 +43,17 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A result that is kept at the service."""
+    """A result that is, or was, kept at the service."""
 
     item: TransferItemView
     content: Content
+
+    @property
+    def loss(self) -> PeerRefused | None:
+        """Why it can't be fetched any more: nobody did in its time."""
+        why = self.item.transfer_info.get("error")  # of an item that is done
+        how = "" if self.content.is_tree else f": balsam job get {self.item.job_id} {self.item.local_path}"
+        return None if why is None else PeerRefused(f"{why}{how}", is_final=True)
 
 
 def sent_home(client: "Client", job_ids: list[int]) -> dict[int, Sent]:
@@ -82,7 +89,9 @@ def fetch_home(client: "Client", job_ids: list[int]) -> list[Arrived]:
     places, outcomes = dict[int, tuple[Content, str]](), dict[int, Exception | None]()
     for key, sent in found.items():
         item = sent.item
-        if client.origin.is_mine(item.origin, item.slot, item.remote_path):
+        if loss := sent.loss:
+            outcomes[key] = loss
+        elif client.origin.is_mine(item.origin, item.slot, item.remote_path):
             places[key] = (sent.content, item.remote_path)
         else:
             host = item.origin.partition(":")[0] or "another client"
@@ -98,6 +107,9 @@ def fetch_to(client: "Client", job_ids: list[int], directory: Path, progress: bo
     found = sent_home(client, job_ids)
     places, outcomes = dict[int, tuple[Content, str]](), dict[int, Exception | None]()
     for key, sent in found.items():
+        if loss := sent.loss:
+            outcomes[key] = loss
+            continue
         try:
             place = directory.absolute().joinpath(*parts_of(str(sent.item.workdir), "workdir"), *_name(sent.item))
         except Refused as error:

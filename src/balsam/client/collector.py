@@ -8,7 +8,7 @@ that the service names is written to only when this user named it on this machin
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from balsam.client.arrivals import Sent, bring, mark_collected, sent_home, told
 from balsam.client.blobs import ServiceBlobs
 from balsam.client.errors import BalsamError, ServiceUnavailable, TransferFailed
-from balsam.transfer.base import PeerAway
+from balsam.transfer.base import PeerAway, PeerRefused
 
 if TYPE_CHECKING:
     from balsam.client.client import Client
@@ -150,18 +150,18 @@ class Collector:
                 fetch.taken = True
         if not fetches:
             return
-        errors: dict[int, str] = {}
+        errors: dict[int, TransferFailed] = {}
         try:
             errors = self._persist(fetches)
         except BalsamError as error:
-            errors = {fetch.job_id: str(error) for fetch in fetches}
+            errors = {fetch.job_id: _failure(fetch.job_id, str(error)) for fetch in fetches}
         except Exception as error:
             logger.exception("results could not be fetched")
-            errors = {fetch.job_id: f"{type(error).__name__}: {error}" for fetch in fetches}
+            errors = {fetch.job_id: _failure(fetch.job_id, f"{type(error).__name__}: {error}") for fetch in fetches}
         if not self._closed.is_set():
             self._settle(fetches, errors)
 
-    def _persist(self, fetches: Sequence[Fetch]) -> dict[int, str]:
+    def _persist(self, fetches: Sequence[Fetch]) -> dict[int, TransferFailed]:
         """What went wrong, by Job. An outage of the service is waited out."""
         pause_sec = FIRST_PAUSE_SEC
         while True:
@@ -178,20 +178,27 @@ class Collector:
                 return {}
             pause_sec = min(2 * pause_sec, LONGEST_PAUSE_SEC)
 
-    def _bring(self, fetches: Mapping[int, Fetch]) -> dict[int, str]:
+    def _bring(self, fetches: Mapping[int, Fetch]) -> dict[int, TransferFailed]:
         found = sent_home(self._client, list(fetches))
         here = [key for key, sent in found.items() if key in fetches[sent.item.job_id].arrived]
         due = {key: sent for key, sent in found.items() if key not in here and self._is_mine(fetches, sent)}
-        errors: dict[int, str] = {}
-        for key, error in bring(self._blobs, {key: (sent.content, sent.item.remote_path) for key, sent in due.items()}):
+        errors: dict[int, TransferFailed] = {}
+        for key, error in self._outcomes(due):
             item = due[key].item
             if error is None:
                 fetches[item.job_id].arrived.add(key)
                 here.append(key)
             else:
-                errors.setdefault(item.job_id, f"{item.slot!r} to {item.remote_path}: {told(error)}")
+                is_lost = isinstance(error, PeerRefused) and error.is_final
+                why = f"{item.slot!r} to {item.remote_path}: {told(error)}"
+                errors.setdefault(item.job_id, _failure(item.job_id, why, is_lost=is_lost))
         mark_collected(self._client, here)
         return errors
+
+    def _outcomes(self, due: Mapping[int, Sent]) -> Iterator[tuple[int, Exception | None]]:
+        yield from ((key, sent.loss) for key, sent in due.items() if sent.loss)
+        places = {key: (sent.content, sent.item.remote_path) for key, sent in due.items() if not sent.loss}
+        yield from bring(self._blobs, places)
 
     def _is_mine(self, fetches: Mapping[int, Fetch], sent: Sent) -> bool:
         item = sent.item
@@ -203,12 +210,12 @@ class Collector:
         logger.info("the result %r of Job %d belongs to %s; it stays at the service", item.slot, item.job_id, host)
         return False
 
-    def _settle(self, fetches: Sequence[Fetch], errors: Mapping[int, str]) -> None:
+    def _settle(self, fetches: Sequence[Fetch], errors: Mapping[int, TransferFailed]) -> None:
         with self._lock:
             for fetch in fetches:
-                if why := errors.get(fetch.job_id):
-                    fetch.error = _failure(fetch.job_id, why)
-                    logger.error("%s", fetch.error)
+                if error := errors.get(fetch.job_id):
+                    fetch.error = error
+                    logger.error("%s", error)
                 fetch.settled = True
                 self._open.pop(fetch.job_id, None)
                 for inbox in fetch.inboxes:
@@ -216,8 +223,11 @@ class Collector:
                 fetch.inboxes.clear()
 
 
-def _failure(job_id: int, why: str) -> TransferFailed:
+def _failure(job_id: int, why: str, *, is_lost: bool = False) -> TransferFailed:
+    text = f"a result of Job {job_id} did not arrive: {why}"
+    if is_lost:
+        return TransferFailed(text)
     return TransferFailed(
-        f"a result of Job {job_id} did not arrive: {why}; it is kept at the service: wait() for the Job again when "
-        f"that is put right, or `balsam job fetch {job_id} --to DIRECTORY`"
+        f"{text}; it is kept at the service: wait() for the Job again when that is put right, or "
+        f"`balsam job fetch {job_id} --to DIRECTORY`"
     )

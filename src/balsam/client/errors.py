@@ -115,7 +115,8 @@ class StorageFull(BalsamError):
 
 
 class TransferFailed(BalsamError):
-    """A result can't be put where it belongs on this machine. The Job is done, and the service keeps the result."""
+    """A result can't be put where it belongs on this machine. The Job is done, and the service keeps the result for its
+    time, which the text says when it is over."""
 
 
 class ServiceFault(BalsamError):
