@@ -94,6 +94,7 @@ class Backend:
         self.cancelled: set[int] = set()
         self.closed = False
         self.moved: dict[int, int] = {}
+        self.sizes: dict[int, int] = {}
         self._reports: dict[str, Report] = {}
         self._open: dict[str, set[int]] = {}
 
@@ -105,6 +106,7 @@ class Backend:
     def poll(self, task_id: str) -> Report:
         report, self._reports[task_id] = self._reports[task_id], Report()
         report.moved = {number: size for number, size in self.moved.items() if number in self._open[task_id]}
+        report.sizes = self.sizes
         if report.is_over:
             del self._reports[task_id]
         return report
@@ -311,10 +313,12 @@ def test_progress_is_told_now_and_then() -> None:
     world = World(item(1))
     for second in range(1, 21):
         world.client.moved[1] = second * 1_000_000
+        world.client.sizes[1] = 30_000_000
         world.run(1.0)
     told = [patches[1].transfer_info for patches in world.service.heard]
     assert 5 <= len(told) <= 11 and set(world.service.states(1)) == {ACTIVE}
     assert told[-1] is not None and 900_000 < told[-1]["bytes_per_sec"] < 1_200_000
+    assert told[-1]["total_bytes"] == 30_000_000
 
 
 def test_a_task_that_outlives_the_agent_is_claimed_before_it_is_submitted_s11() -> None:

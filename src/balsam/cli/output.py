@@ -32,6 +32,21 @@ def _escaped(char: str) -> str:
     return char if char.isprintable() else json.dumps(char)[1:-1] if ord(char) > 0x7F else f"\\u{ord(char):04x}"
 
 
+def size_text(size_bytes: int) -> str:
+    """A size for people.
+
+    >>> size_text(999), size_text(1_500_000_000), size_text(190_400_000)
+    ('999 B', '1.50 GB', '190 MB')
+    """
+    value, unit = float(size_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    digits = 0 if unit == "B" or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {unit}"
+
+
 def print_error(kind: str, message: str, code: int) -> None:
     """An error as the JSON value of a command that printed none yet."""
     if not _printed:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from balsam.cli.group import Group
-from balsam.cli.output import counted, json_option, print_json
+from balsam.cli.output import counted, json_option, print_json, size_text
 from balsam.cli.param_types import IdRanges, OneOf, expanded, joined
 from balsam.cli.selectors import site_option, site_scope
 from balsam.cli.table import table_text
@@ -17,7 +17,7 @@ from balsam.domain.transfers import TRANSFER_DUE, TransferDirection
 if TYPE_CHECKING:
     from balsam.api import TransferItem
 
-_COLUMNS = ("ID", "Job", "Slot", "In/out", "Workdir file", "Location", "State", "Bytes", "Bytes/s", "Changed", "Why")
+_COLUMNS = ("ID", "Job", "Slot", "In/out", "Workdir file", "Location", "State", "Size", "A second", "Changed", "Why")
 
 
 @click.group(cls=Group, lazy={"ls": ("balsam.cli.transfer:list_transfers", "List transfers, newest first.")})
@@ -76,10 +76,22 @@ def list_transfers(
 
 
 def _row(one: "TransferItem") -> Sequence[object]:
-    info = one.transfer_info
-    moved = info.get("moved_bytes", info.get("size_bytes", ""))
-    size = "" if one.content is None else one.content.size_bytes
+    rate = _number(one, "bytes_per_sec")
     far = f"{one.location_alias}:{one.remote_path}"
-    progress = f"{moved} of {size}" if size and moved not in ("", size) else moved if moved != "" else size
+    why = one.transfer_info.get("error", "")
     where = (one.id, one.job_id, one.slot, one.direction, one.local_path, far)
-    return (*where, one.state, progress, info.get("bytes_per_sec", ""), one.last_update, info.get("error", ""))
+    return (*where, one.state, _progress(one), "" if rate is None else size_text(rate), one.last_update, why)
+
+
+def _progress(one: "TransferItem") -> str:
+    """As in `312 MB of 1.50 GB`, as far as it is known."""
+    done = _number(one, "size_bytes")
+    moved = _number(one, "moved_bytes") if done is None else done
+    total = _number(one, "total_bytes") if one.content is None else one.content.size_bytes
+    return " of ".join(dict.fromkeys(size_text(size) for size in (moved, total) if size is not None))
+
+
+def _number(one: "TransferItem", name: str) -> int | None:
+    """What the Site says, which may be anything."""
+    value = one.transfer_info.get(name)
+    return value if isinstance(value, int) and value >= 0 else None

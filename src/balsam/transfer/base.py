@@ -71,10 +71,12 @@ class Outcome:
 
 @dataclass(slots=True)
 class Report:
-    """A batch: the orders that ended since the last look, bytes moved of those that go on, whether all ended."""
+    """A batch: the orders that ended since the last look, bytes moved of those that go on and, where that is known, how
+    many there are to move, whether all ended."""
 
     ended: list[Outcome] = field(default_factory=list)
     moved: dict[int, int] = field(default_factory=dict)
+    sizes: dict[int, int] = field(default_factory=dict)
     is_over: bool = False
 
 

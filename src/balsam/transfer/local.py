@@ -47,6 +47,8 @@ class LocalBackend(ThreadedBackend):
             source, target = (location, workdir) if is_in else (workdir, location)
             path = order.remote_path.lstrip("/") or WHOLE_WORKDIR
             selection = select(Contained(source), path if is_in else order.local_path, order.recursive)
+            if selection.size_bytes is not None:
+                batch.sizes[order.item_id] = selection.size_bytes
             destination = stack.enter_context(Destination(target))
             size_bytes = 0
             for file in selection.files:

@@ -151,6 +151,8 @@ class _Outward:
     def _read(self, order: Order) -> _Sent:
         with open_workdir(self._data, order.workdir) as workdir:
             selection = select(Contained(workdir), order.local_path, order.recursive)
+            if selection.size_bytes is not None:
+                self._batch.sizes[order.item_id] = selection.size_bytes
             writer = self._sender.send(selection, str(order.item_id), self._batch.moves(order))
         return _Sent(order, writer, selection)
 

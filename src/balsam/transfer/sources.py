@@ -117,11 +117,13 @@ class SourceFile:
 
 @dataclass(slots=True)
 class Selection:
-    """What a path means. Iterate `files` once; `skipped` names what is neither a file nor a directory."""
+    """What a path means. Iterate `files` once; `skipped` names what is neither a file nor a directory. `size_bytes` is
+    that of a single file."""
 
     is_tree: bool
     files: Iterator[SourceFile]
     skipped: list[str] = field(default_factory=list)
+    size_bytes: int | None = None
 
 
 def select(root: Root, path: str, recursive: bool) -> Selection:
@@ -140,7 +142,7 @@ def select(root: Root, path: str, recursive: bool) -> Selection:
             raise NothingThere(f"there is no {path}") from None
         return _matching(root, parts, path, recursive)
     if not is_directory:
-        return Selection(False, _one(root, parts))
+        return Selection(False, _one(root, parts), size_bytes=status.st_size)
     if not recursive:
         raise IsADirectoryError(f"{path} is a directory; only a slot with `recursive` takes one")
     selection = Selection(True, iter(()))

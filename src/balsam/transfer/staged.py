@@ -95,6 +95,7 @@ class StagedBackend(ThreadedBackend):
                         later.append(order)
                     else:
                         gathered.append(shipment.gather(self._data, order))
+                        batch.sizes[order.item_id] = gathered[-1].size_bytes
                 except Exception as error:
                     batch.failed(order, error)
             if gathered:

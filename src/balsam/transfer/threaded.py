@@ -27,6 +27,7 @@ class Batch:
     changed: Callable[[], None]
     task_id: str = ""
     moved: dict[int, int] = field(default_factory=dict)  # bytes, by order
+    sizes: dict[int, int] = field(default_factory=dict)  # bytes to move, where that is known beforehand
     cancelled: frozenset[int] = frozenset()
     stopping: bool = False
     _told: set[int] = field(default_factory=set)
@@ -77,7 +78,7 @@ class Batch:
         with self._lock:
             ended, self._ended = self._ended, []
             moved = {item: size for item, size in list(self.moved.items()) if item not in self._told}
-            return Report(ended, moved, self._is_over)
+            return Report(ended, moved, {item: self.sizes[item] for item in moved if item in self.sizes}, self._is_over)
 
 
 class ThreadedBackend:

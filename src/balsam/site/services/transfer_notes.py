@@ -87,11 +87,14 @@ class TransferNotes:
         self._trials.pop(item_id, None)
         self._note(item_id, TransferState.ERROR, {"error": error[:MAX_ERROR]})
 
-    def progress(self, moved: Mapping[int, int], elapsed_sec: float) -> None:
-        """Bytes of items that go on."""
+    def progress(self, moved: Mapping[int, int], sizes: Mapping[int, int], elapsed_sec: float) -> None:
+        """Bytes of items that go on, of how many."""
         for item_id, size_bytes in moved.items():
             rate = int(size_bytes / elapsed_sec) if elapsed_sec > 0 else 0
-            self._note(item_id, TransferState.ACTIVE, {"moved_bytes": size_bytes, "bytes_per_sec": rate})
+            info: Info = {"moved_bytes": size_bytes, "bytes_per_sec": rate}
+            if item_id in sizes:
+                info["total_bytes"] = sizes[item_id]
+            self._note(item_id, TransferState.ACTIVE, info)
 
     def _note(self, item_id: int, state: TransferState, info: Info, content: SentContent | None = None) -> None:
         fields: Info = {"state": state, "transfer_info": info}

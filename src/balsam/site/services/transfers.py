@@ -142,7 +142,7 @@ class Transfers:
             now = self._clock.monotonic()
             if now - task.told_at >= PROGRESS_SEC:
                 task.told_at = now
-                self._notes.progress(report.moved, now - task.started_at)
+                self._notes.progress(report.moved, report.sizes, now - task.started_at)
 
     def _tell(self) -> None:
         """Bring the notes to the service; what it refuses is not the Site's to do any more."""
