@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from balsam.server.errors import Unavailable
-from balsam.server.store.memory_tx import MemoryTx, Tables
+from balsam.server.store.memory_tables import Tables
+from balsam.server.store.memory_tx import MemoryTx
 from balsam.server.store.protocol import ReadTx, Subscriber, Tx, Wake
 from balsam.server.store.wakes import Subscribers
 

@@ -1,30 +1,17 @@
-"""Transactions over dictionaries: blobs and TransferItems. Mixed into MemoryTx."""
+"""Transactions over dictionaries: blobs and TransferItems. MemoryTx stands on it."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from balsam.server.store.protocol import R
+from balsam.server.store.memory_tables import TableTx
 from balsam.server.store.records import BlobRow, JobRow, Row, TransferItemRow
 from balsam.server.store.selections import PageWindow, TransferSelection
 
-if TYPE_CHECKING:
-    from balsam.server.store.memory_tx import Tables
 
-
-class MemoryFilesTx:
+class MemoryFilesTx(TableTx):
     """The part of Tx about files on their way."""
-
-    _tables: "Tables"
-
-    if TYPE_CHECKING:
-
-        def _of(self, kind: type[R]) -> list[R]: ...
-        def _set(self, rows: dict[Any, Any], key: Any, value: Any) -> None: ...
-        def _unset(self, rows: dict[Any, Any], key: Any) -> None: ...
-        def put(self, row: Row) -> None: ...
-        def remove(self, kind: type[Row], row_id: int) -> None: ...
 
     def transfer_items(self, selection: TransferSelection, window: PageWindow) -> list[TransferItemRow]:
         rows = [row for row in self._of(TransferItemRow) if self._fits(row, selection)]
