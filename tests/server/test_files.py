@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import threading
 from collections.abc import Iterator
-from typing import Any
 
-import httpx2
 import pytest
 
 from balsam.server.broker import Broker
@@ -17,6 +14,7 @@ from balsam.server.routes.file_desk import FileDesk
 from balsam.server.store.protocol import Wake
 from balsam.wire.limits import MAX_FILE_READ_BYTES
 from balsam.wire.sites import FileReply, FileRequest
+from tests.server.file_requests import Asking, put
 from tests.server.sse import Listener
 from tests.server.world import Person, furnish, make_user, ok
 from tests.services import RunningService
@@ -36,29 +34,6 @@ def bob(service: RunningService) -> Person:
 def agent(service: RunningService, ann: Person) -> Iterator[Listener]:
     with Listener(service, f"/api/sites/{ann.site_id}/stream", ann.site_token) as listener:
         yield listener
-
-
-class Asking:
-    """A request made in a thread, because its answer is made here."""
-
-    def __init__(self, service: RunningService, token: str, path: str) -> None:
-        self.reply: httpx2.Response | None = None
-        self._thread = threading.Thread(target=self._ask, args=(service, token, path))
-        self._thread.start()
-
-    def _ask(self, service: RunningService, token: str, path: str) -> None:
-        with service.client(token) as client:
-            self.reply = client.get(path)
-
-    def answer(self) -> httpx2.Response:
-        self._thread.join(25)
-        assert self.reply is not None
-        return self.reply
-
-
-def put(service: RunningService, token: str, request_id: str, body: dict[str, Any]) -> httpx2.Response:
-    with service.client(token) as client:
-        return client.put(f"/api/file-requests/{request_id}", json=body)
 
 
 def test_content_comes_from_the_agent(service: RunningService, ann: Person, agent: Listener) -> None:

@@ -17,7 +17,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import psycopg
 import pytest
 from click.testing import CliRunner
@@ -25,6 +24,7 @@ from click.testing import CliRunner
 from balsam.server.command import up
 from balsam.server.database_address import DatabaseAddress
 from balsam.wire.limits import MAX_FILE_READ_BYTES
+from tests.server.file_requests import Asking, put
 from tests.server.sse import Listener
 from tests.server.world import PASSWORD, Person, batch_job_body, furnish, make_jobs, make_site, make_user, ok
 from tests.services import RunningService, start_service
@@ -127,29 +127,6 @@ def test_logins_are_counted_over_all_processes(pair: tuple[RunningService, Runni
 
 
 # Files of a workdir
-
-
-class Asking:
-    """A request made in a thread, because its answer is made here."""
-
-    def __init__(self, service: RunningService, token: str, path: str) -> None:
-        self.reply: httpx2.Response | None = None
-        self._thread = threading.Thread(target=self._ask, args=(service, token, path))
-        self._thread.start()
-
-    def _ask(self, service: RunningService, token: str, path: str) -> None:
-        with service.client(token) as client:
-            self.reply = client.get(path)
-
-    def answer(self) -> httpx2.Response:
-        self._thread.join(25)
-        assert self.reply is not None
-        return self.reply
-
-
-def put(service: RunningService, token: str, request_id: str, body: dict[str, Any]) -> httpx2.Response:
-    with service.client(token) as client:
-        return client.put(f"/api/file-requests/{request_id}", json=body)
 
 
 @pytest.mark.parametrize(("asked", "heard", "answered"), [(0, 1, 1), (0, 1, 0), (0, 0, 1)])

@@ -8,48 +8,30 @@ import socket
 import threading
 import time
 
+from tests.testbed.loopback_proxy import LoopbackProxy
+
 _PIECE = 65_536
 
 
-class DelayingProxy:
+class DelayingProxy(LoopbackProxy):
     """Forwards to a port. A connection that can't be passed on is closed, as the service's own would be refused."""
 
     def __init__(self, to_port: int, one_way_sec: float) -> None:
-        self._to_port = to_port
+        super().__init__(to_port)
         self._one_way_sec = one_way_sec
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._accept, daemon=True)
 
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
+    def take(self, client: socket.socket) -> None:
+        try:
+            server = self.connect()
+        except OSError:
+            client.close()
+            return
+        for source, target in ((client, server), (server, client)):
+            late: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+            threading.Thread(target=self._hear, args=(source, late), daemon=True).start()
+            threading.Thread(target=self._give, args=(target, late), daemon=True).start()
 
-    def __enter__(self) -> DelayingProxy:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                server = socket.create_connection(("127.0.0.1", self._to_port))
-            except OSError:
-                client.close()
-                continue
-            for source, target in ((client, server), (server, client)):
-                late: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
-                threading.Thread(target=self._take, args=(source, late), daemon=True).start()
-                threading.Thread(target=self._give, args=(target, late), daemon=True).start()
-
-    def _take(self, source: socket.socket, late: queue.SimpleQueue[tuple[float, bytes]]) -> None:
+    def _hear(self, source: socket.socket, late: queue.SimpleQueue[tuple[float, bytes]]) -> None:
         piece = b"-"
         while piece:
             try:

@@ -25,7 +25,7 @@ import psutil
 import pytest
 
 from tests.testbed.own_network import entered
-from tests.testbed.three_hosts import why_not
+from tests.testbed.three_hosts import stdout_of, why_not
 
 UP = Path(__file__).parent / "machine" / "up"
 REPOSITORY = Path(__file__).parents[2]
@@ -47,14 +47,7 @@ class FreshMachine:
 
     def run(self, *words: str | Path, timeout: float = 120, **environment: str) -> str:
         """The stdout of a command that ends well there."""
-        process = self.start(*words, env={**os.environ, **environment})
-        try:
-            out, err = process.communicate(timeout=timeout)
-        finally:
-            process.kill()
-            process.wait()
-        assert process.returncode == 0, f"{words}: {process.returncode}\n{out}\n{err}"
-        return out
+        return stdout_of(self.start(*words, env={**os.environ, **environment}), timeout, str(words))
 
     @contextmanager
     def network(self) -> Iterator[None]:

@@ -65,13 +65,7 @@ class Host:
     def run(self, *words: str | Path, timeout: float = 60, **environment: str) -> str:
         """The stdout of a command that ends well there."""
         process = self.start(*words, env={**self.environment, **environment})
-        try:
-            out, err = process.communicate(timeout=timeout)
-        finally:
-            process.kill()
-            process.wait()
-        assert process.returncode == 0, f"{words} at the {self.name}: {process.returncode}\n{out}\n{err}"
-        return out
+        return stdout_of(process, timeout, f"{words} at the {self.name}")
 
     def dropped(self, way: str) -> int:
         """Packets that its firewall dropped so far on their way "in" or "out"."""
@@ -121,6 +115,17 @@ def output(*words: str) -> str:
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PATH": _path()}, check=False)
     assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stderr}"
     return done.stdout
+
+
+def stdout_of(process: subprocess.Popen[str], timeout: float, name: str) -> str:
+    """What a process printed that ends well; it does not outlive this."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, f"{name}: {process.returncode}\n{out}\n{err}"
+    return out
 
 
 def why_not() -> str | None:
