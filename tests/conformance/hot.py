@@ -26,7 +26,9 @@ HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "submit": lambda w, s: w.submit(3, tags={"a": "b"}, parent_ids=[1, 2]),
     "acquire": lambda w, s: w.acquire(s, 5, max_wall_time_min=9, max_gpus_per_node=2, max_aggregate_nodes=9.0),
     "acquire by tags": lambda w, s: w.acquire(s, 5, filter_tags={"a": "1", "b": "2"}),
-    "acquire by size": lambda w, s: w.acquire(s, 5, sort_by="long_large_first", max_wall_time_min=9),
+    "acquire by size": lambda w, s: [
+        w.acquire(s, 5, sort_by=order, max_wall_time_min=9) for order in ("long_large_first", "smallest_first")
+    ],
     "backlog": lambda w, s: (
         w.backlog(max_jobs=50, max_gpus_per_node=2),
         w.backlog({"a": "1", "b": "2"}, max_jobs=50, serial_only=True, max_wall_time_min=9, max_nodes_per_job=4),

@@ -124,4 +124,4 @@ def test_who_has_jobs_waiting_is_read_from_the_index_of_the_walk(
     statements = traced(world, "acquire", world.open_session().id, monkeypatch)
     (people,) = [statement for statement in statements.values() if "people" in statement[0]]
     read = [node["Index Name"] for node in nodes(plan_of(address, people)) if "Index Name" in node]
-    assert sorted(read) == ["jobs_waiting", "jobs_waiting", "jobs_waiting_by_size"], "the last is for the shortest"
+    assert sorted(read) == ["jobs_waiting", "jobs_waiting", "jobs_waiting_shortest"], "the last is for the shortest"

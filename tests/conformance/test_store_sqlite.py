@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from balsam.domain.job_order import FIELDS
 from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.domain.states import JobState
 from balsam.server.errors import Unavailable
@@ -110,7 +111,13 @@ def test_the_order_of_acquire_comes_from_its_index(world: StoreWorld, tmp_path: 
     """The order columns stand in the partial index: otherwise each acquire reads every Job that was ever granted."""
     world.submit(5)
     session = world.open_session().id
-    for sort, index in (("fifo", "jobs_waiting"), ("long_large_first", "jobs_waiting_by_size")):
+    indexes = {
+        "fifo": "jobs_waiting",
+        "long_large_first": "jobs_waiting_longest",
+        "smallest_first": "jobs_waiting_smallest",
+    }
+    assert indexes.keys() == FIELDS.keys()
+    for sort, index in indexes.items():
         statements = traced(world, lambda it=sort: world.acquire(session, 2, sort_by=it))
         walks = [text for text in statements if "node_packing_count, wall_time_min FROM jobs" in text]
         assert len(walks) == 1

@@ -118,7 +118,7 @@ elastic_queue: null
         ("hook_time_limit_sec: 5\n", 1, "did you mean processing.hook_time_limit_sec?"),
         ("file_cleaner: {service_period: 0}\n", 1, "file_cleaner.service_period is 0"),
         ("apps: {accept: pined}\n", 1, "is 'pined'; it must be 'owner' or 'pinned'; did you mean 'pinned'?"),
-        ("launcher: {sort_by: lifo}\n", 1, "launcher.sort_by is 'lifo'; it must be 'fifo' or 'long_large_first'"),
+        ("launcher: {sort_by: lifo}\n", 1, "is 'lifo'; it must be 'fifo', 'long_large_first' or 'smallest_first'"),
         ("apps: {python: maybe}\n", 1, "apps.python is 'maybe'"),
         ("transfers:\n  transfer_locations: {theta: globus://1234}\n", 2, "the form globus://UUID"),
         ("transfers:\n  transfer_locations: {x: /scratch}\n", 2, "must be a URL whose scheme is one of: file"),

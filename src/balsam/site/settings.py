@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from balsam.domain.job_order import JobOrder
 from balsam.domain.transfers import CLIENT
 from balsam.transfer.locations import GLOBUS, location_problem
 
@@ -60,7 +61,7 @@ class LauncherSettings(Section):
     max_concurrent_mpiruns: Positive = 1000
     mpirun_allows_node_packing: bool = True
     mpirun_binds_cpus: bool = False
-    sort_by: Literal["fifo", "long_large_first"] | None = None
+    sort_by: JobOrder | None = None
     compute_node: Short | None = None  # None: that of the scheduler
     mpi_app_launcher: Short | None = None  # Balsam's name of the top-level key `mpirun`
     kill_grace_sec: PositiveSec = 10.0

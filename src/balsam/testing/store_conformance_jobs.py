@@ -9,6 +9,7 @@ import pytest
 
 from balsam.domain.failure import Failure
 from balsam.domain.job import Resources
+from balsam.domain.job_order import FIELDS
 from balsam.domain.lifecycle import Hook, Request, decide
 from balsam.domain.packing import Node, NodePool
 from balsam.domain.states import Actor, JobEvent, JobState
@@ -119,6 +120,33 @@ class JobRules:
         assert [job.id for job in world.acquire(session.id, 5)] == [low[1]]
         assert world.acquire(session.id, 5) == []
 
+    @pytest.mark.parametrize("tags", [{}, {"a": "b"}])
+    @pytest.mark.parametrize(
+        ("sort_by", "order"),
+        [
+            ("fifo", "urgent plain long wide half quarter quarter_long late"),
+            ("long_large_first", "urgent wide long half quarter_long plain quarter late"),
+            ("smallest_first", "urgent quarter_long quarter half long plain wide late"),
+        ],
+    )
+    def test_acquire_takes_by_priority_then_in_the_order_that_is_asked_for(
+        self, world: StoreWorld, tags: dict[str, str], sort_by: str, order: str
+    ) -> None:
+        shapes: dict[str, dict[str, Any]] = {
+            "late": {"priority": -1, "wall_time_min": 90, "node_packing_count": 8},
+            "plain": {"wall_time_min": 5},
+            "long": {"wall_time_min": 60},
+            "wide": {"wall_time_min": 60, "num_nodes": 3},
+            "half": {"wall_time_min": 30, "node_packing_count": 2},
+            "quarter": {"wall_time_min": 5, "node_packing_count": 4},
+            "quarter_long": {"wall_time_min": 10, "node_packing_count": 4},
+            "urgent": {"priority": 2, "wall_time_min": 1, "num_nodes": 9},
+        }
+        ids = {name: world.submit(2, tags=tags, **shape) for name, shape in shapes.items()}
+        session = world.open_session()
+        jobs = world.acquire(session.id, filter_tags=tags, sort_by=sort_by)
+        assert [job.id for job in jobs] == [job_id for name in order.split() for job_id in ids[name]]
+
     def test_acquire_takes_only_what_fits(self, world: StoreWorld) -> None:
         long = world.submit(wall_time_min=50)
         wide = world.submit(num_nodes=3)
@@ -148,7 +176,7 @@ class JobRules:
         assert taken() == everything
 
     @pytest.mark.parametrize("tags", [{}, {"a": "b"}])
-    @pytest.mark.parametrize("sort_by", ["fifo", "long_large_first"])
+    @pytest.mark.parametrize("sort_by", FIELDS)
     def test_l1_unfit_ones_at_the_head_do_not_starve_others(
         self, world: StoreWorld, tags: dict[str, str], sort_by: str
     ) -> None:

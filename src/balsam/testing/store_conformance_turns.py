@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from balsam.domain.job_order import FIELDS
 from balsam.domain.roles import Role
 from balsam.server.principal import Principal
 from balsam.testing.store_world import StoreWorld
@@ -28,7 +29,7 @@ class TurnRules:
     """Nobody waits for the end of another one's Jobs."""
 
     @pytest.mark.parametrize("tags", [{}, {"a": "1"}])
-    @pytest.mark.parametrize("sort", ["fifo", "long_large_first"])
+    @pytest.mark.parametrize("sort", FIELDS)
     def test_people_who_share_a_site_take_turns(self, world: StoreWorld, sort: str, tags: dict[str, str]) -> None:
         (bob,) = shared(world, "bob")
         many = world.submit(60, tags=tags, wall_time_min=50)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from balsam.domain.failure import Failure
+from balsam.domain.job_order import FIELDS
 from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.domain.states import DONE_STATES, RUNNABLE_STATES, BatchJobState, JobState
 from balsam.server.errors import ServiceError
@@ -128,7 +129,7 @@ class StoreMachine(RuleBasedStateMachine):
         room=st.sampled_from([None, 1.0, 3.0]),
         gpus=st.sampled_from([None, 0, 1]),
         tags=TAGS,
-        sort=st.sampled_from(["fifo", "long_large_first"]),
+        sort=st.sampled_from([*FIELDS]),
     )
     def acquire(self, data: st.DataObject, max_jobs: int, tags: dict[str, str], sort: str, **limits: Any) -> None:
         session = data.draw(st.sampled_from(self.sessions), label="session")

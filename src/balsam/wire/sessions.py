@@ -1,11 +1,12 @@
 """Messages between launcher and service: open a lease, acquire Jobs, report, renew, close."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from balsam.domain.failure import Failure
+from balsam.domain.job_order import JobOrder
 from balsam.domain.lease import LeaseKind, SessionPurpose
 from balsam.domain.lifecycle import Hook
 from balsam.domain.monitors import MAX_RESTARTS
@@ -58,7 +59,7 @@ class AcquireRequest(Message):
     max_gpus_per_node: Annotated[int, Field(ge=0)] | None = None  # the most on any of the launcher's nodes
     serial_only: bool = False
     filter_tags: Tags = {}
-    sort_by: Literal["fifo", "long_large_first"] = "fifo"
+    sort_by: JobOrder = "fifo"
     known_apps: dict[int, str] = {}  # app id -> content hash; others are sent along
 
 

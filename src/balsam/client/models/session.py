@@ -123,7 +123,8 @@ class Session(Model):
         """Take up to `max_num_jobs` runnable Jobs of the Site under this lease and return them.
 
         `states` and `app_ids` are there for old scripts: what runs is PREPROCESSED or RESTART_READY, of any App; choose
-        by `filter_tags`. Raises SessionEnded when the lease is over, ValidationFailed for limits out of range.
+        by `filter_tags`. `sort_by` is fifo (the default), long_large_first or smallest_first; in each a higher priority
+        goes first. Raises SessionEnded when the lease is over, ValidationFailed for limits out of range.
 
         >>> session = Session.objects.create(site_id=site.id)
         >>> session.acquire_jobs(10, filter_tags={"nobody": "has this"})

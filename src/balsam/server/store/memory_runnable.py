@@ -2,8 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import partial
 
 from balsam.domain.job import gpus_needed
+from balsam.domain.job_order import precedence
 from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.domain.states import RUNNABLE_STATES
 from balsam.server.store.records import JobRow
@@ -13,19 +15,13 @@ from balsam.server.store.turns import Candidate, in_turns
 
 def walk(jobs: Iterable[JobRow], criteria: AcquireCriteria, lot: int) -> list[Candidate]:
     """All Jobs that an acquire with these criteria could be granted, in its order."""
-
-    def order(job: JobRow) -> tuple[int, ...]:
-        if criteria.long_large_first:
-            return (-job.wall_time_min, -job.num_nodes, job.id)
-        return (-job.priority, job.id)
-
     of_people: defaultdict[int, list[Candidate]] = defaultdict(list)
-    for job in sorted((job for job in jobs if _fits(job, criteria)), key=order):
-        level = 0 if criteria.long_large_first else -job.priority
+    found = [job for job in jobs if _fits(job, criteria)]
+    for job in sorted(found, key=partial(precedence, criteria.order)):
         of_people[job.submitter_id].append(
-            Candidate(level, job.id, job.num_nodes, job.node_packing_count, job.wall_time_min)
+            Candidate(-job.priority, job.id, job.num_nodes, job.node_packing_count, job.wall_time_min)
         )
-    best = {person: found[0].level for person, found in of_people.items()}
+    best = {person: jobs_of[0].level for person, jobs_of in of_people.items()}
     return list(in_turns(best, lot, lambda person: iter(of_people[person])))
 
 

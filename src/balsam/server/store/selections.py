@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from balsam.domain.failure import Failure
+from balsam.domain.job_order import JobOrder
 from balsam.domain.states import JobState, TransferState
 from balsam.domain.transfers import TransferDirection
 from balsam.server.store.conditions import Condition
@@ -123,7 +124,7 @@ class Census:
 
 @dataclass(frozen=True, slots=True)
 class AcquireCriteria:
-    """What a Session can run. Jobs come by priority, then oldest first; or longest and largest first.
+    """What a Session can run, and the order in which Jobs come.
 
     `awaits_hook`: Jobs that wait for a hook, by priority, then oldest first; nothing else is asked of them.
     """
@@ -136,7 +137,7 @@ class AcquireCriteria:
     max_gpus_per_node: int | None = None
     serial_only: bool = False
     filter_tags: tuple[tuple[str, str], ...] = ()
-    long_large_first: bool = False
+    order: JobOrder = "fifo"
     awaits_hook: bool = False
 
     @property

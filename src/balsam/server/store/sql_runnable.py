@@ -6,13 +6,14 @@ Mixed into SqlReadTx: an acquire grants what it finds, and the elastic queue cou
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
 from balsam.domain.job import GPU_EPSILON, MAX_RANKS
+from balsam.domain.job_order import FIELDS, JobOrder
 from balsam.server.store.codec import tag_number
 from balsam.server.store.selections import AcquireCriteria, RunnableShape
 from balsam.server.store.sql_database import Database, listed
@@ -35,9 +36,14 @@ _PEOPLE = """SELECT who.person, {shortest} FROM (
 ) AS who"""
 _LEVELS = """SELECT value, (SELECT {level} FROM {jobs} AND {at}submitter_id = value ORDER BY {order} LIMIT 1)
     FROM json_each(?)"""
-_SHORTEST = f"""(SELECT wall_time_min FROM {_WAITING.format("jobs_waiting_by_size", RUNNABLE)}
+_SHORTEST = f"""(SELECT wall_time_min FROM {_WAITING.format("jobs_waiting_shortest", RUNNABLE)}
     AND submitter_id = who.person ORDER BY wall_time_min LIMIT 1)"""
 _NOT_ASKED = "CAST(0 AS BIGINT)"
+_INDEXES: Mapping[JobOrder, str] = {
+    "fifo": "jobs_waiting",
+    "long_large_first": "jobs_waiting_longest",
+    "smallest_first": "jobs_waiting_smallest",
+}
 
 
 def fits_sql(least: str, whole: str) -> str:
@@ -58,13 +64,21 @@ def fits_sql(least: str, whole: str) -> str:
     )
 
 
+def _order_sql(order: JobOrder, tagged: str = "") -> str:
+    """The columns of an order; of the runnable Jobs with a tag, whose rank is their priority, the highest first."""
+    columns = [f"{tagged}{name[1:]} DESC" if name[0] == "-" else f"{tagged}{name}" for name in FIELDS[order]]
+    if tagged:
+        columns[0] = f"{tagged}rank"
+    return ", ".join([*columns, f"{tagged}job_id" if tagged else "id"])
+
+
 @dataclass(frozen=True, slots=True)
 class _Walk:
     """Where one kind of acquire looks for Jobs, and in which order.
 
     `jobs` is where the Jobs of everybody are found, `source` where those that can be granted are; their condition is of
     `keys`, and `index_order` is that of one person's Jobs in the index. `at` stands before the columns. `level` is what
-    the order begins with; where people's Jobs are not compared, it is empty.
+    every order begins with: the priority, the highest first.
     """
 
     jobs: str
@@ -83,7 +97,7 @@ class _Walk:
         """The statement that walks over the Jobs of one of them."""
         columns = ", ".join(f"{self.at}{name}" for name in ("num_nodes", "node_packing_count", "wall_time_min"))
         return (
-            f"SELECT {self.level or 0}, {self.job_id}, {columns} FROM {self.source or self.jobs}"
+            f"SELECT {self.level}, {self.job_id}, {columns} FROM {self.source or self.jobs}"
             f" AND {self.at}submitter_id = ?{self.fits} ORDER BY {self.order} LIMIT ?"
         )
 
@@ -138,8 +152,6 @@ class RunnableReadTx:
 
     def _levels(self, walk: _Walk, people: list[int]) -> dict[int, int]:
         """The level of each one's first Job; of whose Jobs are gone meanwhile, any."""
-        if not walk.level:
-            return dict.fromkeys(people, 0)
         sql = _LEVELS.format(level=walk.level, jobs=walk.jobs, at=walk.at, order=walk.order)
         return {person: level or 0 for person, level in self._db.execute(sql, (*walk.keys, listed(people))).fetchall()}
 
@@ -178,14 +190,13 @@ class RunnableReadTx:
         owner = self._db.execute("SELECT owner_id FROM sites WHERE id = ?", (criteria.site_id,)).fetchone()[0]
         tags = [tag_number(owner, key, value) for key, value in criteria.filter_tags]
         others = " AND EXISTS (SELECT 1 FROM job_tags o WHERE o.tag = ? AND o.job_id = t.job_id)" * (len(tags) - 1)
-        by_size = criteria.long_large_first
         here = "t.tag = ? AND t.site_id = ?"
         return _Walk(
             jobs=f"runnable_tags AS t INDEXED BY runnable_tags_by_person WHERE {here}",
             keys=(tags[0], criteria.site_id),
-            order="t.wall_time_min DESC, t.num_nodes DESC, t.job_id" if by_size else "t.rank, t.job_id",
+            order=_order_sql(criteria.order, "t."),
             index_order="t.rank, t.job_id",
-            level="" if by_size else "t.rank",
+            level="t.rank",
             at="t.",
             job_id="t.job_id",
             source=f"{self._tagged} WHERE {here}",
@@ -195,14 +206,13 @@ class RunnableReadTx:
 
     def _index_walk(self, criteria: AcquireCriteria, limits: tuple[Any, ...]) -> _Walk:
         fits = f" AND {self._fits.replace('#', '')}"
-        by_size = criteria.long_large_first
-        order = "wall_time_min DESC, num_nodes DESC, id" if by_size else "priority DESC, id"
+        order = _order_sql(criteria.order)
         return _Walk(
-            jobs=_WAITING.format("jobs_waiting_by_size" if by_size else "jobs_waiting", RUNNABLE),
+            jobs=_WAITING.format(_INDEXES[criteria.order], RUNNABLE),
             keys=(criteria.site_id,),
             order=order,
             index_order=order,
-            level="" if by_size else "-priority",
+            level="-priority",
             fits=fits,
             limits=limits,
         )

@@ -61,7 +61,7 @@ def _criteria(session: SessionRow, message: AcquireRequest) -> AcquireCriteria:
         max_gpus_per_node=message.max_gpus_per_node,
         serial_only=message.serial_only,
         filter_tags=tuple(message.filter_tags.items()),
-        long_large_first=message.sort_by == "long_large_first",
+        order=message.sort_by,
     )
 
 
