@@ -6,7 +6,7 @@ import pytest
 
 from balsam.platform.scheduler.base import BackfillWindow, QueueLimits, SchedulerState
 from balsam.platform.scheduler.slurm_capacity import backfill_windows, partition_limits, qos_limits
-from balsam.platform.scheduler.slurm_records import FACTS, FIELD, accounted, listed
+from balsam.platform.scheduler.slurm_records import FACTS, FIELD, LISTED, accounted, listed
 from balsam.platform.scheduler.slurm_words import hosts, is_hopeless, seconds, state_of
 
 S = SchedulerState
@@ -25,12 +25,13 @@ FACT = {
     "hosts": "node[1-2]",
     "exit": "0",
     "reason": "None",
+    "script_node": "node1",
 }
 
 
 def squeue(**facts: str) -> str:
     record = FACT | facts
-    return "".join(record[name] + FIELD for name in FACTS) + "\n"
+    return "".join(record[name] + FIELD for name in LISTED) + "\n"
 
 
 def sacct(**facts: str) -> str:
@@ -119,12 +120,14 @@ def test_a_running_allocation() -> None:
     assert (job.queue, job.project, job.num_nodes, job.wall_time_min) == ("batch", "proj1", 2, 1450)
     assert job.start_time == datetime(2026, 11, 26, 5, 42, 6, tzinfo=UTC)
     assert (job.end_time, job.expected_start, job.exit_code) == (None, None, None)
-    assert job.node_names == ("node1", "node2")
+    assert (job.node_names, job.script_node) == (("node1", "node2"), "node1")
     assert next(listed(squeue(), "qos")).queue == "normal"
 
 
 def test_a_waiting_allocation_has_an_expected_start_and_no_start() -> None:
-    (job,) = listed(squeue(state="PENDING", hosts="", reason="ReqNodeNotAvail, UnavailableNodes:node4"), "partition")
+    waits = {"state": "PENDING", "hosts": "", "script_node": "n/a"}
+    (job,) = listed(squeue(**waits, reason="ReqNodeNotAvail, UnavailableNodes:node4"), "partition")
+    assert job.script_node == ""
     assert (job.state, job.start_time, job.end_time, job.node_names) == (S.QUEUED, None, None, ())
     assert job.expected_start is not None
     assert (job.reason, job.is_hopeless) == ("ReqNodeNotAvail, UnavailableNodes:node4", False)

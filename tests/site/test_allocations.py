@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from balsam.domain.states import BatchJobState
 from balsam.platform.scheduler.base import SchedulerJob, SchedulerState
 from balsam.site.services.allocations import GAP_SEC, HOPELESS_SEC, MISSES, MISSING_SEC, SILENT_SEC
 from balsam.site.services.last_words import last_words
+from balsam.site.settings import QueueSettings
 from tests.site.bench import Bench
 
 S = BatchJobState
@@ -293,6 +295,49 @@ def test_a_hopeless_reason_that_passes_ends_nothing(bench: Bench) -> None:
         bench.clock.advance(HOPELESS_SEC - 1)
     bench.go()
     assert bench.scheduler.cancelled == []
+
+
+def of_three_nodes(bench: Bench) -> None:
+    """BatchJob 1 is allocation 100."""
+    queues = {"local": QueueSettings(max_nodes=3)}
+    scheduler = bench.settings.scheduler.model_copy(update={"allowed_queues": queues})
+    bench.settings = bench.settings.model_copy(update={"scheduler": scheduler})
+    bench.restart()
+    bench.service.add_batch_job(num_nodes=3)
+    bench.go()
+
+
+def test_an_allocation_without_its_launchers_node_is_ended_and_says_why(bench: Bench) -> None:
+    """S12: its other nodes are no evidence that anybody works there."""
+    of_three_nodes(bench)
+    bench.scheduler.become("100", SchedulerState.RUNNING, node_names=("n1", "n2", "n3"), script_node="n1")
+    bench.go()
+    bench.scheduler.become("100", SchedulerState.RUNNING, node_names=("n1", "n3"), script_node="n1")
+    bench.go()
+    assert (bench.state(), bench.told(), bench.scheduler.cancelled) == (S.RUNNING, "", [])
+    bench.scheduler.become("100", SchedulerState.RUNNING, node_names=("n3",), script_node="n1")
+    bench.go()
+    bench.go()
+    assert (bench.state(), bench.scheduler.cancelled) == (S.RUNNING, ["100"]), "the scheduler says when it is over"
+    bench.scheduler.become("100", SchedulerState.CANCELLED, reason="CANCELLED by sci")
+    bench.go()
+    assert bench.state() is S.FINISHED
+    assert bench.told().startswith("NODE_FAIL: n1")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"node_names": ("n1", "n2", "n3"), "script_node": "frontend"},
+        {"node_names": (), "script_node": "n1"},
+        {"node_names": ("n2",), "script_node": ""},
+    ],
+)
+def test_a_scheduler_that_does_not_tell_the_launchers_node_ends_nothing(bench: Bench, facts: dict[str, Any]) -> None:
+    of_three_nodes(bench)
+    bench.scheduler.become("100", SchedulerState.RUNNING, **facts)
+    bench.go()
+    assert (bench.state(), bench.told(), bench.scheduler.cancelled) == (S.RUNNING, "", [])
 
 
 def test_who_cancelled_it_is_shown(bench: Bench) -> None:

@@ -64,7 +64,8 @@ class SchedulerJob:
 
     `exit_code` is the batch script's, 128+n for a death by signal n. `reason` is for people: why it waits, failed or
     is unknown. `is_hopeless`: it waits for what will not come by itself, such as a higher limit of its queue.
-    `node_names` are as the nodes call themselves, in the scheduler's order. Times are aware UTC; `expected_start` is
+    `node_names` are as the nodes call themselves, in the scheduler's order; `script_node` is the one on which the batch
+    script was started, told also when it is none of them any more. Times are aware UTC; `expected_start` is
     the scheduler's guess for one that waits.
     """
 
@@ -82,6 +83,7 @@ class SchedulerJob:
     end_time: datetime | None = None
     expected_start: datetime | None = None
     node_names: tuple[str, ...] = ()
+    script_node: str = ""
     is_hopeless: bool = False
 
 

@@ -7,7 +7,7 @@ as not listed, which is no evidence of anything (S12).
 
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from balsam.platform.scheduler.base import SchedulerJob, SchedulerState
@@ -31,8 +31,10 @@ FACTS = {
     "exit": ("exit_code", "ExitCode"),
     "reason": ("Reason", "Reason"),
 }
+# Of an allocation that is over nobody needs to know the node of its script, and sacct does not tell.
+LISTED = {**{name: squeue for name, (squeue, _) in FACTS.items()}, "script_node": "BatchHost"}
 
-SQUEUE_FORMAT = "--Format=" + ",".join(f"{squeue}:{FIELD}" for squeue, _ in FACTS.values())
+SQUEUE_FORMAT = "--Format=" + ",".join(f"{squeue}:{FIELD}" for squeue in LISTED.values())
 SACCT_FORMAT = (
     "--noheader",
     "--parsable2",
@@ -43,7 +45,7 @@ SACCT_FORMAT = (
 
 def listed(text: str, queue_is: str) -> Iterator[SchedulerJob]:
     """What `squeue` printed in SQUEUE_FORMAT."""
-    for record in _records(text, ending=FIELD):
+    for record in _records(text, LISTED, ending=FIELD):
         status = int(record["exit"]) if record["exit"].isdigit() else 0
         code = os.waitstatus_to_exitcode(status)
         yield _job(record, queue_is, code if code >= 0 else 128 - code, minutes(record["limit"]))
@@ -51,18 +53,18 @@ def listed(text: str, queue_is: str) -> Iterator[SchedulerJob]:
 
 def accounted(text: str, queue_is: str) -> Iterator[SchedulerJob]:
     """What `sacct` printed in SACCT_FORMAT."""
-    for record in _records(text, ending=""):
+    for record in _records(text, FACTS, ending=""):
         code, _, signum = record["exit"].partition(":")
         yield _job(
             record, queue_is, 128 + (count(signum) or 0) if count(signum) else count(code), count(record["limit"])
         )
 
 
-def _records(text: str, ending: str) -> Iterator[dict[str, str]]:
+def _records(text: str, names: Collection[str], ending: str) -> Iterator[dict[str, str]]:
     for line in text.split("\n"):
         fields = line.removesuffix(ending).split(FIELD)
-        if len(fields) == len(FACTS) and line.endswith(ending):
-            yield dict(zip(FACTS, fields, strict=True))
+        if len(fields) == len(names) and line.endswith(ending):
+            yield dict(zip(names, fields, strict=True))
 
 
 def _job(record: dict[str, str], queue_is: str, code: int | None, limit_min: int | None) -> SchedulerJob:
@@ -86,6 +88,7 @@ def _job(record: dict[str, str], queue_is: str, code: int | None, limit_min: int
         end_time=moment(record["end"]) if state.is_over else None,
         expected_start=moment(record["start"]) if waits else None,
         node_names=nodes,
+        script_node=told(record.get("script_node", "")),
         is_hopeless=waits and is_hopeless(record["reason"]),
     )
 

@@ -204,12 +204,21 @@ class Allocations:
         entry.tell(unknown_since=None)
         entry.state = _STATES[job.state]
         self._on_life(entry, job)
+        if _lost_its_script(entry, job):
+            self._end_without_launcher(entry, job)
         if job.is_hopeless:
             self._give_up(entry, job)
         else:
             self._sight(entry).hopeless_since = None
         if (entry.state, entry.start_time, entry.status_info) != before:
             self._ledger.note(entry)
+
+    def _end_without_launcher(self, entry: Entry, job: SchedulerJob) -> None:
+        """The loss of a node ends no allocation, but that of the node with the launcher: nobody uses the others."""
+        if "error" not in entry.status_info:
+            why = f"NODE_FAIL: {job.script_node}, where its launcher ran, is lost; the other nodes are given back"
+            entry.complain(why, self._clock.now())
+        self._try_to_cancel(entry)
 
     def _give_up(self, entry: Entry, job: SchedulerJob) -> None:
         """It waits for what will not come: say so and end it, rather than let people wait with it."""
@@ -221,6 +230,9 @@ class Allocations:
         if "error" not in entry.status_info:
             why = f"the scheduler would let it wait for ever ({job.reason}); ask for one within the limits of its queue"
             entry.complain(why, self._clock.now())
+        self._try_to_cancel(entry)
+
+    def _try_to_cancel(self, entry: Entry) -> None:
         try:
             self.cancel(entry)
         except SchedulerUnavailable as error:
@@ -250,6 +262,13 @@ class Allocations:
     def _sight(self, entry: Entry) -> _Sight:
         new = _Sight(self._clock.monotonic(), self._clock.now())
         return self._sights.setdefault(entry.batch_job_id, new)
+
+
+def _lost_its_script(entry: Entry, job: SchedulerJob) -> bool:
+    """Whether the node of its batch script is gone. A front end is none of the nodes either, but then none is gone."""
+    if job.state is not SchedulerState.RUNNING or not job.script_node or not job.node_names:
+        return False
+    return job.script_node not in job.node_names and len(job.node_names) < entry.num_nodes
 
 
 def _expected_start(entry: Entry, job: SchedulerJob) -> str | None:
