@@ -10,9 +10,11 @@ import pytest
 
 from balsam.domain.job import Resources
 from balsam.domain.packing import NodeShare, Placement
+from balsam.launcher import loop as loop_module
 from balsam.launcher.apps import AppShelf
 from balsam.launcher.config import LauncherConfig
 from balsam.launcher.fleet import LATE_SEC, NODE_LEASE_SEC, NODE_MARGIN_SEC, Fleet
+from balsam.launcher.loop import Loop
 from balsam.launcher.machine_messages import (
     Checkpoint,
     CheckpointAsked,
@@ -30,8 +32,10 @@ from balsam.launcher.machine_messages import (
 )
 from balsam.launcher.node_messages import BadMessage, decode, encode, input_of, of_input, of_signal, signal_of, start_of
 from balsam.launcher.partition import Partition, PartitionNode
+from balsam.launcher.process import SpawnError
 from balsam.launcher.spreading import SpreadError
-from balsam.launcher.wiring import build_parts
+from balsam.launcher.wiring import Parts, build_parts
+from balsam.launcher.workdir import DataRoot
 from balsam.testing.clock import FakeClock
 from balsam.wire.apps import AppSync
 
@@ -71,14 +75,16 @@ class Bench:
         sync = AppSync(site_id=1, name="App", command_template="/bin/true")
         view = {"id": 7, "content_hash": sync.spec().content_hash, "synced_at": "2026-01-01T00:00:00Z"}
         self.shelf.add({**sync.model_dump(mode="json"), **view})
-        paths = dict.fromkeys(("site_path", "data_path", "directory", "credentials_path"), "/nowhere")
-        nodes = tuple(PartitionNode(f"n{number}", (0, 1), is_here=number == 0) for number in range(2))
-        partition = Partition(LauncherConfig(site_id=1, compute_node="slurm", **paths), 0, True, nodes, 3600.0, {})
         self.fleet = Fleet(
-            self.epoll, partition, self.shelf, "a", 9999.0, self.clock, self.inputs, lambda argv: self.hub  # type: ignore[arg-type, return-value]
+            self.epoll, self.partition(), self.shelf, "a", 9999.0, self.clock, self.inputs, lambda argv: self.hub  # type: ignore[arg-type, return-value]
         )  # fmt: skip
         self.inputs.clear()
         self.hub.sent.clear()
+
+    def partition(self, directory: str = "/nowhere") -> Partition:
+        paths = dict.fromkeys(("site_path", "data_path", "directory", "credentials_path"), directory)
+        nodes = tuple(PartitionNode(f"n{number}", (0, 1), is_here=number == 0) for number in range(2))
+        return Partition(LauncherConfig(site_id=1, compute_node="slurm", **paths), 0, True, nodes, 3600.0, {})
 
     def close(self) -> None:
         self.epoll.close()
@@ -258,7 +264,33 @@ def test_an_earlier_launcher_is_over_when_all_nodes_are_there_or_late(bench: Ben
     other.says(0, {"is": "up"})
     other.says(1, {"is": "up"})
     assert other.fleet.is_settled
+    other.says(0, {"is": "down"})
+    assert other.fleet.is_settled, "what was seen gone does not come back"
     other.close()
+
+
+def test_a_launcher_that_must_not_report_yet_sleeps_meanwhile(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S6: one that was started again waits for every node of the first; its courier is due all the while."""
+    monkeypatch.setenv(loop_module.RESTART_ENV, "1")
+    monkeypatch.setattr(loop_module, "_take_signals", lambda: bench.hub.write)
+    partition = bench.partition(str(tmp_path))
+    parts = Parts(None, bench.shelf, DataRoot(tmp_path))  # type: ignore[arg-type]
+    made: list[str] = []
+
+    def courier(errand: dict[str, Any]) -> Any:
+        made.append("courier")
+        raise SpawnError("enough seen")
+
+    loop = Loop(partition, parts, courier, None, "a", 9999.0, bench.clock, lambda argv: bench.hub)  # type: ignore[arg-type, return-value]
+    loop._let_decide(0.0)
+    assert loop._patience(None) == SAFE_SEC
+    os.write(bench.hub.write, b".")
+    bench.hub.lines = [f"{node}\t".encode() + encode([{"is": "up"}]) for node in range(2)]
+    loop._turn()
+    assert made == ["courier"]
+    loop._epoll.close()
 
 
 @pytest.mark.parametrize("data", [b"{", b"{}", b"[1]", b"\xff"])

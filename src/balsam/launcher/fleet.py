@@ -48,10 +48,12 @@ _OVER = (Gone, StartFailed, StartDelayed)
 
 @dataclass(slots=True)
 class _Remote:
-    """A node. `jobs` may have processes there; `safe_at`: from then on nothing of ours can live on it."""
+    """A node. `jobs` may have processes there; `safe_at`: from then on nothing of ours can live on it. `was_up`: it has
+    registered with this launcher, and so has seen gone what an earlier one had started."""
 
     name: str
     is_up: bool = False
+    was_up: bool = False
     safe_at: float = 0.0
     jobs: set[int] = field(default_factory=set)
     apps: dict[int, str] = field(default_factory=dict)
@@ -93,8 +95,8 @@ class Fleet:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing that an earlier launcher started can live on any node."""
-        return all(remote.is_up for remote in self._remotes) or self._clock.monotonic() >= self._settled_at
+        """Whether nothing that an earlier launcher started can live on any node; once true, always."""
+        return all(remote.was_up for remote in self._remotes) or self._clock.monotonic() >= self._settled_at
 
     # Down
 
@@ -214,7 +216,7 @@ class Fleet:
         remote = self._remotes[node]
         self._give_up(remote, "a new process of its node has registered")
         log.info("node %s is there", remote.name)
-        remote.is_up = True
+        remote.is_up = remote.was_up = True
         remote.apps.clear()
         self._give_up_at = None
         self._inputs.append(NodeUp(node))

@@ -191,7 +191,7 @@ class Loop:
         times = [
             self._machine.wake_at(),
             self._children.due(),
-            self._service.due(self._machine.is_idle),
+            self._service.due(self._machine.is_idle) if self._may_report() else None,  # the fleet wakes us then
             self._monitors.due(),
             None if self._node_watch is None else self._node_watch.due(),
             None if longest_sec is None else now + longest_sec,
