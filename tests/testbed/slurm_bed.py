@@ -66,6 +66,12 @@ class ClusterUser:
             session_rules.MARKER: os.environ[session_rules.MARKER],
         }
 
+    @property
+    def run_as(self) -> list[str]:
+        """What makes the rest of a command line run as the user, with the environment of the caller."""
+        ids = [f"--reuid={self.name}", f"--regid={self.name}", "--init-groups"]
+        return ["setpriv", *ids, "env", f"HOME={self.home}", f"SLURM_CONF={self.environment['SLURM_CONF']}"]
+
     def start(self, words: Sequence[str], **options: Any) -> subprocess.Popen[str]:
         """A process of this user, in its home. `env` is added to its environment."""
         options["env"] = {**self.environment, **options.get("env", {})}
