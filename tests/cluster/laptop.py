@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.cluster.live_cluster import LiveCluster, eventually, finished
+from tests.cluster.live_cluster import LiveCluster, Workplace, end, eventually
 from tests.testbed.slurm_bed import ClusterUser
 
 SETTINGS: dict[str, Any] = {
@@ -29,50 +26,17 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-@dataclass
-class Laptop:
-    """Her programs and files there, and a Site of its own once `start_site` was called. Everything is in `root`."""
+class Laptop(Workplace):
+    """Her programs and files there, and a Site of its own once `start_site` was called."""
 
-    user: ClusterUser
-    root: Path
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    def __init__(self, user: ClusterUser) -> None:
+        super().__init__(user, user.directory())
+        self._processes: list[subprocess.Popen[str]] = []
 
-    @property
-    def python(self) -> str:
-        return str(self.user.venv / "bin/python")
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {"BALSAM_HOME": str(self.root / "home")}
-
-    def balsam(self, *words: str, **environment: str) -> str:
-        """What the command says."""
-        command = [str(self.user.venv / "bin/balsam"), *words]
-        return self.user.run(*command, env={**self.environment, **environment}, cwd=self.root)
-
-    def copy(self, directory: Path) -> Path:
-        """A directory of the project, as hers."""
-        there = self.root / directory.name
-        shutil.copytree(directory, there, ignore=shutil.ignore_patterns("__pycache__"))
-        for path in (there, *there.rglob("*")):
-            os.chown(path, self.user.entry.pw_uid, self.user.entry.pw_gid)
-        return there
-
-    def begin(self, script: str | Path, *words: str) -> subprocess.Popen[str]:
-        """Start a script of hers: one that she has, or its text."""
-        if isinstance(script, str):
-            path = self.root / f"script{len(self.processes)}.py"
-            path.write_text(script)
-            path.chmod(0o644)
-            script = path
-        command = [self.python, "-X", "faulthandler", str(script), *words]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self.processes.append(self.user.start(command, env=self.environment, cwd=self.root, **pipes))
-        return self.processes[-1]
-
-    def run(self, script: str | Path, *words: str, timeout: float = 120) -> str:
-        """Run such a script to its end; what it printed."""
-        return finished(self.begin(script, *words), timeout)
+    def begin(self, script: str | Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+        process = super().begin(script, *words, **environment)
+        self._processes.append(process)
+        return process
 
     def start_site(self) -> None:
         """A Site called `laptop` on this machine, without a batch system."""
@@ -80,27 +44,19 @@ class Laptop:
         (self.root / "site" / "settings.yml").write_text(yaml.safe_dump(SETTINGS))
         with (self.root / "agent.log").open("w") as log:
             words = [self.python, "-m", "balsam.site", "--site", str(self.root / "site")]
-            self.processes.append(self.user.start(words, env=self.environment, stdout=log, stderr=log))
+            self._processes.append(self.user.start(words, env=self.environment, stdout=log, stderr=log))
         eventually(
             lambda: '"allowed_projects": ["local"]' in self.balsam("site", "ls", "--json"), "the agent does not come"
         )
 
     def stop(self) -> None:
-        for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(15)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        end(self._processes)
 
 
 @contextmanager
 def laptop_of(cluster: LiveCluster, name: str = "sci2") -> Iterator[Laptop]:
     """The laptop of the cluster's owner, on which she has logged in to its service."""
-    user = ClusterUser(name)
-    laptop = Laptop(user, user.directory())
+    laptop = Laptop(ClusterUser(name))
     try:
         laptop.balsam("login", cluster.url, "-u", "ann", BALSAM_PASSWORD=cluster.password)
         yield laptop

@@ -1,22 +1,26 @@
-"""A service, and a Site on the cluster with its agent, all processes of an unprivileged user; and her scripts."""
+"""A service, and a Site on the cluster with its agent, all processes of an unprivileged user; and her scripts.
+
+`Workplace` is what such a user has anywhere, `LiveCluster` what she has on the cluster.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.system.live_site import finished
 from tests.testbed.grid_engine_bed import GridEngineBed
 from tests.testbed.slurm_bed import ClusterUser, SlurmBed
 
@@ -95,34 +99,78 @@ def states_of(job):
 """
 
 
-@dataclass
-class LiveCluster:
-    """One user's service and Site. Everything of it is in `root`."""
+def with_srun(settings: dict[str, Any]) -> None:
+    """Jobs are started by Slurm, and know as many CPUs as it gives."""
+    settings["mpirun"] = "auto"
+    settings["node"] = {"cpus": None}
 
-    bed: Any  # SlurmBed or GridEngineBed
-    root: Path
-    service: subprocess.Popen[str] | None = None
-    agent: subprocess.Popen[str] | None = None
-    port: int = 0
-    password: str = ""  # of the account ann, for a service that logs nobody in by a file
-    scripts: int = 0
-    _files: list[Any] = field(default_factory=list)
 
-    @property
-    def user(self) -> ClusterUser:
-        return self.bed.user
+class Workplace:
+    """A directory of a Unix user's: what the project's programs write goes there, and her scripts run there."""
+
+    def __init__(self, user: ClusterUser, root: Path) -> None:
+        self.user = user
+        self.root = root
+        self._scripts = 0
 
     @property
     def python(self) -> str:
         return str(self.user.venv / "bin/python")
 
     @property
-    def site(self) -> Path:
-        return self.root / "site"
-
-    @property
     def environment(self) -> dict[str, str]:
         return {"BALSAM_HOME": str(self.root / "home")}
+
+    def balsam(self, *words: str, **environment: str) -> str:
+        """What the command says."""
+        command = [str(self.user.venv / "bin/balsam"), *words]
+        return self.user.run(*command, env={**self.environment, **environment}, cwd=self.root)
+
+    def copy(self, directory: Path) -> Path:
+        """A directory of the project, as hers."""
+        there = self.root / directory.name
+        shutil.copytree(directory, there, ignore=shutil.ignore_patterns("__pycache__"))
+        for path in (there, *there.rglob("*")):
+            os.chown(path, self.user.entry.pw_uid, self.user.entry.pw_gid)
+        return there
+
+    def begin(self, script: str | Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a script of hers: one that she has, or its text."""
+        if isinstance(script, str):
+            self._scripts += 1
+            path = self.root / f"script{self._scripts}.py"
+            path.write_text(script)
+            path.chmod(0o644)
+            script = path
+        return self.user.start(
+            [self.python, "-X", "faulthandler", str(script), *words],
+            env={**self.environment, **environment},
+            cwd=self.root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, script: str | Path, *words: str, timeout: float = 120) -> str:
+        """Run such a script to its end; what it printed."""
+        return finished(self.begin(script, *words), timeout)
+
+
+class LiveCluster(Workplace):
+    """One user's service and Site."""
+
+    def __init__(self, bed: SlurmBed | GridEngineBed, root: Path, password: str = "") -> None:
+        """`password`: of the account ann, for a service that logs nobody in by a file."""
+        super().__init__(bed.user, root)
+        self.bed: Any = bed
+        self.password = password
+        self.service: subprocess.Popen[str] | None = None
+        self.agent: subprocess.Popen[str] | None = None
+        self.port = 0
+        self._files: list[Any] = []
+
+    @property
+    def site(self) -> Path:
+        return self.root / "site"
 
     def start_service(self) -> None:
         words = [self.python, "-m", "balsam.server", "--json", "--port", str(self.port)]
@@ -165,26 +213,11 @@ class LiveCluster:
         change(settings)
         (self.site / "settings.yml").write_text(yaml.safe_dump(settings))
 
-    def begin(self, code: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a Python script of the user, with PRELUDE before it."""
-        self.scripts += 1
-        path = self.root / f"script{self.scripts}.py"
-        path.write_text(PRELUDE.format(root=str(self.site)) + textwrap.dedent(code))
-        path.chmod(0o644)
-        return self.user.start(
-            [self.python, "-X", "faulthandler", str(path)],
-            env={**self.environment, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def run(self, code: str, timeout: float = 120) -> str:
-        """Run such a script to its end; what it printed."""
-        return finished(self.begin(code), timeout)
-
-    def balsam(self, *words: str, **environment: str) -> str:
-        """What the command says."""
-        return self.user.run(str(self.user.venv / "bin/balsam"), *words, env={**self.environment, **environment})
+    def begin(self, script: str | Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+        """As any script of hers, but one that is given as text has PRELUDE before it."""
+        if isinstance(script, str):
+            script = PRELUDE.format(root=str(self.site)) + textwrap.dedent(script)
+        return super().begin(script, *words, **environment)
 
     def starts(self) -> int:
         """How many batch scripts of the Site were started."""
@@ -195,14 +228,7 @@ class LiveCluster:
         return (self.root / "agent.log").read_text()
 
     def stop(self) -> None:
-        for process in (self.agent, self.service):
-            if process is not None and process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(15)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        end(process for process in (self.agent, self.service) if process is not None)
         for file in self._files:
             file.close()
 
@@ -212,16 +238,16 @@ class LiveCluster:
         return self.user.start(words, stderr=file, **{"env": self.environment, "stdout": file, **options})
 
 
-def finished(process: subprocess.Popen[str], timeout: float) -> str:
-    """The stdout of a script that ends well in time."""
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGABRT)  # faulthandler prints where it hangs
-        out, err = process.communicate(timeout=10)
-        raise AssertionError(f"script did not end within {timeout} s\n{out}\n{err}") from None
-    assert process.returncode == 0, f"exit status {process.returncode}\n{out}\n{err}"
-    return out
+def end(processes: Iterable[subprocess.Popen[str]]) -> None:
+    """One after another, by SIGTERM first."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def eventually(look: Callable[[], Any], what: str, timeout: float = 60) -> Any:
@@ -244,7 +270,7 @@ def live_cluster(
 
     With a `password` the service has accounts, and the user has logged in as ann.
     """
-    cluster = LiveCluster(bed, bed.user.directory(), password=password)
+    cluster = LiveCluster(bed, bed.user.directory(), password)
     try:
         cluster.start_service()
         if password:

@@ -11,44 +11,26 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.forces_example import EXAMPLE, FORCES_TEMPLATE, RANKS, check
 from tests.cluster.laptop import Laptop, laptop_of
-from tests.cluster.live_cluster import TEMPLATE, LiveCluster, eventually, finished, live_cluster
+from tests.cluster.live_cluster import LiveCluster, eventually, finished, live_cluster, with_srun
 from tests.system.test_page import BLOCK_1, BLOCK_2, BLOCK_3
 from tests.testbed.slurm_bed import SlurmBed
 
 pytestmark = pytest.mark.timeout(400)
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "forces"
-HAS_MPI = shutil.which("mpiexec.openmpi") is not None
-RANKS = "2 ranks\n" if HAS_MPI else "1 ranks\n"  # without MPI the first rank does the work alone
-# As the user on the laptop, in the directory of the example.
-CHECK = """
-import json, sys
-from pathlib import Path
-import numpy as np
-sys.path.insert(0, "{example}")
-import forces
-from balsam.api import BatchJob, EventLog, Job, Site
-
-history = np.load("{home}/H.npy")
-assert sorted(history["sim_id"]) == list(range({sims})), history
-for row in history:
-    lines = Path("{home}", f"forces{{row['sim_id']:03d}}.stat").read_text().split()
-    random = forces.Random(1 + int(row["sim_id"]))
-    random.unit()
-    assert lines == [f"{{energy:.17g}}" for energy in forces.energies(int(row["x"][0]), {steps}, random)], row
-    assert row["energy"] == float(lines[-1])
-jobs = [Job.objects.get(id=int(number)) for number in history["job_id"]]
-sites = {{site.id: site.name for site in Site.objects.all()}}
-batches = {{batch.id: batch for batch in BatchJob.objects.all()}}
+# What else is known of an ensemble's Jobs.
+FACTS = """
+sites = {site.id: site.name for site in Site.objects.all()}
+batches = {batch.id: batch for batch in BatchJob.objects.all()}
 events = list(EventLog.objects.filter(job_id=[job.id for job in jobs]))
-print(json.dumps({{
+print(json.dumps({
     "ranks": sorted((sites[batches[job.batch_job_id].site_id], job.read_text("job.out").split(" on ")[1])
                     for job in jobs),
-    "states": sorted({{batch.state.value for batch in batches.values()}}),
+    "states": sorted({batch.state.value for batch in batches.values()}),
     "failures": [event.data["failure"] for event in events if "failure" in event.data],
     "results": sum(event.to_state.value == "RUN_DONE" for event in events),
-}}))
+}))
 """
 # One ensemble whose simulations run in turn at two Sites, each with an allocation that the executor asks for and ends.
 TWO_SITES = """
@@ -111,21 +93,13 @@ class World:
 
     def checked(self, home: str, sims: int, steps: int = 10) -> dict[str, Any]:
         """What is known of an ensemble's Jobs, once all that came home is seen to be right."""
-        found: dict[str, Any] = json.loads(
-            self.laptop.run(CHECK.format(example=self.example, home=home, sims=sims, steps=steps))
-        )
+        found: dict[str, Any] = json.loads(self.laptop.run(check(self.example, home, sims, steps) + FACTS))
         return found
-
-
-def with_srun(settings: dict[str, Any]) -> None:
-    settings["mpirun"] = "auto"
-    settings["node"] = {"cpus": None}
 
 
 @pytest.fixture(scope="module")
 def world(slurm: SlurmBed) -> Iterator[World]:
-    template = TEMPLATE.replace("\nexec ", "\nexport SLURM_MPI_TYPE=pmix\nexec ") if HAS_MPI else TEMPLATE
-    with live_cluster(slurm, with_srun, template, password="correct horse battery") as cluster:
+    with live_cluster(slurm, with_srun, FORCES_TEMPLATE, password="correct horse battery") as cluster:
         cluster.run("pass")  # returns once the agent has said what its Site allows
         with laptop_of(cluster) as laptop:
             shutil.copy(EXAMPLE / "forces.py", cluster.site / "forces.py")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.live_cluster import TEMPLATE, LiveCluster, finished, live_cluster
+from tests.cluster.live_cluster import TEMPLATE, LiveCluster, finished, live_cluster, with_srun
 from tests.testbed.slurm_bed import SlurmBed
 
 pytestmark = pytest.mark.timeout(300)
@@ -31,11 +31,6 @@ signal.signal(signal.SIGTERM, end)
 pathlib.Path("up." + rank).touch()
 time.sleep(600)
 """
-
-
-def with_srun(settings: dict[str, Any]) -> None:
-    settings["mpirun"] = "auto"
-    settings["node"] = {"cpus": None}
 
 
 @pytest.fixture(scope="module")
