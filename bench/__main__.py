@@ -10,12 +10,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import holding, machine, moving, running, scheduling, starting, storing, waiting, workflows
+from bench import holding, machine, moving, mpi, running, scheduling, starting, storing, waiting, workflows
 from bench.product import Product
 from bench.result import Goal, report
 
 ASKED_FOR = ("crowd", "postgres", "slurm")  # these need what the tests need
-PARTS = ("starting", "running", "scheduling", "waiting", "moving", "workflows", "storing")
+PARTS = ("starting", "running", "mpi", "scheduling", "waiting", "moving", "workflows", "storing")
 
 
 def main() -> int:
@@ -37,6 +37,8 @@ def main() -> int:
         if "running" in parts:
             with Product(root / "running") as product:
                 goals += running.measure(product, root, chosen.jobs)
+        if "mpi" in parts:
+            goals += mpi.measure(root)
         if "scheduling" in parts:
             goals += [*scheduling.measure(), *holding.measure()]
         if "waiting" in parts:

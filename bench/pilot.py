@@ -1,13 +1,13 @@
-"""G2: the launcher alone, with a queue in its own process instead of a courier: `python -m bench.pilot DIR JOBS [NODE
-...]`; with names of nodes it runs in serial mode over them, in an allocation.
+"""G2, G6: the launcher alone, with a queue in its own process instead of a courier: `python -m bench.pilot DIR JOBS`.
+With names of nodes it runs in serial mode over them, in an allocation; with --mpiexec one MPI Job at a time.
 
 The shipping loop, machine, outbox and process layer run no-op Jobs, each with a workdir and an output file; what is
 left out is the network and the service. Prints {"rate": Jobs per second}.
 """
 
+import argparse
 import json
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -104,25 +104,38 @@ def job(number: int, packing: int, **given: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    directory, jobs = Path(sys.argv[1]), int(sys.argv[2])
-    (directory / "data").mkdir()
-    paths = {"site_path": str(directory), "data_path": str(directory / "data"), "directory": str(directory)}
-    names = sys.argv[3:]
-    config = LauncherConfig(
-        site_id=1,
-        credentials_path=str(directory / "none"),
-        mpirun="plain",
-        compute_node="slurm" if names else "local",
-        **paths,
-    )
-    nodes = [PartitionNode(name, tuple(range(8)), is_here=False) for name in names]
-    if not names:
-        nodes = [PartitionNode("here", tuple(sorted(os.sched_getaffinity(0)))[:2])]
-    partition = Partition(config, 0, bool(names), tuple(nodes), 3600.0, {})
-    queue = LocalQueue(jobs, partial(job, packing=8 if names else 2))
+    parser = argparse.ArgumentParser(prog="python -m bench.pilot", description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("jobs", type=int)
+    parser.add_argument("nodes", nargs="*", metavar="NODE")
+    parser.add_argument("--mpiexec", help="that of MPICH")
+    parser.add_argument("--ranks", type=int, default=1)
+    given = parser.parse_args()
+    (given.directory / "data").mkdir(parents=True)
+    partition = _partition(given)
+    packing = 8 if given.nodes else 1 if given.mpiexec else 2
+    queue = LocalQueue(given.jobs, partial(job, packing=packing, ranks_per_node=given.ranks))
     parts = build_parts(partition, os.environ, "bench")
     Loop(partition, parts, lambda _errand: queue, None, "bench", time.monotonic() + 3600, SystemClock()).run()
-    print(json.dumps({"rate": jobs / (queue.finished - queue.began)}))
+    print(json.dumps({"rate": given.jobs / (queue.finished - queue.began)}))
+
+
+def _partition(given: argparse.Namespace) -> Partition:
+    directory = str(given.directory)
+    config = LauncherConfig(
+        site_id=1,
+        site_path=directory,
+        data_path=f"{directory}/data",
+        directory=directory,
+        credentials_path=f"{directory}/none",
+        mpirun=f"mpich:{given.mpiexec}" if given.mpiexec else "plain",
+        compute_node="slurm" if given.nodes else "local",
+    )
+    nodes = [PartitionNode(name, tuple(range(8)), is_here=False) for name in given.nodes]
+    if not nodes:
+        cores = range(given.ranks) if given.mpiexec else sorted(os.sched_getaffinity(0))[:2]
+        nodes = [PartitionNode("here", tuple(cores))]
+    return Partition(config, 0, bool(given.nodes), tuple(nodes), 3600.0, {})
 
 
 if __name__ == "__main__":
