@@ -192,7 +192,7 @@ reach(batch, "finished")
     (lost,) = next_line(script)
     assert lost == sorted(jobs_on["node2"])
     next_line(script)
-    (launcher,) = processes_of(cluster, scheduler_id, "balsam.launcher.loop")
+    (launcher,) = processes_of(cluster, scheduler_id, "balsam.launcher.entry")
     launcher.kill()
     assert next_line(script) == [["JOB_FINISHED"]]
     finished(script, 60)

@@ -60,7 +60,7 @@ class Pilot:
         return path.read_text() if path.exists() else ""
 
     def loops(self) -> list[psutil.Process]:
-        return [p for p in self.tag.alive() if "balsam.launcher.loop" in " ".join(p.cmdline())]
+        return [p for p in self.tag.alive() if "balsam.launcher.entry" in " ".join(p.cmdline())]
 
     def couriers(self) -> list[psutil.Process]:
         return [p for p in self.tag.alive() if "balsam.launcher.courier" in " ".join(p.cmdline())]

@@ -10,11 +10,11 @@ from balsam.domain.packing import Node, NodePool
 from balsam.domain.template import CommandTemplate
 from balsam.launcher.config import LauncherConfig
 from balsam.launcher.engines.base import Engine, NotLaunchable, Words
+from balsam.launcher.engines.choice import engine_for
 from balsam.launcher.engines.local import LocalEngine
 from balsam.launcher.engines.mpirun import MpirunEngine
 from balsam.launcher.machine_messages import LaunchJob
 from balsam.launcher.partition import Partition, PartitionNode
-from balsam.launcher.wiring import engine_for
 from balsam.platform.mpirun.mpich import Mpich
 from balsam.platform.mpirun.openmpi import OpenMpi
 

@@ -27,7 +27,7 @@ PARTS = {
     "service": "balsam.server",
     "agent": "balsam.site",
     "guardian": "launcher/guardian.py",
-    "launcher": "balsam.launcher.loop",
+    "launcher": "balsam.launcher.entry",
     "courier": "balsam.launcher.courier",
 }
 

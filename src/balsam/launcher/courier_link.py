@@ -49,12 +49,11 @@ class CourierLink(Protocol):
 
 
 class CourierProcess:
-    """A courier in a process of its own."""
+    """A courier in a process of its own, which waits for its errand."""
 
-    def __init__(self, errand: Mapping[str, Any]) -> None:
+    def __init__(self) -> None:
         """Raises SpawnError."""
         self._link = LineLink([sys.executable, "-m", "balsam.launcher.courier"])
-        self.send(errand)
 
     def fileno(self) -> int:
         return self._link.fileno()
@@ -83,3 +82,16 @@ class CourierProcess:
     def close(self) -> None:
         """Kill it: whatever it had not delivered is in the outbox."""
         self._link.close()
+
+
+class Couriers:
+    """Sends couriers on errands: first the one that waits for one, then new ones."""
+
+    def __init__(self, waiting: CourierProcess | None = None) -> None:
+        self._waiting = waiting
+
+    def __call__(self, errand: Mapping[str, Any]) -> CourierLink:
+        """Raises SpawnError."""
+        courier, self._waiting = self._waiting or CourierProcess(), None
+        courier.send(errand)
+        return courier

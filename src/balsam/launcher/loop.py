@@ -1,9 +1,9 @@
 """The launcher: one thread around epoll that carries out what the machine decides and tells it what happened.
 
-`python -m balsam.launcher.loop PARTITION.json`, started by the guardian. It waits for: ends of children (pidfds), the
-courier's messages, the guardian's end, signals, and the machine's next appointment. Nothing in here decides anything
-about Jobs; that is `machine.py`. It never waits for the network or for another process: a frozen loop is a lost lease,
-which the guardian ends (S6).
+Run by `entry` in the process that the guardian starts. It waits for: ends of children (pidfds), the courier's messages,
+the guardian's end, signals, and the machine's next appointment. Nothing in here decides anything about Jobs; that is
+`machine.py`. It never waits for the network or for another process: a frozen loop is a lost lease, which the guardian
+ends (S6).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import logging
 import os
 import select
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from typing import Any
 from balsam.client.outbox import OutboxError
 from balsam.domain.clock import Clock, SystemClock
 from balsam.launcher.children import Children
-from balsam.launcher.courier_link import CourierLink, CourierProcess
+from balsam.launcher.courier_link import CourierLink
+from balsam.launcher.engines.base import Engine
 from balsam.launcher.fleet import Fleet
 from balsam.launcher.guardian import END_ENV, EXIT_CONFIG, RESTART_ENV
 from balsam.launcher.guardian_link import GuardianLink
@@ -293,25 +293,21 @@ def _take_signals() -> int:
     return wake_fd
 
 
-def main(path: str) -> int:
-    """Entry point of the process that the guardian starts."""
-    logging.basicConfig(
-        format="%(asctime)s %(name)s[%(process)d]: %(message)s", level=os.environ.get("BALSAM_LOG_LEVEL", "INFO")
-    )
-    partition = Partition.from_json(Path(path).read_text())
-    guardian = GuardianLink.from_environ()
+def run_partition(
+    partition: Partition,
+    guardian: GuardianLink | None,
+    find_engine: Callable[[], Engine],
+    make_courier: Callable[[dict[str, Any]], CourierLink],
+) -> int:
+    """Run a partition to its end; returns the exit status for the guardian. `find_engine`: see `engine_for`."""
     allocation, end = os.environ[ALLOCATION_ENV], float(os.environ[END_ENV])
     try:
-        parts = build_parts(partition, os.environ, allocation)
+        parts = build_parts(partition, os.environ, allocation, find_engine=lambda *_: find_engine())
     except (WorkdirError, LookupError, ImportError) as error:
         log.error("%s", error)
         return EXIT_CONFIG
     try:
-        return Loop(partition, parts, CourierProcess, guardian, allocation, end, SystemClock()).run()
+        return Loop(partition, parts, make_courier, guardian, allocation, end, SystemClock()).run()
     except OutboxError as error:
         log.error("%s", error)
         return EXIT_ORPHANED
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

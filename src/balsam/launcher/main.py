@@ -120,7 +120,7 @@ def write_guardian_files(partition: Partition) -> list[str]:
     write_secret_file(partition_path, partition.to_json())
     margin = partition.margin_sec
     guardian_config = {
-        "argv": [sys.executable, "-m", "balsam.launcher.loop", str(partition_path)],
+        "argv": [sys.executable, "-m", "balsam.launcher.entry", str(partition_path)],
         # Of this start alone: an earlier allocation of the same BatchJob may still be dying on this machine.
         "allocation": f"{directory.name}.{partition.index}.{uuid.uuid4().hex}",
         "wall_time_sec": partition.wall_time_sec,

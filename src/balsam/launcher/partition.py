@@ -1,4 +1,4 @@
-"""What one launcher process is told: its partition of the allocation. Written by `main`, read by `loop`, a JSON file.
+"""What one launcher process is told: its partition of the allocation. Written by `main`, read by `entry`, a JSON file.
 
 Nodes and wall time are known by then; the launcher's settings are those of launcher.json.
 """

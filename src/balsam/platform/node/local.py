@@ -10,8 +10,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
-
 from balsam.platform.node import gpus
 from balsam.platform.node.base import NodeInfo, NodeOptions
 
@@ -76,7 +74,7 @@ class LocalNodes:
         return min((quota for quota in (*unified, *older) if quota), default=None)
 
     def _memory_bytes(self) -> int:
-        limits = [psutil.virtual_memory().total]
+        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
         limits += [_number(directory / "memory.max") for directory in self._groups("")]
         limits += [_number(directory / "memory.limit_in_bytes") for directory in self._groups("memory")]
         return min(limit for limit in limits if limit > 0)
