@@ -15,12 +15,14 @@ from bench.product import Product
 from bench.result import Goal, report
 
 ASKED_FOR = ("crowd", "postgres", "slurm")  # these need what the tests need
+OF_POSTGRES = ("several", "crowd", "running", "storing")
 PARTS = ("starting", "running", "mpi", "scheduling", "waiting", "moving", "workflows", "storing")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, *ASKED_FOR, []], default=[], help="all but the last three")
+    parser.add_argument("--of", nargs="+", choices=OF_POSTGRES, default=OF_POSTGRES, help="parts of postgres")
     parser.add_argument("--jobs", type=int, default=5_000, help="no-op Jobs of G1")
     parser.add_argument("--rows", type=int, default=1_000_000, help="Jobs in the service when it is read")
     chosen = parser.parse_args()
@@ -60,7 +62,7 @@ def main() -> int:
         if "postgres" in parts:
             from bench import postgres
 
-            goals += postgres.measure(root, chosen.jobs, chosen.rows)
+            goals += postgres.measure(root, chosen.jobs, chosen.rows, chosen.of)
         if "slurm" in parts:
             from bench import slurm
 

@@ -20,6 +20,7 @@ class Launcher:
         self._place, self._app_id = f"/api/sessions/{person.session_id}", person.app_id
         self._turns, self._numbers = itertools.count(1), itertools.count(1)
         self._held: list[dict[str, Any]] = []
+        self._known: dict[int, str] = {}
         self.left = 0
 
     def fill(self, until: int) -> None:
@@ -34,9 +35,9 @@ class Launcher:
         """Jobs per second."""
         begin, count = time.perf_counter(), 0
         for _ in range(batches):
-            answer = ok(
-                self._site.post(f"{self._place}/acquire", json={"acquire_seq": next(self._turns), "max_jobs": BATCH})
-            )
+            asked = {"acquire_seq": next(self._turns), "max_jobs": BATCH, "known_apps": self._known}
+            answer = ok(self._site.post(f"{self._place}/acquire", json=asked))
+            self._known |= {app["id"]: app["content_hash"] for app in answer["apps"]}
             self._held += answer["jobs"]
             count += len(answer["jobs"])
         self.left -= count

@@ -1,7 +1,8 @@
 """The service on PostgreSQL: acquire (G9), updates (G8), reads meanwhile, wake-ups between two processes, many Sites.
 
 `python -m bench postgres` measures the goals of `running` and `storing` on PostgreSQL as well: both parts run with
-BALSAM_DATABASE set. The server is the one of the tests' wheel, with its durable defaults.
+BALSAM_DATABASE set; `--of several` and the like choose. The server is the one of the tests' wheel, with its durable
+defaults.
 """
 
 import http.client
@@ -10,7 +11,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
@@ -28,19 +29,41 @@ from tests.testbed.postgres import PostgresServer, wheel_programs
 
 BATCHES = 50
 FEW = 100_000
+_DEFAULTS = {"shared_buffers": "128MB"}  # the tests' server has less than PostgreSQL comes with
+# A row of a Job as narrow as can be, three indexes and the one of what waits, and a log: without any of our rules.
+_FLOOR = """CREATE TABLE floor AS SELECT id, 1 AS site, id % 7 AS app, 5 AS state, 'run/' || id AS workdir,
+        '{}'::jsonb AS tags, '{}'::jsonb AS parameters, 1 AS nodes, 1 AS ranks, 1 AS packing, 0 AS wall_time,
+        NULL::bigint AS session, 0 AS updated FROM generate_series(1, 100000) AS id;
+    ALTER TABLE floor ADD PRIMARY KEY (id);
+    CREATE INDEX floor_by_state ON floor (site, state, id);
+    CREATE INDEX floor_by_app ON floor (app, id);
+    CREATE INDEX floor_by_update ON floor (updated);
+    CREATE INDEX floor_free ON floor (site, id) WHERE session IS NULL AND state = 5;
+    CREATE TABLE floor_log (id BIGINT PRIMARY KEY, job BIGINT, source BIGINT, target BIGINT, at BIGINT);
+    CREATE INDEX floor_by_job ON floor_log (job);
+    ANALYZE floor"""
+_FLOOR_ACQUIRE = """UPDATE floor SET session = 1 WHERE id = ANY (ARRAY(SELECT id FROM floor
+    WHERE site = 1 AND session IS NULL AND state = 5 ORDER BY id LIMIT 100 FOR UPDATE SKIP LOCKED)) RETURNING *"""
+_FLOOR_UPDATE = "UPDATE floor SET state = 6, updated = 1 WHERE id = ANY (%s) AND state = 5"
+_FLOOR_LOG = "INSERT INTO floor_log SELECT id * 100, id, 5, 6, 0 FROM unnest(%s::bigint[]) AS id"
 
 
-def measure(root: Path, jobs: int, rows: int) -> list[Goal]:
-    """All goals on PostgreSQL."""
-    server = PostgresServer(wheel_programs(), settings={})
+def measure(root: Path, jobs: int, rows: int, parts: Sequence[str]) -> list[Goal]:
+    """The goals on PostgreSQL of these parts."""
+    server = PostgresServer(wheel_programs(), settings=_DEFAULTS)
+    goals: list[Goal] = []
     try:
-        goals = _several(server, root, rows)
-        with _database(server) as url:
-            goals += crowd.measure(root, rows, {"BALSAM_DATABASE": url})
-        with _database(server), Product(root / "running") as product:
-            goals += running.measure(product, root, jobs)
-        with _database(server) as url, Product(root / "storing") as product:
-            goals += storing.measure(product, root, rows, lambda: _commit_rate(url))
+        if "several" in parts:
+            goals += _several(server, root, rows)
+        if "crowd" in parts:
+            with _database(server) as url:
+                goals += crowd.measure(root, rows, {"BALSAM_DATABASE": url})
+        if "running" in parts:
+            with _database(server), Product(root / "running") as product:
+                goals += running.measure(product, root, jobs)
+        if "storing" in parts:
+            with _database(server) as url, Product(root / "storing") as product:
+                goals += storing.measure(product, root, rows, lambda: _commit_rate(url))
         return goals
     finally:
         server.close()
@@ -72,21 +95,20 @@ def _commit_rate(url: str, seconds: float = 2.0) -> float:
     return count / elapsed
 
 
-def _acquire_floor(url: str) -> float:
-    """Rows per second of the bare statement: 100 of 100,000 at a time by their partial index, over one connection."""
+def _floors(url: str, batches: int = 200) -> tuple[float, float]:
+    """Rows per second of bare statements over one connection, a hundred to a commit: acquired; updated and logged."""
     with psycopg.connect(url, autocommit=True) as db:
-        db.execute("CREATE TABLE floor AS SELECT id, NULL::bigint AS holder FROM generate_series(1, 100000) AS id")
-        db.execute("CREATE INDEX floor_free ON floor (id) WHERE holder IS NULL")
-        db.execute("ALTER TABLE floor ADD PRIMARY KEY (id)")
-        db.execute("ANALYZE floor")
-        sql = """UPDATE floor SET holder = 1 WHERE id = ANY (ARRAY(SELECT id FROM floor WHERE holder IS NULL
-            ORDER BY id LIMIT 100 FOR UPDATE SKIP LOCKED)) RETURNING id"""
+        db.execute(_FLOOR)
         begin = time.perf_counter()
-        for _ in range(200):
-            db.execute(sql).fetchall()
-        rate = 200 * BATCH / (time.perf_counter() - begin)
-        db.execute("DROP TABLE floor")
-    return rate
+        batches_of_ids = [[row[0] for row in db.execute(_FLOOR_ACQUIRE).fetchall()] for _ in range(batches)]
+        between = time.perf_counter()
+        for ids in batches_of_ids:
+            with db.transaction():
+                db.execute(_FLOOR_UPDATE, (ids,))
+                db.execute(_FLOOR_LOG, (ids,))
+        end = time.perf_counter()
+        db.execute("DROP TABLE floor, floor_log")
+    return batches * BATCH / (between - begin), batches * BATCH / (end - between)
 
 
 def _several(server: PostgresServer, root: Path, rows: int) -> list[Goal]:
@@ -97,15 +119,18 @@ def _several(server: PostgresServer, root: Path, rows: int) -> list[Goal]:
         person = furnish(first, make_user(first, "ann"))
         wake = _wake_ms(first, second, person)
         launcher = Launcher(first, person)
-        floor = _acquire_floor(url)
+        floor, update_floor = _floors(url)
         launcher.fill(FEW)
+        machine.wait_for_quiet()
         few = launcher.acquire_rate(BATCHES)
+        updates = launcher.update_rate()
         with _reads(second, person) as read_ms:
-            updates = launcher.update_rate()
             while launcher.left > BATCH * BATCHES:
                 launcher.acquire_rate(BATCHES)
-            last = launcher.acquire_rate(BATCHES)
+            launcher.update_rate()
+        last = launcher.acquire_rate(BATCHES)
         launcher.fill(rows)
+        machine.wait_for_quiet()  # the server tidies up behind a million rows
         many = launcher.acquire_rate(BATCHES)
     note = f"{few:,.0f} rows/s at {FEW:,} Jobs, {last:,.0f} at the end of them, {many:,.0f} at {rows:,}; "
     return [
@@ -114,6 +139,9 @@ def _several(server: PostgresServer, root: Path, rows: int) -> list[Goal]:
         Goal("G9", "last batches over the first", last / few, "x", 0.8, 1, False, note),
         Goal("G9", "at many Jobs over at few", many / few, "x", 0.8, 1, False, note),
         Goal("G8", "updates by 100, with events", updates, "Jobs/s", 15_000, 22_000, False, "two updates to a Job"),
+        Goal(
+            "G8", "updates by 100", updates / update_floor, "x floor", 0.33, 0.5, False, f"floor {update_floor:,.0f}/s"
+        ),
         Goal("reads", "p99 under that load", machine.percentile(read_ms, 0.99), "ms", 100, 50, True, "at the other"),
     ]
 

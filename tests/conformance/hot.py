@@ -25,6 +25,10 @@ def _submit_with_transfers(world: StoreWorld, session: int) -> int:
 HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     "submit": lambda w, s: w.submit(3, tags={"a": "b"}, parent_ids=[1, 2]),
     "acquire": lambda w, s: w.acquire(s, 5, max_wall_time_min=9, max_gpus_per_node=2, max_aggregate_nodes=9.0),
+    "acquire at first": lambda w, s: (
+        w.write(lambda tx: tx.change_jobs({1: {"priority": 0}}, 9)),  # nothing is remembered of what waits
+        w.acquire(s, 5, max_wall_time_min=9),
+    ),
     "acquire by tags": lambda w, s: w.acquire(s, 5, filter_tags={"a": "1", "b": "2"}),
     "acquire by size": lambda w, s: [
         w.acquire(s, 5, sort_by=order, max_wall_time_min=9) for order in ("long_large_first", "smallest_first")

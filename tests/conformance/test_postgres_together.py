@@ -18,6 +18,7 @@ import pytest
 from balsam.domain.states import JobState
 from balsam.server.database_address import DatabaseAddress
 from balsam.server.errors import ServiceError
+from balsam.server.store.postgres import fronts
 from balsam.server.store.postgres.store import PostgresStore
 from balsam.server.store.protocol import Wake
 from balsam.server.store.records import AppRow, UserRow
@@ -179,6 +180,32 @@ def test_a_job_that_another_process_is_changing_is_waited_for(worlds: list[Store
     changing.wait(20)
     assert [job.id for job in worlds[1].acquire(session, 5)] == [job_id]
     thread.join()
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_an_acquire_comes_to_what_another_process_made_grantable(
+    worlds: list[StoreWorld], monkeypatch: pytest.MonkeyPatch, heard: bool
+) -> None:
+    """Told of it, at once; not told, once what it remembers is too old."""
+    monkeypatch.setattr(fronts, "FRESH_SEC", 3600 if heard else 0.3)
+    if not heard:
+        monkeypatch.setattr(fronts.Fronts, "hear", lambda self, wakes: None)
+    worlds[0].submit(200)
+    first, second = (world.open_session().id for world in worlds[:2])
+    worlds[0].acquire(first, 2)
+    (given_back,) = worlds[1].acquire(second, 1)
+    worlds[0].acquire(first, 2)  # past it
+    worlds[1].tell(second, given_back, E.RELEASED)
+    (urgent,) = worlds[1].submit(1, priority=3)
+    granted: list[int] = []
+
+    def both_came() -> bool:
+        granted.append(worlds[0].acquire(first, 1)[0].id)
+        time.sleep(0.02)  # or all would be granted while nothing is heard
+        return {given_back.id, urgent} <= set(granted)
+
+    until(both_came)
+    assert len(granted) < 150, "the last ones would be found by looking everywhere"
 
 
 def test_groups_that_wait_for_each_other_end(worlds: list[StoreWorld]) -> None:

@@ -8,10 +8,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from balsam.server.database_address import DatabaseAddress
+from balsam.server.errors import NotFound
 from balsam.server.store.postgres.store import PostgresStore
-from balsam.server.store.protocol import Store
+from balsam.server.store.protocol import ReadTx, Store, Wake
 from balsam.testing.store_conformance import StoreConformance
 from balsam.testing.store_machine import StoreMachine
+from balsam.testing.store_world import StoreWorld
 from tests.testbed.postgres import PostgresServer
 
 pytestmark = pytest.mark.timeout(300)  # hundreds of statements that the server has never seen
@@ -53,6 +55,7 @@ def test_the_store_answers_every_history_as_the_model_does(postgres: PostgresSer
         class Machine(StoreMachine):
             def make_store(self) -> Store:
                 postgres.empty(address)
+                store._groups.hear([Wake("wakes", 0, "lost", {})])  # ids begin anew, which nothing else can do
                 return store
 
             def teardown(self) -> None:
@@ -64,3 +67,22 @@ def test_the_store_answers_every_history_as_the_model_does(postgres: PostgresSer
                 max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
             ),
         )
+
+
+def test_what_is_refused_or_only_read_leaves_statements_prepared(postgres: PostgresServer) -> None:
+    """psycopg has the server forget all of a connection's with each ROLLBACK, and every statement is parsed again."""
+
+    def prepared(tx: ReadTx) -> int:
+        found: int = tx._db.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()[0]  # type: ignore[attr-defined]
+        return found
+
+    with postgres.store() as store:
+        world = StoreWorld(store)
+        for _ in range(6):
+            world.get(*world.submit())
+            with pytest.raises(NotFound):
+                world.get(99)
+            with pytest.raises(NotFound):
+                world.renew(99)
+        assert world.read(prepared) > 2
+        assert world.write(prepared) > 5

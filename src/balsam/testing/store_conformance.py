@@ -37,6 +37,7 @@ from balsam.testing.store_conformance_backlog import BacklogRules
 from balsam.testing.store_conformance_files import FileRules
 from balsam.testing.store_conformance_jobs import JobRules, replayed
 from balsam.testing.store_conformance_lists import ListRules
+from balsam.testing.store_conformance_order import OrderRules
 from balsam.testing.store_conformance_selections import SelectionRules
 from balsam.testing.store_conformance_turns import TurnRules
 from balsam.testing.store_world import StoreWorld, run
@@ -46,7 +47,7 @@ from balsam.wire.sessions import LaunchEvent
 T = TypeVar("T")
 
 
-class StoreConformance(JobRules, BacklogRules, ListRules, SelectionRules, FileRules, TurnRules):
+class StoreConformance(JobRules, BacklogRules, ListRules, SelectionRules, FileRules, TurnRules, OrderRules):
     """The suite. Each test starts with an empty store."""
 
     @pytest.fixture

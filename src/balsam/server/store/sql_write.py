@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from balsam.domain.states import RUNNABLE_STATES, JobState
 from balsam.server.store import selections
 from balsam.server.store.codec import (
-    SELECT_JOB,
+    JOB_COLUMNS,
     STATE_NUMBERS,
     STATES,
     TABLE_NAMES,
@@ -52,13 +52,14 @@ from balsam.server.store.sql_rows import (
     shape_values,
     update_values,
 )
-from balsam.server.store.sql_runnable import AWAITING_HOOK, RUNNABLE
+from balsam.server.store.sql_runnable import AWAITING_HOOK, NOT_HELD, RUNNABLE
 from balsam.server.store.turns import Candidate, lot
 
-_GRANT = """UPDATE jobs SET token = token + 1, session_id = ?, grant_seq = ?
-    WHERE id IN (SELECT value FROM json_each(?)) AND session_id IS NULL AND state IN {}"""
+_GRANT = f"""UPDATE jobs SET token = token + 1, session_id = ?, grant_seq = ?
+    WHERE id IN (SELECT value FROM json_each(?)) AND {NOT_HELD} AND state IN {{}}
+    RETURNING {", ".join(JOB_COLUMNS)}"""
 _UNLOCK = """UPDATE jobs SET session_id = NULL
-    WHERE id IN (SELECT value FROM json_each(?)) AND session_id = ? AND state <> 6"""
+    WHERE id IN (SELECT value FROM json_each(?)) AND coalesce(session_id, 0) = ? AND state <> 6"""
 _NOTE_FINISHED = "UPDATE job_parents SET unfinished = 0 WHERE parent_id IN (SELECT value FROM json_each(?))"
 # What goes with a Job, and by which column; the Job itself comes last.
 _OF_JOBS = (("job_parents", "parent_id"), ("job_parents", "child_id"), ("results", "id"), ("jobs", "id"))
@@ -66,7 +67,7 @@ _JSON_COLUMNS = frozenset({"parameters", "tags", "data", "launch_params"})
 _FINISHED = STATE_NUMBERS[JobState.JOB_FINISHED]
 _Home = tuple[int, int, int]  # owner, Site, App
 _Move = tuple[int, int, int, JobState | None, JobState | None]
-_LENGTH = "length(parameters) + length(data)"
+LENGTH = "length(parameters) + length(data)"
 _BY_IDS = "id IN (SELECT value FROM json_each(?))"
 
 
@@ -204,16 +205,13 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         ids = fitting(((job.job_id, job.num_nodes, job.node_packing_count) for job in found), criteria)
         if not ids:
             return []
-        any_tagged, length = self._weighed(ids)
-        if length > selections.MAX_GRANT_LENGTH:
-            ids = self._first_light_ones(ids)
+        ids, any_tagged = self._light_enough(ids)
         if any_tagged and not criteria.awaits_hook:
             self._withdraw(ids)
         states = AWAITING_HOOK if criteria.awaits_hook else RUNNABLE
-        granted = self._db.execute(_GRANT.format(states), (session_id, grant_seq, listed(ids))).rowcount
-        if granted != len(ids):  # S6
-            raise GuardFailed(f"S6: {len(ids) - granted} of {len(ids)} Jobs could not be granted")
-        rows = self._db.execute(f"{SELECT_JOB} WHERE {_BY_IDS}", (listed(ids),))
+        rows = self._db.execute(_GRANT.format(states), (session_id, grant_seq, listed(ids))).fetchall()
+        if len(rows) != len(ids):  # S6
+            raise GuardFailed(f"S6: {len(ids) - len(rows)} of {len(ids)} Jobs could not be granted")
         place = {job_id: index for index, job_id in enumerate(ids)}
         return sorted(map(job_row, rows), key=lambda job: place[job.id])
 
@@ -221,16 +219,16 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         """In their order; looked for as they are taken."""
         return islice(self._in_turns(criteria, criteria.candidates, lot), criteria.candidates)
 
-    def _weighed(self, ids: list[int]) -> tuple[bool, int]:
-        """Whether any of the Jobs has tags, and how long their parameters and data are together."""
+    def _light_enough(self, ids: list[int]) -> tuple[list[int], bool]:
+        """The first of the Jobs whose parameters and data are not too long together; whether any of them has tags."""
         tagged = "sum(CASE WHEN tags <> '{}' THEN 1 ELSE 0 END)"
-        sql = f"SELECT {tagged}, sum({_LENGTH}) FROM jobs WHERE {_BY_IDS}"
+        sql = f"SELECT {tagged}, sum({LENGTH}) FROM jobs WHERE {_BY_IDS}"
         number, length = self._db.execute(sql, (listed(ids),)).fetchone()
-        return number > 0, length
-
-    def _first_light_ones(self, ids: list[int]) -> list[int]:
-        lengths = dict(self._db.execute(f"SELECT id, {_LENGTH} FROM jobs WHERE {_BY_IDS}", (listed(ids),)).fetchall())
-        return light_enough(ids, lengths, selections.MAX_GRANT_LENGTH)
+        if length > selections.MAX_GRANT_LENGTH:
+            sql = f"SELECT id, {LENGTH} FROM jobs WHERE {_BY_IDS}"
+            lengths = dict(self._db.execute(sql, (listed(ids),)).fetchall())
+            ids = light_enough(ids, lengths, selections.MAX_GRANT_LENGTH)
+        return ids, number > 0
 
     def unlock(self, session_id: int, jobs: Sequence[HotJob]) -> None:
         if not jobs:
@@ -311,7 +309,7 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         sql = (
             "SELECT id, owner_id, tags, site_id, -priority,"
             " wall_time_min, num_nodes, ranks_per_node, node_packing_count, gpus_per_rank, submitter_id"
-            " FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND session_id IS NULL AND state IN (5, 10)"
+            f" FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND {NOT_HELD} AND state IN {RUNNABLE}"
             " AND tags <> '{}'"
         )
         return [

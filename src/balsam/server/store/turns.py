@@ -12,13 +12,18 @@ from zlib import crc32
 
 
 class Candidate(NamedTuple):
-    """A Job that could be granted. Lower levels come first."""
+    """A Job that could be granted. Lower levels come first.
+
+    `is_tagged`, and the `length` of its parameters and data, are there where a store reads them along the way.
+    """
 
     level: int
     job_id: int
     num_nodes: int
     node_packing_count: int
     wall_time_min: int
+    is_tagged: bool = False
+    length: int = 0
 
 
 def lot(session_id: int, grant_seq: int) -> int:

@@ -4,21 +4,28 @@ A grant takes runnable Jobs that nobody holds and raises their token (S6). A cal
 it was granted the first time, an older one with nothing (S3).
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from balsam.domain.lease import CallOrder, SessionPurpose, call_order
 from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.server.errors import Invalid
 from balsam.server.principal import Principal
-from balsam.server.store.protocol import ReadTx, Tx
-from balsam.server.store.records import AppRow, JobRow, SessionRow
+from balsam.server.store.protocol import Tx
+from balsam.server.store.records import AppRow, JobRow, Json, SessionRow
 from balsam.server.store.selections import AcquireCriteria
 from balsam.server.usecases.sessions import is_closing, open_session_of
 from balsam.server.usecases.views import app_views
-from balsam.wire.apps import AppView
 from balsam.wire.base import ErrorDetail
 from balsam.wire.sessions import AcquireReply, AcquireRequest, GrantedJob
+
+
+@dataclass(frozen=True, slots=True)
+class _App:
+    """What a granted Job needs of its App. The whole of it is shown only to a launcher that does not know it yet."""
+
+    has_methods: bool
+    defaults: dict[str, str]
 
 
 def acquire_jobs(tx: Tx, principal: Principal, session_id: int, message: AcquireRequest, now: datetime) -> AcquireReply:
@@ -36,11 +43,11 @@ def acquire_jobs(tx: Tx, principal: Principal, session_id: int, message: Acquire
             jobs = tx.granted_jobs(session.id, message.acquire_seq)
         case CallOrder.OLD:
             pass
-    apps = {app.id: app for app in _apps(tx, jobs)}
-    defaults = {app.id: _defaults(app) for app in apps.values()}
-    granted = [_granted(job, apps[job.app_id], defaults[job.app_id]) for job in jobs]
-    unknown = [app for app_id, app in apps.items() if message.known_apps.get(app_id) != app.content_hash]
-    return AcquireReply(acquire_seq=message.acquire_seq, jobs=granted, apps=unknown)
+    rows = tx.find(AppRow, id=tuple({job.app_id for job in jobs})) if jobs else []
+    apps = {row.id: _App(row.definition.get("code") is not None, _defaults(row.definition)) for row in rows}
+    granted = [_granted(job, apps[job.app_id]) for job in jobs]
+    unknown = [row for row in rows if message.known_apps.get(row.id) != row.content_hash]
+    return AcquireReply(acquire_seq=message.acquire_seq, jobs=granted, apps=app_views(tx, unknown))
 
 
 def _check_plain(message: AcquireRequest) -> None:
@@ -65,18 +72,13 @@ def _criteria(session: SessionRow, message: AcquireRequest) -> AcquireCriteria:
     )
 
 
-def _apps(tx: ReadTx, jobs: list[JobRow]) -> list[AppView]:
-    if not jobs:
-        return []
-    return app_views(tx, tx.find(AppRow, id=tuple({job.app_id for job in jobs})))
+def _defaults(definition: Json) -> dict[str, str]:
+    parameters = definition.get("parameters", {})
+    return {name: spec["default"] for name, spec in parameters.items() if spec.get("default") is not None}
 
 
-def _defaults(app: AppView) -> dict[str, str]:
-    return {name: spec.default for name, spec in app.parameters.items() if spec.default is not None}
-
-
-def _granted(job: JobRow, app: AppView, defaults: dict[str, str]) -> GrantedJob:
-    about = {} if app.code is None else {"tags": job.tags, "data": job.data, "parent_ids": job.parent_ids}
+def _granted(job: JobRow, app: _App) -> GrantedJob:
+    about = {"tags": job.tags, "data": job.data, "parent_ids": job.parent_ids} if app.has_methods else {}
     hook = AWAITED_HOOKS.get(job.state)
     return GrantedJob(
         id=job.id,
@@ -84,7 +86,7 @@ def _granted(job: JobRow, app: AppView, defaults: dict[str, str]) -> GrantedJob:
         token=job.token,
         attempt=job.attempt + (hook is None),
         workdir=job.workdir,
-        parameters={**defaults, **job.parameters},
+        parameters={**app.defaults, **job.parameters},
         num_nodes=job.num_nodes,
         ranks_per_node=job.ranks_per_node,
         threads_per_rank=job.threads_per_rank,

@@ -124,7 +124,7 @@ class Transitions:
         for update in updates:
             if update.transition_count:
                 job = update.job
-                entry: list[object] = [job.id, update.after.state, update.return_code]
+                entry: list[object] = [job.id, str(update.after.state), update.return_code]
                 changed.setdefault((job.owner_id, job.site_id), []).append(entry)
                 if job.tagged:
                     tagged.setdefault(job.owner_id, {})[job.id] = entry

@@ -84,7 +84,11 @@ class ListedDumper(Dumper):
     """A Listed as an array whose type is known from where it stands."""
 
     def dump(self, obj: Listed) -> Buffer:
-        return ("{" + ",".join(map(_element, obj)) + "}").encode()
+        element = repr if set(map(type, obj)) <= _NUMBER else _element
+        return ("{" + ",".join(map(element, obj)) + "}").encode()
+
+
+_NUMBER = {int}
 
 
 def _element(value: Any) -> str:

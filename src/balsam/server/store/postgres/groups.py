@@ -25,9 +25,10 @@ from balsam.server.store.postgres.connection import (
     Unreachable,
     patiently,
 )
+from balsam.server.store.postgres.fronts import Fronts
 from balsam.server.store.postgres.outage import Outage
 from balsam.server.store.postgres.tx import PostgresIds, PostgresTx
-from balsam.server.store.protocol import Duplicate, GuardFailed
+from balsam.server.store.protocol import Duplicate, GuardFailed, Wake
 from balsam.server.store.sql_database import listed
 from balsam.server.store.sql_write import Pending
 from balsam.server.store.wakes import Subscribers, merged
@@ -42,12 +43,14 @@ ATTEMPTS = 3
 COLLISIONS = 6
 _BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED"
 _BEGIN_TOGETHER = _BEGIN + f"; SET LOCAL lock_timeout = '{GROUP_LOCK_WAIT}'".encode()
+_NUMBER = b"; SELECT pg_current_xact_id()::text"  # sent along with the begin
 # Each writing process has rows of its own, so that no row is one that everybody waits for.
 _SAVE_COUNTS = """INSERT INTO state_counts (owner_id, site_id, app_id, state, shard, n)
     SELECT u.owner_id, u.site_id, u.app_id, u.state, ?, u.n
     FROM unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[])
     AS u (owner_id, site_id, app_id, state, n)
     ON CONFLICT (owner_id, site_id, app_id, state, shard) DO UPDATE SET n = state_counts.n + excluded.n"""
+_SAVE_AND_TELL = f"WITH saved AS ({_SAVE_COUNTS}) SELECT {notifications.NOTIFY}"
 _TAKE_SHARD = f"""SELECT shard FROM generate_series(1, 200) AS shard
     WHERE pg_try_advisory_lock({ADVISORY_LOCKS}, 1000 + shard) LIMIT 1"""  # noqa: S608 - a number of ours
 
@@ -66,7 +69,12 @@ class GroupCommit:
         self._subscribers = subscribers
         self._database: PostgresDatabase | None = None
         self._ids: PostgresIds
+        self._fronts = Fronts()
         self._shard = 0
+
+    def hear(self, wakes: Sequence[Wake]) -> None:
+        """What other processes did; called in any thread."""
+        self._fronts.hear(wakes)
 
     def write_group(self, group: list[Item]) -> int:
         """Give items their result or their error, in their order; returns how many."""
@@ -144,18 +152,17 @@ class GroupCommit:
         """Commit the item, or with `full_at` as many as can be begun by then; returns how many."""
         database = self._connected()
         pending, done, together = Pending(), 0, full_at is not None
+        self._fronts.heed()
         try:
-            database.connection.execute(_BEGIN_TOGETHER if together else _BEGIN)
+            number = self._begin(database, together=together)
             for item in items:
                 self._run(database, item, pending, together=together)
                 done += 1
                 if full_at is not None and time.monotonic() > full_at:
                     break
             wakes = merged(pending.wakes)
-            self._save(database, pending)
-            if wakes:
-                notifications.send(database, self._origin, wakes)
-            self._end(database)
+            self._save(database, pending, wakes)
+            self._end(database, number)
         except BaseException as error:
             self._undo(database)
             if isinstance(error, psycopg.Error):
@@ -165,47 +172,58 @@ class GroupCommit:
         return done
 
     def _run(self, database: PostgresDatabase, item: Item, pending: Pending, *, together: bool) -> None:
-        """Run one item. One of several that fails before it wrote anything leaves nothing to undo."""
+        """Run one item. One that fails before it wrote anything leaves nothing to undo."""
         database.written = database.failed = False
-        tx = PostgresTx(database, self._ids)
+        tx = PostgresTx(database, self._ids, self._fronts)
         try:
             item.result = item.fn(tx)
         except ConnectionLost:
             raise
         except Exception as error:
-            if not together:
-                raise
             if database.written or database.failed or isinstance(error, (Duplicate, GuardFailed)):
-                raise _Apart from error
+                if together:
+                    raise _Apart from error
+                raise
             item.error = error
         else:
             pending.absorb(tx.pending)
 
-    def _save(self, database: PostgresDatabase, pending: Pending) -> None:
-        rows = [(*key, n) for key, n in sorted(pending.counts.items()) if n]
-        if rows:
-            columns = [listed(column) for column in zip(*rows, strict=True)]
-            database.execute(_SAVE_COUNTS, (self._shard, *columns))
+    def _begin(self, database: PostgresDatabase, *, together: bool) -> str:
+        """Begin; returns the number by which the server knows the transaction."""
+        cursor = database.connection.execute((_BEGIN_TOGETHER if together else _BEGIN) + _NUMBER)
+        while cursor.nextset():
+            pass
+        return str(next(cursor)[0])
 
-    def _end(self, database: PostgresDatabase) -> None:
-        found = database.execute("SELECT pg_current_xact_id_if_assigned()::text").fetchone()
-        xid = found[0] if found else None
+    def _save(self, database: PostgresDatabase, pending: Pending, wakes: Sequence[Wake]) -> None:
+        """What a commit does once, in one statement."""
+        rows = [(*key, n) for key, n in sorted(pending.counts.items()) if n]
+        columns = [listed(column) for column in zip(*rows, strict=True)]
+        if rows and wakes:
+            said = notifications.payload(database, self._origin, wakes)
+            database.execute(_SAVE_AND_TELL, (self._shard, *columns, said))
+        elif rows:
+            database.execute(_SAVE_COUNTS, (self._shard, *columns))
+        elif wakes:
+            notifications.send(database, self._origin, wakes)
+
+    def _end(self, database: PostgresDatabase, number: str) -> None:
         try:
             database.connection.execute(b"COMMIT")
         except psycopg.Error as error:
             if not database.connection.closed:
                 raise
-            if xid is not None and not self._was_committed(xid):
+            if not self._was_committed(number):
                 raise ConnectionLost(str(error)) from error
 
-    def _was_committed(self, xid: str) -> bool:
+    def _was_committed(self, number: str) -> bool:
         """What became of a transaction whose COMMIT was not answered. Raises Unavailable when that can't be learned."""
         unknown = "it is not known whether it was written; try again with the same Idempotency-Key"
         self.close()
         deadline = time.monotonic() + PATIENCE_SEC
         while time.monotonic() < deadline:
             try:
-                row = self._connected().connection.execute("SELECT pg_xact_status(%s::xid8)", (xid,)).fetchone()
+                row = self._connected().connection.execute("SELECT pg_xact_status(%s::xid8)", (number,)).fetchone()
             except Unreachable:
                 raise Unavailable(unknown) from None
             except psycopg.errors.InvalidParameterValue:
@@ -219,6 +237,7 @@ class GroupCommit:
         raise Unavailable(unknown)
 
     def _undo(self, database: PostgresDatabase) -> None:
+        self._fronts.forget_all()
         with suppress(psycopg.Error):
             if not database.connection.closed:
                 database.connection.execute(b"ROLLBACK")

@@ -98,8 +98,9 @@ class Listener:
     def _tell(self, database: PostgresDatabase, heard: list[str]) -> None:
         """Give on what was heard; `heard` may grow meanwhile."""
         while heard:
-            said = notifications.read(heard.pop(0))
-            if said.origin != self._origin:
+            payload = heard.pop(0)
+            if not notifications.is_from(self._origin, payload):
+                said = notifications.read(payload)
                 wakes = said.wakes if said.note_id is None else notifications.note(database, said.note_id)
                 self._hear(wakes)
 

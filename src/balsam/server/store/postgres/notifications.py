@@ -14,36 +14,46 @@ from balsam.server.store.postgres.connection import PostgresDatabase
 from balsam.server.store.protocol import Topic, Wake
 
 CHANNEL = "balsam_wakes"
+NOTIFY = f"pg_notify('{CHANNEL}', ?)"
 MAX_PAYLOAD_BYTES = 7_900
 NOTES_KEPT_FOR_SEC = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What a payload says: who sent it, and its wakes or the note that has them."""
+    """What a payload says: its wakes, or the note that has them."""
 
-    origin: str
     wakes: Sequence[Wake] = ()
     note_id: int | None = None
 
 
 def send(database: PostgresDatabase, origin: str, wakes: Sequence[Wake]) -> None:
     """Tell all processes, once the transaction is committed."""
+    database.execute(f"SELECT {NOTIFY}", (payload(database, origin, wakes),))
+
+
+def payload(database: PostgresDatabase, origin: str, wakes: Sequence[Wake]) -> str:
+    """What NOTIFY takes; a note is left where it would be too long."""
     body = to_json([[wake.topic, wake.key, wake.event, wake.data] for wake in wakes])
-    payload = b'["%s",%s]' % (origin.encode(), body)
-    if len(payload) > MAX_PAYLOAD_BYTES:
+    content = b'["%s",%s]' % (origin.encode(), body)
+    if len(content) > MAX_PAYLOAD_BYTES:
         sql = "INSERT INTO notes (body) VALUES (?) RETURNING id"
         note_id = next(iter(database.execute(sql, (body.decode(),))))[0]
-        payload = to_json([origin, note_id])
-    database.execute(f"SELECT pg_notify('{CHANNEL}', ?)", (payload.decode(),))
+        content = to_json([origin, note_id])
+    return content.decode()
 
 
-def read(payload: str) -> Heard:
+def is_from(origin: str, said: str) -> bool:
+    """Whether this process sent it. It hears of each of its commits, and need not read them."""
+    return said.startswith(f'["{origin}",')
+
+
+def read(said: str) -> Heard:
     """What was sent."""
-    origin, content = from_json(payload)
+    _, content = from_json(said)
     if isinstance(content, int):
-        return Heard(origin, note_id=content)
-    return Heard(origin, _wakes(content))
+        return Heard(note_id=content)
+    return Heard(_wakes(content))
 
 
 def note(database: PostgresDatabase, note_id: int) -> list[Wake]:

@@ -9,7 +9,7 @@ import logging
 import queue
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 READ_LIMIT_SEC = 10.0
 TELL_LIMIT_SEC = 5.0
+# Prepared, and still planned for the values that are asked for: how many rows a page has to look at depends on them.
+_READER = {"plan_cache_mode": "force_custom_plan"}
 _BEGIN_READ = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
@@ -66,7 +68,7 @@ class PostgresStore:
         self._teller = ThreadPoolExecutor(1, thread_name_prefix="store-tell")
         self._telling: Connection | None = None
         self._closed = False
-        self._listener = Listener(address, self._origin, self._subscribers.publish)
+        self._listener = Listener(address, self._origin, self._hear)
 
     async def write(self, fn: Callable[[Tx], T], account: int = 0) -> T:
         return await self._writer.write(fn, account)
@@ -108,7 +110,7 @@ class PostgresStore:
             return self._readers.get_nowait()
         self._outage.check(asked_at)
         try:
-            return patiently(self._address, "reader", limit_sec=self._read_limit_sec)
+            return patiently(self._address, "reader", limit_sec=self._read_limit_sec, **_READER)
         except Unreachable as error:
             self._outage.note(error)
             raise
@@ -140,6 +142,11 @@ class PostgresStore:
                     self._outage.note(error)
                 log.info("other processes were not told of %s %s: %s", wake.topic, wake.event, error)
 
+    def _hear(self, wakes: Sequence[Wake]) -> None:
+        """Wakes of other processes. Whoever is told to look must find what there is."""
+        self._groups.hear(wakes)
+        self._subscribers.publish(wakes)
+
     def leads(self) -> bool:
         return self._listener.leads
 
@@ -168,4 +175,5 @@ def _in_one_state(database: PostgresDatabase, fn: Callable[[ReadTx], T]) -> T:
     finally:
         with suppress(psycopg.Error):
             if not connection.closed:
-                connection.execute(b"ROLLBACK")
+                # Not ROLLBACK, with which psycopg has the server forget every statement that it has prepared.
+                connection.execute(b"COMMIT")

@@ -7,13 +7,18 @@ that another process is granting at this moment (S6).
 
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
+from balsam.domain.lifecycle import AWAITED_HOOKS
+from balsam.domain.states import RUNNABLE_STATES
+from balsam.server.store import selections
 from balsam.server.store.postgres.connection import PostgresDatabase
-from balsam.server.store.records import AppRow, JobShape, NewJob, event_id
-from balsam.server.store.selections import AcquireCriteria
+from balsam.server.store.postgres.fronts import MANY_PASSED, Front, Fronts
+from balsam.server.store.protocol import GuardFailed
+from balsam.server.store.records import AppRow, HotJob, JobRow, JobShape, JobUpdate, NewJob, Row, event_id
+from balsam.server.store.selections import AcquireCriteria, light_enough
 from balsam.server.store.sql_database import listed
 from balsam.server.store.sql_read import SqlReadTx
 from balsam.server.store.sql_rows import (
@@ -24,8 +29,8 @@ from balsam.server.store.sql_rows import (
     UPDATED_COLUMNS,
     event_values,
 )
-from balsam.server.store.sql_runnable import fits_sql
-from balsam.server.store.sql_write import Ids, SqlTx
+from balsam.server.store.sql_runnable import NO_LIMIT, NOT_HELD, RUNNABLE, Place, Walk, fits_sql, people_sql
+from balsam.server.store.sql_write import LENGTH, Ids, SqlTx
 from balsam.server.store.turns import Candidate
 
 _TEXTS = frozenset({"failure"})  # columns of UPDATED_COLUMNS; all others are numbers
@@ -38,9 +43,20 @@ _UPDATE_JOBS = (
     " AND jobs.session_id IS NOT DISTINCT FROM u.old_session_id"
 )
 _FITS = fits_sql("LEAST", "CAST(trunc({}) AS BIGINT)")
+_HIGHEST_FIRST = "-priority"  # growing, so that a walk can begin at any place of it
+# The first Job of each person from a place on.
+_MOVE_ON = """SELECT p.person, first.level, first.job_id
+    FROM unnest(?::bigint[], ?::bigint[], ?::bigint[]) AS p (person, level, job_id)
+    CROSS JOIN LATERAL (SELECT {level} AS level, {job_id} AS job_id FROM {jobs} AND {at}submitter_id = p.person
+        AND ({level}, {job_id}) >= (p.level, p.job_id) ORDER BY {order} LIMIT 1) AS first"""
+_A_JOB_OF = "SELECT id FROM jobs WHERE app_id = ? ORDER BY app_id, id LIMIT 1"
+_BEGIN = Place(-(1 << 40))
+_GRANTABLE = frozenset((*RUNNABLE_STATES, *AWAITED_HOOKS))
+_PLACED = frozenset({"priority", "wall_time_min", "tags"})  # columns that say where a Job stands
 _LOCK = " FOR NO KEY UPDATE"
 # Ids that nobody sees are taken in advance, to save a question for each.
 _AHEAD = {"idempotency_keys": 64}
+_FEW_ROWS = 4  # the events of one Job
 
 
 class PostgresIds:
@@ -65,6 +81,7 @@ class PostgresReadTx(SqlReadTx):
     """ReadTx over one of the readers' connections."""
 
     _fits = _FITS
+    _highest_first = _HIGHEST_FIRST
 
 
 class PostgresTx(SqlTx):
@@ -72,10 +89,15 @@ class PostgresTx(SqlTx):
 
     _job_lock = _LOCK
     _fits = _FITS
-    _tagged = "runnable_tags AS t JOIN jobs ON jobs.id = t.job_id AND jobs.session_id IS NULL AND jobs.state IN (5, 10)"
+    _highest_first = _HIGHEST_FIRST
+    _weight = f", tags <> '{{}}', {LENGTH}"  # their rows are read in any case, to be locked
+    _tagged = f"runnable_tags AS t JOIN jobs ON jobs.id = t.job_id AND {NOT_HELD} AND jobs.state IN {RUNNABLE}"
 
-    def __init__(self, database: PostgresDatabase, ids: Ids) -> None:
+    def __init__(self, database: PostgresDatabase, ids: Ids, fronts: Fronts) -> None:
         super().__init__(database, ids)
+        self._fronts = fronts
+        self._remembers = True
+        self._come_to: dict[int, Candidate] = {}
         self._copy = database.copy
         self._first_events: list[tuple[Any, ...]] = []
 
@@ -84,18 +106,32 @@ class PostgresTx(SqlTx):
         return " FOR KEY SHARE" if kind is AppRow else _LOCK
 
     def _insert_many(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        if rows:
+        """COPY is the quickest for many rows, and two questions more than an INSERT for a few."""
+        if len(rows) > _FEW_ROWS:
             self._copy(name, columns, rows)
+        elif rows:
+            marks = ", ".join([f"({', '.join('?' * len(columns))})"] * len(rows))
+            sql = f"INSERT INTO {name} ({', '.join(columns)}) VALUES {marks}"
+            self._db.execute(sql, list(chain.from_iterable(rows)))
 
     def _insert_new_jobs(self, alike: Sequence[tuple[Sequence[Any], Sequence[Sequence[Any]]]]) -> None:
         """What is the same in all new Jobs is the default of its column."""
         rows = [(*own, *shared) for shared, many in alike for own in many]
         self._insert_many("jobs", (*OWN_COLUMNS, *SHAPE_COLUMNS), rows)
 
+    def remove(self, kind: type[Row], row_id: int) -> None:
+        """An App only when no Job refers to it: a submission keeps its row, so none is under way once it is removed."""
+        super().remove(kind, row_id)
+        if kind is AppRow and self._db.execute(_A_JOB_OF, (row_id,)).fetchone() is not None:
+            raise GuardFailed(f"a Job refers to App {row_id}")
+
     def insert_jobs(self, jobs: Sequence[NewJob], at: int) -> list[int]:
         ids = super().insert_jobs(jobs, at)
         self._insert_many("events", EVENT_COLUMNS, self._first_events)
         self._first_events = []
+        for shape in {id(job.shape): job.shape for job in jobs}.values():
+            if shape.decision.after.state in _GRANTABLE:
+                self._fronts.submitted(shape)
         return ids
 
     def _insert_first_events(self, shape: JobShape, ids: Sequence[int], at: int) -> None:
@@ -115,10 +151,75 @@ class PostgresTx(SqlTx):
         sql = f"DELETE FROM {name} USING unnest({arrays}) AS u ({', '.join(key)}) WHERE {same}"
         self._db.execute(sql, [listed(column) for column in zip(*rows, strict=True)])
 
-    def _candidates(self, criteria: AcquireCriteria, lot: int) -> Sequence[Candidate]:
-        """Jobs that others are working on are passed over while there are enough; the last ones are waited for."""
-        wanted = criteria.candidates
-        found = list(islice(self._in_turns(criteria, wanted, lot, f"{_LOCK} OF jobs SKIP LOCKED"), wanted))
-        if len(found) < wanted:
-            found = list(islice(self._in_turns(criteria, wanted, lot, f"{_LOCK} OF jobs"), wanted))
-        return found
+    def apply(self, updates: Sequence[JobUpdate], at: int) -> None:
+        super().apply(updates, at)
+        grantable = (it for it in updates if it.after.session_id is None and it.after.state in _GRANTABLE)
+        for site_id in {update.job.site_id for update in grantable}:
+            self._fronts.forget(site_id)
+
+    def unlock(self, session_id: int, jobs: Sequence[HotJob]) -> None:
+        super().unlock(session_id, jobs)
+        for site_id in {job.site_id for job in jobs}:
+            self._fronts.forget(site_id)
+
+    def change_jobs(self, changes: Mapping[int, Mapping[str, Any]], at: int) -> None:
+        super().change_jobs(changes, at)
+        if any(not _PLACED.isdisjoint(columns) for columns in changes.values()):
+            self._fronts.forget_all()
+
+    def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
+        granted = super().acquire(criteria, session_id, grant_seq)
+        self._fronts.granted(criteria.site_id, len(granted))
+        return granted
+
+    def _candidates(self, criteria: AcquireCriteria, lot: int) -> Iterator[Candidate]:
+        """Jobs that others are working on are passed over while there are enough; the last ones are waited for.
+
+        They are looked for from the beginning: a row that was waited for may have moved to before its place.
+        """
+        seen = self._come_to = {}
+        self._remembers = True
+        for lock in (f"{_LOCK} OF jobs SKIP LOCKED", f"{_LOCK} OF jobs"):
+            for candidate in islice(self._in_turns(criteria, criteria.candidates, lot, lock), criteria.candidates):
+                if candidate.job_id not in seen:
+                    seen[candidate.job_id] = candidate
+                    yield candidate
+            if len(seen) >= criteria.candidates:
+                return
+            self._remembers = False
+
+    def _light_enough(self, ids: list[int]) -> tuple[list[int], bool]:
+        lengths = {job_id: self._come_to[job_id].length for job_id in ids}
+        light = light_enough(ids, lengths, selections.MAX_GRANT_LENGTH)
+        return light, any(self._come_to[job_id].is_tagged for job_id in light)
+
+    def _places(self, walk: Walk, criteria: AcquireCriteria) -> dict[int, Place]:
+        """As remembered, where that is fresh and the walk has an index that can be entered at a place."""
+        if not walk.by_age or not self._remembers:
+            return super()._places(walk, criteria)
+        key = (walk.jobs, walk.keys)
+        front = self._fronts.find(criteria.site_id, key)
+        if front is None:
+            front = self._look(walk, criteria)
+            self._fronts.keep(criteria.site_id, key, front)
+        elif front.passed >= MANY_PASSED:
+            front.places, front.passed = self._moved_on(walk, front.places), 0
+        limit = NO_LIMIT if criteria.max_wall_time_min is None else criteria.max_wall_time_min
+        return {person: place for person, place in front.places.items() if front.shortest[person] <= limit}
+
+    def _look(self, walk: Walk, criteria: AcquireCriteria) -> Front:
+        """Who has Jobs here, and where they begin."""
+        by_time = not criteria.awaits_hook
+        sql = people_sql(walk.jobs, walk.at, walk.index_order, by_time=by_time)
+        site = (criteria.site_id,) if by_time else ()
+        shortest = {who: least or 0 for who, least in self._db.execute(sql, (*site, *walk.keys, *walk.keys)).fetchall()}
+        return Front(criteria.awaits_hook, self._moved_on(walk, dict.fromkeys(shortest, _BEGIN)), shortest)
+
+    def _moved_on(self, walk: Walk, places: Mapping[int, Place]) -> dict[int, Place]:
+        """The first Job of each person that can be granted now; whoever has none is left out."""
+        sql = _MOVE_ON.format(level=walk.level, job_id=walk.job_id, jobs=walk.jobs, at=walk.at, order=walk.index_order)
+        columns = [listed(column) for column in zip(*((who, *place) for who, place in places.items()), strict=True)]
+        if not columns:
+            return {}
+        found = self._db.execute(sql, (*columns, *walk.keys)).fetchall()
+        return {person: Place(level, job_id) for person, level, job_id in found}
