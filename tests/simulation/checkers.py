@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.domain.states import BATCH_JOB_ENDED, DONE_STATES, LEGAL_MOVES, RUNNABLE_STATES, JobState
+from balsam.launcher.machine_messages import Start
 from balsam.server.store.protocol import ReadTx
 from balsam.server.store.records import BatchJobRow, EventRow, HotJob, JobRow, SessionRow
 from balsam.server.store.selections import EventSelection, JobSelection, PageWindow
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 # After a whole machine thawed, its guardian has so long to see that the lease ended (S6).
 THAW_SEC = 1.5
+# An end is believed when the batch system has said nothing for LONGEST_DOUBT_SEC; its silence excuses for so long.
+SILENCE_SEC = 60.0
+# A lost node of the launcher ends the allocation: at a look of the agent, and a kill (KILL_WAIT_SEC).
+HEADLESS_SEC = 300.0
 LOOK_SEC = 20.0
 LOOKS = 4
 RESULTS = {LaunchEvent.RUN_DONE.value, LaunchEvent.RUN_ERROR.value}
@@ -49,6 +54,7 @@ class Checkers:
         self._recorded: dict[tuple[str, int], tuple[int, int]] = {}  # (outbox, seq) -> (Job, token) of a result
         self._accepted: set[tuple[int, int]] = set()
         self._cancelled: set[int] = set()
+        self._crippled: dict[tuple[int, int], MachineRoom] = {}  # (Job, attempt) -> where it ran
         self._unknown: Counter[tuple[int, int]] = Counter()
         self._moved: set[int] = set()
 
@@ -68,6 +74,15 @@ class Checkers:
             self.fail(f"S6: {rank.name} starts while {hooks[0]} runs")
         self._ranks[job_id].append(rank)
         self._check_cores(rank)
+
+    def placed(self, launcher: SimLauncher, order: Start) -> None:
+        """S9: nothing of a node is used again once its launcher has heard that it is lost."""
+        if lost := sorted(launcher.told_lost.intersection(share.node for share in order.placement.shares)):
+            self.fail(f"S9: Job {order.job.id} is to start on lost nodes {lost} of {launcher.room.name}")
+
+    def crippled(self, rank: Rank) -> None:
+        """A node is lost in the middle of it: it can't have a result (S10)."""
+        self._crippled[rank.job.id, rank.job.attempt] = rank.room
 
     def hook_started(self, run: HookRun) -> None:
         job_id = run.order.job_id
@@ -145,6 +160,9 @@ class Checkers:
             self.fail(f"S8: Job {job.id} left {event.from_state} by {event.actor}")
         if event.actor == "site" and event.from_state in AWAITED_HOOKS and (hooks := self._hooks(job.id)):
             self.fail(f"S6: Job {job.id} became {event.to_state} while {hooks[0]} runs")
+        room = self._crippled.get((job.id, event.attempt)) if event.to_state is JobState.RUN_DONE else None
+        if room is not None and self.kernel.now - room.unanswered_at > SILENCE_SEC:
+            self.fail(f"S10: attempt {event.attempt} of Job {job.id} counts as done, though a node of it was lost")
         if event.from_state is JobState.RUNNING:
             alive = [rank for rank in self._living(job.id) if not _excused(rank)]
             if alive:
@@ -197,6 +215,13 @@ class Checkers:
         for (session_id, job_id), looks in self._unknown.items():
             if looks >= LOOKS:
                 self.fail(f"S3: Session {session_id} holds Job {job_id}, and its launcher does not know of it")
+
+    def look_at_heads(self) -> None:
+        """L1: in calm an allocation without its launcher's node does not stay: nobody would use the others."""
+        for allocation in self.world.cluster.running:
+            since = allocation.room.headless_since if allocation.room is not None else None
+            if since is not None and self.kernel.now - max(since, self.world.calm_since) > HEADLESS_SEC:
+                self.fail(f"L1: {allocation.name} has lost its first node and is still there")
 
     def told_finished(self, batch_job_id: int) -> None:
         """S12: the agent says that an allocation ended; has it?"""

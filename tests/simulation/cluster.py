@@ -161,10 +161,13 @@ class Cluster:
         allocation.state = SchedulerState.RUNNING
         config = LauncherConfig.from_json(SimPath(f"{allocation.directory}/launcher.json").read_text())
         request = allocation.request
-        nodes = tuple(PartitionNode(f"n{index}", (0, 1, 2, 3)) for index in range(request.num_nodes))
+        names = [f"n{index}" for index in range(request.num_nodes)]
+        nodes = tuple(PartitionNode(name, (0, 1, 2, 3), is_here=name == "n0") for name in names)
         serial = self.random.random() < 0.4
         partition = Partition(config, 0, serial, nodes, request.wall_time_min * 60.0, {})
-        allocation.room = MachineRoom(self.world, f"{allocation.name}/{allocation.id}")
+        room_name = f"{allocation.name}/{allocation.id}"
+        allocation.room = MachineRoom(self.world, room_name, names, partition.is_spread)
+        allocation.room.on_lost = lambda: self._lost(allocation)
         allocation.guardian = SimGuardian(
             self.world, allocation.room, partition, lambda: self.kernel.after(1.0, self._end, allocation)
         )
@@ -172,7 +175,7 @@ class Cluster:
         self.kernel.after(request.wall_time_min * 60.0 * 1.02, self._wall_time, allocation)
 
     def _wall_time(self, allocation: Allocation) -> None:
-        if allocation.state is SchedulerState.RUNNING and allocation.guardian is not None and allocation.guardian.alive:
+        if allocation.state is SchedulerState.RUNNING and allocation.guardian is not None:
             allocation.guardian.told_to_stop()
             self.kernel.after(KILL_WAIT_SEC, self._end, allocation)
 
@@ -194,6 +197,7 @@ class Cluster:
         for rank in list(room.ranks):
             rank.die()
         room.ranks.clear()
+        room.unheard.clear()
         self._over(allocation)
 
     def _over(self, allocation: Allocation) -> None:
@@ -206,13 +210,21 @@ class Cluster:
     def power_off(self, allocation: Allocation) -> None:
         """Its machines lose power; the scheduler notices some time later."""
         assert allocation.room is not None
-        allocation.failed = True
-        self.kernel.after(self.random.uniform(1.0, 60.0), self._end, allocation)
+        self.kernel.after(self.random.uniform(1.0, 60.0), self._lost, allocation)
         allocation.room.power_off()
+
+    def _lost(self, allocation: Allocation) -> None:
+        """The scheduler notices that no node is left."""
+        if allocation.state is SchedulerState.RUNNING:
+            allocation.failed = True
+            self._end(allocation)
 
 
 def _seen(one: Allocation) -> SchedulerJob:
-    return SchedulerJob(one.id, one.name, one.state, "node failure" if one.failed else "")
+    why = "node failure" if one.failed else ""
+    if one.room is None or one.state.is_over:
+        return SchedulerJob(one.id, one.name, one.state, why)
+    return SchedulerJob(one.id, one.name, one.state, why, node_names=one.room.nodes_left, script_node="n0")
 
 
 def launcher_json(site_id: int, batch_job_id: int, directory: object, lease_kind: str, nodes: int) -> str:
@@ -226,5 +238,6 @@ def launcher_json(site_id: int, batch_job_id: int, directory: object, lease_kind
         "batch_job_id": batch_job_id,
         "lease_kind": lease_kind,
         "num_nodes": nodes,
+        "compute_node": "slurm",
     }
     return json.dumps(settings)

@@ -70,6 +70,9 @@ KINDS: dict[str, tuple[float, float, float]] = {
     "kill guardian": (1, 0, 0),
     "freeze machine": (2, 5, 600),
     "power off": (1, 0, 0),
+    "crash node": (2, 0, 0),
+    "cut node": (2, 5, 300),
+    "crash head": (1, 0, 0),
     "kill service": (3, 0.1, 300),
     "kill agent": (2, 0.5, 120),
     "agent crash point": (3, 0.5, 60),
@@ -179,6 +182,31 @@ class Inflictor:
     def _on_power_off(self, fault: Fault) -> None:
         if allocation := self._machine(fault):
             self.world.cluster.power_off(allocation)
+
+    def _node(self, fault: Fault, spread: bool = False):  # type: ignore[no-untyped-def]
+        """A room of several nodes, and one of them that is still there and not the first: one in use if there is."""
+        running = [one.room for one in self.world.cluster.running if one.room is not None and not one.room.lost_power]
+        nodes = [(room, index) for room in running for index in range(1, len(room.names)) if index not in room.dead]
+        nodes = [(room, index) for room, index in nodes if room.is_spread or not spread]
+        nodes = [(room, index) for room, index in nodes if room.ranks_on(index)] or nodes
+        return nodes[int(fault.which * len(nodes))] if nodes else (None, 0)
+
+    def _on_crash_node(self, fault: Fault) -> None:
+        room, index = self._node(fault)
+        if room is not None:
+            room.crash_node(index)
+
+    def _on_cut_node(self, fault: Fault) -> None:
+        """Where each node has a process with a lease. Ranks of an mpirun have none: they live until they are found."""
+        room, index = self._node(fault, spread=True)
+        if room is not None:
+            room.sever_node(index, fault.seconds)
+
+    def _on_crash_head(self, fault: Fault) -> None:
+        """With a lease of the scheduler's: the end of a heartbeat lease is no end of ranks on other nodes."""
+        room, _ = self._node(fault)
+        if room is not None and 0 not in room.dead and self.world.lease_kind is LeaseKind.ALLOCATION:
+            room.crash_head()
 
     def _on_kill_service(self, fault: Fault) -> None:
         if self.world.service.up:

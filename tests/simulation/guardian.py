@@ -61,6 +61,7 @@ class SimGuardian(Process):
         self.launcher: SimLauncher | None = None
         self._script_ends = script_ends
         self.status: int | None = None
+        self.restarts = 0
         self._news = Mailbox(world.kernel)
         margin = partition.margin_sec
         TIME.clock = room.clock
@@ -87,7 +88,7 @@ class SimGuardian(Process):
     def die(self) -> None:
         if self.alive:
             super().die()
-            if not self.room.lost_power:
+            if not self.room.lost_power and 0 not in self.room.dead:
                 self._script_ends()
             if self.launcher is not None and self.launcher.alive:
                 self.launcher.after(0.001, self.launcher.orphaned)
@@ -118,7 +119,7 @@ class SimGuardian(Process):
     # What it does: as Guardian.run
 
     def _run(self) -> Task:
-        rules, restarts = self.rules, 0
+        rules = self.rules
         while True:
             self.status, rules._lease_until = None, None
             self.launcher = SimLauncher(self.world, self.room, self.partition, self, self.end)
@@ -129,10 +130,10 @@ class SimGuardian(Process):
             TIME.clock = self.room.clock
             stopping = rules._stopping_since is not None or rules._is_late()
             ended = reason == "" and status in (0, EXIT_CONFIG)
-            if ended or stopping or restarts >= rules._config.max_restarts:
+            if ended or stopping or self.restarts >= rules._config.max_restarts:
                 break
-            delay = RESTART_DELAYS_SEC[min(restarts, len(RESTART_DELAYS_SEC) - 1)]
-            restarts += 1
+            delay = RESTART_DELAYS_SEC[min(self.restarts, len(RESTART_DELAYS_SEC) - 1)]
+            self.restarts += 1
             yield self.sleep(delay)
             if rules._stop_at is not None or rules._is_late():
                 break
@@ -158,7 +159,7 @@ class SimGuardian(Process):
             self.world.say(f"{self.name} kills the launcher: {reason}")
         if self.launcher is not None and self.launcher.alive:
             self.launcher.die()
-        while self.room.ranks:
+        while self.room.ranks_here:
             self.room.kill_all_ranks()
             yield self.sleep(LOOK_AGAIN_SEC)
 

@@ -17,6 +17,7 @@ from balsam.client.errors import BalsamError, NotFound, ServiceUnavailable, Sess
 from balsam.client.outbox import BATCH_RECORDS, PATTERN, OutboxError, outbox_path, read_outbox
 from balsam.launcher.apps import AppShelf
 from balsam.launcher.courier import DOUBT_SEC, LONGEST_PAUSE_SEC, RENEW_TRY_SEC, TRY_SEC
+from balsam.launcher.fleet import Fleet
 from balsam.launcher.loop import CLOSE_SEC, EXIT_LEASE
 from balsam.launcher.machine import Machine
 from balsam.launcher.machine_messages import (
@@ -26,14 +27,13 @@ from balsam.launcher.machine_messages import (
     ExitReason,
     Gone,
     Input,
+    NodesLost,
     Note,
     Output,
     Record,
     Signal,
     Start,
-    StartDelayed,
     Started,
-    StartFailed,
 )
 from balsam.launcher.partition import Partition
 from balsam.launcher.service_side import ServiceSide
@@ -49,6 +49,7 @@ from balsam.wire.sessions import (
 from tests.simulation.disk import SimPath
 from tests.simulation.kernel import Mailbox, Process, Task
 from tests.simulation.machine_room import MachineRoom, Rank
+from tests.simulation.nodes import HUB_FD, WATCH_FD, NoEpoll, SimHub, SimWatch, luck_of_a_start
 from tests.simulation.service import Network
 
 if TYPE_CHECKING:
@@ -66,18 +67,6 @@ def _token_in(credentials: bytes) -> str:
     return token
 
 
-class _NoEpoll:
-    """The loop's epoll; the simulation calls whoever has something to hear."""
-
-    def register(self, fd: int, events: int) -> None:
-        pass
-
-    modify = register
-
-    def unregister(self, fd: int) -> None:
-        pass
-
-
 class SimLauncher(Process):
     """The loop's process."""
 
@@ -91,19 +80,29 @@ class SimLauncher(Process):
         self.machine = Machine(partition.machine_settings(end))
         self.session_id: int | None = None
         self.courier: SimCourier | None = None
+        self.told_lost: set[int] = set()  # nodes, to the machine
+        self.inputs: list[Input] = []
         self._end = end
-        self._inputs: list[Input] = []
+        self._is_restart = guardian.restarts > 0
         self._ranks: dict[int, Rank] = {}
+        self._orders: dict[int, Start] = {}
+        self._doubtful: set[int] = set()
+        self._hub: SimHub | None = None
+        self._watch = SimWatch(self) if len(partition.nodes) > 1 else None
+        apps = AppShelf(None)
+        self._fleet: Fleet | None = None
+        if partition.is_spread:
+            self._fleet = Fleet(NoEpoll(), partition, apps, room.name, end, self.clock, self.inputs, self._make_hub)  # type: ignore[arg-type]
         self._told_until: float | None = None
         self._turn = 0
         self._give_up_at: float | None = None
         self.service = ServiceSide(
-            _NoEpoll(),  # type: ignore[arg-type]
+            NoEpoll(),  # type: ignore[arg-type]
             partition,
-            AppShelf(None),
+            apps,
             self._make_courier,
             self.clock,
-            self._inputs,
+            self.inputs,
         )
         self.after(self.random.uniform(0.2, 1.0), self.turn)
 
@@ -111,6 +110,8 @@ class SimLauncher(Process):
         super().die()
         if self.courier is not None:
             self.courier.die()
+        if self._hub is not None:
+            self._hub.die()
         self.guardian.launcher_died()
 
     def _exit(self, status: int) -> None:
@@ -121,6 +122,10 @@ class SimLauncher(Process):
         self.courier = SimCourier(self, errand)
         self.room.add(self.courier)
         return self.courier
+
+    def _make_hub(self, argv: list[str]) -> Any:
+        self._hub = SimHub(self)
+        return self._hub
 
     # The loop
 
@@ -133,8 +138,12 @@ class SimLauncher(Process):
             if self._give_up_at is not None:
                 self._goodbye(now)
                 return
-            self.service.ensure_courier(now)
+            if self._may_report():
+                self.service.ensure_courier(now)
+            self._look_at_nodes(now)
             self._decide()
+            if self._fleet is not None:
+                self._fleet.flush()
             self.service.flush(now, self.machine.is_idle)
         except OutboxError as error:
             self.world.say(f"{self.name}: {error}")
@@ -144,10 +153,40 @@ class SimLauncher(Process):
         if self.service.refused:
             self.world.say(f"{self.name}: refused: {self.service.refused}")
             self._exit(EXIT_CONFIG)
+        elif self._fleet is not None and self._fleet.failed:
+            self.world.say(f"{self.name}: {self._fleet.failed}")
+            self.service.flush_reports(now)
+            self._exit(EXIT_FAULT)
         elif self.machine.exit is not None:
             self._begin_goodbye(now)
         else:
-            self._wake_at([self.machine.wake_at(), self.service.due(self.machine.is_idle)])
+            others = [one.due() for one in (self._watch, self._fleet) if one is not None]
+            service_at = self.service.due(self.machine.is_idle) if self._may_report() else None
+            self._wake_at([self.machine.wake_at(), service_at, *others])
+
+    def _may_report(self) -> bool:
+        return self._fleet is None or not self._is_restart or self._fleet.is_settled
+
+    def _look_at_nodes(self, now: float) -> None:
+        if self._fleet is not None:
+            if self._hub is not None and self._hub.is_readable:
+                self._fleet.heard(HUB_FD)
+            self._fleet.sweep(now)
+        if self._watch is not None:
+            self._watch.tick(now)
+        for said in self.inputs:
+            if isinstance(said, NodesLost):
+                self.told_lost.update(said.nodes)
+
+    def hear_watch(self) -> None:
+        """The question which nodes are left has its answer."""
+        if self._watch is not None:
+            self._watch.heard(WATCH_FD)
+            self.turn()
+
+    def hear_hub(self) -> None:
+        """The hub's socket is readable."""
+        self.turn()
 
     def _wake_at(self, times: list[float | None]) -> None:
         until = min((time for time in times if time is not None), default=None)
@@ -160,10 +199,10 @@ class SimLauncher(Process):
 
     def _decide(self) -> None:
         first = True
-        while first or self._inputs:
+        while first or self.inputs:
             first = False
-            heard = self._inputs.copy()
-            self._inputs.clear()
+            heard = self.inputs.copy()
+            self.inputs.clear()
             for output in self.machine.step(self.clock.monotonic(), heard):
                 self._carry_out(output)
 
@@ -185,6 +224,8 @@ class SimLauncher(Process):
         if lease is not None and lease.until != self._told_until:
             self._told_until = lease.until
             self.guardian.take_line(json.dumps({"lease_until": lease.until}).encode())
+            if self._fleet is not None:
+                self._fleet.lease(lease.until)
 
     def drain(self, why: str) -> None:
         """SIGTERM."""
@@ -203,6 +244,10 @@ class SimLauncher(Process):
         exit_ = self.machine.exit
         assert exit_ is not None
         self.world.say(f"{self.name} ends: {exit_.text}")
+        if self._fleet is not None:
+            self._fleet.close()
+        if self._watch is not None:
+            self._watch.close()
         self._give_up_at = min(now + CLOSE_SEC, self._end - self.partition.margin_sec * 0.2)
         self.service.flush_reports(now)
         if exit_.reason is not ExitReason.LEASE_ENDED:
@@ -222,7 +267,7 @@ class SimLauncher(Process):
         self._exit(EXIT_LEASE if exit_ is not None and exit_.reason is ExitReason.LEASE_ENDED else 0)
 
     def _hear(self, *heard: Input) -> None:
-        self._inputs.extend(heard)
+        self.inputs.extend(heard)
         self.turn()
 
     def hear_courier(self) -> None:
@@ -240,16 +285,20 @@ class SimLauncher(Process):
 
     def _start(self, order: Start) -> None:
         job = order.job
-        luck = self.random.random()
-        if luck < 0.01:
-            self._inputs.append(StartFailed(job.id, 127, "no such command"))
-        elif luck < 0.03:
-            self._inputs.append(StartDelayed(job.id, "no processes left"))
-        else:
+        self.world.checkers.placed(self, order)
+        if self._fleet is not None:
+            self._fleet.start(order)
+            return
+        failed = luck_of_a_start(self.random.random(), job.id)
+        if failed is None:
+            self._orders[job.id] = order
             self._ranks[job.id] = self.room.start_rank(self, job, order.placement)
-            self._inputs.append(Started(job.id))
+        self.inputs.append(failed or Started(job.id))
 
     def _signal(self, order: Signal) -> None:
+        if self._fleet is not None:
+            self._fleet.signal(order)
+            return
         rank = self._ranks.get(order.job_id)
         if rank is None:
             return
@@ -259,7 +308,15 @@ class SimLauncher(Process):
             rank.terminate(self.clock.delay_until(order.kill_at))
 
     def child_exited(self, rank: Rank, code: int) -> None:
-        self.after(0.001, self._hear, Exited(rank.job.id, code))
+        self.after(0.001, self._child_exited, rank, code)
+
+    def _child_exited(self, rank: Rank, code: int) -> None:
+        """As Children: whether a node was lost is asked before the end counts."""
+        job_id = rank.job.id
+        is_known = self._ranks.get(job_id) is rank and rank.kill_at is None and not rank.doomed
+        if is_known and self._watch is not None and self._watch.is_doubtful(self._orders[job_id], code):
+            self._doubtful.add(job_id)
+        self._hear(Exited(job_id, code))
 
     def child_gone(self, rank: Rank) -> None:
         self.after(0.002, self._child_gone, rank)
@@ -267,7 +324,12 @@ class SimLauncher(Process):
     def _child_gone(self, rank: Rank) -> None:
         if self._ranks.get(rank.job.id) is rank:
             del self._ranks[rank.job.id]
-            self._hear(Gone(rank.job.id))
+            if rank.job.id in self._doubtful and self._watch is not None:
+                self._doubtful.discard(rank.job.id)
+                self._watch.doubt(Gone(rank.job.id))
+                self.turn()
+            else:
+                self._hear(Gone(rank.job.id))
 
 
 class SimCourier(Process):

@@ -17,8 +17,11 @@ from balsam.domain.lease import CallOrder, HeldLease, LeaseKind
 from balsam.domain.states import EDGES, Lease
 from balsam.launcher import guardian as guardian_module
 from balsam.launcher.attempts import Attempts
+from balsam.launcher.fleet import Fleet
 from balsam.launcher.machine import Machine
 from balsam.launcher.machine_messages import Gone
+from balsam.launcher.node_watch import NodeWatch
+from balsam.launcher.runs import Runs
 from balsam.server.usecases import acquire as acquire_module
 from balsam.server.usecases import report as report_module
 from balsam.server.usecases import sessions as sessions_module
@@ -35,6 +38,7 @@ from tests.simulation.guardian import SimGuardian
 from tests.simulation.hooks import SimWorkers
 from tests.simulation.kernel import Kernel, Task
 from tests.simulation.launcher import SimCourier
+from tests.simulation.nodes import SimNode
 from tests.simulation.users import Users
 
 Changes = list[tuple[object, str, Any]]
@@ -252,6 +256,42 @@ def _hooks_asked_for_anew() -> Changes:
     return [(HookSession, "acquire", acquire)]
 
 
+def _unreachable_is_dead() -> Changes:
+    """The Jobs of a node that can't be reached are given up at once."""
+    shipping = Fleet._went
+
+    def went(self: Fleet, node: int) -> None:
+        shipping(self, node)
+        self._give_up(self._remotes[node], "it can't be reached")
+
+    return [(Fleet, "_went", went)]
+
+
+def _no_lease_of_nodes() -> Changes:
+    return [(SimNode, "minds_its_lease", False)]
+
+
+def _no_waiting_for_nodes() -> Changes:
+    """A launcher that was started again reports for the first one though nodes may not have heard of its end."""
+    return [(Fleet, "is_settled", property(lambda self: True))]
+
+
+def _lost_nodes_stay_in_use() -> Changes:
+    return [(Runs, "lose", lambda self, node: self._on(node))]
+
+
+def _no_doubt_about_ends() -> Changes:
+    """What an mpirun says counts at once."""
+    return [(NodeWatch, "is_doubtful", lambda self, order, return_code: False)]
+
+
+def _allocations_stay_without_launcher() -> Changes:
+    return [(allocations_module, "_lost_its_script", lambda entry, job: False)]
+
+
+NODES = ("cut node", "kill launcher")
+BY_SCHEDULER = LeaseKind.ALLOCATION
+
 MUTATIONS = [
     Mutation("the idempotency key of submissions (S2)", 60, _no_idempotency_key),
     Mutation("delivery of a dead launcher's outbox (L2)", 200, _no_durable_outbox),
@@ -279,6 +319,20 @@ MUTATIONS = [
     Mutation("handing in a dead agent's verdicts (L3)", 100, _no_settling_of_old_hooks, hooks=True),
     Mutation("the end of hooks with their lease (S6)", 100, _hooks_outlive_the_lease, ("cut agent",), hooks=True),
     Mutation("repeating an unanswered question for hooks (S3)", 100, _hooks_asked_for_anew, hooks=True),
+    Mutation("that an unreachable node is not a dead one (S6)", 100, _unreachable_is_dead, NODES, BY_SCHEDULER),
+    Mutation("the leases of nodes (S6)", 200, _no_lease_of_nodes, NODES, BY_SCHEDULER),
+    Mutation("waiting for all nodes after a restart (S6)", 200, _no_waiting_for_nodes, NODES, BY_SCHEDULER),
+    Mutation(
+        "that a lost node is out of use for good (S9)", 60, _lost_nodes_stay_in_use, ("crash node",), BY_SCHEDULER
+    ),
+    Mutation("doubts about ends on other nodes (S10)", 100, _no_doubt_about_ends, ("crash node",), BY_SCHEDULER),
+    Mutation(
+        "ending what has lost its first node (L1)",
+        60,
+        _allocations_stay_without_launcher,
+        ("crash head",),
+        BY_SCHEDULER,
+    ),
 ]
 
 # Not missed in the worlds tried so far, as another protection stands behind each: a report is also judged by its

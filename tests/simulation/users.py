@@ -57,7 +57,7 @@ class Users(Process):
         usual = (1.0, 60.0, 200.0, 400.0) if self.world.profile.long else (0.05, 1.0, 5.0, 20.0, 60.0)
         duration = random.choice(usual) * random.uniform(0.5, 2.0)
         self.plans[workdir] = Plan(duration, int(random.random() < 0.1), random.random() < 0.1)
-        nodes = 2 if random.random() < 0.2 else 1
+        nodes = random.choice((2, 2, 3)) if random.random() < 0.2 else 1
         return JobCreate(
             app_id=self._app(workdir),
             workdir=workdir,
@@ -120,7 +120,7 @@ class Users(Process):
             calm = self.world.calm
             body = BatchJobCreate(
                 site_id=service.site_id,
-                num_nodes=2 if calm else self.random.choice((1, 2)),
+                num_nodes=3 if calm else self.random.choice((1, 2, 3, 4)),
                 wall_time_min=30 if calm else self.random.choice((3, 5, 10, 30, 30)),
                 job_mode=JobMode.MPI,
                 queue="local",

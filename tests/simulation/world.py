@@ -56,6 +56,7 @@ class World:
         self.lease_kind = profile.lease_kind
         self.delivers_everything = profile.lease_kind.value == "allocation"
         self.calm = self.closing = False
+        self.calm_since = float("inf")
         self.agent_dies_after = 0
         self.agent_away_sec = 1.0
         self.agents = 0  # so many there were
@@ -104,6 +105,7 @@ class World:
     def _look(self) -> None:
         self.kernel.after(LOOK_SEC, self._look)
         self.checkers.look(self._launchers())
+        self.checkers.look_at_heads()
 
     def _launchers(self) -> Iterator[SimLauncher]:
         for allocation in self.cluster.running:
@@ -115,6 +117,7 @@ class World:
         """No more faults."""
         self.say("CALM")
         self.calm = True
+        self.calm_since = self.kernel.now
         self.rates = Rates()
         self.start_service()
         self.start_agent()
@@ -122,6 +125,8 @@ class World:
         for allocation in self.cluster.running:
             if allocation.room is not None:
                 allocation.room.line.cut = False
+                for node in sorted(allocation.room.severed):
+                    allocation.room.mend_node(node)
 
     def live(self) -> None:
         """From the first fault to the last check. Raises Violation."""
