@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -20,8 +22,11 @@ from balsam.platform.mpirun.base import (
     one_program,
     without_rank_variables,
 )
+from balsam.platform.mpirun.flux import FluxRun
+from balsam.platform.mpirun.jsrun import Jsrun
 from balsam.platform.mpirun.mpich import IntelMpi, Mpich
 from balsam.platform.mpirun.openmpi import OpenMpi
+from balsam.platform.mpirun.pals import Pals
 from balsam.platform.mpirun.plain import Plain
 from balsam.platform.mpirun.srun import Srun
 from balsam.platform.registry import MPIRUNS
@@ -120,6 +125,41 @@ def test_one_rank_runs_directly_unless_asked_otherwise(adapter: type[Mpich] | ty
     assert adapter(single_rank="mpirun").command(ONE_RANK, ["app"], MARKS).argv[0] in ("mpiexec", "srun")
     elsewhere = RankPlacement((NodeRanks("n2", 1),), is_local=False)
     assert adapter().command(elsewhere, ["app"], MARKS).argv[0] in ("mpiexec", "srun")
+
+
+@pytest.mark.parametrize(
+    "mpirun",
+    [Mpich(bind="cpus"), IntelMpi(), OpenMpi(), Srun(pmi="pmix", binds=True), Pals(), FluxRun(), Jsrun()],
+    ids=lambda mpirun: str(mpirun.name),
+)
+def test_each_launch_param_arrives_once_and_in_place_of_our_own_word(
+    mpirun: Mpich | OpenMpi | Srun | Pals | FluxRun | Jsrun,
+) -> None:
+    nodes = (NodeRanks("n1", 2, (0, 1, 2, 3)), NodeRanks("n2", 2, (0, 1, 2, 3)))
+    for name, flag in mpirun.params.items():
+        for written in (name, f"--{name}", name.replace("-", "_")):
+            said = words(mpirun, RankPlacement(nodes, False, launch_params={written: "value"}))
+            assert f"{flag}value" in said or f"{flag} value" in said
+            assert said.count(flag) == 1, said
+
+
+# Options by which an mpiexec runs other programs, elsewhere, as somebody else, or writes files.
+NEVER = (
+    *("hosts", "host", "hostfile", "machinefile", "nodelist", "requires", "erf_input", "multi-prog", "configfile"),
+    *("launcher", "launcher-exec", "bootstrap-exec", "mca", "prolog", "epilog", "task-prolog", "task-epilog"),
+    *("pre_post_exec", "wdir", "chdir", "export", "x", "genv", "env", "output", "error", "bcast", "uid", "jobid"),
+    *("userrc", "initrc", "rank-cpu", "taskmap", "tasks-per-node", "n", "", ":", "-"),
+)
+
+
+@pytest.mark.parametrize("name", MPIRUNS.names())
+def test_no_mpirun_takes_what_could_run_something_else_s15(name: str) -> None:
+    """Also where the Job is started without it: the same App may have more ranks the next time."""
+    mpirun = MPIRUNS.load(name)()
+    for placement in (ONE_RANK, RankPlacement((NodeRanks("n1", 2, (0, 1)),))):
+        for key in NEVER:
+            with pytest.raises(LaunchParamRefused, match="it takes: "):
+                mpirun.command(replace(placement, launch_params={key: "value"}), ["app"], MARKS)
 
 
 @pytest.mark.parametrize("adapter", [Mpich, OpenMpi])
@@ -235,6 +275,62 @@ def test_real_mpich_binds_ranks_to_the_cores_of_the_job(mpich: Path, tmp_path: P
     placement = RankPlacement((NodeRanks("here", 2, cpus),))
     assert run(Mpich(str(mpich), bind="cpus"), placement, argv, {}, os.environ).returncode == 0
     assert [one["cpus"] for _, one in sorted(answers(tmp_path).items())] == [[cpus[0]], [cpus[1]]]
+
+
+# Tells its pid, and stays until the test has looked at all of them.
+SIDE_BY_SIDE = """
+import os, sys, time
+open(os.path.join(sys.argv[1], f"{os.getpid()}.pid"), "w").close()
+deadline = time.monotonic() + 60
+while not os.path.exists(os.path.join(sys.argv[1], "seen")) and time.monotonic() < deadline:
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("bind", ["cpus", "none"])
+def test_real_mpich_jobs_side_by_side_have_cores_of_their_own(
+    mpich: Path, bind: Literal["none", "cpus"], tmp_path: Path
+) -> None:
+    """S9, by the kernel's word for each living rank; not bound, each may use all."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip("needs two cores")
+    each = min(4, len(cpus) // 2)
+    node = Node("here", tuple(cpus))
+    pool = NodePool.of([node])
+    mpirun = Mpich(str(mpich), single_rank="mpirun", bind=bind)
+    jobs: list[subprocess.Popen[bytes]] = []
+    given: list[set[int]] = []
+    try:
+        for number in range(2):
+            place = pool.place(Resources(ranks_per_node=each, node_packing_count=2))
+            assert place is not None
+            given.append(set(place.shares[0].cpu_ids))
+            directory = tmp_path / str(number)
+            directory.mkdir()
+            argv = [sys.executable, "-c", SIDE_BY_SIDE, str(directory)]
+            command = mpirun.command(RankPlacement.of(place, [node], {}, True), argv, {})
+            environment = {**without_rank_variables(os.environ), **command.env}
+            jobs.append(subprocess.Popen(command.argv, env=environment, start_new_session=True))
+        wait_until(lambda: len(list(tmp_path.glob("*/*.pid"))) == 2 * each, 60)
+        allowed = [
+            [os.sched_getaffinity(int(path.stem)) for path in (tmp_path / str(number)).glob("*.pid")]
+            for number in range(2)
+        ]
+        for number in range(2):
+            (tmp_path / str(number) / "seen").touch()
+        assert [job.wait(60) for job in jobs] == [0, 0]
+    finally:
+        for job in jobs:
+            if job.poll() is None:
+                os.killpg(job.pid, signal.SIGKILL)
+                job.wait(30)
+    if bind == "none":
+        assert all(mine == set(cpus) for ranks in allowed for mine in ranks)
+    else:
+        assert not given[0] & given[1]
+        assert [set().union(*ranks) for ranks in allowed] == given
+        assert all(len(mine) == 1 for ranks in allowed for mine in ranks), "ranks of a Job share a core"
 
 
 def test_real_pretended_nodes_are_this_machine(real: MpiRun, tmp_path: Path) -> None:
