@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 import psutil
 import pytest
 
+from balsam.launcher.node_keys import make_node_keys
 from tests.cluster.live_cluster import LiveCluster, eventually, finished, live_cluster
-from tests.testbed.slurm_bed import SlurmBed
+from tests.testbed.slurm_bed import ClusterUser, SlurmBed
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -75,6 +79,52 @@ def let_in(host: str, port: int) -> bytes:
     return b"" if said.startswith(b"HTTP/1.1 404") else said
 
 
+# What another user of the cluster can do who has keys of an allocation of his own: join as a node, or read ours.
+STRANGER = """
+import json, os, socket, ssl, sys
+told = json.load(sys.stdin)
+open("keys.pem", "w").write(told["certificate"] + told["key"])
+def tried(attempt, *words):
+    try:
+        return attempt(*words)
+    except (OSError, ValueError) as error:
+        return type(error).__name__
+def join(host, port):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain("keys.pem")
+    with socket.create_connection((host, port), timeout=5) as plain, context.wrap_socket(plain) as sock:
+        sock.sendall(bytes(64))
+        return "let in" if sock.recv(1) else "closed"
+def read(path):
+    return "read" if os.listdir(path) is not None and open(os.path.join(path, "environ")).read() else "empty"
+def memory(path):
+    return "read" if [open(os.path.join(path, "fd", name), "rb").read(1) for name in os.listdir(path + "/fd")] else ""
+answers = {"join": [tried(join, *address) for address in told["addresses"]]}
+answers["environ"] = [tried(read, f"/proc/{pid}") for pid in told["pids"]]
+answers["files"] = [tried(memory, f"/proc/{pid}") for pid in told["pids"]]
+answers["site"] = tried(os.listdir, told["site"])
+answers["own"] = tried(read, "/proc/self")
+print(json.dumps(answers))
+"""
+
+
+def stranger(cluster: LiveCluster, addresses: list[tuple[str, int]], pids: list[int]) -> dict[str, Any]:
+    """What sci2 gets, on the same machine as all nodes."""
+    other = ClusterUser("sci2")
+    directory = other.directory()
+    keys = make_node_keys(datetime.now(UTC), 600.0)
+    told = {**asdict(keys), "addresses": addresses, "pids": pids, "site": str(cluster.site)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    try:
+        with other.start(["/usr/bin/python3", "-c", STRANGER], cwd=directory, **pipes) as process:
+            said, _ = process.communicate(json.dumps(told), timeout=60)
+    finally:
+        shutil.rmtree(directory)
+    answers: dict[str, Any] = json.loads(said)
+    return answers
+
+
 def processes_of(cluster: LiveCluster, scheduler_id: str, module: str) -> list[psutil.Process]:
     """Those of an allocation that run a module."""
     found = []
@@ -94,7 +144,8 @@ def node_processes(cluster: LiveCluster, scheduler_id: str) -> dict[str, psutil.
 
 def test_jobs_run_on_all_nodes_and_nothing_tells_the_keys(cluster: LiveCluster) -> None:
     """Commands and Python Jobs; S9: nothing is left. No key stands where another program of the machine could read it;
-    nothing listens but on the addresses of the nodes, and nobody is let in without the allocation's keys.
+    nothing listens but on the addresses of the nodes, and nobody is let in without the allocation's keys: neither who
+    has none, nor another user of the cluster with those of an allocation of his own, who can't read ours either.
     """
     script = cluster.begin(
         BEGIN
@@ -142,6 +193,13 @@ reach(batch, "finished")
     assert {address.ip.rpartition(".")[0] for address in listening} <= {"127.0.0", "127.0.1"}
     for address in listening:
         assert let_in(address.ip, address.port) == b"", "an outsider is heard"
+    pids = cluster.bed.processes(scheduler_id)
+    found = stranger(cluster, [(address.ip, address.port) for address in listening], pids)
+    assert found.pop("own") == "read", "this test can't fail"
+    assert "let in" not in found.pop("join")
+    gone = "FileNotFoundError"
+    assert {*found["environ"], *found["files"], found["site"]} <= {"PermissionError", "ProcessLookupError", gone}
+    assert {"PermissionError"} <= {*found["environ"]}
     (on,) = next_line(script)
     assert on == ["node1", "node2", "node3", "node4"]
     (python_on, number) = next_line(script)
