@@ -26,7 +26,7 @@ from balsam.server.auth.passwords import Passwords
 from balsam.server.blobs.storage import BlobStorage, DiskStorage
 from balsam.server.blobs.uploads import Uploads
 from balsam.server.broker import Broker
-from balsam.server.errors import NotFound
+from balsam.server.errors import NotFound, ServiceError
 from balsam.server.limits import LoginLimit
 from balsam.server.problems import Problem
 from balsam.server.routes.call import Service
@@ -73,8 +73,10 @@ class ServiceApp(FastAPI):
 
 
 async def _page_problem(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    problem = NotFound() if status == 404 else Problem(status, "http", getattr(error, "detail", "the service failed"))
+    if not isinstance(error, HTTPException):
+        raise error
+    status = error.status_code
+    problem = NotFound() if status == 404 else Problem(status, "http", error.detail)
     return Response(
         problems.reply(problem, request.scope.get("balsam.request_id", "")).model_dump_json(),
         status,
@@ -114,7 +116,9 @@ def create_app(settings: ServerSettings, store: Store, clock: Clock, instance: s
     app.dispatcher = Dispatcher(service, routes.ALL, app.pages)
     app.add_exception_handler(HTTPException, _page_problem)
     _add_docs(app)
-    pages.add_to(app.router, service)
+    frame = pages.add_to(app.router, service)
+    app.add_exception_handler(ServiceError, frame.refused)
+    app.add_exception_handler(Exception, frame.broke)
     if settings.login_file is not None:
         close_providers = _login_pages(app, settings.login_file)
     return app

@@ -55,6 +55,11 @@ def from_validation(error: ValidationError) -> Problem:
     return problem
 
 
+def internal(request_id: str) -> Problem:
+    """What is told of a fault of our own: where to look for it, and nothing of it."""
+    return Problem(500, "internal", f"the service failed; its log has the cause under request id {request_id}")
+
+
 def _plain(fault: Mapping[str, Any]) -> str:
     return "unknown field" if fault["type"] == "extra_forbidden" else said(fault)
 

@@ -172,6 +172,16 @@ class Frame:
         reply.headers.update(problems.headers_of(error))
         return reply
 
+    async def refused(self, request: Request, error: Exception) -> Response:
+        """A refusal that no handler of ours made a page of. Called by the router."""
+        if not isinstance(error, ServiceError):
+            raise error
+        return self.failed(error)
+
+    async def broke(self, request: Request, error: Exception) -> Response:
+        """A fault of ours. The dispatcher writes it into the log, under the id that the page tells."""
+        return self.failed(problems.internal(request.scope.get("balsam.request_id", "")))
+
     def _log_in_first(self, request: Request) -> Response:
         if request.headers.get("hx-request") == "true":
             return Response(status_code=401, headers={**HEADERS, "HX-Redirect": f"{HOME}/login"})

@@ -17,8 +17,8 @@ _KINDS = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _STATIC = ("style.css", "htmx.min.js", "hx-sse.min.js", "tail.js", "icon.svg")
 
 
-def add_to(router: Router, service: Service) -> None:
-    """All pages of one service."""
+def add_to(router: Router, service: Service) -> Frame:
+    """All pages of one service. Returns what makes pages of errors."""
     frame = Frame(service)
     desk, lists, job, token = LoginDesk(frame), Lists(frame), JobPage(frame), TokenPage(frame)
     for path, endpoint, method in (
@@ -44,6 +44,7 @@ def add_to(router: Router, service: Service) -> None:
         (f"{HOME}/static/{{name}}", _static, "GET"),
     ):
         router.add_route(path, endpoint, methods=[method])
+    return frame
 
 
 async def _static(request: Request) -> Response:

@@ -269,4 +269,4 @@ def _as_problem(error: Exception, scope: Scope, request_id: str) -> ServiceError
     if isinstance(error, ValidationError):
         return problems.from_validation(error)
     log.exception("request %s: %s %s failed", request_id, scope["method"], scope["path"], exc_info=error)
-    return Problem(500, "internal", f"the service failed; its log has the cause under request id {request_id}")
+    return problems.internal(request_id)

@@ -54,8 +54,8 @@ class Item:
 
 
 class GroupedWriter:
-    """Runs `write_group` in a thread of its own; it must not raise, and leaves result or error in the first items of
-    the group: at least one, and not all when GROUP_SEC are over. It returns how many."""
+    """Runs `write_group` in a thread of its own. It leaves result or error in the first items of the group: at least
+    one, and not all when GROUP_SEC are over. It returns how many; what it raises is told to all of them."""
 
     def __init__(self, write_group: Callable[[list[Item]], int]) -> None:
         self._write_group = write_group
@@ -101,9 +101,19 @@ class GroupedWriter:
             while len(group) < MAX_GROUP and (item := self._line.take()) is not None:
                 group.append(item)
             if group:
-                done = self._write_group(group)
+                done = self._written(group)
                 self._put_back(group[done:])
                 settle(group[:done])
+
+    def _written(self, group: list[Item]) -> int:
+        """How many of the group have their answer. A fault of the store's own ends its group, never this thread: all
+        later writes would wait for ever."""
+        try:
+            return self._write_group(group)
+        except Exception as error:
+            for item in group:
+                item.result, item.error = None, error
+            return len(group)
 
     def _hear(self) -> bool:
         """Take in what has come, waiting for it when there is nothing else to do; whether it was the end."""
