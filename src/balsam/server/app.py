@@ -36,6 +36,7 @@ from balsam.server.settings import ServerSettings
 from balsam.server.store.protocol import Store, Subscriber, Tx, Wake
 from balsam.server.sweeps import collect_blobs, prune, remove_old
 from balsam.server.sweeps.expire_sessions import SessionExpiry
+from balsam.server.sweeps.steadiness import Steadiness
 from balsam.server.timer import Sweep, SweepTimer
 from balsam.server.usecases import accounts, audit
 from balsam.web import pages
@@ -187,6 +188,7 @@ def _storage(settings: ServerSettings) -> BlobStorage:
 def _sweeps(service: Service) -> list[Sweep]:
     store, clock, uploads, settings = service.store, service.clock, service.uploads, service.settings
     expiry = SessionExpiry(clock.now())
+    steadiness = Steadiness(clock, collect_blobs.UNUSED_KEPT_FOR)
 
     def expire() -> None:
         service.metrics.lost(expiry.run_once(store, clock.now()))
@@ -195,6 +197,10 @@ def _sweeps(service: Service) -> list[Sweep]:
         used = service.tokens.take_used()
         if used:
             store.write_sync(lambda tx: _note_used(tx, used, clock.now()))
+
+    def remove_unused_blobs() -> None:
+        if steadiness.has_lasted():
+            collect_blobs.run_once(store, uploads.storage, clock.now())
 
     def remove_old_jobs() -> None:
         if settings.keep_jobs_days is not None:
@@ -206,7 +212,7 @@ def _sweeps(service: Service) -> list[Sweep]:
         Sweep("touch_tokens", TOUCH_SEC, touch, everywhere=True),
         Sweep("prune", PRUNE_SEC, lambda: prune.run_once(store, clock.now())),
         Sweep("remove_old", PRUNE_SEC, remove_old_jobs),
-        Sweep("collect_blobs", BLOBS_SEC, lambda: collect_blobs.run_once(store, uploads.storage, clock.now())),
+        Sweep("collect_blobs", BLOBS_SEC, remove_unused_blobs),
         Sweep("expire_content", PRUNE_SEC, lambda: collect_blobs.expire(store, clock.now(), settings.keep_days)),
         Sweep("idle_uploads", PRUNE_SEC, lambda: uploads.forget_idle(clock.now() - IDLE_UPLOAD), everywhere=True),
         Sweep("orphaned_blobs", DAY_SEC, lambda: collect_blobs.remove_orphans(store, uploads.storage, clock.now())),

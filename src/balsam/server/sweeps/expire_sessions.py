@@ -1,10 +1,10 @@
 """Ending Sessions whose holder is gone, so that their Jobs run again (L1, L6).
 
 Run about once a second by the service's timer. Time in which the service itself could not hear renewals is not held
-against anybody (L2).
+against anybody (L2). After a jump of the clock what agents claim is counted anew as well (S13).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -12,8 +12,9 @@ from balsam.domain.lease import LeaseKind, SessionPurpose, is_expired
 from balsam.domain.states import BATCH_JOB_ENDED, Actor
 from balsam.server.errors import Unavailable
 from balsam.server.store.protocol import ReadTx, Store, Tx
-from balsam.server.store.records import BatchJobRow, SessionRow, moment
+from balsam.server.store.records import BatchJobRow, SessionRow, SiteRow, micros, moment
 from balsam.server.usecases.sessions import end_session
+from balsam.server.usecases.sites import is_online
 
 # A longer pause between two runs means that the whole process was stopped: a laptop was closed, a machine was frozen.
 MAX_PAUSE = timedelta(seconds=30)
@@ -36,10 +37,13 @@ class SessionExpiry:
         if not led:
             # Whether the service could hear renewals before is not known here: count from now.
             self.up_since, self._last_run = now, None
-        if self._last_run is not None and not timedelta(0) <= now - self._last_run <= MAX_PAUSE:
+        before, self._last_run = self._last_run, now
+        missed = before is not None and not timedelta(0) <= now - before <= MAX_PAUSE
+        if missed:
             self.up_since = now
-        self._last_run = now
         try:
+            if missed or before is None:
+                store.write_sync(partial(_count_claims_anew, before=before, now=now))
             expired = store.read_sync(lambda tx: _expired(tx, self.up_since, now))
             ended = [store.write_sync(partial(self._end, session_id=session_id, now=now)) for session_id in expired]
             return sum(ended)
@@ -87,6 +91,20 @@ def _allocation_end(tx: ReadTx, session: SessionRow, up_since: datetime, now: da
     if batch_job.state not in BATCH_JOB_ENDED:
         return None
     return _past(moment(batch_job.ended_at or 0), up_since, now)
+
+
+def _count_claims_anew(tx: Tx, before: datetime | None, now: datetime) -> None:
+    """Agents that were heard of, when this was last looked at, have as long as ever to be heard of again. A claim that
+    was over then stays so, although a clock that has gone back says that it was made just now."""
+    for site in tx.find(SiteRow, deleted_at=None):
+        if site.agent_renewed_at is None:
+            continue
+        is_ahead = site.agent_renewed_at > micros(now)
+        if is_online(site, before or now):
+            if is_ahead or before is not None:
+                tx.put(replace(site, agent_renewed_at=micros(now)))
+        elif is_ahead:
+            tx.put(replace(site, agent_renewed_at=None))
 
 
 def _past(noted: datetime, up_since: datetime, now: datetime) -> datetime:

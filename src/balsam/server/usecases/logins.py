@@ -222,7 +222,8 @@ def refused(word: str) -> ServiceError:
 
 
 def _lives(row: DeviceLoginRow, now: datetime) -> bool:
-    return micros(now) < row.expires_at
+    # Not one of the future either: a clock that has gone back would make a code live for as long as it went.
+    return moment(row.created_at) - LIFE <= now < moment(row.expires_at)
 
 
 def _free_name(tx: ReadTx, name: str, provider: str) -> str:
