@@ -149,6 +149,21 @@ class PostgresServer:
             self._server.wait(START_SEC)
             self._server = None
 
+    @property
+    def is_running(self) -> bool:
+        return self._server is not None and self._server.poll() is None
+
+    def move_log_of_writes(self, place: Path) -> None:
+        """To a directory elsewhere, on a disk of its own."""
+        self.stop()
+        log, there = self._root / "data" / "pg_wal", place / "pg_wal"
+        shutil.copytree(log, there)
+        for path in (there, *there.rglob("*")):
+            shutil.chown(path, *(_nobody() if os.getuid() == 0 else (os.getuid(), os.getgid())))
+        shutil.rmtree(log)
+        log.symlink_to(there)
+        self.start()
+
     def restart(self, sig: signal.Signals = signal.SIGQUIT) -> None:
         self.stop(sig)
         self.start()
