@@ -10,13 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import holding, machine, moving, mpi, running, scheduling, starting, storing, waiting, workflows
+from bench import fairness, holding, machine, moving, mpi, running, scheduling, starting, storing, waiting, workflows
 from bench.product import Product
 from bench.result import Goal, report
 
 ASKED_FOR = ("crowd", "postgres", "slurm")  # these need what the tests need
 OF_POSTGRES = ("several", "crowd", "running", "storing")
-PARTS = ("starting", "running", "mpi", "scheduling", "waiting", "moving", "workflows", "storing")
+PARTS = ("starting", "running", "mpi", "scheduling", "waiting", "moving", "workflows", "fairness", "storing")
 
 
 def main() -> int:
@@ -52,6 +52,8 @@ def main() -> int:
         if "workflows" in parts:
             with Product(root / "workflows"):
                 goals += workflows.measure()
+        if "fairness" in parts:
+            goals += fairness.measure(root)
         if "storing" in parts:
             with Product(root / "storing") as product:
                 goals += storing.measure(product, root, chosen.rows)

@@ -1,0 +1,74 @@
+"""What one user's heavy lists cost another user's reads (S16, T7): 50 at once, each of which looks at every Job.
+
+The service holds Jobs of both. The other user's reads are timed alone, then while the first user's lists run, and alone
+again: this kind of machine changes its speed from minute to minute.
+"""
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import machine
+from bench.result import Goal
+from tests.server.world import Person, furnish, make_jobs, make_user
+from tests.services import RunningService, running_service
+
+ROWS = 200_000
+BULK = 10_000
+AT_ONCE = 50
+READS = 600  # p99 is the sixth slowest
+HEAVY = "/api/jobs?workdir__contains=nowhere&limit=1"  # no index helps: every Job is looked at
+
+
+def measure(root: Path) -> list[Goal]:
+    """The other user's p99 under the heavy lists over what it is without them."""
+    with running_service(root / "fairness") as service:
+        greedy, other = (furnish(service, make_user(service, name)) for name in ("greedy", "other"))
+        with service.client(greedy.token) as client:
+            for _ in range(ROWS // BULK):
+                make_jobs(client, greedy.app_id, BULK)
+        before = _p99_ms(service, other)
+        with _heavy_lists(service, greedy) as answered:
+            beside = _p99_ms(service, other)
+        after = _p99_ms(service, other)
+    alone = max(before, after)
+    note = f"{beside:.1f} ms beside {AT_ONCE} lists over {ROWS:,} Jobs, {len(answered)} of them answered; "
+    note += f"{before:.1f} and {after:.1f} ms alone"
+    return [Goal("fairness", "p99 of another user's reads", beside / alone, "x alone", 2, 1.5, True, note)]
+
+
+def _p99_ms(service: RunningService, person: Person) -> float:
+    times = []
+    paths = itertools.cycle((f"/api/jobs/{person.job_id}", "/api/jobs?limit=100", "/api/sites", "/api/jobs/counts"))
+    with service.client(person.token) as client:
+        for path in itertools.islice(paths, READS):
+            times.append(machine.timed_ms(lambda path=path: client.get(path).raise_for_status()))
+            time.sleep(0.002)
+    return machine.percentile(times, 0.99)
+
+
+@contextmanager
+def _heavy_lists(service: RunningService, person: Person) -> Iterator[list[int]]:
+    """So many lists at once, each asked for again when it is answered, for the length of a block. Their statuses."""
+    statuses: list[int] = []
+    stopping = threading.Event()
+
+    def ask() -> None:
+        with service.client(person.token) as client:
+            while not stopping.is_set():
+                statuses.append(client.get(HEAVY, timeout=120).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield statuses
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join()
+    if set(statuses) - {200, 422}:  # 422: given up after --read-limit-sec
+        raise RuntimeError(f"the lists were answered with {sorted(set(statuses))}")
