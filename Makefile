@@ -15,7 +15,7 @@ $(VENV)/.stamp-demo: $(LOCKED) requirements/demo.txt
 $(VENV)/.stamp-dev: $(LOCKED) requirements/dev.txt
 	@packaging/setup $(VENV) dev
 
-.PHONY: setup demo test check rules sim fuzz bench dev docs lock clean help
+.PHONY: setup demo test check rules sim fuzz bench dev docs audit lock clean help
 
 setup: $(VENV)/.stamp-dev ## create .venv with everything the other verbs need (instant when nothing changed)
 
@@ -58,6 +58,9 @@ dev: setup ## service and local site in this terminal, with their state in .dev-
 docs: setup ## write docs/reference anew, then check the pages: every link leads somewhere, every `make` verb and `balsam` command named in them exists
 	$(PY) packaging/reference
 	$(PY) packaging/check_docs.py
+
+audit: setup ## ask PyPI for known vulnerabilities of the locked packages (it needs pypi.org itself; mirrors do not know)
+	packaging/audit $(VENV)/bin/uv
 
 lock: setup ## write requirements/*.txt anew after a change of the dependencies in pyproject.toml
 	packaging/lock $(VENV)/bin/uv

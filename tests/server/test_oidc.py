@@ -97,7 +97,8 @@ def test_who_is_on_no_list_stays_out(service: RunningService) -> None:
         assert poll(service, begun).json()["error"]["code"] in ("authorization_pending", "slow_down")
     begun = begin(service)
     with Browser() as browser:
-        assert "You are <b>member</b>" in to_consent(service, browser, begun, "member", "beam").text
+        page = to_consent(service, browser, begun, "member", "beam")
+        assert "You are <b>member</b>" in page.text and "<b>30 days</b>" in page.text
 
 
 def test_a_refusal_is_told_to_the_program(service: RunningService) -> None:

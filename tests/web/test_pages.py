@@ -88,6 +88,7 @@ def test_a_password_lets_in_and_leads_back_to_where_one_was_going(service: Runni
         page = client.post("/ui/login", data={**fields_of(wrong), "username": "ann", "password": PASSWORD})
         assert (page.status_code, page.url.path, page.url.query) == (200, "/ui/jobs", b"state=FAILED")
         ended = client.post("/ui/logout", data=fields_of(page))
+        assert ended.history[0].headers["clear-site-data"] == '"cache", "storage"'
         assert ended.url.path == "/ui/login"
         assert client.get("/ui").url.path == "/ui/login"
 

@@ -141,7 +141,13 @@ class LoginPages:
             return self._told(f"The provider does not answer: {error}.", 503)
         except ServiceError as error:
             return self._told(f"This login can't go on: {error.message}.", error.status)
-        return self._page("consent.html", login=row, username=user.username, csrf=self._csrf(browser, row.id))
+        return self._page(
+            "consent.html",
+            login=row,
+            username=user.username,
+            days=self._service.settings.token_days,
+            csrf=self._csrf(browser, row.id),
+        )
 
     async def decide(self, request: Request) -> Response:
         """Yes or no."""
