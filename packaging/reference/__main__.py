@@ -1,4 +1,5 @@
-"""`packaging/reference`: the pages of docs/reference, out of the docstrings and the command's own tree.
+"""`packaging/reference`: the pages of docs/reference, out of the docstrings, the command's own tree and the service's
+routes, with its OpenAPI document beside them.
 
 `make docs` writes them anew; with `--check`, as in `make check`, a page that is out of date is an error. Nothing is
 run but imports. Pages do not depend on the version of Python: signatures are quoted from the source.
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from command import command_page
 from pages import PAGES, index_page, missing_names
+from service import service_page, snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = ROOT / "docs" / "reference"
@@ -25,8 +27,8 @@ def main() -> int:
         print(f"public names that no page of packaging/reference/pages.py has: {', '.join(missing)}")
         return 1
     made = {f"{page.file}.md": page.text() for page in PAGES} | {"command.md": command_page()}
-    made["README.md"] = index_page()
-    old = {path.name: path.read_text() for path in PLACE.glob("*.md")}
+    made |= {"README.md": index_page(), "service.md": service_page(), "openapi.json": snapshot()}
+    old = {path.name: path.read_text() for path in PLACE.iterdir()}
     stale = sorted(name for name in made.keys() | old.keys() if made.get(name) != old.get(name))
     if check_only:
         print(f"docs/reference is out of date, run `make docs`: {', '.join(stale)}" if stale else f"{len(made)} pages")

@@ -89,7 +89,7 @@ def missing_names() -> list[str]:
 
 def index_page() -> str:
     return "\n".join(
-        [HEAD, "# Reference\n", "Everything public of the Python API and of the command.\n", *index_lines()]
+        [HEAD, "# Reference\n", "Everything public of the Python API, the command and the service.\n", *index_lines()]
     )
 
 
@@ -100,6 +100,7 @@ def index_lines() -> Iterator[str]:
         names = [f"[{name}]({page.file}.md#{anchor(name)})" for name in page.things]
         yield f"| [{page.title}]({page.file}.md) | {', '.join(names)} |"
     yield "| [The command](command.md) | `balsam` and its sub-commands |"
+    yield "| [Calls of the service](service.md) | every route: who may call it, with which scope, and what limits it |"
     yield ""
 
 

@@ -109,7 +109,9 @@ def test_openapi_documents_bodies_replies_and_errors(client: httpx2.Client) -> N
     assert create["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/JobsCreate")
     assert create["responses"]["201"]["content"]["application/json"]["schema"]["$ref"].endswith("/JobsCreated")
     for status in ("400", "401", "403", "404", "409", "413", "422", "426", "429", "500", "503"):
-        assert create["responses"][status]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorReply")
+        assert create["responses"][status] == {"$ref": f"#/components/responses/{status}"}
+        said = document["components"]["responses"][status]
+        assert said["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorReply")
     listed = document["paths"]["/api/jobs"]["get"]
     assert {"state", "after", "limit", "with_count"} <= {one["name"] for one in listed["parameters"]}
     served = {(endpoint.path, endpoint.method.lower()) for endpoint in routes.ALL}

@@ -59,6 +59,43 @@ def test_t4_every_object_in_every_body_takes_its_own_fields_only(document: dict[
     assert not open_ones, "extra fields would be passed over in silence"
 
 
+def numbers(schema: Any) -> Iterator[dict[str, Any]]:
+    """The schema of every whole number below a schema."""
+    if isinstance(schema, list):
+        for each in schema:
+            yield from numbers(each)
+    if isinstance(schema, dict):
+        if schema.get("type") == "integer":
+            yield schema
+        for below in schema.values():
+            yield from numbers(below)
+
+
+def test_every_whole_number_of_a_request_has_a_range_that_a_database_holds(document: dict[str, Any]) -> None:
+    """What is beyond it would be the database's to refuse, as a fault of ours (500)."""
+    asked = {(route, name): found for route, body in bodies(document) for name, found in objects(document, body, set())}
+    for operation in (one for path in document["paths"].values() for one in path.values()):
+        queries = [one for one in operation.get("parameters", []) if one["in"] == "query"]
+        asked |= {(operation["operationId"], one["name"]): one["schema"] for one in queries}
+    found = [(place, number) for place, schema in asked.items() for number in numbers(schema)]
+    assert len(found) > 100
+    for place, number in found:
+        low = number.get("minimum", number.get("exclusiveMinimum"))
+        high = number.get("maximum", number.get("exclusiveMaximum"))
+        assert low is not None and high is not None and low >= -(2**63) and high <= 2**63, f"{place}: {number}"
+
+
+def test_a_number_that_no_database_holds_is_refused_and_so_is_one_in_quotes(
+    service: RunningService, ann: Person
+) -> None:
+    with service.client(ann.token) as client:
+        for wrong in (2**63, "3", 3.5, True):
+            job = {"app_id": ann.app_id, "workdir": "x", "max_attempts": wrong}
+            reply = client.post("/api/jobs", json={"jobs": [job]})
+            assert reply.status_code == 422 and "jobs[0].max_attempts" in reply.text, f"{wrong!r}: {reply.text}"
+        assert client.get(f"/api/jobs?after={2**63}").status_code == 422
+
+
 @pytest.fixture(scope="module")
 def ann(service: RunningService) -> Person:
     return furnish(service, make_user(service, "ann"))
@@ -70,6 +107,8 @@ def test_t4_fields_that_the_service_keeps_are_refused_by_name(service: RunningSe
     asks: list[tuple[str, str, Any]] = [
         ("POST", "/api/jobs", {"jobs": [job]}),
         ("PATCH", "/api/jobs", {"patches": {str(ann.job_id): {field: 1}}}),
+        ("POST", "/api/jobs/update", {"filter": {}, "patch": {}, field: 1}),
+        ("POST", "/api/jobs/retry", {"filter": {}, field: 1}),
         ("POST", "/api/sites", {"name": "n", "path": "/n", field: 1}),
         ("PATCH", f"/api/sites/{ann.site_id}", {field: 1}),
         ("PUT", "/api/apps", {"site_id": ann.site_id, "name": "n", "command_template": "echo", field: 1}),

@@ -37,7 +37,7 @@ from balsam.testing.store_world import StoreWorld, run
 from balsam.wire.apps import AppFilter, TransferSlot
 from balsam.wire.batch_jobs import BatchJobPatch, BatchJobQuery
 from balsam.wire.events import EventQuery
-from balsam.wire.jobs import JobFilter, JobPatch, JobQuery, JobsPatch, JobsSelect
+from balsam.wire.jobs import JobFilter, JobPatch, JobQuery, JobsPatch, JobsUpdate
 from balsam.wire.sessions import LaunchEvent
 from balsam.wire.sites import SiteFilter, SitePatch
 from balsam.wire.teams import Member, ShareCreate
@@ -232,12 +232,12 @@ def test_who_may_change_cancel_and_delete(shared: Shared) -> None:
             patch = JobsPatch(patches={job_id: JobPatch(priority=1)})
             want = "ok" if who.username in allowed else "Forbidden" if job_id in seen else "NotFound"
             assert outcome(do, world, change.patch_jobs, who, patch, world.now) == want
-        message = JobsSelect(filter=JobFilter(id=sorted(may)), patch=JobPatch(priority=2))
+        message = JobsUpdate(filter=JobFilter(id=sorted(may)), patch=JobPatch(priority=2))
         done = run(selection.update_selected(world.store, who, message, world.now))
         mine = {job_id for job_id, allowed in may.items() if who.username in allowed}
         assert done.changed == len(mine), who.username
         assert set(done.refused) == (seen & set(may)) - mine
-        every = JobsSelect(filter=JobFilter(), patch=JobPatch(priority=3))
+        every = JobsUpdate(filter=JobFilter(), patch=JobPatch(priority=3))
         assert run(selection.update_selected(world.store, who, every, world.now)).refused == {}
     assert world.cancel(user=shared.submitter).changed == 1 and world.state(shared.submitters) is JobState.CANCELLED
     assert world.delete([shared.at_one, shared.submitters], shared.submitter).skipped == [shared.at_one]

@@ -12,7 +12,7 @@ from balsam.server.usecases import batch_jobs as batch_job_cases
 from balsam.server.usecases import selection
 from balsam.server.usecases.submit import submit_jobs
 from balsam.wire.batch_jobs import BatchJobCreate, BatchJobPatch, BatchJobView
-from balsam.wire.jobs import JobCreate, JobFilter, JobsCreate, JobsCreated, JobsSelect
+from balsam.wire.jobs import JobCreate, JobFilter, JobsCancel, JobsCreate, JobsCreated, JobsSelect
 from tests.simulation.kernel import Process, Task
 from tests.simulation.service import USER_TOKEN, Line, Network
 
@@ -152,7 +152,8 @@ class Users(Process):
         ids = self._choose(which)
         if ids and self.world.service.up:
             self.world.say(f"user: {verb.__name__} {ids}")
-            self.world.service.selected(verb, JobsSelect(filter=JobFilter(id=ids)))
+            kind = JobsCancel if verb is selection.cancel_selected else JobsSelect
+            self.world.service.selected(verb, kind(filter=JobFilter(id=ids)))
 
     def cancel(self, which: float) -> None:
         self._say(selection.cancel_selected, which)

@@ -26,7 +26,8 @@ def page(document: Mapping[str, Any]) -> str:
     tags: dict[str, list[str]] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            tags.setdefault(operation["tags"][0], []).append(_operation(path, method, operation))
+            answers = _answers(document, operation)
+            tags.setdefault(operation["tags"][0], []).append(_operation(path, method, operation, answers))
     for tag, operations in tags.items():
         parts += [f"<h2>{escape(tag)}</h2>", *operations]
     parts.append("<h2>Messages</h2>")
@@ -34,7 +35,13 @@ def page(document: Mapping[str, Any]) -> str:
     return "".join(parts) + "</main></html>"
 
 
-def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
+def _answers(document: Mapping[str, Any], operation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The answers of an operation by status. Errors are said once in the document, and referred to."""
+    shared = document["components"]["responses"]
+    return {status: shared[status] if "$ref" in one else one for status, one in operation["responses"].items()}
+
+
+def _operation(path: str, method: str, operation: Mapping[str, Any], answers: Mapping[str, Mapping[str, Any]]) -> str:
     who = ", ".join(operation["x-balsam-kinds"]) or "anybody"
     if operation["x-balsam-admin"]:
         who += " (administrator)"
@@ -42,15 +49,14 @@ def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
         (f"<code>{escape(one['name'])}</code>", escape(one["in"]), _type(one["schema"]))
         for one in operation.get("parameters", [])
     ]
-    answers = [
-        (escape(str(status)), escape(answer.get("description", "")), _content(answer))
-        for status, answer in operation["responses"].items()
+    rows = [
+        (escape(status), escape(answer.get("description", "")), _content(answer)) for status, answer in answers.items()
     ]
     body = f"<p>Body: {_content(operation['requestBody'])}</p>" if "requestBody" in operation else ""
     return (
         f"<details><summary><b>{method.upper()}</b> <code>{escape(path)}</code> {escape(operation['summary'])}"
         f"</summary><p>{_text(operation.get('description', ''))} For: {escape(who)}.</p>"
-        f"{_table(parameters)}{body}{_table(answers)}</details>"
+        f"{_table(parameters)}{body}{_table(rows)}</details>"
     )
 
 

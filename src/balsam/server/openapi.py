@@ -1,12 +1,13 @@
 """The OpenAPI document, made from the declared endpoints. Called by app.py when somebody asks for it.
 
-It names every error an endpoint may answer, with the one error body, and which kinds of principal may call.
+It names every error an endpoint may answer, with the one error body, which kinds of principal may call with which
+scope, and what limits the call (`x-balsam-...`). docs/reference/openapi.json is a copy of it, kept by `make docs`.
 """
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from types import NoneType
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 from fastapi import Query, Response
 from fastapi.openapi.utils import get_openapi
@@ -15,6 +16,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from balsam import __version__
+from balsam.server import openapi_lookups
 from balsam.server.routes.endpoint import Endpoint
 from balsam.wire import IDEMPOTENCY_HEADER, WIRE_HEADER
 from balsam.wire.base import ErrorReply
@@ -36,11 +38,12 @@ ERRORS = {
     504: "The Site's agent did not answer",
     507: "The service's disk is full",
 }
+_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 _ONLY_WITH_BODY = {408, 413, 415}
 DESCRIPTION = (
     f"Every call but those that log in carries `Authorization: Bearer <token>`. `{WIRE_HEADER}` says which wire "
     f"version the caller speaks. Calls that create things take `{IDEMPOTENCY_HEADER}`: same key and body, same answer, "
-    "for 7 days."
+    'for 7 days. Bodies are taken as this document says: `"1"` is no number, and `1.0` no whole one.'
 )
 
 
@@ -52,12 +55,67 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
         description=DESCRIPTION,
         routes=[_route(endpoint) for endpoint in endpoints],
     )
-    found.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    components = found.setdefault("components", {})
+    components["schemas"] |= openapi_lookups.schemas()
+    for parameter in _parameters(found):
+        _make_exact(parameter)
+        _name_lookups(parameter, {"type": "string", "contentMediaType": "application/json"})  # JSON text
+    _name_lookups(components["schemas"], None)
+    del components["schemas"]["Lookup"]  # of any field: each of the others says which
+    _make_exact(components["schemas"])
+    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    components["responses"] = {}
+    for methods in found["paths"].values():
+        for operation in methods.values():
+            _refer(operation["responses"], components["responses"])
     return found
 
 
+def _parameters(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            yield from operation.get("parameters", [])
+
+
+def _name_lookups(schema: Any, items: Mapping[str, Any] | None) -> None:
+    """Say what can be looked up where: by `items`, or by the schema of that name."""
+    if isinstance(schema, list):
+        for each in schema:
+            _name_lookups(each, items)
+    if isinstance(schema, dict):
+        if name := schema.pop("x-balsam-lookups", ""):
+            schema["items"] = items or {"$ref": f"#/components/schemas/{name}"}
+        for below in schema.values():
+            _name_lookups(below, items)
+
+
+def _make_exact(schema: Any) -> None:
+    """A map whose keys have a pattern has no other keys. Ranges are numbers of floating point here, which 2^63 is
+    written out wrongly as."""
+    if isinstance(schema, list):
+        for each in schema:
+            _make_exact(each)
+    if isinstance(schema, dict):
+        if "patternProperties" in schema:
+            schema["additionalProperties"] = False
+        for name in _BOUNDS & schema.keys():
+            if isinstance(schema[name], float) and schema[name].is_integer():
+                schema[name] = int(schema[name])
+        for below in schema.values():
+            _make_exact(below)
+
+
+def _refer(answers: dict[str, Any], shared: dict[str, Any]) -> None:
+    """Errors are the same everywhere: said once, and referred to. They were more than half of the document."""
+    for status, answer in answers.items():
+        if int(status) in ERRORS:
+            shared[status] = answer
+            answers[status] = {"$ref": f"#/components/responses/{status}"}
+
+
 def _route(endpoint: Endpoint) -> APIRoute:
-    summary, _, rest = (endpoint.function.__doc__ or endpoint.function.__name__).strip().partition("\n")
+    head, _, rest = inspect.cleandoc(endpoint.function.__doc__ or endpoint.function.__name__).partition("\n\n")
+    summary = " ".join(head.split())
     is_json = endpoint.media_type == "application/json"
     is_model = is_json and inspect.isclass(endpoint.reply) and issubclass(endpoint.reply, BaseModel)
     responses: dict[int | str, dict[str, Any]] = {
@@ -68,6 +126,8 @@ def _route(endpoint: Endpoint) -> APIRoute:
     needs = endpoint.needs
     extra: dict[str, Any] = {"x-balsam-kinds": sorted(needs.kinds), "x-balsam-admin": needs.admin}
     extra["x-balsam-scope"] = endpoint.scope
+    extra["x-balsam-max-body-bytes"] = endpoint.body_limit if endpoint.body or endpoint.streams else 0
+    extra["x-balsam-rates"] = rates(endpoint)
     if endpoint.streams:
         schema = {"type": "string", "format": "binary"}
         extra["requestBody"] = {"required": True, "content": {"application/octet-stream": {"schema": schema}}}
@@ -87,6 +147,12 @@ def _route(endpoint: Endpoint) -> APIRoute:
         operation_id=endpoint.function.__name__,
         openapi_extra=extra,
     )
+
+
+def rates(endpoint: Endpoint) -> list[str]:
+    """By what the requests of this endpoint are counted: `token` (a second), `account` (at once, and a second where an
+    administrator said so), `login` (a minute, of an address and of the account that is named)."""
+    return [*(["token", "account"] if endpoint.needs.kinds else []), *(["login"] if endpoint.is_login else [])]
 
 
 def _errors(endpoint: Endpoint) -> dict[int, str]:
@@ -109,7 +175,8 @@ class _Described:
 
 def _described(endpoint: Endpoint) -> _Described:
     kind = inspect.Parameter.KEYWORD_ONLY
-    parameters = [inspect.Parameter(name, kind, annotation=hint) for name, hint in endpoint.path_types.items()]
+    hints = get_type_hints(endpoint.function, include_extras=True)
+    parameters = [inspect.Parameter(name, kind, annotation=hints[name]) for name in endpoint.path_types]
     if endpoint.query is not None:
         parameters.append(inspect.Parameter("query", kind, annotation=Annotated[endpoint.query, Query()]))
     if endpoint.body is not None:

@@ -47,6 +47,7 @@ from balsam.wire.jobs import (
     JobFilter,
     JobGroupsQuery,
     JobQuery,
+    JobsCancel,
     JobsChanged,
     JobsCreate,
     JobsCreated,
@@ -221,11 +222,11 @@ class StoreWorld:
     def results(self, ids: list[int], user: Principal | None = None) -> ResultsPage:
         return self.read(lambda tx: results.list_results(tx, user or self.ada, ResultsQuery(id=ids)))
 
-    def _select(self, ids: list[int] | None, **fields: Any) -> JobsSelect:
-        return JobsSelect(filter=JobFilter(id=ids), **fields)
+    def _select(self, ids: list[int] | None) -> JobsSelect:
+        return JobsSelect(filter=JobFilter(id=ids))
 
     def cancel(self, ids: list[int] | None = None, reason: str = "", user: Principal | None = None) -> JobsChanged:
-        message = self._select(ids, reason=reason)
+        message = JobsCancel(filter=JobFilter(id=ids), reason=reason)
         return run(selection.cancel_selected(self.store, user or self.ada, message, self.now))
 
     def retry(self, ids: list[int] | None = None, user: Principal | None = None) -> JobsChanged:

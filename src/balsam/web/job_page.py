@@ -12,7 +12,7 @@ from balsam.server.usecases import events, explain, jobs, selection
 from balsam.web import words
 from balsam.web.frame import HEADERS, HOME, Frame, Visit
 from balsam.wire.events import EventQuery
-from balsam.wire.jobs import JobFilter, JobsSelect
+from balsam.wire.jobs import JobFilter, JobsCancel, JobsSelect
 
 TAIL_BYTES = 65_536
 EVENTS_SHOWN = 100
@@ -71,7 +71,7 @@ class JobPage:
         """At once when the Job does not run, else after its end was seen."""
         call, number = visit.call, _number(visit)
         await self._frame.form(visit)
-        asked = JobsSelect(filter=JobFilter(id=[number]), reason=f"cancelled by {call.principal.username}")
+        asked = JobsCancel(filter=JobFilter(id=[number]), reason=f"cancelled by {call.principal.username}")
         await self._only_if_seen(visit, number)
         done = await selection.cancel_selected(self._frame.service.store, call.principal, asked, call.now)
         return self._done(number, done.refused)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
-from balsam.wire.auth import Username
+from balsam.wire.auth import NewPassword, Username
 from balsam.wire.base import Id, JsonDict, Message, Short, Timestamp
 
 _Limit = Annotated[int, Field(ge=0, lt=2**63)]
@@ -26,7 +26,7 @@ class FirstUser(Message):
 
     code: SecretStr
     username: Username
-    password: SecretStr
+    password: NewPassword
 
 
 class PruneRequest(Message):

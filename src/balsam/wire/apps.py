@@ -13,7 +13,8 @@ from balsam.domain.lifecycle import Hook
 from balsam.domain.monitors import MAX_MONITORS, OUTPUT_NAME, MonitorAction
 from balsam.domain.monitors import Monitor as Rule
 from balsam.domain.template import MAX_TEMPLATE_LENGTH
-from balsam.wire.base import Id, JsonDict, Message, Short, Tags, Timestamp
+from balsam.wire import lookups
+from balsam.wire.base import Count, Id, JsonDict, Message, Number, Short, Tags, Timestamp
 from balsam.wire.lookups import Where
 
 AppName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH)]
@@ -44,9 +45,9 @@ class Monitor(Message):
     file: Annotated[str, StringConstraints(max_length=4096)] = OUTPUT_NAME
     pattern: str | None = None
     not_finite: bool = False
-    stalled_sec: int | None = None
+    stalled_sec: Number | None = None
     tags: Tags = {}
-    restarts: int = 0
+    restarts: Number = 0
 
 
 class PythonCode(Message):
@@ -121,14 +122,14 @@ class AppView(AppSync):
 class AppFilter(Message):
     """Selects Apps; a Site's name may be written `owner/name`."""
 
-    id: list[int] | None = None
-    site_id: list[int] | None = None
+    id: list[Number] | None = None
+    site_id: list[Number] | None = None
     name: str | None = None
     site_name: str | None = None
     site_path: str | None = None
-    where: Where | None = None  # of kinds.APP_FIELDS, all must hold
+    where: Annotated[Where, lookups.said("AppLookup")] | None = None  # of kinds.APP_FIELDS, all must hold
     limit: Annotated[int, Field(ge=0, le=10_000)] = 1000
-    offset: Annotated[int, Field(ge=0)] = 0
+    offset: Count = 0
 
 
 class AppsPage(Message):

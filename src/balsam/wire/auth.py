@@ -2,14 +2,19 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, RootModel, SecretStr, StringConstraints
+from pydantic import AfterValidator, Field, RootModel, SecretStr, StringConstraints, WithJsonSchema
 
 from balsam.domain.scopes import GIVEN, Scope
 from balsam.wire.base import Id, Message, Name, Short, Timestamp
+from balsam.wire.limits import MAX_PASSWORD, MIN_PASSWORD
 
 MAX_TOKEN_DAYS = 3650
 
 Username = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$")]
+
+
+# Said only: what is wrong with a password is told by who checks it.
+NewPassword = Annotated[SecretStr, Field(json_schema_extra={"minLength": MIN_PASSWORD, "maxLength": MAX_PASSWORD})]
 
 
 class AuthMethods(Message):
@@ -53,7 +58,7 @@ class PasswordChange(Message):
     """Another password for the account that asks."""
 
     current: SecretStr
-    password: SecretStr
+    password: NewPassword
 
 
 class Login(Message):
@@ -82,11 +87,14 @@ def _given(scope: Scope) -> Scope:
     return scope
 
 
+GivenScope = Annotated[Scope, AfterValidator(_given), WithJsonSchema({"type": "string", "enum": list(GIVEN)})]
+
+
 class TokenCreate(Message):
     """A token for a program: what it may do, at which Site if at one only, for how long. It outlives every login."""
 
     label: Name
-    scopes: Annotated[list[Annotated[Scope, AfterValidator(_given)]], Field(min_length=1, max_length=len(GIVEN))]
+    scopes: Annotated[list[GivenScope], Field(min_length=1, max_length=len(GIVEN))]
     site_id: Id | None = None
     days: Annotated[int, Field(ge=1, le=MAX_TOKEN_DAYS)] | None = None  # None: until it is revoked
 
@@ -131,7 +139,7 @@ class UserCreate(Message):
     """A new password account; only an administrator may create one."""
 
     username: Username
-    password: SecretStr
+    password: NewPassword
     is_admin: bool = False
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from balsam.domain.states import BatchJobState
-from balsam.wire.base import Message, Timestamp
+from balsam.wire.base import AtLeastOne, Count, Message, Timestamp
 
 MAX_LOOKED_AT = 50_000
 
@@ -17,9 +17,9 @@ class BacklogQuery(Message):
     """
 
     tags: list[str] | None = None
-    max_wall_time_min: Annotated[int, Field(ge=0)] | None = None
-    max_nodes_per_job: Annotated[int, Field(ge=1)] | None = None
-    max_gpus_per_node: Annotated[int, Field(ge=0)] | None = None
+    max_wall_time_min: Count | None = None
+    max_nodes_per_job: AtLeastOne | None = None
+    max_gpus_per_node: Count | None = None
     serial_only: bool = False
     max_jobs: Annotated[int, Field(ge=1, le=MAX_LOOKED_AT)] = 20_000
 

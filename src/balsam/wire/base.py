@@ -7,10 +7,18 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from balsam.wire.limits import MAX_TAGS
 
-Id = Annotated[int, Field(ge=1, lt=2**63)]
+# What a database holds; anything beyond is refused here and not by it.
+Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+AtLeastOne = Annotated[int, Field(ge=1, lt=2**63)]
+Id = AtLeastOne
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Short = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Tags = Annotated[dict[Short, Short], Field(max_length=MAX_TAGS)]
+# Only said here: the use case that checks it says better what is wrong.
+TagName = Annotated[Short, Field(json_schema_extra={"pattern": r"^[^:\x00-\x1f\x7f]+$"})]
+TagFilter = Annotated[str, Field(json_schema_extra={"pattern": ":"})]  # KEY:VALUE
+ById: Any = Field(json_schema_extra={"propertyNames": {"pattern": "^[1-9][0-9]{0,17}$"}})  # beside a dict of Id
+Tags = Annotated[dict[TagName, Short], Field(max_length=MAX_TAGS)]
 JsonDict = dict[str, Any]
 
 

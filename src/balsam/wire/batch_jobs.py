@@ -1,12 +1,13 @@
 """Messages about BatchJobs: allocations that a Site's agent asks from its scheduler."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from balsam.domain.job import MAX_WALL_TIME_MIN
 from balsam.domain.states import BatchJobState, JobMode
-from balsam.wire.base import Id, JsonDict, Message, Short, Tags, Timestamp
+from balsam.wire import lookups
+from balsam.wire.base import ById, Count, Id, JsonDict, Message, Number, Short, TagFilter, Tags, Timestamp
 from balsam.wire.lookups import Where
 
 
@@ -18,7 +19,7 @@ class BatchJobPartition(Message):
     """
 
     job_mode: JobMode
-    num_nodes: Annotated[int, Field(ge=1)]
+    num_nodes: Annotated[int, Field(ge=1, le=1_000_000)]
     filter_tags: Tags = {}
 
 
@@ -76,26 +77,29 @@ def status_reason(status_info: JsonDict) -> str:
 class BatchJobFilter(Message):
     """Selects BatchJobs."""
 
-    id: list[int] | None = None
-    site_id: list[int] | None = None
+    id: list[Number] | None = None
+    site_id: list[Number] | None = None
     state: list[BatchJobState] | None = None
     scheduler_id: str | None = None
     queue: str | None = None
-    filter_tags: list[str] | None = None
+    filter_tags: list[TagFilter] | None = None
     created_after: Timestamp | None = None
     start_time_before: Timestamp | None = None
     start_time_after: Timestamp | None = None
     end_time_before: Timestamp | None = None
     end_time_after: Timestamp | None = None
-    where: Where | None = None  # of kinds.BATCH_JOB_FIELDS, all must hold
+    where: Annotated[Where, lookups.said("BatchJobLookup")] | None = None  # of kinds.BATCH_JOB_FIELDS, all must hold
+
+
+BatchJobOrder = Literal["id", "-id", "start_time", "-start_time"]
 
 
 class BatchJobQuery(BatchJobFilter):
     """A page of BatchJobs."""
 
-    ordering: str = "id"  # id, -id, start_time, -start_time
+    ordering: BatchJobOrder = "id"
     limit: Annotated[int, Field(ge=0, le=10_000)] = 1000
-    offset: Annotated[int, Field(ge=0)] = 0
+    offset: Count = 0
 
 
 class BatchJobsPage(Message):
@@ -117,10 +121,15 @@ class BatchJobPatch(Message):
 
 
 class BatchJobsSelect(Message):
-    """Body of a verb on every BatchJob that a filter selects; `patch` only for update."""
+    """Body of a verb on every BatchJob that a filter selects."""
 
     filter: BatchJobFilter
-    patch: BatchJobPatch | None = None
+
+
+class BatchJobsUpdate(BatchJobsSelect):
+    """The same change to every BatchJob that a filter selects."""
+
+    patch: BatchJobPatch
 
 
 class BatchJobsChanged(Message):
@@ -133,7 +142,7 @@ class BatchJobsChanged(Message):
 class BatchJobsPatch(Message):
     """Several reports in one call; each is applied or answered by itself in `refused`."""
 
-    patches: Annotated[dict[Id, BatchJobPatch], Field(max_length=1000)]
+    patches: Annotated[dict[Id, BatchJobPatch], ById, Field(max_length=1000)]
 
 
 class BatchJobsPatched(Message):

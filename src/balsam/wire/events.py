@@ -6,7 +6,8 @@ from pydantic import Field
 
 from balsam.domain.failure import Failure
 from balsam.domain.states import JobState
-from balsam.wire.base import JsonDict, Message, Timestamp
+from balsam.wire import lookups
+from balsam.wire.base import Count, JsonDict, Message, Number, TagFilter, Timestamp
 from balsam.wire.limits import MAX_PAGE
 from balsam.wire.lookups import Where
 
@@ -32,23 +33,23 @@ class EventView(Message):
 class EventFilter(Message):
     """Selects events."""
 
-    id: list[int] | None = None
-    job_id: list[int] | None = None
+    id: list[Number] | None = None
+    job_id: list[Number] | None = None
     job_state: list[JobState] | None = None  # the state that the Job has now
     failure: list[Failure] | None = None  # of the Job
-    site_id: list[int] | None = None
-    app_id: list[int] | None = None
+    site_id: list[Number] | None = None
+    app_id: list[Number] | None = None
     app_name: str | None = None
     workdir__contains: str | None = None
-    batch_job_id: list[int] | None = None
+    batch_job_id: list[Number] | None = None
     scheduler_id: str | None = None
-    tags: list[str] | None = None
-    data: list[str] | None = None
+    tags: list[TagFilter] | None = None
+    data: list[TagFilter] | None = None
     timestamp_before: Timestamp | None = None
     timestamp_after: Timestamp | None = None
     from_state: JobState | None = None
     to_state: JobState | None = None
-    where: Where | None = None  # of kinds.EVENT_FIELDS, all must hold
+    where: Annotated[Where, lookups.said("EventLookup")] | None = None  # of kinds.EVENT_FIELDS, all must hold
 
 
 class EventQuery(EventFilter):
@@ -56,8 +57,8 @@ class EventQuery(EventFilter):
 
     ordering: Literal["timestamp", "-timestamp"] = "-timestamp"
     limit: Annotated[int, Field(ge=0, le=MAX_PAGE)] = 1000
-    offset: Annotated[int, Field(ge=0)] = 0
-    after: int | None = None
+    offset: Count = 0
+    after: Number | None = None
     after_value: str | None = None
 
 

@@ -7,12 +7,14 @@ from pydantic import Field, JsonValue, StringConstraints
 from balsam.domain.failure import Failure
 from balsam.domain.job import MAX_WALL_TIME_MIN
 from balsam.domain.states import JobState
-from balsam.wire.base import Id, JsonDict, Message, Short, Tags, Timestamp
+from balsam.wire import lookups
+from balsam.wire.base import AtLeastOne, ById, Count, Id, JsonDict, Message, Number, Short, TagFilter, Tags, Timestamp
 from balsam.wire.limits import MAX_BULK, MAX_PAGE, MAX_PARENTS, MAX_TAGS, MAX_WORKDIR
 from balsam.wire.lookups import MAX_LOOKUP_DEPTH, Where
 from balsam.wire.transfers import JobTransfer
 
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
+Priority = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
 
 
 class JobCreate(Message):
@@ -34,8 +36,8 @@ class JobCreate(Message):
     launch_params: dict[Short, Short] = Field(default_factory=dict)
     parent_ids: Annotated[list[Id], Field(max_length=MAX_PARENTS)] = Field(default_factory=list)
     transfers: dict[Short, str | JobTransfer] = Field(default_factory=dict)  # a text is "alias:/absolute/path"
-    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
-    max_attempts: Annotated[int, Field(ge=1)] | None = None
+    priority: Priority = 0
+    max_attempts: AtLeastOne | None = None
     pending_file_cleanup: bool = True  # where the App has cleanup_files
 
 
@@ -96,22 +98,22 @@ class JobView(Message):
 class JobFilter(Message):
     """Selects Jobs, in a query or in a body. Empty selects all that the caller may see; an empty list selects none."""
 
-    id: list[int] | None = None
-    parent_id: list[int] | None = None
-    app_id: list[int] | None = None
+    id: list[Number] | None = None
+    parent_id: list[Number] | None = None
+    app_id: list[Number] | None = None
     app_name: str | None = None
-    site_id: list[int] | None = None
-    batch_job_id: list[int] | None = None
+    site_id: list[Number] | None = None
+    batch_job_id: list[Number] | None = None
     submitted_by: str | None = None  # name of an account
     state: list[JobState] | None = None
     state__ne: JobState | None = None
     failure: list[Failure] | None = None
-    tags: list[str] | None = None  # "KEY:VALUE", all must match
+    tags: list[TagFilter] | None = None  # "KEY:VALUE", all must match
     workdir__contains: str | None = None
     last_update_before: Timestamp | None = None
     last_update_after: Timestamp | None = None
     pending_file_cleanup: bool | None = None
-    where: Where | None = None  # of kinds.JOB_FIELDS, all must hold
+    where: Annotated[Where, lookups.said("JobLookup")] | None = None  # of kinds.JOB_FIELDS, all must hold
 
 
 JobOrder = Literal["id", "-id", "last_update", "-last_update", "state", "-state", "workdir", "-workdir"]
@@ -122,8 +124,8 @@ class JobQuery(JobFilter):
 
     ordering: JobOrder = "id"
     limit: Annotated[int, Field(ge=0, le=MAX_PAGE)] = 1000
-    offset: Annotated[int, Field(ge=0)] = 0
-    after: int | None = None
+    offset: Count = 0
+    after: Number | None = None
     after_value: str | None = None  # not for orderings by id
 
 
@@ -150,18 +152,18 @@ class JobPatch(Message):
     merge_tags: Annotated[dict[Short, Short | None], Field(max_length=MAX_TAGS)] | None = None
     merge_data: JsonDict | None = None
     merge_parameters: JsonDict | None = None
-    workdir: str | None = None
+    workdir: Annotated[str, StringConstraints(min_length=1, max_length=MAX_WORKDIR)] | None = None
     num_nodes: Positive | None = None
     ranks_per_node: Positive | None = None
     threads_per_rank: Positive | None = None
     threads_per_core: Positive | None = None
-    gpus_per_rank: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    gpus_per_rank: Annotated[float, Field(ge=0, le=10_000, allow_inf_nan=False)] | None = None
     node_packing_count: Positive | None = None
     wall_time_min: Annotated[int, Field(ge=0, le=MAX_WALL_TIME_MIN)] | None = None
     launch_params: dict[Short, Short] | None = None
-    priority: int | None = None
-    max_attempts: Annotated[int, Field(ge=1)] | None = None
-    return_code: int | None = None
+    priority: Priority | None = None
+    max_attempts: AtLeastOne | None = None
+    return_code: Number | None = None
     pending_file_cleanup: bool | None = None
     state: JobState | None = None
     state_data: JsonDict | None = None
@@ -171,14 +173,24 @@ class JobPatch(Message):
 class JobsPatch(Message):
     """Different changes to different Jobs, all or none: `patches` maps ids to fields."""
 
-    patches: Annotated[dict[Id, JobPatch], Field(min_length=1, max_length=MAX_BULK)]
+    patches: Annotated[dict[Id, JobPatch], ById, Field(min_length=1, max_length=MAX_BULK)]
 
 
 class JobsSelect(Message):
-    """Body of a verb on every Job that a filter selects; `patch` only for update, `reason` only for cancel."""
+    """Body of a verb on every Job that a filter selects."""
 
     filter: JobFilter
-    patch: JobPatch | None = None
+
+
+class JobsUpdate(JobsSelect):
+    """The same change to every Job that a filter selects."""
+
+    patch: JobPatch
+
+
+class JobsCancel(JobsSelect):
+    """Cancel every Job that a filter selects."""
+
     reason: Short = ""
 
 

@@ -5,6 +5,7 @@ messages, whose import costs a program that only looks at Jobs.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -14,6 +15,7 @@ from balsam.domain.failure import Failure
 from balsam.domain.states import BatchJobState, JobState
 
 MAX_LISTED = 10_000
+KEY = re.compile(r'[^"\\\x00-\x1f\x7f-\x9f]+')
 Op = Literal["eq", "ne", "in", "gt", "gte", "lt", "lte", "contains", "startswith", "endswith", "isnull"]
 OPS: tuple[Op, ...] = ("eq", "ne", "in", "gt", "gte", "lt", "lte", "contains", "startswith", "endswith", "isnull")
 
@@ -89,11 +91,12 @@ APP_FIELDS: Fields = {
 
 
 def is_key(key: str) -> bool:
-    return bool(key) and key.isprintable() and '"' not in key and "\\" not in key
+    """Whether it can be looked up below a JSON field."""
+    return KEY.fullmatch(key) is not None
 
 
 def problem_of(kind: Kind, op: Op, value: Any) -> str | None:
-    if op in _PARTS and not isinstance(value, (str, int, float)):
+    if op in _PARTS and (isinstance(value, bool) or not isinstance(value, (str, int, float))):
         return f"{op} takes text or a number, not {value!r}"
     if op in _PARTS and kind is not Kind.JSON and not isinstance(value, str):
         return f"{op} takes text, not {value!r}"

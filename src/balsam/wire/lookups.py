@@ -72,3 +72,8 @@ def _texts(given: list[Any]) -> Iterator[Any]:
 
 
 Where = Annotated[list[Lookup], Field(max_length=MAX_LOOKUPS), BeforeValidator(_parsed)]
+
+
+def said(name: str) -> Any:
+    """Beside a Where: its name in the OpenAPI document, which says there what can be looked up (server/openapi.py)."""
+    return Field(json_schema_extra={"x-balsam-lookups": name})

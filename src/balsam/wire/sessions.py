@@ -11,9 +11,11 @@ from balsam.domain.lease import LeaseKind, SessionPurpose
 from balsam.domain.lifecycle import Hook
 from balsam.domain.monitors import MAX_RESTARTS
 from balsam.wire.apps import AppView
-from balsam.wire.base import Id, JsonDict, Message, Tags, Timestamp
+from balsam.wire.base import AtLeastOne, ById, Count, Id, JsonDict, Message, Number, Tags, Timestamp
 from balsam.wire.limits import MAX_ACQUIRE, MAX_REPORT
 from balsam.wire.results import JobResult
+
+MAX_LABEL = 256
 
 
 class SessionCreate(Message):
@@ -24,7 +26,7 @@ class SessionCreate(Message):
     batch_job_id: Id | None = None
     kind: LeaseKind = LeaseKind.HEARTBEAT
     purpose: SessionPurpose = SessionPurpose.RUN
-    label: str = ""  # host and pid, partition: shown to people
+    label: Annotated[str, Field(max_length=MAX_LABEL)] = ""  # host and pid, partition: shown to people
 
 
 class SessionView(Message):
@@ -51,16 +53,16 @@ class AcquireRequest(Message):
     A Session for processing gets Jobs that wait for a hook, and says nothing of what it can run.
     """
 
-    acquire_seq: Annotated[int, Field(ge=1)]
+    acquire_seq: AtLeastOne
     max_jobs: Annotated[int, Field(ge=1, le=MAX_ACQUIRE)]
-    max_wall_time_min: Annotated[int, Field(ge=0)] | None = None
-    max_nodes_per_job: Annotated[int, Field(ge=1)] | None = None
+    max_wall_time_min: Count | None = None
+    max_nodes_per_job: AtLeastOne | None = None
     max_aggregate_nodes: Annotated[float, Field(gt=0)] | None = None
-    max_gpus_per_node: Annotated[int, Field(ge=0)] | None = None  # the most on any of the launcher's nodes
+    max_gpus_per_node: Count | None = None  # the most on any of the launcher's nodes
     serial_only: bool = False
     filter_tags: Tags = {}
     sort_by: JobOrder = "fifo"
-    known_apps: dict[int, str] = {}  # app id -> content hash; others are sent along
+    known_apps: Annotated[dict[Id, str], ById] = {}  # app id -> content hash; others are sent along
 
 
 class GrantedJob(Message):
@@ -120,12 +122,12 @@ class ReportRecord(Message):
     is how many attempts more a monitor allows that ended this one.
     """
 
-    seq: Annotated[int, Field(ge=1)]
+    seq: AtLeastOne
     job_id: Id
-    token: Annotated[int, Field(ge=1)]
+    token: AtLeastOne
     event: LaunchEvent
     at: Timestamp
-    return_code: int | None = None
+    return_code: Number | None = None
     failure: Failure | None = None  # what went wrong, when the launcher knows better than the event says
     message: Annotated[str, Field(max_length=8192)] = ""
     data: JsonDict = Field(default_factory=dict)
@@ -167,7 +169,7 @@ class SessionClose(Message):
 class SessionFilter(Message):
     """What the SDK selects open Sessions by; the service lists them all."""
 
-    id: list[int] | None = None
+    id: list[Number] | None = None
     limit: int = 1000
     offset: int = 0
 

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Base64Bytes, Field, StringConstraints
 
 from balsam.domain.roles import Role
-from balsam.wire.base import Id, JsonDict, Message, Name, Short, Timestamp
+from balsam.wire import lookups
+from balsam.wire.base import AtLeastOne, Count, Id, JsonDict, Message, Name, Number, Short, Timestamp
 from balsam.wire.limits import MAX_FILE_READ_BYTES
 from balsam.wire.lookups import Where
 
@@ -16,9 +17,9 @@ SitePath = Annotated[str, StringConstraints(min_length=1, max_length=512, patter
 class QueueLimits(Message):
     """What the Site allows in one queue; 0 jobs means no limit."""
 
-    max_nodes: Annotated[int, Field(ge=1)] = 1
-    max_walltime: Annotated[int, Field(ge=1)] = 60  # minutes; Balsam's name
-    max_queued_jobs: Annotated[int, Field(ge=0)] = 0
+    max_nodes: AtLeastOne = 1
+    max_walltime: AtLeastOne = 60  # minutes; Balsam's name
+    max_queued_jobs: Count = 0
 
 
 class SiteCreate(Message):
@@ -79,13 +80,13 @@ class SiteView(Message):
 class SiteFilter(Message):
     """Selects Sites; `path` is a substring."""
 
-    id: list[int] | None = None
+    id: list[Number] | None = None
     name: str | None = None
     path: str | None = None
     last_refresh_after: Timestamp | None = None
-    where: Where | None = None  # of kinds.SITE_FIELDS, all must hold
+    where: Annotated[Where, lookups.said("SiteLookup")] | None = None  # of kinds.SITE_FIELDS, all must hold
     limit: Annotated[int, Field(ge=0, le=10_000)] = 1000
-    offset: Annotated[int, Field(ge=0)] = 0
+    offset: Count = 0
 
 
 class SitesPage(Message):
@@ -103,7 +104,7 @@ class AgentLeaseRequest(Message):
 
     instance: Short
     hostname: Short
-    pid: int
+    pid: Count
     replaces: Short = ""
 
 
@@ -131,7 +132,7 @@ class FileEntry(Message):
     """One file or directory of a workdir."""
 
     path: str
-    size_bytes: int
+    size_bytes: Number
     is_dir: bool
     modified_at: Timestamp
 
@@ -142,8 +143,8 @@ class FileReply(Message):
     error: str = ""
     entries: list[FileEntry] = []
     data: Base64Bytes = b""
-    offset: int = 0
-    size_bytes: int = 0
+    offset: Number = 0
+    size_bytes: Number = 0
     file_id: str = ""  # of a followed file: another one of the same name has another
 
 

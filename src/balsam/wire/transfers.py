@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints
 
 from balsam.domain.states import JobState, TransferState
 from balsam.domain.transfers import MAX_REMOTE_PATH, TransferDirection
-from balsam.wire.base import Id, JsonDict, Message, Short, Timestamp
+from balsam.wire.base import ById, Count, Id, JsonDict, Message, Number, Short, TagFilter, Timestamp
 from balsam.wire.blobs import Sha256, Size
 from balsam.wire.limits import MAX_BULK, MAX_PAGE
 
@@ -39,7 +39,7 @@ class TransferContent(Message):
     are listed in the blob `manifest`."""
 
     is_tree: bool
-    files: Annotated[int, Field(ge=0)]
+    files: Count
     size_bytes: Size
     entries: Annotated[list[ContentEntry], Field(max_length=MAX_INLINE_ENTRIES)] | None = None
     manifest: Sha256 | None = None
@@ -91,13 +91,13 @@ class TransferItemView(Message):
 class TransferFilter(Message):
     """Selects TransferItems."""
 
-    id: list[int] | None = None
-    site_id: list[int] | None = None
-    job_id: list[int] | None = None
+    id: list[Number] | None = None
+    site_id: list[Number] | None = None
+    job_id: list[Number] | None = None
     state: list[TransferState] | None = None
     direction: TransferDirection | None = None
     job_state: list[JobState] | None = None
-    tags: list[str] | None = None  # "KEY:VALUE" of the Job, all must match
+    tags: list[TagFilter] | None = None  # "KEY:VALUE" of the Job, all must match
 
 
 class TransferQuery(TransferFilter):
@@ -105,8 +105,8 @@ class TransferQuery(TransferFilter):
 
     ordering: Literal["id", "-id"] = "id"
     limit: Annotated[int, Field(ge=0, le=MAX_PAGE)] = 1000
-    offset: Annotated[int, Field(ge=0)] = 0
-    after: int | None = None
+    offset: Count = 0
+    after: Number | None = None
 
 
 class TransfersPage(Message):
@@ -128,7 +128,7 @@ class TransferPatch(Message):
 class TransfersPatch(Message):
     """Several reports in one call; each is applied, or answered in `refused`, by itself."""
 
-    patches: Annotated[dict[Id, TransferPatch], Field(min_length=1, max_length=MAX_BULK)]
+    patches: Annotated[dict[Id, TransferPatch], ById, Field(min_length=1, max_length=MAX_BULK)]
 
 
 class TransfersPatched(Message):

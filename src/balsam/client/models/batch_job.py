@@ -109,7 +109,7 @@ class BatchJobManager(Manager["BatchJob"]):
         instance._take_row(self._row_dict(self.client.transport.request("PATCH", path, body=patch, reply=BatchJobView)))
 
     def _update_matching(self, query: Query["BatchJob"], fields: dict[str, Any]) -> Changed:
-        from balsam.wire.batch_jobs import BatchJobFilter, BatchJobPatch, BatchJobsChanged, BatchJobsSelect
+        from balsam.wire.batch_jobs import BatchJobFilter, BatchJobPatch, BatchJobsChanged, BatchJobsUpdate
 
         unknown = [name for name in fields if name not in BatchJobPatch.model_fields]
         if unknown:
@@ -117,7 +117,7 @@ class BatchJobManager(Manager["BatchJob"]):
             raise TypeError(f"BatchJobs can't be updated by {unknown[0]!r}{known}")
         patch = checked(BatchJobPatch, "update", json_copy(fields, "update"))
         reply = self._verb(
-            "update", BatchJobsSelect(filter=BatchJobFilter(**query._filters), patch=patch), BatchJobsChanged
+            "update", BatchJobsUpdate(filter=BatchJobFilter(**query._filters), patch=patch), BatchJobsChanged
         )
         return Changed(reply.changed, reply.refused)
 

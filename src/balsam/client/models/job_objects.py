@@ -258,12 +258,12 @@ class JobManager(Manager["Job"]):
         reason: str = "",
         deadline_sec: float | None = None,
     ) -> Changed:
-        from balsam.wire.jobs import JobsChanged, JobsSelect
+        from balsam.wire.jobs import JobsCancel, JobsChanged, JobsSelect
 
         selected = self._selected(jobs)
         if selected is None:
             return Changed(0)
-        body = JobsSelect(filter=selected, reason=reason) if reason else JobsSelect(filter=selected)
+        body = JobsCancel(filter=selected, reason=reason) if reason else JobsSelect(filter=selected)
         reply = self.client.transport.request(
             "POST", f"/jobs/{verb}", body=body, reply=JobsChanged, safe_to_repeat=True, deadline_sec=deadline_sec
         )
@@ -320,13 +320,13 @@ class JobManager(Manager["Job"]):
         return Changed(reply.deleted, dict.fromkeys(reply.skipped, reply.reason))
 
     def _update_matching(self, query: Query["Job"], fields: dict[str, Any]) -> Changed:
-        from balsam.wire.jobs import JobFilter, JobPatch, JobsChanged, JobsSelect
+        from balsam.wire.jobs import JobFilter, JobPatch, JobsChanged, JobsUpdate
 
         unknown = [name for name in fields if name not in JobPatch.model_fields]
         if unknown:
             raise TypeError(f"Jobs can't be updated by {unknown[0]!r}{nearest(unknown[0], JobPatch.model_fields)}")
         patch = checked(JobPatch, "update", {name: json_copy(value, name) for name, value in fields.items()})
-        body = JobsSelect(filter=JobFilter(**query._filters), patch=patch)
+        body = JobsUpdate(filter=JobFilter(**query._filters), patch=patch)
         transport = self.client.transport
         reply = transport.request("POST", "/jobs/update", body=body, reply=JobsChanged, safe_to_repeat=True)
         return Changed(reply.changed, reply.refused)

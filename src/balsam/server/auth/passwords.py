@@ -7,9 +7,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from balsam.server.errors import Invalid
 from balsam.wire.base import ErrorDetail
+from balsam.wire.limits import MAX_PASSWORD, MIN_PASSWORD
 
-MAX_PASSWORD = 1024
-MIN_PASSWORD = 8
 # A hash of nothing anybody knows: an unknown account takes as long to refuse as a wrong password (S14).
 _NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$YmFsc2FtLW5vYm9keS1hdC1hbGw$bm9ib2R5LWtub3dzLWEtcGFzc3dvcmQtZm9yLXRoaXM"
 

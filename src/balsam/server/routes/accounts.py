@@ -6,12 +6,13 @@ from datetime import timedelta
 from balsam.domain.scopes import Scope
 from balsam.server.auth import tokens
 from balsam.server.auth.needs import ANYBODY, OPEN, USER
-from balsam.server.auth.passwords import MAX_PASSWORD, hash_new
+from balsam.server.auth.passwords import hash_new
 from balsam.server.errors import Forbidden, Unauthenticated
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.usecases import accounts, logins
 from balsam.wire.auth import AuthMethods, BrowserLink, Login, PasswordChange, PasswordLogin, WhoAmI
+from balsam.wire.limits import MAX_PASSWORD
 
 routes = Routes("accounts", reads=Scope.ALL, writes=Scope.ALL)
 LOGIN_BYTES = 65_536
@@ -28,7 +29,7 @@ async def auth_methods(call: Call) -> AuthMethods:
     return AuthMethods(methods=[*methods, "device"], providers=list(service.providers.titles))
 
 
-@routes.post("/auth/login", needs=OPEN, body_limit=LOGIN_BYTES, audit="login")
+@routes.post("/auth/login", needs=OPEN, body_limit=LOGIN_BYTES, audit="login", is_login=True)
 async def login(call: Call, body: PasswordLogin) -> Login:
     """Exchange a password for a token; at most 5 tries a minute per account and 20 per address."""
     service = call.service
@@ -53,7 +54,7 @@ async def make_browser_link(call: Call) -> BrowserLink:
     return BrowserLink(path=f"/ui/enter?code={code}", expires_at=ends)
 
 
-@routes.post("/auth/password", needs=USER, status=204, body_limit=LOGIN_BYTES, audit="password_changed")
+@routes.post("/auth/password", needs=USER, status=204, body_limit=LOGIN_BYTES, audit="password_changed", is_login=True)
 async def change_password(call: Call, body: PasswordChange) -> None:
     """Another password, for who knows the present one. Other logins and programs' tokens end, Sites' stay."""
     service, me = call.service, call.principal

@@ -27,7 +27,9 @@ async def create_user(call: Call, body: UserCreate) -> UserView:
     )
 
 
-@routes.post("/users/first", needs=OPEN, status=201, body_limit=ACCOUNT_BYTES, audit="first_account_made")
+@routes.post(
+    "/users/first", needs=OPEN, status=201, body_limit=ACCOUNT_BYTES, audit="first_account_made", is_login=True
+)
 async def create_first_user(call: Call, body: FirstUser) -> UserView:
     """The first administrator of a new service, with the code that its log tells. It works once."""
     service = call.service

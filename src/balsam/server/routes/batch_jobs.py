@@ -16,6 +16,7 @@ from balsam.wire.batch_jobs import (
     BatchJobsPatch,
     BatchJobsPatched,
     BatchJobsSelect,
+    BatchJobsUpdate,
     BatchJobView,
 )
 from balsam.wire.limits import MAX_BODY_BYTES
@@ -43,7 +44,7 @@ async def patch_batch_jobs(call: Call, body: BatchJobsPatch) -> BatchJobsPatched
 
 
 @routes.post("/batch-jobs/update", needs=USER, body_limit=MAX_BODY_BYTES)
-async def update_batch_jobs(call: Call, body: BatchJobsSelect) -> BatchJobsChanged:
+async def update_batch_jobs(call: Call, body: BatchJobsUpdate) -> BatchJobsChanged:
     """The same change to every BatchJob that the filter selects."""
     return await batch_job_lists.update_selected(call.service.store, call.principal, body, call.now)
 

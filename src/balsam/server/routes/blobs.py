@@ -1,5 +1,9 @@
 """Blobs: which are there, uploads in pieces, reading parts. Bodies stream through in constant memory."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from balsam.domain.scopes import Scope
 from balsam.server.auth.needs import USER, USER_SITE_OR_JOB
 from balsam.server.blobs.storage import BlobGone, BlobReader
@@ -17,6 +21,8 @@ from balsam.wire.blobs import MAX_PIECE_BYTES, BlobPart, BlobsLookUp, BlobsPrese
 routes = Routes("blobs", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)
 
 MAX_NAME = 128
+# Said only: `_checked_name` says better what is wrong.
+UploadName = Annotated[str, Field(json_schema_extra={"pattern": f"^[A-Za-z0-9._-]{{1,{MAX_NAME}}}$"})]
 
 
 @routes.post("/blobs/look-up", needs=USER_SITE_OR_JOB)
@@ -33,14 +39,14 @@ async def blob_usage(call: Call) -> BlobUsage:
 
 
 @routes.get("/blobs/uploads/{name}", needs=USER_SITE_OR_JOB, scope=Scope.JOBS_WRITE)
-async def upload_state(call: Call, name: str) -> UploadState:
+async def upload_state(call: Call, name: UploadName) -> UploadState:
     """How far an upload is: where to go on after the connection was lost."""
     sender = blobs.sender_of(call.principal)
     return UploadState(received_bytes=call.service.uploads.received_bytes(sender, _checked_name(name)))
 
 
 @routes.put("/blobs/uploads/{name}", needs=USER_SITE_OR_JOB, body_limit=MAX_PIECE_BYTES)
-async def upload_piece(call: Call, name: str, body: BodyStream, query: UploadPiece) -> UploadState:
+async def upload_piece(call: Call, name: UploadName, body: BodyStream, query: UploadPiece) -> UploadState:
     """A piece of a file, from `offset` on. With `sha256` it is the last one: the blob is there when this is answered.
 
     409 `upload_offset` says that the piece belongs elsewhere: ask how far the upload is.
@@ -61,7 +67,7 @@ async def upload_piece(call: Call, name: str, body: BodyStream, query: UploadPie
 
 
 @routes.delete("/blobs/uploads/{name}", needs=USER_SITE_OR_JOB, status=204)
-async def drop_upload(call: Call, name: str) -> None:
+async def drop_upload(call: Call, name: UploadName) -> None:
     """Give an upload up; its space is free at once."""
     call.service.uploads.drop(blobs.sender_of(call.principal), _checked_name(name))
 

@@ -19,7 +19,7 @@ LOGIN_BYTES = 65_536
 ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"
 
 
-@routes.post("/auth/device", needs=OPEN, body_limit=LOGIN_BYTES)
+@routes.post("/auth/device", needs=OPEN, body_limit=LOGIN_BYTES, is_login=True)
 async def begin_device_login(call: Call, body: DeviceAsk) -> DeviceLogin:
     """Begin a login that a person completes in a browser, on whatever machine. At most 20 a minute from one address."""
     service = call.service

@@ -47,6 +47,7 @@ class Endpoint:
     streams: bool
     scope: Scope
     audit: str  # the event that a success leaves in the audit log; empty: none
+    is_login: bool  # its function counts the call with `call.check_login`
 
 
 @dataclass(slots=True)
@@ -70,12 +71,13 @@ class Routes:
         media_type: str = "application/json",
         scope: Scope | None = None,
         audit: str = "",
+        is_login: bool = False,
     ) -> Callable[[Function], Function]:
         """Declare the function below as the endpoint."""
 
         def declare(function: Function) -> Function:
             parts = _signature(function, path)
-            parts["audit"] = audit
+            parts["audit"], parts["is_login"] = audit, is_login
             parts["scope"] = scope or (self.reads if method == "GET" else self.writes)
             endpoint = Endpoint(
                 method, self.prefix + path, needs, function, self.tag, status, body_limit, media_type, **parts

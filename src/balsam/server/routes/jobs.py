@@ -20,12 +20,14 @@ from balsam.wire.jobs import (
     JobGroups,
     JobGroupsQuery,
     JobQuery,
+    JobsCancel,
     JobsChanged,
     JobsCreate,
     JobsCreated,
     JobsPage,
     JobsPatch,
     JobsSelect,
+    JobsUpdate,
     JobView,
 )
 from balsam.wire.limits import MAX_BODY_BYTES
@@ -105,13 +107,13 @@ async def list_results(call: Call, query: ResultsQuery) -> ResultsPage:
 
 
 @routes.post("/jobs/update", needs=USER_OR_SITE, body_limit=MAX_BODY_BYTES)
-async def update_jobs(call: Call, body: JobsSelect) -> JobsChanged:
+async def update_jobs(call: Call, body: JobsUpdate) -> JobsChanged:
     """The same change to every Job that the filter selects."""
     return await selection.update_selected(call.service.store, call.principal, body, call.now)
 
 
 @routes.post("/jobs/cancel", needs=USER_SITE_OR_JOB, body_limit=MAX_BODY_BYTES)
-async def cancel_jobs(call: Call, body: JobsSelect) -> JobsChanged:
+async def cancel_jobs(call: Call, body: JobsCancel) -> JobsChanged:
     """Cancel: at once when the Job does not run, else after its end was observed."""
     return await selection.cancel_selected(call.service.store, call.principal, body, call.now)
 

@@ -4,11 +4,12 @@ A list field that is present and empty (`?state=`) is the empty list, which sele
 that was not given.
 """
 
+from functools import cache
 from typing import Any, get_args, get_origin
 from urllib.parse import parse_qsl
 
 from balsam.server.problems import Problem
-from balsam.wire.base import Message
+from balsam.wire.base import Message, Timestamp
 
 MAX_FIELDS = 10_100  # a page of ids and a few more
 
@@ -16,6 +17,16 @@ MAX_FIELDS = 10_100  # a page of ids and a few more
 def list_fields(model: type[Message]) -> frozenset[str]:
     """Names of the fields that are lists."""
     return frozenset(name for name, field in model.model_fields.items() if _is_list(field.annotation))
+
+
+@cache
+def _times(model: type[Message]) -> frozenset[str]:
+    """Names of the fields that are times."""
+    return frozenset(name for name, field in model.model_fields.items() if Timestamp in _parts(field.annotation))
+
+
+def _parts(annotation: Any) -> list[Any]:
+    return [annotation, *(deeper for part in get_args(annotation) for deeper in _parts(part))]
 
 
 def _is_list(annotation: Any) -> bool:
@@ -37,7 +48,10 @@ def parse(model: type[Message], lists: frozenset[str], query_string: bytes) -> M
             400, "malformed", f"the query string can't be read, or has more than {MAX_FIELDS} fields: {error}"
         ) from None
     fields: dict[str, Any] = {}
+    times = _times(model)
     for name, value in pairs:
+        if name in times and value[4:5] != "-":
+            raise Problem(422, "invalid", f"{name}: write the time out, as in 2030-01-31T12:00:00Z")
         if name in lists:
             values = fields.setdefault(name, [])
             if value:

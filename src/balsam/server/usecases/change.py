@@ -22,7 +22,6 @@ from balsam.wire.base import ErrorDetail
 from balsam.wire.jobs import JobPatch, JobsChanged, JobsPatch
 from balsam.wire.limits import MAX_PARAMETERS_BYTES
 
-MAX_PRIORITY = 1_000_000
 _SHAPE = (
     *("num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core"),
     *("gpus_per_rank", "node_packing_count", "wall_time_min"),
@@ -124,8 +123,6 @@ def problems_of(job: JobRow, app: AppRow, given: dict[str, Any]) -> Iterator[tup
             yield name, str(error)
     for why in tag_problems(given.get("tags", {})):
         yield "tags", why
-    if abs(given.get("priority", 0)) > MAX_PRIORITY:
-        yield "priority", f"it must be between -{MAX_PRIORITY} and {MAX_PRIORITY}"
     if spec is not None:
         try:
             spec.check_parameters(given["parameters"])

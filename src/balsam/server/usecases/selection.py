@@ -11,7 +11,6 @@ from datetime import datetime
 
 from balsam.domain.roles import Role
 from balsam.domain.states import DONE_STATES, JobState
-from balsam.server.errors import Invalid
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Store, Tx
 from balsam.server.store.selections import JobSelection
@@ -21,8 +20,8 @@ from balsam.server.usecases.delete import delete_jobs
 from balsam.server.usecases.filters import job_selections
 from balsam.server.usecases.retry import retry_jobs
 from balsam.server.usecases.scope import access_of
-from balsam.wire.base import Deleted, ErrorDetail
-from balsam.wire.jobs import JobFilter, JobsChanged, JobsSelect
+from balsam.wire.base import Deleted
+from balsam.wire.jobs import JobFilter, JobsCancel, JobsChanged, JobsSelect, JobsUpdate
 
 SLICE = 2000
 MAX_REFUSED = 100
@@ -47,9 +46,8 @@ class _Place:
 Verb = Callable[[Tx, list[int]], Outcome]
 
 
-async def cancel_selected(store: Store, principal: Principal, message: JobsSelect, now: datetime) -> JobsChanged:
+async def cancel_selected(store: Store, principal: Principal, message: JobsCancel, now: datetime) -> JobsChanged:
     """Cancel the Jobs. Those that are done already are refused only when they were named by id."""
-    _only(message, "reason")
 
     def verb(tx: Tx, ids: list[int]) -> Outcome:
         return Outcome(*cancel_jobs(tx, ids, message.reason, now))
@@ -60,7 +58,6 @@ async def cancel_selected(store: Store, principal: Principal, message: JobsSelec
 
 async def retry_selected(store: Store, principal: Principal, message: JobsSelect, now: datetime) -> JobsChanged:
     """Let FAILED and CANCELLED Jobs run again. Others are refused only when they were named by id."""
-    _only(message)
 
     def verb(tx: Tx, ids: list[int]) -> Outcome:
         return Outcome(*retry_jobs(tx, ids, now))
@@ -69,12 +66,9 @@ async def retry_selected(store: Store, principal: Principal, message: JobsSelect
     return _changed(await _over(store, principal, message.filter, verb, keep))
 
 
-async def update_selected(store: Store, principal: Principal, message: JobsSelect, now: datetime) -> JobsChanged:
+async def update_selected(store: Store, principal: Principal, message: JobsUpdate, now: datetime) -> JobsChanged:
     """Make the same change to all of the Jobs."""
-    _only(message, "patch")
     patch = message.patch
-    if patch is None:
-        raise Invalid([ErrorDetail(where="patch", message="say what to change")])
 
     def verb(tx: Tx, ids: list[int]) -> Outcome:
         return Outcome(*change_slice(tx, access_of(tx, principal), dict.fromkeys(ids, patch), now))
@@ -84,7 +78,6 @@ async def update_selected(store: Store, principal: Principal, message: JobsSelec
 
 async def delete_selected(store: Store, principal: Principal, message: JobsSelect, now: datetime) -> Deleted:
     """Remove the Jobs and their history. RUNNING and granted ones, and parents that are waited for, are skipped."""
-    _only(message)
 
     def verb(tx: Tx, ids: list[int]) -> Outcome:
         return Outcome(*delete_jobs(tx, ids))
@@ -161,9 +154,3 @@ def _kept(selection: JobSelection, keep: list[JobState] | None) -> JobSelection:
 def _changed(outcome: Outcome) -> JobsChanged:
     named = dict(sorted(outcome.refused.items())[:MAX_REFUSED])
     return JobsChanged(changed=outcome.changed, refused=named)
-
-
-def _only(message: JobsSelect, allowed: str = "") -> None:
-    for name, given in (("patch", message.patch is not None), ("reason", bool(message.reason))):
-        if given and name != allowed:
-            raise Invalid([ErrorDetail(where=name, message="this verb does not take it; leave it out")])

@@ -19,7 +19,6 @@ from balsam.wire.sessions import RenewReply, SessionClose, SessionCreate, Sessio
 
 WAITING = frozenset({BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED})
 CLOSING = BATCH_JOB_ENDED | {BatchJobState.PENDING_DELETION}
-MAX_LABEL = 256
 
 
 def list_sessions(tx: ReadTx, principal: Principal) -> SessionsPage:
@@ -55,8 +54,6 @@ def open_session(tx: Tx, principal: Principal, message: SessionCreate, now: date
     site = find_site(tx, principal, message.site_id, Role.OWNER)
     if message.purpose is SessionPurpose.PROCESSING:
         principal.require("user", "site")
-    if len(message.label) > MAX_LABEL:
-        raise Invalid([ErrorDetail(where="label", message=f"at most {MAX_LABEL} characters")])
     if message.purpose is SessionPurpose.PROCESSING and message.model_fields_set & {"batch_job_id", "kind"}:
         why = "hooks are run by the Site's agent under a heartbeat lease and in no BatchJob; leave it out"
         raise Invalid([ErrorDetail(where="purpose", message=why)])
