@@ -91,6 +91,16 @@ def test_the_time_that_is_left_counts(world: StoreWorld, gone_min: float, left: 
     assert why(world, job_id).reasons == ([] if left is None else [misfit])
 
 
+def test_an_allocation_that_drains_is_said_to(world: StoreWorld) -> None:
+    lease(world, "agent")
+    (job_id,) = world.submit()
+    batch_job = world.submit_batch_job()
+    world.report_batch_job(batch_job.id, B.RUNNING)
+    world.open_session(batch_job_id=batch_job.id)
+    world.drain(batch_job.id)
+    assert why(world, job_id).reasons == [f"BatchJob {batch_job.id} is draining: it takes no more Jobs."]
+
+
 def test_gpus_that_no_launcher_has_are_named(world: StoreWorld) -> None:
     """L1: it is passed over by acquire, so nothing else would say why it waits."""
     lease(world, "agent")

@@ -14,6 +14,15 @@ from tests.system.test_command import JOBS, as_json, balsam
 
 pytestmark = pytest.mark.slow
 _NUMBERS = count()
+UNTIL = """
+from balsam.api import ApplicationDefinition
+
+class Until(ApplicationDefinition):
+    site = "local"
+    command_template = "until [ -e {{ path }} ]; do sleep 0.1; done"
+
+Until.sync()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +209,33 @@ def test_queue_by_id_state_tag_and_scheduler_id(site: LiveSite) -> None:
     assert queue(site, "-h", "-n", "1")[0]["id"] == made["id"]
     assert "Requested" in balsam(site.environment, "queue", "ls", "-h", "-v")
     assert "which BatchJobs" in as_json(site.environment, "queue", "rm", code=2)["error"]["message"]
+
+
+def test_drain_lets_the_jobs_end_and_takes_no_more(site: LiveSite) -> None:
+    """It ends with its last Job, long before it would for having nothing to do."""
+    made = said(site, "queue submit -n 1 -t 5 -j serial -tag kind=drain")
+    number = str(made["id"])
+    site.run(UNTIL)
+    first = said(site, f"job create -a Until -w drain/first -tag kind=drain -p path={site.home}/go")["id"]
+    eventually(lambda: ls(site, str(first))[0]["state"] == "RUNNING", "the Job did not start")
+    assert as_json(site.environment, "queue", "drain", number, "999999", code=3) == {
+        "draining": 1,
+        "refused": {"999999": "there is no such BatchJob, or it is not yours"},
+    }
+    assert "draining: takes no more Jobs" in balsam(site.environment, "queue", "ls", number)
+    second = say(site, "drain")
+    assert "is draining" in balsam(site.environment, "job", "explain", str(second))
+    (site.home / "go").touch()
+    eventually(lambda: queue(site, number)[0]["state"] == "finished", "the allocation did not end", 45)
+    assert ls(site, str(first))[0]["state"] in ("RUN_DONE", "POSTPROCESSED", "JOB_FINISHED")
+    assert ls(site, str(second))[0]["state"] == "PREPROCESSED"
+    waits = said(site, "queue submit -n 1 -t 5 -j serial -tag kind=nobody")
+    eventually(lambda: queue(site, str(waits["id"]))[0]["state"] == "running", "the allocation did not start")
+    balsam(site.environment, "queue", "drain", "-t", "kind=nobody", "--yes")
+    eventually(lambda: queue(site, str(waits["id"]))[0]["state"] == "finished", "an idle one did not end", 45)
+    why = as_json(site.environment, "queue", "drain", number, code=3)["refused"][number]
+    assert why == "it is finished already"
+    balsam(site.environment, "job", "rm", "-t", "kind=drain", "--yes")
 
 
 def queue(site: LiveSite, *words: str) -> list[dict[str, Any]]:

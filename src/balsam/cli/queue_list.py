@@ -141,7 +141,8 @@ def _row(one: "BatchJob", scope: SiteScope) -> Iterable[object]:
     from balsam.wire.batch_jobs import status_reason
 
     asked = (one.job_mode, one.num_nodes, one.wall_time_min, one.queue, one.project)
-    reason = status_reason(one.status_info or {})
+    drains = "draining: takes no more Jobs" if one.draining and one.state in LIVE_STATES else ""
+    reason = "; ".join(text for text in (drains, status_reason(one.status_info or {})) if text)
     return (one.id, scope.name_of(one.site_id), one.scheduler_id, one.state, *asked, one.start_time, reason)
 
 

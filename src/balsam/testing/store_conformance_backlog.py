@@ -3,9 +3,14 @@
 
 from typing import Any
 
+import pytest
+
 from balsam.domain.states import BatchJobState, JobMode
+from balsam.server.errors import Conflict
+from balsam.server.store.protocol import Wake
 from balsam.testing.store_world import StoreWorld
 from balsam.wire.batch_jobs import BatchJobPartition
+from balsam.wire.sessions import LaunchEvent
 
 
 class BacklogRules:
@@ -53,6 +58,35 @@ class BacklogRules:
         assert world.read(lambda tx: (tx.held_nodes(session.id, 3), tx.held_nodes(session.id, 4))) == (None, 1.5)
         others = world.backlog({"a": "2"})
         assert {one.batch_job_id for one in others.supplies} == {plain.id, serial.id}
+
+    def test_an_allocation_that_drains_takes_nothing_and_ends_after_its_jobs(self, world: StoreWorld) -> None:
+        world.submit(2)
+        batch_job = world.submit_batch_job()
+        world.report_batch_job(batch_job.id, BatchJobState.RUNNING)
+        session = world.open_session(batch_job_id=batch_job.id)
+        (job,) = world.acquire(session.id, 1)
+        world.tell(session.id, job, LaunchEvent.STARTED)
+        assert not batch_job.draining and world.drain(batch_job.id).draining
+        closing = Wake("session", session.id, "closing", {})
+        assert world.acquire(session.id) == [] and not world.renew(session.id).closing
+        assert closing not in world.wakes, "its Job would be ended"
+        assert (len(world.backlog().supplies), world.backlog().waiting[0].number) == (0, 1)
+        world.tell(session.id, job, LaunchEvent.RUN_DONE, return_code=0)
+        assert world.renew(session.id).closing
+        assert world.acquire(session.id) == [] and closing in world.wakes
+
+    def test_one_that_drains_and_has_nothing_ends_at_once(self, world: StoreWorld) -> None:
+        batch_job = world.submit_batch_job()
+        with pytest.raises(Conflict, match="pending_submission: only one that runs can be drained"):
+            world.drain(batch_job.id)
+        world.report_batch_job(batch_job.id, BatchJobState.RUNNING)
+        session = world.open_session(batch_job_id=batch_job.id)
+        world.wakes.clear()
+        world.drain(batch_job.id)
+        assert Wake("session", session.id, "closing", {}) in world.wakes
+        world.drain(batch_job.id)
+        world.report_batch_job(batch_job.id, BatchJobState.FINISHED)
+        assert world.drain(batch_job.id).state is BatchJobState.FINISHED, "a repeat changes nothing"
 
     def test_partitions_take_of_the_backlog_by_themselves(self, world: StoreWorld) -> None:
         world.submit(2, tags={"a": "1"})

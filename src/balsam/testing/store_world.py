@@ -339,6 +339,11 @@ class StoreWorld:
         patch = BatchJobPatch(state=state, **fields)
         return self.write(lambda tx: batch_jobs.patch_batch_job(tx, self.agent(), batch_job_id, patch, self.now))
 
+    def drain(self, batch_job_id: int) -> BatchJobView:
+        """As the user asks for it."""
+        patch = BatchJobPatch(draining=True)
+        return self.write(lambda tx: batch_jobs.patch_batch_job(tx, self.ada, batch_job_id, patch, self.now))
+
 
 def run(call: Awaitable[T]) -> T:
     """The result of an asynchronous call."""

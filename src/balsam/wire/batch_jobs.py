@@ -38,7 +38,10 @@ class BatchJobCreate(Message):
 
 
 class BatchJobView(Message):
-    """A BatchJob as the service knows it. `status_info` carries the scheduler's own words."""
+    """A BatchJob as the service knows it. `status_info` carries the scheduler's own words.
+
+    `draining`: it takes no more Jobs, and ends when those it has are over.
+    """
 
     id: int
     submitted_by: str
@@ -57,6 +60,7 @@ class BatchJobView(Message):
     created_at: Timestamp
     start_time: Timestamp | None
     end_time: Timestamp | None
+    draining: bool = False
 
 
 def status_reason(status_info: JsonDict) -> str:
@@ -110,7 +114,9 @@ class BatchJobsPage(Message):
 
 
 class BatchJobPatch(Message):
-    """A change: users ask for deletion by `state=pending_deletion`; the agent reports what the scheduler says."""
+    """A change: users ask for deletion by `state=pending_deletion`, or for an end after its Jobs by `draining`, which
+    can't be taken back; the agent reports what the scheduler says.
+    """
 
     state: BatchJobState | None = None
     scheduler_id: Short | None = None
@@ -118,6 +124,7 @@ class BatchJobPatch(Message):
     start_time: Timestamp | None = None
     end_time: Timestamp | None = None
     filter_tags: Tags | None = None
+    draining: Literal[True] | None = None
 
 
 class BatchJobsSelect(Message):

@@ -150,7 +150,7 @@ def _partitions(value: Any) -> "list[BatchJobPartition] | None":
 
 
 class BatchJob(Model):
-    """An allocation: asked for by `objects.create`, ended by `cancel`. `state` follows the scheduler.
+    """An allocation: asked for by `objects.create`, ended by `cancel` or `drain`. `state` follows the scheduler.
 
     >>> allocation = BatchJob.objects.create(
     ...     site_id=site.id, num_nodes=1, wall_time_min=5, job_mode="mpi", queue="local", project="local"
@@ -176,6 +176,7 @@ class BatchJob(Model):
     end_time = Field[datetime | None](None, parse=INSTANT)
     created_at = Field[datetime](None, write=Write.NEVER, parse=INSTANT)
     submitted_by = Field[str](None, write=Write.NEVER)
+    draining = Field[bool](False, write=Write.SAVED)
 
     objects = Objects(BatchJobManager)
     _shown = ("id", "site_id", "state", "num_nodes", "wall_time_min", "queue", "project")
@@ -207,6 +208,25 @@ class BatchJob(Model):
             self.refresh_from_db()
             if self.state not in BATCH_JOB_ENDED:
                 raise
+
+    def drain(self) -> None:
+        """Let it take no more Jobs, and end once those that it has are over; this can't be taken back.
+
+        Returns once the wish is recorded. Raises Conflict when it does not run: `cancel` ends one that waits.
+
+        >>> import time
+        >>> allocation = BatchJob.objects.create(
+        ...     site_id=site.id, num_nodes=1, wall_time_min=5, job_mode="mpi", queue="local", project="local"
+        ... )
+        >>> while allocation.state != "running":
+        ...     time.sleep(0.1)
+        ...     allocation.refresh_from_db()
+        >>> allocation.drain()
+        >>> allocation.draining
+        True
+        """
+        self.draining = True
+        self.save()
 
     def delete(self) -> None:
         """Ask for the end of a live allocation, like `cancel`; delete the record of one that has ended.

@@ -11,10 +11,10 @@ from balsam.domain.lease import CallOrder, SessionPurpose, call_order
 from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.server.errors import Invalid
 from balsam.server.principal import Principal
-from balsam.server.store.protocol import Tx
+from balsam.server.store.protocol import Tx, Wake
 from balsam.server.store.records import AppRow, JobRow, Json, SessionRow
 from balsam.server.store.selections import AcquireCriteria
-from balsam.server.usecases.sessions import is_closing, open_session_of
+from balsam.server.usecases.sessions import Ending, open_session_of, takes_no_more
 from balsam.server.usecases.views import app_views
 from balsam.wire.base import ErrorDetail
 from balsam.wire.sessions import AcquireReply, AcquireRequest, GrantedJob
@@ -37,8 +37,11 @@ def acquire_jobs(tx: Tx, principal: Principal, session_id: int, message: Acquire
     match call_order(session.acquire_seq, message.acquire_seq):
         case CallOrder.NEW:
             tx.put(replace(session, acquire_seq=message.acquire_seq, max_gpus_per_node=message.max_gpus_per_node))
-            if not is_closing(tx, session):
-                jobs = tx.acquire(_criteria(session, message), session.id, message.acquire_seq)
+            match takes_no_more(tx, session):
+                case Ending.NOT:
+                    jobs = tx.acquire(_criteria(session, message), session.id, message.acquire_seq)
+                case Ending.AT_ONCE:  # who asks has nothing left: it need not wait for its next renewal
+                    tx.wake(Wake("session", session.id, "closing", {}))
         case CallOrder.REPEAT:
             jobs = tx.granted_jobs(session.id, message.acquire_seq)
         case CallOrder.OLD:

@@ -34,7 +34,7 @@ def site_backlog(tx: ReadTx, principal: Principal, site_id: int, query: BacklogQ
     found = tx.runnable_shapes(wanted)
     batch_jobs = tx.find(BatchJobRow, site_id=site.id, state=tuple(map(str, _OPEN)))
     names: dict[AcquireCriteria, int] = {}
-    slices = [part for row in batch_jobs for part in _slices(row, wanted, names)]
+    slices = [part for row in batch_jobs if not row.draining for part in _slices(row, wanted, names)]
     share = max(_LEAST_LOOK, query.max_jobs // max(1, len(names)))
     parts = [tx.runnable_shapes(replace(part, max_jobs=share)) if found else [] for part in names]
     held = _held(tx, site.id)

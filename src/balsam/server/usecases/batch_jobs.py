@@ -21,6 +21,7 @@ from balsam.server.store.records import BatchJobRow, SessionRow, SiteRow, TokenR
 from balsam.server.usecases.accounts import add_token, revoke
 from balsam.server.usecases.limits import BadJson, json_text
 from balsam.server.usecases.scope import find_batch_job, find_site
+from balsam.server.usecases.sessions import is_closing
 from balsam.server.usecases.views import batch_job_view
 from balsam.wire.base import Deleted, ErrorDetail
 from balsam.wire.batch_jobs import (
@@ -33,6 +34,7 @@ from balsam.wire.batch_jobs import (
 from balsam.wire.sites import JobTokenCreate, QueueLimits, SiteToken
 
 _WAITING = (BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED)
+_MAY_DRAIN = (BatchJobState.RUNNING, BatchJobState.UNKNOWN)
 
 
 def get_batch_job(tx: ReadTx, principal: Principal, batch_job_id: int) -> BatchJobView:
@@ -146,7 +148,7 @@ def check_given(principal: Principal, given: dict[str, Any]) -> None:
             raise Forbidden(
                 f"only the Site's agent reports that a BatchJob is {state}; you can ask for pending_deletion"
             )
-        if foreign := sorted(given.keys() - {"state", "filter_tags"}):
+        if foreign := sorted(given.keys() - {"state", "filter_tags", "draining"}):
             raise Forbidden(f"only the Site's agent reports {', '.join(foreign)}")
     for why in filter_tag_problems(given.get("filter_tags", {})):
         raise Invalid([ErrorDetail(where="filter_tags", message=why)])
@@ -157,13 +159,19 @@ def check_given(principal: Principal, given: dict[str, Any]) -> None:
 
 
 def _check_changeable(row: BatchJobRow, given: dict[str, Any]) -> None:
-    """The launcher is given its tags at submission: a later change would do nothing."""
+    """The launcher is given its tags at submission: a later change would do nothing. What does not run has no Jobs that
+    an end could wait for."""
     changes = given.get("filter_tags", row.filter_tags) != row.filter_tags
     if changes and row.state is not BatchJobState.PENDING_SUBMISSION:
         raise Conflict(
             "already_submitted",
             f"BatchJob {row.id} is {row.state}: its filter_tags went to the scheduler with it and can't be changed;"
             " ask for another BatchJob with the tags you want",
+        )
+    if given.get("draining") and not row.draining and row.state not in _MAY_DRAIN:
+        raise Conflict(
+            "not_running",
+            f"BatchJob {row.id} is {row.state}: only one that runs can be drained; `balsam queue rm` ends it",
         )
 
 
@@ -186,6 +194,10 @@ def _follow_up(tx: Tx, principal: Principal, before: BatchJobRow, after: BatchJo
     if after.state is BatchJobState.PENDING_DELETION and before.state is not after.state:
         for session in tx.find(SessionRow, batch_job_id=after.id, ended_at=None):
             tx.wake(Wake("session", session.id, "closing", {}))
+    elif after.draining and not before.draining:
+        for session in tx.find(SessionRow, batch_job_id=after.id, ended_at=None):
+            if is_closing(tx, session):
+                tx.wake(Wake("session", session.id, "closing", {}))
     if principal.kind == "user":
         tx.wake(Wake("site", after.site_id, "batch_jobs", {}))
 

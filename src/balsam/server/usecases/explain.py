@@ -243,6 +243,9 @@ def _minutes_left(allocation: BatchJobRow, now: datetime) -> int:
 def _misfits(allocation: BatchJobRow, job: JobRow, now: datetime) -> Iterator[str]:
     """Why an allocation, or none of its partitions, can run the Job."""
     name = f"BatchJob {allocation.id}"
+    if allocation.draining:
+        yield f"{name} is draining: it takes no more Jobs."
+        return
     left = _minutes_left(allocation, now)
     if job.wall_time_min > left:
         time = f"{left} minutes" if left == allocation.wall_time_min else f"{left} minutes left"

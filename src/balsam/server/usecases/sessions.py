@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime
+from enum import Enum, auto
 
 from balsam.domain.lease import LEASE_TTL_SEC, LeaseKind, SessionPurpose
 from balsam.domain.lifecycle import Request
@@ -19,6 +20,14 @@ from balsam.wire.sessions import RenewReply, SessionClose, SessionCreate, Sessio
 
 WAITING = frozenset({BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED})
 CLOSING = BATCH_JOB_ENDED | {BatchJobState.PENDING_DELETION}
+
+
+class Ending(Enum):
+    """How a Session comes to its end by its BatchJob's."""
+
+    NOT = auto()
+    AFTER_ITS_JOBS = auto()
+    AT_ONCE = auto()
 
 
 def list_sessions(tx: ReadTx, principal: Principal) -> SessionsPage:
@@ -104,11 +113,20 @@ def renew_session(tx: Tx, principal: Principal, session_id: int, now: datetime) 
 
 
 def is_closing(tx: ReadTx, session: SessionRow) -> bool:
-    """Whether the Session's BatchJob is to end, so that nothing more is started in it."""
+    """Whether the Session's BatchJob is to end at once: it was asked to, or it is draining and nothing is left here."""
+    return takes_no_more(tx, session) is Ending.AT_ONCE
+
+
+def takes_no_more(tx: ReadTx, session: SessionRow) -> Ending:
+    """Whether, and how, the Session's BatchJob comes to its end, so that nothing more is granted to it."""
     if session.batch_job_id is None:
-        return False
+        return Ending.NOT
     batch_job = tx.get(BatchJobRow, session.batch_job_id)
-    return batch_job is None or batch_job.state in CLOSING
+    if batch_job is None or batch_job.state in CLOSING:
+        return Ending.AT_ONCE
+    if not batch_job.draining:
+        return Ending.NOT
+    return Ending.AT_ONCE if tx.held_nodes(session.id, look_at=1) is not None else Ending.AFTER_ITS_JOBS
 
 
 def close_session(tx: Tx, principal: Principal, session_id: int, message: SessionClose, now: datetime) -> None:

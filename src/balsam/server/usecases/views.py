@@ -123,6 +123,7 @@ def _batch_job_view(row: BatchJobRow, submitter: str) -> BatchJobView:
         created_at=moment(row.created_at),
         start_time=moment_or_none(row.start_time),
         end_time=moment_or_none(row.end_time),
+        draining=row.draining,
     )
 
 

@@ -51,7 +51,7 @@ class AppRow:
 class BatchJobRow:
     """An allocation. `ended_at` is when the service heard of its end (S13); `start_time`, `end_time` are the Site's.
 
-    `submitter_id` asked for it; `owner_id` is the Site's owner.
+    `submitter_id` asked for it; `owner_id` is the Site's owner. `draining`: it is granted no more Jobs.
     """
 
     id: int
@@ -73,6 +73,7 @@ class BatchJobRow:
     start_time: int | None
     end_time: int | None
     ended_at: int | None
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
