@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from balsam.platform.mpirun.detect import MpiRunMissing, detect
+from balsam.platform.mpirun.detect import MpiRunMissing, as_in_allocation, detect
 from balsam.platform.registry import UnknownBackEnd
 from tests.platform.fake_commands import program_of, write_program
 
@@ -37,6 +37,15 @@ def test_auto_takes_srun_in_an_allocation_of_slurm_only(tmp_path: Path) -> None:
     found = detect("auto", {**both, "SLURM_JOB_ID": "7"})
     assert (found.mpirun.name, vars(found.mpirun)["srun"]) == ("srun", str(tmp_path / "srun"))
     assert detect(str(tmp_path / "srun"), both).mpirun.name == "srun"
+
+
+@pytest.mark.parametrize("name", ["srun", "flux", "jsrun"])
+def test_who_asks_outside_of_an_allocation_hears_what_is_taken_within(tmp_path: Path, name: str) -> None:
+    """`balsam doctor` on the login node."""
+    scheduler = {"srun": "slurm", "flux": "flux", "jsrun": "lsf"}[name]
+    both = path(tmp_path, mpiexec=HYDRA, **{name: "exit 1"})
+    assert detect("auto", as_in_allocation(scheduler, both)).mpirun.name == name
+    assert detect("auto", as_in_allocation("gridengine", both)).mpirun.name == "mpich"
 
 
 def test_intel_is_not_taken_for_mpich(tmp_path: Path) -> None:

@@ -129,9 +129,17 @@ _WHERE_QUEUES = "correct scheduler.allowed_queues in settings.yml"
 
 
 def _mpi(plan: "Plan") -> Iterator[Finding]:
-    from balsam.platform.mpirun.detect import detect
+    from balsam.platform.mpirun.detect import MpiRunMissing, as_in_allocation, detect
+    from balsam.platform.registry import SCHEDULERS
 
-    found = detect(plan.settings.mpirun_name)
+    scheduler = SCHEDULERS.plain_name(plan.settings.scheduler.scheduler_class)
+    try:
+        found = detect(plan.settings.mpirun_name, as_in_allocation(scheduler, os.environ))
+    except MpiRunMissing as error:
+        if scheduler == "local":
+            raise
+        yield Finding("MPI", "warning", f"{error}", "not needed on this host, but in job-template.sh")
+        return
     yield Finding("MPI", "ok", found.reason)
 
 

@@ -32,6 +32,8 @@ _IN_ALLOCATION = (
     ("FLUX_URI", "flux", "in an instance of Flux"),
     ("LSB_JOBID", "jsrun", "in an allocation of LSF"),
 )
+# By which these programs know that they run in one, by the batch system's name.
+_MARK_OF = {"slurm": "SLURM_JOB_ID", "flux": "FLUX_URI", "lsf": "LSB_JOBID", "pbs": "PBS_JOBID"}
 _VERSION = re.compile(r"\d+\.\d+(\.\d+)?")
 
 
@@ -74,6 +76,16 @@ def detect(
         raise MpiRunMissing(f"{why} names {program}, which is no program that can be executed")
     name = name or _recognise(program, why)
     return Detected(MPIRUNS.load(name)(program, single_rank), f"{name}: {program}, by {why}")
+
+
+def as_in_allocation(scheduler: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which `detect` chooses as it will in an allocation of this batch system.
+
+    >>> as_in_allocation("slurm", {"PATH": "/bin"})
+    {'PATH': '/bin', 'SLURM_JOB_ID': '0'}
+    """
+    mark = _MARK_OF.get(scheduler)
+    return {**environ} if mark is None else {**environ, mark: "0"}
 
 
 def recognise_on_path(environ: Mapping[str, str]) -> tuple[str | None, str]:
