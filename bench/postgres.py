@@ -127,7 +127,7 @@ def _several(server: PostgresServer, root: Path, rows: int) -> list[Goal]:
         with _reads(second, person) as read_ms:
             while launcher.left > BATCH * BATCHES:
                 launcher.acquire_rate(BATCHES)
-            launcher.update_rate()
+            launcher.update_rate(BATCH * BATCHES)
         last = launcher.acquire_rate(BATCHES)
         launcher.fill(rows)
         machine.wait_for_quiet()  # the server tidies up behind a million rows

@@ -9,6 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from balsam.server.database_address import DatabaseAddress
 from balsam.server.errors import NotFound
+from balsam.server.store.postgres import tx
 from balsam.server.store.postgres.store import PostgresStore
 from balsam.server.store.protocol import ReadTx, Store, Wake
 from balsam.testing.store_conformance import StoreConformance
@@ -29,6 +30,12 @@ def address(postgres: PostgresServer) -> Iterator[DatabaseAddress]:
 def debian_address(debian_postgres: PostgresServer) -> Iterator[DatabaseAddress]:
     with debian_postgres.migrated() as address:
         yield address
+
+
+@pytest.fixture(autouse=True)
+def places_move_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here grants a thousand Jobs."""
+    monkeypatch.setattr(tx, "MANY_PASSED", 1)
 
 
 class TestPostgresStore(StoreConformance):

@@ -91,6 +91,7 @@ class OrderRules:
         (child,) = world.submit(parent_ids=[parent.id], tags={"a": "1"})
         world.submit(MANY, tags={"a": "1"})
         take(MANY)  # past the child
+        take(1)
         world.tell(session, parent, LaunchEvent.STARTED, LaunchEvent.RUN_DONE, return_code=0)
         assert child in take(1)
 
