@@ -1,6 +1,6 @@
 """Many Jobs run on a real Slurm when the way to the service is cut, and when the first of their nodes is lost.
 
-BALSAM_JOBS_IN_FLIGHT=1000 and BALSAM_CUT_SEC=60 are what is to be borne; here are fewer, for the time that CI has.
+JOBS_IN_FLIGHT=1000 and CUT_SEC=60 are what is to be borne; here are fewer, for the time that CI has.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tests.testbed.slurm_bed import SlurmBed
 from tests.testbed.stopping_proxy import StoppingProxy
 
 pytestmark = pytest.mark.timeout(400)
-JOBS = int(os.environ.get("BALSAM_JOBS_IN_FLIGHT", "160"))
-CUT_SEC = float(os.environ.get("BALSAM_CUT_SEC", "5"))
+JOBS = int(os.environ.get("JOBS_IN_FLIGHT", "160"))
+CUT_SEC = float(os.environ.get("CUT_SEC", "5"))
 # So many Jobs in state RUNNING, whose first attempts wait without a sound for somebody to open the gate.
 IN_FLIGHT = """
 import os
