@@ -40,7 +40,7 @@ _PEOPLE = """SELECT who.person, {shortest} FROM (
 _LEVELS = """SELECT value, (SELECT {level} FROM {jobs} AND {at}submitter_id = value ORDER BY {order} LIMIT 1)
     FROM json_each(?)"""
 _SHORTEST = f"""(SELECT wall_time_min FROM {_WAITING.format("jobs_waiting_shortest", RUNNABLE)}
-    AND submitter_id = who.person ORDER BY wall_time_min LIMIT 1)"""
+    AND submitter_id = who.person AND wall_time_min >= 0 ORDER BY wall_time_min LIMIT 1)"""
 _NOT_ASKED = "CAST(0 AS BIGINT)"
 _INDEXES: Mapping[JobOrder, str] = {
     "fifo": "jobs_waiting",
