@@ -1,4 +1,4 @@
-"""A service whose wall clock is ahead by as many seconds as a file says, and which sweeps all the time.
+"""A service for which as many seconds more have passed as a file says, and which sweeps all the time.
 
 `running_service(home, program=[time_lapse.__file__], env={time_lapse.AHEAD: str(file)})`
 """
@@ -19,10 +19,16 @@ SWEEP_SEC = 0.2
 
 
 class Ahead(SystemClock):
-    """Reads the file each time."""
+    """Reads the file each time. Time passes by both clocks: when the wall clock alone is ahead, it has jumped."""
 
     def now(self) -> datetime:
-        return super().now() + timedelta(seconds=float(Path(os.environ[AHEAD]).read_text()))
+        return super().now() + timedelta(seconds=self._ahead_sec())
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._ahead_sec()
+
+    def _ahead_sec(self) -> float:
+        return float(Path(os.environ[AHEAD]).read_text())
 
 
 if __name__ == "__main__":

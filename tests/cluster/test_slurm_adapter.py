@@ -24,7 +24,7 @@ SLURM = BatchSystem(
         listing="squeue",
         outage="slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
         unknown_state="s/RUNNING/MOONLIT/",
-        blank_reason=r"s/\x1f[^\x1f]+\x1f$/\x1fNodes required are down, drained or reserved\x1f/",
+        blank_reason=r"s/\x1f[^\x1f]+(\x1f[^\x1f]*\x1f)$/\x1fNodes required are down, drained or reserved\1/",
         renamed="s/balsam-/hamlet-/",
     ),
     queue="batch",

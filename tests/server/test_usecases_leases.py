@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from balsam.domain.lease import LEASE_GRACE_SEC, LEASE_TTL_SEC, LeaseKind
-from balsam.domain.lifecycle import MAX_LOST_ATTEMPTS
+from balsam.domain.lifecycle import MAX_LOST_ATTEMPTS, Hook
 from balsam.domain.states import BatchJobState, JobState
 from balsam.server.errors import Conflict, Invalid, NotFound, SessionEnded, Unavailable
 from balsam.server.principal import Principal
@@ -220,6 +220,17 @@ def test_cancel_of_a_running_job_waits_for_the_kill_to_be_seen(world: StoreWorld
     view = world.get(job_id)
     assert (view.state, view.cancel_requested, view.session_id) == (S.CANCELLED, True, None)
     assert world.renew(session.id).cancel == []
+
+
+def test_a_run_that_ended_before_it_was_killed_has_its_hooks_run_to_their_end(world: StoreWorld) -> None:
+    """They were handed back at each renewal of their Session, and begun again, for ever."""
+    app_id = world.add_app_with_hooks(Hook.POSTPROCESS).id
+    (job_id,) = world.submit(app_id=app_id)
+    session = world.open_session()
+    (job,) = running(world, session.id)
+    world.cancel([job_id])
+    world.tell(session.id, job, E.RUN_DONE)
+    assert (world.state(job_id), world.get(job_id).cancel_requested) == (S.RUN_DONE, False)
 
 
 def test_a_running_job_that_is_to_be_cancelled_ends_with_its_session(world: StoreWorld) -> None:

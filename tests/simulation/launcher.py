@@ -308,13 +308,14 @@ class SimLauncher(Process):
             rank.terminate(self.clock.delay_until(order.kill_at))
 
     def child_exited(self, rank: Rank, code: int) -> None:
-        self.after(0.001, self._child_exited, rank, code)
+        is_killed = rank.kill_at is not None or rank.doomed  # by us, not by the sweep that follows its end
+        self.after(0.001, self._child_exited, rank, code, is_killed)
 
-    def _child_exited(self, rank: Rank, code: int) -> None:
+    def _child_exited(self, rank: Rank, code: int, is_killed: bool) -> None:
         """As Children: whether a node was lost is asked before the end counts."""
         job_id = rank.job.id
-        is_known = self._ranks.get(job_id) is rank and rank.kill_at is None and not rank.doomed
-        if is_known and self._watch is not None and self._watch.is_doubtful(self._orders[job_id], code):
+        is_asked = self._ranks.get(job_id) is rank and not is_killed
+        if is_asked and self._watch is not None and self._watch.is_doubtful(self._orders[job_id], code):
             self._doubtful.add(job_id)
         self._hear(Exited(job_id, code))
 

@@ -293,8 +293,10 @@ def _tally(job: JobFacts, request: Request) -> _Tally:
 def _settle_facts(job: JobFacts, steps: list[Transition], tally: _Tally) -> JobFacts:
     """Facts after the steps. Built once, whatever the number of steps: this runs for every transition there is."""
     first = steps[0]
-    forgets_cancel = first.event is JobEvent.STARTED or first.event in _RETRIES
     is_over = first.source is JobState.RUNNING and first.target is not JobState.RUNNING
+    # A run that ended before it could be killed leaves no wish to kill: its hooks would be stopped again and again.
+    has_escaped = is_over and first.target is not JobState.CANCELLED
+    forgets_cancel = has_escaped or first.event is JobEvent.STARTED or first.event in _RETRIES
     is_let_go = is_over or (first.actor is Actor.SITE and first.source in AWAITED_HOOKS)
     return JobFacts(
         state=steps[-1].target,
