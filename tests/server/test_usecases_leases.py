@@ -231,6 +231,9 @@ def test_a_run_that_ended_before_it_was_killed_has_its_hooks_run_to_their_end(wo
     world.cancel([job_id])
     world.tell(session.id, job, E.RUN_DONE)
     assert (world.state(job_id), world.get(job_id).cancel_requested) == (S.RUN_DONE, False)
+    hooks = world.open_processing()
+    assert [granted.id for granted in world.acquire(hooks.id)] == [job_id]
+    assert world.renew(hooks.id).cancel == []
 
 
 def test_a_running_job_that_is_to_be_cancelled_ends_with_its_session(world: StoreWorld) -> None:
