@@ -185,8 +185,9 @@ def test_serial_mode_refuses_what_needs_an_mpirun() -> None:
 
 def test_descent_makes_and_enters(tmp_path: Path) -> None:
     root = DataRoot(tmp_path / "data")
-    for _ in range(2):
-        fd = root.enter("a/b/c")
+    for is_made in (True, False):
+        fd, is_new = root.enter("a/b/c")
+        assert is_new is is_made
         assert os.readlink(f"/proc/self/fd/{fd}") == str(tmp_path / "data/a/b/c")
         os.close(fd)
 
@@ -194,7 +195,7 @@ def test_descent_makes_and_enters(tmp_path: Path) -> None:
 def test_the_data_directory_itself_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     (tmp_path / "data").symlink_to(tmp_path / "scratch")
-    os.close(DataRoot(tmp_path / "data").enter("a"))
+    os.close(DataRoot(tmp_path / "data").enter("a")[0])
     assert (tmp_path / "scratch/a").is_dir()
 
 

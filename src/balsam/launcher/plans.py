@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from balsam.domain.app import LaunchMethod
 from balsam.domain.job import Resources
@@ -37,8 +37,7 @@ class NotStarted(Exception):
         self.return_code = return_code
 
 
-@dataclass(frozen=True, slots=True)
-class CommandPlan:
+class CommandPlan(NamedTuple):
     """Words to execute. `spreads`: their end alone does not prove that the ranks ended. `call` goes to `call_path`.
 
     `reach`: how a signal gets to the ranks.

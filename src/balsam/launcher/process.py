@@ -16,7 +16,6 @@ import stat
 import subprocess
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 # The shell's own answers, so that a command run without a shell ends as it would have in one.
@@ -31,8 +30,7 @@ _DEFAULT_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTO
 _SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """What to run. `cwd` is absolute; `stdout` (stdout and stderr, appended to) may be relative to it. `cwd_fd` is the
     opened `cwd`, when that was checked and must not be looked up again. `stdin_fd` becomes its standard input; None:
     nothing to read.

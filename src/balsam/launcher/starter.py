@@ -34,6 +34,7 @@ class Starter:
     def __init__(self, planner: Planner, data: DataRoot, calls: CallFiles) -> None:
         self._planner = planner
         self._data = data
+        self._data_path = str(data.path)
         self._calls = calls
 
     def plan(self, job: LaunchJob, placement: Placement, prepared: Prepared | None = None) -> Plan:
@@ -42,7 +43,7 @@ class Starter:
 
     def execute(self, job: LaunchJob, plan: CommandPlan, *, is_first: bool = True) -> Child:
         """Start the command. `is_first`: nothing of this attempt has written yet. Raises NotStarted, SpawnError."""
-        with self._told(), self._entered(job, is_first) as directory:
+        with self._entered(job, is_first) as directory:
             if plan.call is not None:
                 self._calls.write(plan.call_path, plan.call)
             try:
@@ -53,7 +54,7 @@ class Starter:
 
     def call(self, job: LaunchJob, plan: WorkerPlan, workers: Workers) -> Worker:
         """Have the call carried out by a worker. Raises NotStarted, SpawnError."""
-        with self._told(), self._entered(job, True) as directory:
+        with self._entered(job, True) as directory:
             output = open_output(OUTPUT_NAME, directory)
             command = Command((), plan.env, self._cwd(job), OUTPUT_NAME, cwd_fd=directory)
             call = {**plan.call, "env": {**plan.call["env"], "PWD": command.cwd}}
@@ -72,22 +73,19 @@ class Starter:
             self._calls.remove(plan.call_path)
 
     def _cwd(self, job: LaunchJob) -> str:
-        return f"{self._data.path}/{job.workdir}"
+        return f"{self._data_path}/{job.workdir}"
 
     @contextmanager
     def _entered(self, job: LaunchJob, is_first: bool) -> Iterator[int]:
-        directory = self._data.enter(job.workdir)
+        """In its work directory, opened; whatever goes wrong there is told as this module promises."""
         try:
-            if is_first:
-                keep_earlier_output(directory, job.attempt)
-            yield directory
-        finally:
-            os.close(directory)
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
+            directory, is_new = self._data.enter(job.workdir)
+            try:
+                if is_first and not is_new:
+                    keep_earlier_output(directory, job.attempt)
+                yield directory
+            finally:
+                os.close(directory)
         except CommandError as error:
             raise NotStarted(error.exit_code, str(error)) from error
         except WorkdirError as error:

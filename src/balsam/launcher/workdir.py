@@ -4,7 +4,6 @@ Called by the launcher when it starts a Job. The path was checked by the service
 component by component without following links (S15), so that nothing in the data directory leads out of it.
 """
 
-import contextlib
 import errno
 import os
 import stat
@@ -34,16 +33,22 @@ class DataRoot:
         except OSError as error:
             raise WorkdirError(f"the data directory {path} can't be used: {error.strerror}") from error
 
-    def enter(self, workdir: str, make: bool = True) -> int:
-        """Open a work directory, made if need be; returns a descriptor that the caller closes. Raises WorkdirError."""
+    def enter(self, workdir: str) -> tuple[int, bool]:
+        """Open a work directory, made if need be; returns a descriptor that the caller closes, and whether it was made.
+
+        Raises WorkdirError.
+        """
+        return self._enter(workdir, make=True)
+
+    def _enter(self, workdir: str, make: bool) -> tuple[int, bool]:
         try:
             parts = contained(workdir).split("/")
         except BadPath as error:
             raise WorkdirError(str(error)) from error
-        fd = self._fd
+        fd, is_new = self._fd, False
         try:
             for number, part in enumerate(parts, 1):
-                inner = _descend(fd, part, make, is_last=number == len(parts))
+                inner, is_new = _descend(fd, part, make, is_last=number == len(parts))
                 if fd != self._fd:
                     os.close(fd)
                 fd = inner
@@ -57,7 +62,7 @@ class DataRoot:
                     "every part of it must be a real directory"
                 ) from error
             raise WorkdirError(f"work directory {what} in {self.path} can't be made: {error.strerror}") from error
-        return fd
+        return fd, is_new
 
     def output_has_not(self, workdir: str, text: bytes) -> bool:
         """Whether a Job's whole output is known not to have this text: it is small, and can be read."""
@@ -73,7 +78,7 @@ class DataRoot:
     def _end_of_output(self, workdir: str, size_bytes: int) -> bytes | None:
         """At most so much of the end; None when there is no output that can be read."""
         try:
-            directory = self.enter(workdir, make=False)
+            directory, _ = self._enter(workdir, make=False)
         except WorkdirError:
             return None
         try:
@@ -120,19 +125,21 @@ def _exists(name: str, directory: int) -> bool:
     return True
 
 
-def _descend(directory: int, part: str, make: bool, is_last: bool) -> int:
+def _descend(directory: int, part: str, make: bool, is_last: bool) -> tuple[int, bool]:
     # The last one is new as a rule, the others are there as a rule: the likelier call goes first.
-    if make and is_last:
-        _make(part, directory)
+    is_new = make and is_last and _make(part, directory)
     try:
-        return os.open(part, _OPEN, dir_fd=directory)
+        return os.open(part, _OPEN, dir_fd=directory), is_new
     except FileNotFoundError:
         if not make:
             raise
-    _make(part, directory)
-    return os.open(part, _OPEN, dir_fd=directory)
+    is_new = _make(part, directory)
+    return os.open(part, _OPEN, dir_fd=directory), is_new
 
 
-def _make(part: str, directory: int) -> None:
-    with contextlib.suppress(FileExistsError):
+def _make(part: str, directory: int) -> bool:
+    try:
         os.mkdir(part, dir_fd=directory)
+    except FileExistsError:
+        return False
+    return True

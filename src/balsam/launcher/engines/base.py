@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from balsam.domain.packing import Placement
 from balsam.domain.template import RenderedCommand
@@ -19,8 +18,7 @@ class NotLaunchable(Exception):
     """The Job asks for what this engine can't do; the text says what it can."""
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(NamedTuple):
     """A command line. `spreads`: it starts processes in sessions of their own, whose end its own end does not prove.
 
     `reach`: how a signal gets to the ranks.
