@@ -221,6 +221,21 @@ def test_an_empty_answer_is_not_asked_again_until_there_is_a_reason() -> None:
     assert one(Acquire, bench.step(after=POLL_SEC)).acquire_seq == 3
 
 
+def test_after_an_empty_answer_a_reserve_that_is_used_up_is_no_reason_to_ask() -> None:
+    """Each of the last Jobs of a stream would cost the service a question."""
+    bench = Bench()
+    bench.run(*(job(number) for number in range(1, 9)))
+    asked: list[Acquire] = []
+    for number in range(1, 9):
+        outputs = bench.end(number)
+        asked += all_of(Acquire, outputs)
+        bench.grant()
+        bench.step(*(Started(start.job.id) for start in all_of(Start, outputs)), after=0.01)
+    # Once for the reserve, and once for each half of the node that stays free.
+    assert len(asked) == 3
+    assert all_of(Acquire, bench.step(Work())) != []
+
+
 def test_a_hint_that_comes_while_the_question_is_under_way_is_not_lost() -> None:
     bench = Bench()
     bench.step(Work())

@@ -99,7 +99,8 @@ class Appetite:
         self.in_flight = None
         if usable and not self._ended:
             self._began = now
-        self._fed_up_at = None if usable else room.free_nodes
+        # Jobs that wait here and are started one by one leave no more room than there was.
+        self._fed_up_at = None if usable else max(0.0, room.free_nodes)
         self._poll_at = now + POLL_SEC
         if unusable and not usable:
             self._wait_longer(now)

@@ -209,7 +209,7 @@ class HookWorkers:
 
     def _enter(self, order: HookOrder) -> int:
         try:
-            return self._data.enter(order.workdir)
+            return self._data.enter(order.workdir)[0]
         except WorkdirError as error:
             raise NotBegun(str(error)) from error
 
