@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from balsam.api import DeadlineExceeded
+from balsam.api import BalsamError, DeadlineExceeded, JobState
+from balsam.wire.jobs import JobExplanation
 
 SERVICE_TIME = datetime(2031, 5, 6, 12, 0, 0, tzinfo=UTC)
 
@@ -32,6 +34,10 @@ class FakeJob:
         self.cancels = 0
         self.killed_to: str | None = "CANCELLED"
         self.reached_after = 0.0
+        self.why: tuple[str, list[str]] = ("It is CREATED.", [])
+        self.explained = 0
+        self.explains_after: threading.Event | None = None
+        self.explain_raises: BalsamError | None = None
         self.moves: list[tuple[float, dict[str, Any]]] = []
         self._born = time.monotonic()
 
@@ -70,6 +76,15 @@ class FakeJob:
         self.cancels += 1
         if self.killed_to is not None:
             self.will(time.monotonic() - self._born + 0.02, state=self.killed_to)
+
+    def explain(self) -> JobExplanation:
+        self.explained += 1
+        if self.explains_after is not None:
+            self.explains_after.wait(30)
+        if self.explain_raises is not None:
+            raise self.explain_raises
+        summary, reasons = self.why
+        return JobExplanation(id=self.id or 0, state=JobState(self.state), summary=summary, reasons=reasons)
 
     def read_text(self, name: str) -> str:
         try:

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,10 @@ def test_each_task_has_a_directory_of_its_own(submitted: Submit) -> None:
     assert first.workdir.startswith(f"libe_workflow/{first.name}")
 
 
+def test_a_directory_may_be_a_path(submitted: Submit) -> None:
+    assert submitted(workdir=Path("scan") / "7").workdir == "libe_workflow/scan/7"
+
+
 def test_defaults_are_not_shared_between_calls(submitted: Submit) -> None:
     first = submitted()
     for name in ("transfers", "tags", "launch_params"):
@@ -105,6 +110,7 @@ def test_defaults_are_not_shared_between_calls(submitted: Submit) -> None:
         ({"app_name": "hello", "app_args": {"my_name": "x"}, "max_tasks_per_node": 0}, ["max_tasks_per_node=0"]),
         ({"app_name": "hello", "app_args": {"my_name": "x"}, "workdir": "../up"}, ["'..'"]),
         ({"app_name": "hello", "app_args": {"my_name": "x"}, "workdir": "/tmp/x"}, ["absolute"]),
+        ({"app_name": "hello", "app_args": {"my_name": "x"}, "workdir": 3}, ["workdir must be text, not 3"]),
     ],
 )
 def test_a_wrong_submission_is_refused_before_any_request(
@@ -142,6 +148,10 @@ class TestRegistration:
         with pytest.raises(ExecutorException, match=named):
             exctr.register_app(type("Odd", (), fields), app_name="odd")
         assert "odd" not in exctr.apps
+
+    def test_a_program_is_no_app(self, exctr: BalsamExecutor) -> None:
+        with pytest.raises(ExecutorException, match="ApplicationDefinition, not '/bin/echo'"):
+            exctr.register_app("/bin/echo", app_name="echo")
 
     def test_an_unknown_calc_type_is_refused(self, exctr: BalsamExecutor) -> None:
         with pytest.raises(ExecutorException, match="sum"):
@@ -241,6 +251,17 @@ class TestAllocations:
             exctr.submit_allocation(site_id=1, num_nodes=1, wall_time_min=1, **{name: "kind=a"})
         assert batch_jobs == []
 
+    @pytest.mark.parametrize("partitions", [{"job_mode": "mpi", "num_nodes": 1}, ["mpi:1"], "mpi:1"])
+    def test_partitions_that_are_none_are_shown(self, exctr: BalsamExecutor, partitions: Any) -> None:
+        with pytest.raises(ExecutorException, match=r"partitions must be a list of dicts, not .*mpi"):
+            exctr.submit_allocation(site_id=1, num_nodes=1, wall_time_min=1, partitions=partitions)
+
+    def test_numbers_are_text_for_the_template_as_in_tags(
+        self, exctr: BalsamExecutor, batch_jobs: list[dict[str, Any]]
+    ) -> None:
+        exctr.submit_allocation(1, 2, 3, optional_params={"gpus": 4}, filter_tags={"run": 7})
+        assert (batch_jobs[0]["optional_params"], batch_jobs[0]["filter_tags"]) == ({"gpus": "4"}, {"run": "7"})
+
     def test_partitions_and_filters_are_passed(self, exctr: BalsamExecutor, batch_jobs: list[dict[str, Any]]) -> None:
         part = {"job_mode": "serial", "num_nodes": 1, "filter_tags": {"a": "b"}}
         exctr.submit_allocation(1, 2, 3, "serial", "q", "p", {"shout": "yes"}, {"x": "y"}, [part, part])
@@ -298,8 +319,7 @@ def test_base_class_services_work(exctr: BalsamExecutor, submitted: Submit) -> N
     exctr.set_resources(None)
     exctr.add_platform_info({})
     exctr.set_worker_info(None, 3)
-    with exctr as same:
-        assert same is exctr is Executor.executor
+    assert Executor.executor is exctr
     task = submitted()
     assert "_worker3_" in task.name
     task.process.will(0.05, state="JOB_FINISHED", return_code=0)

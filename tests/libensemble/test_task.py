@@ -11,7 +11,7 @@ from libensemble.executors.executor import STATES, ExecutorException, TimeoutExp
 
 from balsam.api import SiteOffline
 from balsam.domain.states import DONE_STATES, JobState
-from balsam.libensemble import BalsamTask
+from balsam.libensemble import BalsamExecutor, BalsamTask
 from balsam.libensemble import task as task_module
 from tests.libensemble.fake_job import SERVICE_TIME, FakeJob
 
@@ -98,6 +98,12 @@ def test_kill_waits_until_the_job_is_seen_cancelled(submitted: Submit) -> None:
     assert task.process.state == "CANCELLED"
     assert (task.state, task.finished, task.success, task.errcode) == ("USER_KILLED", True, False, -15)
     assert task.cancelled()
+
+
+def test_a_task_shows_its_name_state_and_job(exctr: BalsamExecutor, submitted: Submit) -> None:
+    task = submitted()
+    assert repr(task) == f"<BalsamTask {task.name}: CREATED, Job {task.process.id}>"
+    assert "not submitted" in repr(BalsamTask(exctr.get_app("hello")))
 
 
 def test_kill_of_a_job_that_ended_first_keeps_its_end(submitted: Submit) -> None:

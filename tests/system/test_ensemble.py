@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,8 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from balsam.api import BatchJobState, Client, JobState
+from balsam.config import ClientSettings
 from tests.system.live_site import PARTS, LiveSite, eventually, finished, live_site
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -95,6 +99,13 @@ def test_comms_local(site: LiveSite, start: str) -> None:
     prelude = f"import multiprocessing\nif __name__ == '__main__':\n    multiprocessing.set_start_method({start!r})\n"
     said = site.run(ensemble_script(site, specs, prelude=prelude), timeout=120, name=f"local_{start}.py")
     assert "workers [1, 2]" in said
+    assert "[1]  " in (lines := submissions_logged(site)) and "[2]  " in lines
+
+
+def submissions_logged(site: LiveSite) -> str:
+    """The lines of libEnsemble's own log that tell of submissions; each begins with the worker's number."""
+    lines = (site.home / "scripts" / "ensemble.log").read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if "balsam_executor (INFO): Submitted task" in line)
 
 
 def test_comms_threads(site: LiveSite) -> None:
@@ -184,6 +195,65 @@ def test_the_manager_s_kill_reaches_the_site(site: LiveSite) -> None:
         """,
         name="manager_kill.py",
     )
+
+
+LONG_ENSEMBLE = """
+import sys
+import numpy as np
+from libensemble import Ensemble
+from libensemble.executors.balsam_executors import BalsamExecutor
+from libensemble.gen_funcs.sampling import uniform_random_sample
+from libensemble.specs import ExitCriteria, GenSpecs, LibeSpecs, SimSpecs
+from balsam.api import ApplicationDefinition
+
+
+class Endless(ApplicationDefinition):
+    site = "{name}"
+    command_template = "exec sleep {{{{ seconds }}}}"
+
+
+def sim_f(H, persis_info, sim_specs, libE_info):
+    task = libE_info["executor"].submit(
+        app_name="endless", app_args={{"seconds": 604}}, max_tasks_per_node=2, tags={{"run": "interrupted"}}
+    )
+    task.wait()
+    return np.zeros(1, dtype=sim_specs["out"]), persis_info
+
+
+if __name__ == "__main__":
+    with BalsamExecutor() as executor:
+        executor.register_app(Endless, app_name="endless")
+        executor.submit_allocation(site_id={id}, num_nodes=1, wall_time_min=10)
+        ensemble = Ensemble(
+            executor=executor,
+            libE_specs=LibeSpecs(nworkers=3, comms=sys.argv[1]),
+            sim_specs=SimSpecs(sim_f=sim_f, inputs=["x"], outputs=[("f", float)]),
+            gen_specs=GenSpecs(
+                gen_f=uniform_random_sample,
+                outputs=[("x", float, (1,))],
+                user={{"gen_batch_size": 4, "lb": np.array([1]), "ub": np.array([100])}},
+            ),
+            exit_criteria=ExitCriteria(sim_max=4),
+        )
+        ensemble.add_random_streams()
+        ensemble.run()
+"""
+
+
+def test_an_interrupted_ensemble_leaves_no_task_and_no_allocation(site: LiveSite) -> None:
+    """Ctrl-C reaches manager and workers; two tasks run then and one waits for room."""
+    script = site.begin(LONG_ENSEMBLE.format(name=site.name, id=site.id), "interrupted.py", ["local"])
+    client = Client(ClientSettings.load({"BALSAM_HOME": str(site.home)}))
+    jobs = client.Job.objects.filter(tags={"run": "interrupted"})
+    eventually(lambda: jobs.count() == 3 and jobs.filter(state="RUNNING").count() == 2, "they do not run", 60)
+    os.killpg(script.pid, signal.SIGINT)
+    _, said = script.communicate(timeout=90)
+    assert script.returncode != 0 and "KeyboardInterrupt" in said
+    assert jobs.count_by("state") == {JobState.CANCELLED: 3}, said
+    assert client.BatchJob.objects.order_by("-id").first().state is BatchJobState.FINISHED
+    assert [
+        one.info["cmdline"] for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == ["sleep", "604"]
+    ] == []
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,11 @@ def name_of(app: Any) -> str:
 
 def check_definition(app: Any) -> None:
     """Raises ExecutorException when the App lacks what a submission needs, or its template can't be used."""
+    if isinstance(app, str):
+        raise ExecutorException(
+            f"register_app takes an App, a class made from balsam.api.ApplicationDefinition, not {app!r}; "
+            "programs are named in the App's command_template"
+        )
     for attribute in ("site", "command_template"):
         if not getattr(app, attribute, None):
             raise ExecutorException(

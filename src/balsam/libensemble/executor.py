@@ -5,10 +5,10 @@ Apps, ask for an allocation; user functions submit. It holds no connection of it
 The names of `balsam.api` imported here are looked up as globals of this module, where tests of others patch them.
 """
 
-import logging
 import secrets
 import time
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from libensemble.executors.executor import NOT_STARTED_STATES, Application, Executor, ExecutorException, jassert
@@ -22,18 +22,18 @@ from balsam.libensemble.definition import (
     run_line,
     unpacked_application,
 )
+from balsam.libensemble.log import MANAGER_WARNING, logger
 from balsam.libensemble.placement import Placement, positive, resolve_placement
-from balsam.libensemble.revocation import Revocation
+from balsam.libensemble.revocation import Revocation, end_allocations, end_tasks
 from balsam.libensemble.task import BalsamTask
 
 __all__ = ["ApplicationDefinition", "BalsamExecutor", "BalsamTask", "BatchJob", "EventLog", "Job"]
-
-logger = logging.getLogger(__name__)
 
 # The documented defaults. Never handed on and never changed: every use copies.
 _NO_ITEMS: dict[str, Any] = {}
 _NO_PARTITIONS: list[dict[str, Any]] = []
 
+EXECUTOR_TAG = "libe_executor"
 _JOB_MODES = tuple(mode.value for mode in JobMode)
 
 
@@ -47,6 +47,9 @@ class BalsamExecutor(Executor):
     >>> task.wait(timeout=60)  # doctest: +SKIP
     >>> exctr.revoke_allocation(batch)  # doctest: +SKIP
     True
+
+    With ``with BalsamExecutor() as exctr:`` nothing goes on once the block is left, also by an error or Ctrl-C: what it
+    submitted from any process is killed, and its allocations are revoked.
     """
 
     def __init__(self) -> None:
@@ -54,6 +57,18 @@ class BalsamExecutor(Executor):
         super().__init__()
         self.workflow_name = "libe_workflow"
         self.allocations: list[Any] = []
+        self.own_tags: dict[str, str] = {}
+
+    def __enter__(self) -> "BalsamExecutor":
+        """Give what is submitted from here on a tag ``libe_executor``, by which ``__exit__`` finds it."""
+        self.own_tags = {EXECUTOR_TAG: secrets.token_hex(8)}
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Kill the tasks of this block that are not done, and revoke its allocations; waits a minute for their end."""
+        tags, self.own_tags = self.own_tags, {}
+        end_tasks(Job.objects, tags)
+        end_allocations([Revocation(allocation, BatchJob.objects) for allocation in self.allocations])
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to a worker process: the registered Apps, without the comm of this process."""
@@ -128,8 +143,9 @@ class BalsamExecutor(Executor):
         partitions: list[dict], Optional
             Slices of the allocation, each with its ``job_mode``, ``num_nodes``, ``filter_tags``
 
-        Raises ExecutorException for an unknown site or job mode; a queue, project, size or option that the site does
-        not allow shows as state ``submit_failed``, with the reason in ``status_info``.
+        Raises ExecutorException for an unknown site or job mode, and ``balsam.api.ValidationFailed`` for a queue,
+        project, size or option that the site does not allow. What only its scheduler can know shows as state
+        ``submit_failed``, with the reason in ``status_info``.
         """
         jassert(job_mode in _JOB_MODES, f"job_mode={job_mode!r} must be one of: {', '.join(_JOB_MODES)}")
         try:
@@ -140,9 +156,9 @@ class BalsamExecutor(Executor):
                 job_mode=job_mode,
                 queue=queue,
                 project=project,
-                optional_params=_items("optional_params", optional_params),
-                filter_tags=_items("filter_tags", filter_tags),
-                partitions=[dict(part) for part in partitions or []] or None,
+                optional_params=_texts("optional_params", optional_params),
+                filter_tags=_texts("filter_tags", filter_tags),
+                partitions=_parts(partitions),
             )
         except NotFound as error:
             raise ExecutorException(f"site_id={site_id!r}: {error}; `balsam site ls` lists yours") from error
@@ -161,9 +177,10 @@ class BalsamExecutor(Executor):
         if revocation.is_over(timeout):
             logger.info(f"Allocation {allocation.id} is over")
             return True
-        logger.warning(
+        logger.log(
+            MANAGER_WARNING,
             f"Allocation {allocation.id} was not seen to end within {timeout} seconds (state {allocation.state}); "
-            f"{revocation.progress}"
+            f"{revocation.progress}",
         )
         return False
 
@@ -228,7 +245,8 @@ class BalsamExecutor(Executor):
         task = self._new_task(app, parameters, workdir)
         if dry_run:
             return self._finish_dry_run(task, placement)
-        job = self._new_job(task, placement, share, gpus_per_rank, transfers, extra_args, tags)
+        all_tags = {**_texts("tags", tags), **self.own_tags}
+        job = self._new_job(task, placement, share, gpus_per_rank, transfers, extra_args, all_tags)
         job.save()
         task.mark_submitted(job)
         self.list_of_tasks.append(task)
@@ -246,8 +264,9 @@ class BalsamExecutor(Executor):
 
     def _new_task(self, app: Application, parameters: dict[str, Any], workdir: str) -> BalsamTask:
         task = BalsamTask(app, parameters, None, None, None, self.workerID)
+        jassert(isinstance(workdir, (str, PurePath)), f"workdir must be text, not {workdir!r}")
         # Task names repeat in the next run and in other worker processes; a directory must not.
-        place = workdir or f"{task.name}_{secrets.token_hex(4)}"
+        place = str(workdir) if workdir else f"{task.name}_{secrets.token_hex(4)}"
         try:
             task.workdir = f"{self.workflow_name}/{contained(place)}"
         except BadPath as error:
@@ -263,13 +282,13 @@ class BalsamExecutor(Executor):
         gpus_per_rank: float,
         transfers: Mapping[str, Any],
         extra_args: Mapping[str, Any],
-        tags: Mapping[str, str],
+        tags: dict[str, str],
     ) -> Any:
         return Job(
             app_id=task.app.pyobj,
             workdir=task.workdir,
             parameters=task.app_args,
-            tags=_texts("tags", tags),
+            tags=tags,
             num_nodes=placement.num_nodes,
             ranks_per_node=placement.procs_per_node,
             gpus_per_rank=gpus_per_rank,
@@ -306,6 +325,12 @@ def _items(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _texts(name: str, value: Mapping[str, Any] | None) -> dict[str, str]:
     return {str(key): str(text) for key, text in _items(name, value).items()}
+
+
+def _parts(value: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    is_list = value is None or (isinstance(value, (list, tuple)) and all(isinstance(part, Mapping) for part in value))
+    jassert(is_list, f"partitions must be a list of dicts, not {value!r}")
+    return [dict(part) for part in value or []] or None
 
 
 def _sizes(placement: Placement) -> str:

@@ -1,12 +1,21 @@
-"""The end of an allocation, asked for and watched in a thread of its own.
+"""The end of an allocation, asked for and watched in a thread of its own; and the end of all that an executor began.
 
-`BalsamExecutor.revoke_allocation` makes one. The SDK repeats its calls for a long time while the service can't be
-reached; the thread lets the caller stop waiting on time, and still brings the request to the service once that is back.
+`BalsamExecutor.revoke_allocation` makes a Revocation; its `with` block ends by the functions. The SDK repeats its calls
+for a long time while the service can't be reached; the thread lets the caller stop waiting on time, and still brings
+the request to the service once that is back.
 """
 
 import threading
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from balsam.api import BalsamError, NotConfigured
+from balsam.domain.states import DONE_STATES, JobState
+from balsam.libensemble.log import MANAGER_WARNING, logger
+
+HEARD_SEC = 10.0
+GONE_SEC = 60.0
 ENDED = ("finished", "submit_failed")
 ACTIVE = ("pending_submission", "queued", "running", "unknown", "pending_deletion")
 
@@ -17,6 +26,7 @@ class Revocation(threading.Thread):
     def __init__(self, allocation: Any, objects: Any) -> None:
         super().__init__(name="balsam-revocation", daemon=True)
         self.progress = "the service can't be reached; this goes on trying in the background while the process lives"
+        self.id = allocation.id
         self._allocation = allocation
         self._objects = objects
         self._given_up = threading.Event()
@@ -56,3 +66,32 @@ def _has_ended(allocation: Any) -> bool:
     state = str(allocation.state)
     # Without an id it never reached the scheduler, so that only the service's word for an end counts.
     return state in ENDED or (allocation.scheduler_id is not None and state not in ACTIVE)
+
+
+def end_tasks(objects: Any, tags: Mapping[str, str]) -> None:
+    """Kill the Jobs with these tags that are not done. `objects` is the manager of Jobs. Warns when it is not heard."""
+    not_done = [state for state in JobState if state not in DONE_STATES]
+    words = " ".join(f"--tag {key}={value}" for key, value in tags.items())
+    try:
+        count = objects.cancel(
+            objects.filter(tags=dict(tags), state=not_done), "its executor was left", deadline_sec=HEARD_SEC
+        )
+    except NotConfigured:  # so nothing was submitted, as with dry runs alone
+        return
+    except BalsamError as error:
+        logger.log(MANAGER_WARNING, f"Tasks were left behind: {error}; end them later by: balsam job cancel {words}")
+    else:
+        logger.info(f"{int(count)} tasks were not done and are killed")
+
+
+def end_allocations(revocations: Sequence[Revocation]) -> None:
+    """Ask for the end of all, then wait for it together. Warns of those that are not seen to end."""
+    for revocation in revocations:
+        revocation.start()
+    deadline = time.monotonic() + GONE_SEC
+    for revocation in revocations:
+        try:
+            if not revocation.is_over(max(0.0, deadline - time.monotonic())):
+                logger.log(MANAGER_WARNING, f"Allocation {revocation.id} was not seen to end; {revocation.progress}")
+        except BalsamError as error:
+            logger.log(MANAGER_WARNING, f"Allocation {revocation.id} may run on: {error}")

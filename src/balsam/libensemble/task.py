@@ -6,7 +6,6 @@ time. A task is finished when its Job is (JOB_FINISHED, FAILED, CANCELLED), as a
 and when what it sends to `client:` is here.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -24,11 +23,12 @@ from libensemble.executors.executor import (
 
 from balsam.api import BalsamError, ServiceUnavailable, SiteOffline, TransferFailed
 from balsam.libensemble.definition import packed_application, unpacked_application
-
-logger = logging.getLogger(__name__)
+from balsam.libensemble.log import MANAGER_WARNING, logger
+from balsam.libensemble.waiting import WaitingNotice
 
 SITE_PATIENCE_SEC = 60.0
 CANCEL_PATIENCE_SEC = 1.0
+LONGEST_SLEEP_SEC = 60.0
 JOB_OUTPUT = "job.out"  # stdout and stderr of a Job, as they came
 
 LIBE_STATE = {
@@ -49,6 +49,8 @@ LIBE_STATE = {
     "CANCELLED": "USER_KILLED",
 }
 FINAL = frozenset({"JOB_FINISHED", "FAILED", "CANCELLED"})
+
+_notice = WaitingNotice([state for state, shown in LIBE_STATE.items() if shown == "WAITING"])
 
 
 class BalsamTask(Task):
@@ -87,6 +89,10 @@ class BalsamTask(Task):
         self._running_since: float | None = None
         self._running_start: datetime | None = None  # of the attempt that _running_since is about
 
+    def __repr__(self) -> str:
+        job = "not submitted" if self.process is None else f"Job {self.process.id}"
+        return f"<BalsamTask {self.name}: {self.state}, {job}>"
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "app": packed_application(self.app)}
 
@@ -121,12 +127,14 @@ class BalsamTask(Task):
             return
         self.process.poll_state()
         self._observe()
+        self._notice_waiting()
 
     def wait(self, timeout: float | None = None) -> None:
         """Waits on completion of the task or raises ``TimeoutExpired``.
 
         Status attributes of task are updated on completion. ``timeout`` is in seconds; None waits until completion. The
-        task is not killed on timeout. Ends in time also while the service can't be reached.
+        task is not killed on timeout. Ends in time also while the service can't be reached. A task that does not start
+        is logged with the reason.
         """
         if self._is_settled():
             return
@@ -208,9 +216,10 @@ class BalsamTask(Task):
         try:
             self.process.cancel(deadline_sec=patience_sec)
         except ServiceUnavailable as error:
-            logger.warning(
+            logger.log(
+                MANAGER_WARNING,
                 f"Task {self.name}: its kill did not reach the service within {patience_sec:g} seconds ({error}); "
-                "this goes on trying in the background while the process lives"
+                "this goes on trying in the background while the process lives",
             )
             name = f"balsam-kill-{self.name}"
             threading.Thread(target=_cancel_late, args=(self.process, self.name), name=name, daemon=True).start()
@@ -224,9 +233,11 @@ class BalsamTask(Task):
         return not self._check_poll()
 
     def _wait_for_end(self, deadline: float | None) -> bool:
-        remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+        patience = self._notice_waiting()
+        if deadline is not None:
+            patience = min(patience, max(0.0, deadline - time.monotonic()))
         try:
-            self.process.wait(timeout=remaining)
+            self.process.wait(timeout=patience)
         except TransferFailed as error:
             self._set_complete()
             raise ExecutorException(f"task {self.name}: {error}") from error
@@ -246,6 +257,12 @@ class BalsamTask(Task):
         elif LIBE_STATE[job_state] == "WAITING":
             self._running_since = None
         self.state = "RUNNING" if job_state in FINAL else LIBE_STATE[job_state]
+
+    def _notice_waiting(self) -> float:
+        """See to it that who waits learns why, if this has not started; the seconds until that is due again."""
+        if self._submitted_at is None or self.finished or LIBE_STATE.get(str(self.process.state)) != "WAITING":
+            return LONGEST_SLEEP_SEC
+        return _notice.look(self.name, self.process, time.monotonic() - self._submitted_at)
 
     def _is_home(self) -> bool:
         """Whether what the Job sends to this machine is here; what can't be put in place ends the task, too."""
