@@ -268,14 +268,37 @@ def test_a_close_in_order_is_no_lost_attempt() -> None:
     assert ended.after.state is S.RESTART_READY
 
 
-@pytest.mark.parametrize("event", [E.RUN_TIMEOUT, E.LEASE_ENDED])
-def test_a_run_that_was_to_be_cancelled_is_not_run_again(event: JobEvent) -> None:
-    job = plain(S.RUNNING, cancel_requested=True)
-    decision = decide(job, Request(event, Actor.LAUNCHER, token=TOKEN, session_id=SESSION))
+BAD_ENDS = [E.RUN_ERROR, E.RUN_TIMEOUT, E.LEASE_ENDED]
+
+
+@pytest.mark.parametrize("event", BAD_ENDS)
+@pytest.mark.parametrize("hooks", [frozenset(), ALL_HOOKS], ids=["no hooks", "hooks"])
+@pytest.mark.parametrize("failure", [None, Failure.LOST_NODE, Failure.MONITOR])
+def test_a_run_that_was_to_be_cancelled_is_not_run_again(
+    event: JobEvent, hooks: frozenset[Hook], failure: Failure | None
+) -> None:
+    """Whatever ended it, with attempts left, with a hook that might ask for one, with a rule that allows one."""
+    job = plain(S.RUNNING, cancel_requested=True, max_attempts=5, hooks=hooks)
+    decision = decide(job, ask(event, Actor.LAUNCHER)._replace(failure=failure, restarts=3))
     assert path(decision) == [S.CANCELLED]
     assert decision.transitions[0].event is E.KILLED
-    by_sweep = decide(job, Request(E.LEASE_ENDED, Actor.SWEEP, lost=True))
+    assert (decision.after.session_id, decision.after.failure) == (None, None)
+    assert decision.effects == {Effect.RELEASE_LEASE, Effect.FAIL_CHILDREN}
+
+
+def test_a_sweep_that_ends_a_run_that_was_to_be_cancelled_cancels_it() -> None:
+    by_sweep = decide(plain(S.RUNNING, cancel_requested=True), Request(E.LEASE_ENDED, Actor.SWEEP, lost=True))
     assert path(by_sweep) == [S.CANCELLED]
+
+
+@pytest.mark.parametrize("event", BAD_ENDS)
+def test_s6_s7_a_run_that_was_to_be_cancelled_is_ended_by_its_holder_only(event: JobEvent) -> None:
+    """An older attempt's end, in the place of which a kill would count, is fenced as it always is."""
+    job = plain(S.RUNNING, cancel_requested=True)
+    assert outcome(job, ask(event, Actor.LAUNCHER, token=TOKEN - 1)) is Refusal.FENCED
+    if event is not E.LEASE_ENDED:
+        assert outcome(job, ask(event, Actor.LAUNCHER, session=SESSION + 1)) is Refusal.FENCED
+        assert outcome(job, ask(event, Actor.LAUNCHER, token=None)) is Refusal.FENCED
 
 
 def test_a_result_beats_a_cancel_that_came_too_late() -> None:

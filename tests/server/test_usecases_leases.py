@@ -236,6 +236,20 @@ def test_a_run_that_ended_before_it_was_killed_has_its_hooks_run_to_their_end(wo
     assert world.renew(hooks.id).cancel == []
 
 
+def test_a_run_that_failed_before_it_was_killed_is_not_run_again(world: StoreWorld) -> None:
+    """Though attempts are left, and a hook could ask for one; its exit code stays."""
+    hooked = world.add_app_with_hooks(Hook.HANDLE_ERROR).id
+    ids = [*world.submit(max_attempts=3), *world.submit(max_attempts=3, app_id=hooked)]
+    session = world.open_session()
+    jobs = running(world, session.id, 2)
+    world.cancel(ids)
+    for job in jobs:
+        world.tell(session.id, job, E.RUN_ERROR, return_code=3)
+    views = [world.get(job_id) for job_id in ids]
+    assert [(view.state, view.return_code, view.failure) for view in views] == [(S.CANCELLED, 3, None)] * 2
+    assert world.acquire(session.id) == []
+
+
 def test_a_running_job_that_is_to_be_cancelled_ends_with_its_session(world: StoreWorld) -> None:
     (job_id,) = world.submit()
     session = world.open_session()

@@ -54,6 +54,7 @@ class Checkers:
         self._recorded: dict[tuple[str, int], tuple[int, int]] = {}  # (outbox, seq) -> (Job, token) of a result
         self._accepted: set[tuple[int, int]] = set()
         self._cancelled: set[int] = set()
+        self._to_end: dict[int, int] = {}  # Jobs that were cancelled as they ran -> their last event then
         self._crippled: dict[tuple[int, int], MachineRoom] = {}  # (Job, attempt) -> where it ran
         self._unknown: Counter[tuple[int, int]] = Counter()
         self._moved: set[int] = set()
@@ -158,6 +159,8 @@ class Checkers:
             self.fail(f"S4: Job {job.id} went from {event.from_state} to {event.to_state}")
         if event.from_state in DONE_STATES and event.actor != "user":
             self.fail(f"S8: Job {job.id} left {event.from_state} by {event.actor}")
+        if event.seq > self._to_end.get(job.id, event.seq):
+            self._check_cancelled(event)
         if event.actor == "site" and event.from_state in AWAITED_HOOKS and (hooks := self._hooks(job.id)):
             self.fail(f"S6: Job {job.id} became {event.to_state} while {hooks[0]} runs")
         room = self._crippled.get((job.id, event.attempt)) if event.to_state is JobState.RUN_DONE else None
@@ -167,6 +170,18 @@ class Checkers:
             alive = [rank for rank in self._living(job.id) if not _excused(rank)]
             if alive:
                 self.fail(f"S6: Job {job.id} became {event.to_state} by {event.actor} while {alive[0].name} lives")
+
+    def cancelled(self, job_ids: Sequence[int]) -> None:
+        """A user's wish for the end of these was acknowledged."""
+        jobs = self.world.service.store.read_sync(lambda tx: tx.jobs(job_ids))
+        self._to_end.update({job.id: job.event_seq for job in jobs if job.state is JobState.RUNNING})
+
+    def _check_cancelled(self, event: EventRow) -> None:
+        """S8: it runs again only when its user retries it, or when that attempt came to a good end."""
+        if event.actor == "user" or event.to_state is JobState.RUN_DONE:
+            del self._to_end[event.job_id]
+        elif event.to_state is JobState.RUNNING and event.from_state is not JobState.RUNNING:
+            self.fail(f"S8: attempt {event.attempt} of Job {event.job_id} starts, which was cancelled before")
 
     def reported(self, before: Mapping[int, HotJob], after: Mapping[int, HotJob], message: Report) -> None:
         """S7: records with an old token changed nothing."""

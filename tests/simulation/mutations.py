@@ -289,6 +289,11 @@ def _allocations_stay_without_launcher() -> Changes:
     return [(allocations_module, "_lost_its_script", lambda entry, job: False)]
 
 
+def _cancelled_runs_end_as_they_may() -> Changes:
+    """What a run came to before its kill was seen counts, whatever it was."""
+    return [(lifecycle, "_BAD_ENDS", ())]
+
+
 NODES = ("cut node", "kill launcher")
 BY_SCHEDULER = LeaseKind.ALLOCATION
 
@@ -332,6 +337,12 @@ MUTATIONS = [
         _allocations_stay_without_launcher,
         ("crash head",),
         BY_SCHEDULER,
+    ),
+    Mutation(
+        "that what was cancelled is not run again (S8)",
+        60,
+        _cancelled_runs_end_as_they_may,
+        ("user cancels", "cut machine", "kill launcher"),
     ),
 ]
 

@@ -156,7 +156,9 @@ class Users(Process):
             self.world.service.selected(verb, kind(filter=JobFilter(id=ids)))
 
     def cancel(self, which: float) -> None:
-        self._say(selection.cancel_selected, which)
+        if self.world.service.up:
+            self._say(selection.cancel_selected, which)
+            self.world.checkers.cancelled(self._choose(which))
 
     def retry(self, which: float) -> None:
         self._say(selection.retry_selected, which)

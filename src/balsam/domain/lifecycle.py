@@ -27,6 +27,7 @@ MAX_LOST_ATTEMPTS = 3
 _WAITS_FOR_OTHERS = DONE_STATES | RUNNABLE_STATES | {JobState.RUNNING, JobState.AWAITING_PARENTS}
 _RETRIES = (JobEvent.RETRY, JobEvent.RETRY_FROM_START)
 _ENDS_OF_RUNS = (JobEvent.RUN_DONE, JobEvent.RUN_ERROR, JobEvent.RUN_TIMEOUT)
+_BAD_ENDS = (JobEvent.RUN_ERROR, JobEvent.RUN_TIMEOUT, JobEvent.LEASE_ENDED)
 # What an event means for the Job when nobody says it more exactly.
 _FAILURES = {
     JobEvent.PARENT_FAILED: Failure.PARENT,
@@ -168,8 +169,9 @@ def decide(job: JobFacts, request: Request) -> Decision:
         return Decision(job, job, (), frozenset())
     if _is_repeated_start(job, request):
         return Decision(job, job, (), frozenset())
+    _check(job, request)
     request = _as_it_counts(job, request)
-    first = _take(job, request)
+    first = _first_step(job, request)
     tally = _tally(job, request)
     steps = _with_empty_steps(job, first, tally)
     facts = _settle_facts(job, steps, tally)
@@ -219,21 +221,8 @@ def _is_repeated_start(job: JobFacts, request: Request) -> bool:
     )
 
 
-def _as_it_counts(job: JobFacts, request: Request) -> Request:
-    """The request, or what has to happen in its place."""
-    event = request.event
-    if event is JobEvent.RETRY and not job.was_preprocessed:
-        return request._replace(event=JobEvent.RETRY_FROM_START)
-    if job.cancel_requested and event in (JobEvent.RUN_TIMEOUT, JobEvent.LEASE_ENDED):
-        # The user's wish was to end it: an attempt that was ended for another reason is not run again.
-        return request._replace(event=JobEvent.KILLED, token=job.token)
-    if event is JobEvent.RESTART and request.actor is Actor.SITE and _is_spent(job, job.spent_attempts):
-        why = "; ".join(filter(None, (request.message, f"a hook asked for another attempt, and {_spent(job)}")))
-        return request._replace(event=JobEvent.GIVE_UP, message=why)
-    return request
-
-
-def _take(job: JobFacts, request: Request) -> Transition:
+def _check(job: JobFacts, request: Request) -> None:
+    """Raises Refused when the Job can't take the event now, or not from this actor."""
     edge = EDGES.get((job.state, request.event))
     needs_token = request.actor in (Actor.LAUNCHER, Actor.SITE) and request.token is not None
     if needs_token and request.token != job.token:  # S7
@@ -246,9 +235,27 @@ def _take(job: JobFacts, request: Request) -> Transition:
         raise Refused(Refusal.FENCED, f"session {request.session_id} does not hold the Job")
     if edge.lease is Lease.TOKEN and request.actor is not Actor.SWEEP and request.token != job.token:
         raise Refused(Refusal.FENCED, "a late result needs the token of its attempt")
+
+
+def _as_it_counts(job: JobFacts, request: Request) -> Request:
+    """What was found permitted, or what has to happen in its place."""
+    event = request.event
+    if event is JobEvent.RETRY and not job.was_preprocessed:
+        return request._replace(event=JobEvent.RETRY_FROM_START)
+    if job.cancel_requested and job.state is JobState.RUNNING and event in _BAD_ENDS:
+        # S8: the user's wish was to end it: whatever else ended it, neither a hook nor its budget runs it again.
+        return request._replace(event=JobEvent.KILLED)
+    if event is JobEvent.RESTART and request.actor is Actor.SITE and _is_spent(job, job.spent_attempts):
+        why = "; ".join(filter(None, (request.message, f"a hook asked for another attempt, and {_spent(job)}")))
+        return request._replace(event=JobEvent.GIVE_UP, message=why)
+    return request
+
+
+def _first_step(job: JobFacts, request: Request) -> Transition:
+    target = EDGES[job.state, request.event].target
     attempt = job.attempt + 1 if request.event is JobEvent.STARTED else job.attempt
     failure = _failure(job, request)
-    return Transition(edge.source, edge.target, request.event, request.actor, attempt, request.message, failure)
+    return Transition(job.state, target, request.event, request.actor, attempt, request.message, failure)
 
 
 def _needs_holder(edge: Edge, actor: Actor) -> bool:

@@ -148,8 +148,8 @@ class BalsamTask(Task):
         """Cancels the task, running or not, and waits until its processes are seen gone.
 
         ``wait_time`` bounds the whole call, in seconds; None does not wait. The site sends SIGTERM, then SIGKILL. A
-        task that ended by itself before the kill reached it keeps its own end state. When the service can't be reached
-        in that time (one second at least), a thread goes on asking it while this process lives.
+        task that ended well before the kill reached it is FINISHED all the same. When the service can't be reached in
+        that time (one second at least), a thread goes on asking it while this process lives.
         """
         if self.dry_run:
             return

@@ -241,7 +241,7 @@ class StoreMachine(RuleBasedStateMachine):
     def s6_only_held_jobs_run(self) -> None:
         for job in self.real.page():
             assert job.state is not JobState.RUNNING or job.session_id is not None
-            assert job.state is JobState.RUNNING or not job.cancel_requested
+            assert job.state in (JobState.RUNNING, JobState.CANCELLED) or not job.cancel_requested
             if job.session_id is not None:
                 launcher = job.session_id in self.sessions
                 held = RUNNABLE_STATES | {JobState.RUNNING} if launcher else AWAITED_HOOKS.keys()
