@@ -159,8 +159,10 @@ def test_apps_variables_win_but_not_over_the_marks() -> None:
 
 def test_gpus_of_a_job_are_the_only_ones_it_sees() -> None:
     job = launch_job(ranks_per_node=2, gpus_per_rank=1)
-    made = environment_of(job, {"CUDA_VISIBLE_DEVICES": "0,1,2"}, {}, gpu_ids=("0", "1", "2"), vendor=GpuVendor.NVIDIA)
+    given = {"CUDA_VISIBLE_DEVICES": "0,1,2", "ZE_AFFINITY_MASK": "3,4,5"}
+    made = environment_of(job, given, {}, gpu_ids=("0", "1", "2"), vendor=GpuVendor.NVIDIA)
     assert (made["CUDA_VISIBLE_DEVICES"], made["CUDA_DEVICE_ORDER"]) == ("0,1", "PCI_BUS_ID")
+    assert made["ZE_AFFINITY_MASK"] == "3,4"
 
 
 def test_a_shell_is_used_where_it_makes_a_difference() -> None:

@@ -157,3 +157,85 @@ def test_job_is_told_its_gpus_in_its_vendors_words() -> None:
     assert gpus.environment(GpuVendor.INTEL, shared) == {"ZE_AFFINITY_MASK": "0,2"}
     assert gpus.environment(GpuVendor.NVIDIA, []) == {}
     assert gpus.environment(None, ["0"]) == {}
+
+
+# What Slurm sets when its gres.conf does not say whose GPUs they are.
+SET_AT_ONCE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL")
+ALL_VENDORS = dict.fromkeys(SET_AT_ONCE, "4,5,6,7")
+
+
+@pytest.mark.parametrize(
+    ("device", "program", "vendor"),
+    [
+        ("dev/nvidiactl", "", GpuVendor.NVIDIA),
+        ("dev/kfd", "", GpuVendor.AMD),
+        ("dev/kfd", "nvidia-smi", GpuVendor.AMD),
+        ("", "nvidia-smi", GpuVendor.NVIDIA),
+        ("", "rocm-smi", GpuVendor.AMD),
+        ("", "xpu-smi", GpuVendor.INTEL),
+        ("", "", GpuVendor.NVIDIA),
+    ],
+)
+@pytest.mark.parametrize("wanted", [None, 4])
+def test_of_all_vendors_that_the_batch_system_names_the_one_who_is_here_counts(
+    bare: dict[str, str], tmp_path: Path, device: str, program: str, vendor: GpuVendor, wanted: int | None
+) -> None:
+    if device:
+        put(tmp_path, device, "")
+    if program:
+        write_program(Path(bare["PATH"]), program, "exit 0")
+    found = gpus.find(wanted, {**bare, **ALL_VENDORS}, tmp_path)
+    assert (found.ids, found.vendor) == (("4", "5", "6", "7"), vendor)
+
+
+def test_a_vendor_whose_variable_names_no_gpu_is_not_the_one(bare: dict[str, str], tmp_path: Path) -> None:
+    found = gpus.find(None, {**bare, "CUDA_VISIBLE_DEVICES": "NoDevFiles", "ROCR_VISIBLE_DEVICES": "1"}, tmp_path)
+    assert (found.ids, found.vendor) == (("1",), GpuVendor.AMD)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "given", "told"),
+    [
+        (GpuVendor.NVIDIA, ALL_VENDORS, dict.fromkeys(ALL_VENDORS, "5,7")),
+        (GpuVendor.INTEL, ALL_VENDORS, dict.fromkeys(ALL_VENDORS, "5,7")),
+        # HIP and OpenCL count only what ROCR_VISIBLE_DEVICES leaves them: with "5,7" in both they would see none.
+        (
+            GpuVendor.AMD,
+            ALL_VENDORS,
+            {
+                "ROCR_VISIBLE_DEVICES": "5,7",
+                "CUDA_VISIBLE_DEVICES": "0,1",
+                "GPU_DEVICE_ORDINAL": "0,1",
+                "ZE_AFFINITY_MASK": "5,7",
+            },
+        ),
+        (
+            GpuVendor.AMD,
+            {"ROCR_VISIBLE_DEVICES": "4,5,6,7", "HIP_VISIBLE_DEVICES": "0,1,2,3"},
+            {"ROCR_VISIBLE_DEVICES": "5,7", "HIP_VISIBLE_DEVICES": "0,1"},
+        ),
+        (
+            GpuVendor.NVIDIA,
+            {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "ZE_AFFINITY_MASK": "0,1,2,3"},
+            {"CUDA_VISIBLE_DEVICES": "5,7", "ZE_AFFINITY_MASK": "1,3"},
+        ),
+        # Of other GPUs than ours, or of some that the batch system does not know: nothing is said.
+        (
+            GpuVendor.NVIDIA,
+            {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "ZE_AFFINITY_MASK": "0"},
+            {"CUDA_VISIBLE_DEVICES": "5,7"},
+        ),
+        (
+            GpuVendor.NVIDIA,
+            {"CUDA_VISIBLE_DEVICES": "0,1", "ZE_AFFINITY_MASK": "0,1"},
+            {"CUDA_VISIBLE_DEVICES": "5,7"},
+        ),
+        (GpuVendor.INTEL, {}, {"ZE_AFFINITY_MASK": "5,7"}),
+    ],
+)
+def test_job_is_told_its_gpus_in_each_variable_that_the_batch_system_set(
+    vendor: GpuVendor, given: dict[str, str], told: dict[str, str]
+) -> None:
+    made = gpus.environment(vendor, ["5", "5", "7"], {"HOME": "/h", **given})
+    made.pop("CUDA_DEVICE_ORDER", None)
+    assert made == told

@@ -1,7 +1,8 @@
 """The environment of a Job: the launcher's own without secrets and rank numbers, the App's, and what we promise.
 
 Promised: BALSAM_JOB_ID, BALSAM_ATTEMPT, OMP_NUM_THREADS, BALSAM_CHECKPOINT_SIGNAL where there is one, and for Jobs
-with GPUs, the same on each of their nodes, the variable by which their vendor's programs know which are theirs.
+with GPUs, the same on each of their nodes, the variable by which their vendor's programs know which are theirs, also in
+the variables of other vendors that the batch system set.
 BALSAM_CLIENT_PATH names a file by which code of a Job may use `balsam.api` within its Site, until the allocation ends.
 Every process of a Job is recognised by these marks (S9).
 """
@@ -57,7 +58,7 @@ class JobEnvironment:
         threads = str(job.resources.threads_per_rank)
         marks = {JOB_ENV: str(job.id), ATTEMPT_ENV: str(job.attempt)}
         own = {"OMP_NUM_THREADS": threads, **self._checkpoint, **app, **marks}
-        gpus = [gpu_environment(self._vendors[share.node], share.gpu_ids) for share in placement.shares]
+        gpus = [gpu_environment(self._vendors[share.node], share.gpu_ids, self._base) for share in placement.shares]
         # One environment for all nodes: where they differ, nothing true can be said.
         if all(other == gpus[0] for other in gpus):
             own |= gpus[0]

@@ -29,7 +29,7 @@ class LocalNodes:
 
     def nodes(self, options: NodeOptions, environ: Mapping[str, str]) -> list[NodeInfo]:
         cpu_ids, cpu_note = self._cpus(options.cpus)
-        found = gpus.find(options.gpus, environ)
+        found = gpus.find(options.gpus, environ, self._root)
         memory_bytes = self._memory_bytes()
         host = os.uname().nodename
         count = _count(environ)
