@@ -90,6 +90,20 @@ def test_wrong_password_and_unknown_account_are_the_same_answer(service: Running
     assert wrong.headers["www-authenticate"] == "Bearer" and wrong.headers["cache-control"] == "no-store"
 
 
+def test_a_local_token_that_was_revoked_ends_and_the_next_start_makes_another(own_service: RunningService) -> None:
+    with own_service.client() as user:
+        assert user.post("/api/auth/logout").status_code == 204
+        assert user.get("/api/auth/me").status_code == 401
+    own_service.stop()
+    again = own_service.restart()
+    try:
+        assert again.token != own_service.token
+        with again.client() as user:
+            assert user.get("/api/auth/me").status_code == 200
+    finally:
+        again.stop()
+
+
 def test_the_local_account_has_no_password(service: RunningService, client: httpx2.Client) -> None:
     name = ok(client.get("/api/auth/me"))["username"]
     assert login(service, name, "anything at all").status_code == 401

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import balsam.server
+from balsam.server.auth.outbound import Outbound, ProviderAway
 from tests.server.world import make_app, make_jobs, make_user, ok
 from tests.services import running_service
 
@@ -41,6 +43,19 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return {module for module in CALLING if any(name == module or name.startswith(f"{module}.") for name in found)}
+
+
+@pytest.mark.parametrize("url", ["https://[half", "https://[::1", "ftp://lab.example/keys", "nothing", ""])
+def test_what_a_provider_calls_an_address_and_is_none_is_its_fault(url: str) -> None:
+    async def ask() -> None:
+        outbound = Outbound()
+        try:
+            await outbound.get_json(url)
+        finally:
+            await outbound.close()
+
+    with pytest.raises(ProviderAway):
+        asyncio.run(ask())
 
 
 def test_t8_one_module_calls_providers_and_one_the_operators_store() -> None:

@@ -86,6 +86,13 @@ def test_each_start_of_the_local_service_has_a_token_of_its_own(world: StoreWorl
         authenticate(world, "one")
 
 
+def test_a_local_token_that_was_revoked_is_known_to_be(world: StoreWorld) -> None:
+    first = world.write(lambda tx: accounts.ensure_local_user(tx, "ada", "one", world.now))
+    assert not world.read(lambda tx: accounts.was_revoked(tx, "one") or accounts.was_revoked(tx, "never made"))
+    world.write(lambda tx: accounts.logout(tx, first, world.now))
+    assert world.read(lambda tx: accounts.was_revoked(tx, "one"))
+
+
 def test_only_administrators_make_users(world: StoreWorld) -> None:
     made = world.write(lambda tx: users.create_user(tx, world.ada, "eve", "hash", False, world.now))
     assert [user.username for user in world.read(lambda tx: users.list_users(tx, world.ada))] == ["ada", "eve"]

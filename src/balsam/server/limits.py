@@ -118,6 +118,11 @@ class Window:
         """Count an event that happened elsewhere."""
         self._fresh(key, now).append(now)
 
+    def take_back(self, key: str) -> None:
+        """The newest event does not count after all."""
+        if times := self._seen.get(key):
+            times.pop()
+
     def _fresh(self, key: str, now: float) -> deque[float]:
         times = self._seen.setdefault(key, deque())
         self._seen.move_to_end(key)

@@ -104,11 +104,13 @@ class LoginPages:
         now = self._service.clock.now()
         address = request.client.host if request.client else ""
         code = form.get("code", "").strip().upper()
+        # Counted before it is looked up: else a right one among any number of guesses would be let in.
+        wait = self._wrong_codes.wait_sec(address, self._service.clock.monotonic())
+        if wait > 0:
+            return self._told("Too many wrong codes; wait some minutes.", 429, {"Retry-After": str(int(wait) + 1)})
         if await self._service.store.read(lambda tx: logins.waiting_login(tx, code, now)) is None:
-            wait = self._wrong_codes.wait_sec(address, self._service.clock.monotonic())
-            if wait > 0:
-                return self._told("Too many wrong codes; wait some minutes.", 429, {"Retry-After": str(int(wait) + 1)})
             return self._told("This code is not good (any more). Begin anew where you typed balsam login.", 400)
+        self._wrong_codes.take_back(address)
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         try:
             url = await provider.authorization_url(state, nonce, verifier)

@@ -335,7 +335,11 @@ def _publisher(
         _end_local_login(settings, data_dir, store, clock)
         return lambda: None
     home = local.private_directory(settings.home)
-    token = local.local_token(data_dir)
+
+    def was_revoked(token: str) -> bool:
+        return store.read_sync(lambda tx: accounts.was_revoked(tx, token))
+
+    token = local.local_token(data_dir, was_revoked)
     store.write_sync(lambda tx: accounts.ensure_local_user(tx, settings.username, token, clock.now()))
     contents = local.ServiceFile(
         url=ready.url, token=token, pid=ready.pid, data_dir=ready.data_dir, instance=ready.instance

@@ -8,6 +8,7 @@ data (`local.token`), so that a service that was killed and started again is the
 import json
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -74,11 +75,11 @@ def read_private(path: Path) -> str | None:
         return file.read()
 
 
-def local_token(data_dir: Path) -> str:
-    """The token of the Unix user who runs this service; made at the first start, the same ever after."""
+def local_token(data_dir: Path, was_revoked: Callable[[str], bool] = lambda token: False) -> str:
+    """The token of the Unix user who runs this service: made at the first start, the same until it is revoked."""
     path = data_dir / TOKEN_FILE
     token = (read_private(path) or "").strip()
-    if tokens.is_token(token):
+    if tokens.is_token(token) and not was_revoked(token):
         return token
     token = tokens.mint("user")
     write_private(path, token + "\n")

@@ -46,7 +46,10 @@ class Outbound:
         await self._pool.aclose()
 
     async def _ask(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, Any]]:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise ProviderAway(f"{url} is no address: {error}") from error
         if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
             raise ProviderAway(f"{url} is not https")
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT_SEC)

@@ -152,6 +152,12 @@ def issue_user_token(
     return Login(token=secret, username=user.username, expires_at=expires_at)
 
 
+def was_revoked(tx: ReadTx, token: str) -> bool:
+    """Whether there was a token of this text that somebody has ended."""
+    found = tx.find(TokenRow, token_hash=token_hash(token))
+    return bool(found) and found[0].revoked_at is not None
+
+
 def logout(tx: Tx, principal: Principal, now: datetime) -> None:
     """Revoke the token of this request."""
     row = tx.get(TokenRow, principal.token_id)
