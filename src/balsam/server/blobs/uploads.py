@@ -7,11 +7,12 @@ was written; memory does not grow with the size of a file.
 """
 
 import asyncio
+import errno
 import hashlib
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -46,6 +47,7 @@ class Upload:
     hashed_bytes: int = 0
     turn: int = 0  # of the newest request: an older one whose connection is dead must not write any more
     writing: "asyncio.Future[None] | None" = None
+    catching_up: "asyncio.Future[None] | None" = None
     completing: bool = False
 
 
@@ -76,22 +78,21 @@ class Uploads:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="blobs")
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def is_new(self, sender: Sender, name: str) -> bool:
-        """Whether the upload is not open in this life of the service: its size was not weighed yet."""
-        return self._known(self._path(sender, name)) is None
+    async def weigh(self, sender: Sender, name: str, admit: Callable[[int], Awaitable[None]]) -> None:
+        """Before `begin`: have `admit` weigh an upload that is not open in this life of the service. It is given what
+        the others of the user will take up, and again when more of them were begun meanwhile."""
+        path = self._path(sender, name)
+        while self._known(path) is None:
+            reserved = self._reserved_bytes(sender, path)
+            await admit(reserved)
+            if self._reserved_bytes(sender, path) <= reserved:
+                return
 
     def received_bytes(self, sender: Sender, name: str) -> int:
         """How much of an upload is there; 0 of one that never began."""
         path = self._path(sender, name)
         upload = self._known(path)
         return _size(path) if upload is None else upload.received_bytes
-
-    def reserved_bytes(self, owner_id: int) -> int:
-        """What the uploads of a user will take up; of those through other processes, what they take up by now."""
-        return sum(
-            _size(path) if (upload := self._open.get(path)) is None else upload.size_bytes
-            for path in self._of(owner_id)
-        )
 
     def begin(self, sender: Sender, name: str, size_bytes: int) -> Upload:
         """The upload of this name, begun or gone on with. Raises TooMany, Unavailable when the disk is full."""
@@ -190,6 +191,13 @@ class Uploads:
         del self._open[path]
         return None
 
+    def _reserved_bytes(self, sender: Sender, besides: Path) -> int:
+        """What the uploads of a user will take up; of those through other processes, what they take up by now."""
+        return sum(
+            _size(path) if (upload := self._open.get(path)) is None else upload.size_bytes
+            for path in self._of(sender[0]) - {besides}
+        )
+
     def _of(self, owner_id: int) -> set[Path]:
         """The uploads of a user, through whichever process."""
         return set(self._directory.glob(f"{owner_id}-*{SUFFIX}"))
@@ -227,9 +235,23 @@ class Uploads:
                 upload.writing = None
 
     async def _catch_up(self, upload: Upload) -> None:
-        """Hash what an earlier life of the service received."""
-        if upload.hashed_bytes < upload.received_bytes:
-            await self.run(lambda: _hash_rest(upload))
+        """Hash what an earlier life of the service received. All who wait for it wait for the same: a client that lost
+        patience comes again meanwhile, and twice at once would be the hash of nothing."""
+        if upload.hashed_bytes >= upload.received_bytes:
+            return
+        if upload.catching_up is None:
+            upload.catching_up = asyncio.ensure_future(self.run(lambda: _hash_rest(upload)))
+        catching_up = upload.catching_up
+        try:
+            await asyncio.shield(catching_up)
+        except OSError as error:
+            if error.errno not in (None, errno.ENOENT):
+                raise self._refusal(error) from error
+            self._drop(upload)
+            raise Conflict("upload_offset", "what was here of this upload is gone; begin again at 0") from error
+        finally:
+            if catching_up.done() and upload.catching_up is catching_up:
+                upload.catching_up = None
 
     def _drop(self, upload: Upload) -> None:
         upload.turn += 1

@@ -1,5 +1,6 @@
 """Blobs: which are there, uploads in pieces, reading parts. Bodies stream through in constant memory."""
 
+from http import HTTPStatus
 from typing import Annotated
 
 from pydantic import Field
@@ -55,9 +56,12 @@ async def upload_piece(call: Call, name: UploadName, body: BodyStream, query: Up
     _checked_name(name)
     if query.offset + (body.announced_bytes or 0) > query.size_bytes:
         raise Invalid([ErrorDetail(where="offset", message="the body would reach beyond size_bytes")])
-    if uploads.is_new(sender, name):
-        reserved, limits = uploads.reserved_bytes(sender[0]), call.service.settings.blob_limits
+
+    async def admit(reserved: int) -> None:
+        limits = call.service.settings.blob_limits
         await call.read(lambda tx: blobs.admit(tx, call.principal, query.size_bytes, reserved, limits))
+
+    await uploads.weigh(sender, name, admit)
     upload = uploads.begin(sender, name, query.size_bytes)
     await uploads.append(upload, query.offset, body)
     if query.sha256 is None:
@@ -92,13 +96,15 @@ async def _open(call: Call, row: BlobRow) -> BlobReader:
 
 
 async def _record(call: Call, complete: Complete) -> None:
-    """Make the blob known. The storage holds it already: what can't be recorded is removed from there again."""
+    """Make the blob known. The storage holds it already: what can't be recorded is removed from there again, unless it
+    may be recorded all the same; then the daily search for what no row knows of decides."""
     uploads = call.service.uploads
     sha256, size, place = complete.sha256, complete.size_bytes, complete.place
     try:
         row = await call.write(lambda tx: blobs.record(tx, call.principal, sha256, size, place, call.now))
-    except ServiceError:
-        await uploads.run(lambda: uploads.storage.remove(place))
+    except ServiceError as error:
+        if error.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            await uploads.run(lambda: uploads.storage.remove(place))
         raise
     if row.place != place:
         await uploads.run(lambda: uploads.storage.remove(place))
