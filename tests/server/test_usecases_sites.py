@@ -1,7 +1,7 @@
 """Sites, agents, BatchJobs, accounts, changes and explanations."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from pydantic import ValidationError
@@ -511,6 +511,16 @@ def test_a_merged_change_is_checked_as_a_whole(world: StoreWorld) -> None:
         with pytest.raises(Invalid) as error:
             patch_jobs(world, {job_id: patch})
         assert [detail.where for detail in error.value.details] == [f"patches[{job_id}].{where}"], patch
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_that_is_none_in_utc_is_in_the_way_of_no_list(world: StoreWorld, at: str) -> None:
+    (job_id,) = world.submit()
+    given = datetime.fromisoformat(at)
+    assert patch_jobs(world, {job_id: {"state": JobState.CANCELLED, "state_timestamp": given}}) == 1
+    told = world.newest_events(10)[0].reported_at
+    assert told is not None and told.year == given.year
+    assert world.newest_events(10, timestamp_before=given) == ([] if given.year == 1 else world.newest_events(10))
 
 
 def test_parameters_of_what_runs_are_not_merged(world: StoreWorld) -> None:

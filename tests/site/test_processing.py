@@ -469,6 +469,15 @@ def test_whatever_a_worker_says_fails_no_more_than_its_job(bench: Bench, answer:
     assert said in bench.world.events(job_id)[-1].data["message"]
 
 
+def test_a_time_that_is_none_in_utc_holds_up_nobodys_verdict(bench: Bench) -> None:
+    (job_id,) = bench.submit()
+    bench.run()
+    at = "9999-12-31T23:59:59-14:00"
+    bench.workers.finish(job_id, {"is": "done", "outcome": {"verdict": "", "changes": {}, "at": at}})
+    bench.run()
+    assert bench.states([job_id]) == [S.PREPROCESSED] and bench.world.events(job_id)
+
+
 def test_a_hook_that_can_not_begin(bench: Bench) -> None:
     """In its workdir: the Job fails. For want of processes: it waits."""
     ids = bench.submit(2)

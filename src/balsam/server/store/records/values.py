@@ -7,11 +7,17 @@ Json = dict[str, Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 
 def micros(moment: datetime) -> int:
-    """Microseconds since 1970 of an aware time."""
-    return (moment - _EPOCH) // _MICROSECOND
+    """Microseconds since 1970 of an aware time.
+
+    The last hours of the calendar, and the first, are out of it in UTC where a zone is far from that. They count as its
+    ends: what could be stored and not be read would be in the way of every list.
+    """
+    return min(max((moment - _EPOCH) // _MICROSECOND, _FIRST), _LAST)
 
 
 def moment(us: int) -> datetime:
