@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from balsam.domain.states import JobState
+from balsam.server.app import create_app, sweeps_of
 from balsam.server.errors import Forbidden, NotFound
+from balsam.server.settings import ServerSettings
 from balsam.server.store.memory import MemoryStore
 from balsam.server.store.protocol import Store
-from balsam.server.store.records import ResultRow, micros
+from balsam.server.store.records import IdempotencyRow, ResultRow, micros
 from balsam.server.store.sqlite import SqliteStore
 from balsam.server.sweeps import remove_old
 from balsam.server.usecases import retention
@@ -161,3 +164,29 @@ def test_only_administrators_give_it_and_for_accounts_that_exist(world: StoreWor
         world.read(lambda tx: retention.chosen_owners(tx, admin, "nobody"))
     eve = world.add_user("eve")
     assert world.read(lambda tx: retention.chosen_owners(tx, admin, "eve")) == [eve.user_id]
+
+
+def test_s13_a_clock_that_jumps_makes_nothing_old(world: StoreWorld, tmp_path: Path) -> None:
+    settings = ServerSettings(home=tmp_path, data_dir=tmp_path / "data", keep_jobs_days=KEEP_DAYS)
+    service = create_app(settings, world.store, world.clock).service
+    (job_id,) = world.submit()
+    finish(world, job_id)
+    key = IdempotencyRow(1, world.ada.user_id, "key", "hash", "{}", micros(world.now))
+    world.write(lambda tx: tx.put(key))
+    upload = service.uploads.begin((world.ada.user_id, 0), "x", 10).path
+    os.utime(upload, times=(world.now.timestamp(), world.now.timestamp()))
+
+    def what_is_left() -> tuple[list[int], int, bool]:
+        return left(world), len(world.read(lambda tx: tx.find(IdempotencyRow))), upload.exists()
+
+    sweeps = sweeps_of(service)
+    there = what_is_left()
+    world.clock.jump(400 * 86_400)
+    for each in sweeps:
+        each.run()
+    assert what_is_left() == there == ([job_id], 1, True)
+    world.clock.advance(3600)
+    for each in sweeps:
+        each.run()
+    assert what_is_left() == ([], 0, False)
+    service.uploads.stop()

@@ -98,7 +98,7 @@ def create_app(settings: ServerSettings, store: Store, clock: Clock, instance: s
         service.broker.start()
         ears = (service.tokens.hear, service.broker.publish, _ear(service))
         unsubscribe = [store.subscribe(ear) for ear in ears]
-        timer = SweepTimer(_sweeps(service), clock, store.leads)
+        timer = SweepTimer(sweeps_of(service), clock, store.leads)
         timer.start()
         try:
             yield
@@ -185,10 +185,14 @@ def _storage(settings: ServerSettings) -> BlobStorage:
     return S3Storage(settings.blob_store)
 
 
-def _sweeps(service: Service) -> list[Sweep]:
+def sweeps_of(service: Service) -> list[Sweep]:
+    """What the service does by itself, and how often."""
     store, clock, uploads, settings = service.store, service.clock, service.uploads, service.settings
     expiry = SessionExpiry(clock.now())
     steadiness = Steadiness(clock, collect_blobs.UNUSED_KEPT_FOR)
+
+    def by_age(remove: Callable[[], object]) -> Callable[[], object]:
+        return lambda: remove() if steadiness.has_lasted() else None
 
     def expire() -> None:
         service.metrics.lost(expiry.run_once(store, clock.now()))
@@ -198,24 +202,32 @@ def _sweeps(service: Service) -> list[Sweep]:
         if used:
             store.write_sync(lambda tx: _note_used(tx, used, clock.now()))
 
-    def remove_unused_blobs() -> None:
-        if steadiness.has_lasted():
-            collect_blobs.run_once(store, uploads.storage, clock.now())
-
     def remove_old_jobs() -> None:
         if settings.keep_jobs_days is not None:
             remove_old.run_once(store, clock.now(), settings.keep_jobs_days)
+
+    def collect() -> None:
+        collect_blobs.run_once(store, uploads.storage, clock.now())
+
+    def expire_content() -> None:
+        collect_blobs.expire(store, clock.now(), settings.keep_days)
+
+    def forget_idle() -> None:
+        uploads.forget_idle(clock.now() - IDLE_UPLOAD)
+
+    def remove_orphans() -> None:
+        collect_blobs.remove_orphans(store, uploads.storage, clock.now())
 
     return [
         # It looks itself whether this process leads: how long it did so far decides what it may end.
         Sweep("expire_sessions", SESSION_SWEEP_SEC, expire, everywhere=True),
         Sweep("touch_tokens", TOUCH_SEC, touch, everywhere=True),
-        Sweep("prune", PRUNE_SEC, lambda: prune.run_once(store, clock.now())),
-        Sweep("remove_old", PRUNE_SEC, remove_old_jobs),
-        Sweep("collect_blobs", BLOBS_SEC, remove_unused_blobs),
-        Sweep("expire_content", PRUNE_SEC, lambda: collect_blobs.expire(store, clock.now(), settings.keep_days)),
-        Sweep("idle_uploads", PRUNE_SEC, lambda: uploads.forget_idle(clock.now() - IDLE_UPLOAD), everywhere=True),
-        Sweep("orphaned_blobs", DAY_SEC, lambda: collect_blobs.remove_orphans(store, uploads.storage, clock.now())),
+        Sweep("prune", PRUNE_SEC, by_age(lambda: prune.run_once(store, clock.now()))),
+        Sweep("remove_old", PRUNE_SEC, by_age(remove_old_jobs)),
+        Sweep("collect_blobs", BLOBS_SEC, by_age(collect)),
+        Sweep("expire_content", PRUNE_SEC, by_age(expire_content)),
+        Sweep("idle_uploads", PRUNE_SEC, by_age(forget_idle), everywhere=True),
+        Sweep("orphaned_blobs", DAY_SEC, by_age(remove_orphans)),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Whether the wall clock has gone with time lately. For sweeps that remove what has an age in hours: a clock that jumps
+"""Whether the wall clock has gone with time lately. For sweeps that remove what has an age: a clock that jumps
 forward makes everything old at once, and what is removed does not come back when the clock does (S13)."""
 
 from datetime import timedelta
