@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from balsam.domain.states import BatchJobState
 from balsam.platform.scheduler.base import SchedulerState
-from balsam.site.services.breaker import FAILURES, INSTANT_SEC, PAUSE_SEC
+from balsam.site.ledger import Entry
+from balsam.site.services.breaker import FAILURES, INSTANT_SEC, LONGEST_PAUSE_SEC, PAUSE_SEC, Breaker
 from tests.site.bench import Bench
 
 S = BatchJobState
@@ -108,3 +109,13 @@ def test_refusals_of_the_scheduler_count_for_their_queue_and_project_only(bench:
     number = bench.service.add_batch_job()
     bench.go()
     assert bench.state(number) is S.QUEUED
+
+
+def test_a_thousand_failures_have_a_pause_like_ten(bench: Bench) -> None:
+    breaker, entry = Breaker(bench.clock), Entry(1, "balsam-1-1", "", "local", project="local")
+    for _ in range(1500):
+        breaker.failed(entry, "was refused by the scheduler")
+    bench.clock.advance(LONGEST_PAUSE_SEC - 1)
+    assert breaker.hold(entry)
+    bench.clock.advance(1)
+    assert breaker.hold(entry) is None

@@ -213,6 +213,22 @@ def test_a_directory_with_too_many_entries_says_so_s16(desk: Files, data: Path) 
     assert f"more than {MAX_ENTRIES} entries" in ask(desk, "list", "sub").error
 
 
+def test_a_listing_that_would_not_go_through_says_so_s16(
+    desk: Files, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_LISTING_BYTES", 2_000)
+    for letter in "abcdefghij":
+        (data / "run" / "a" / "sub" / (letter * 250)).touch()
+    assert "too many long names" in ask(desk, "list", "sub").error
+    assert len(ask(desk, "list", "").entries) == 2
+
+
+@pytest.mark.parametrize("at", [-1e18, 1e18])
+def test_a_time_that_no_calendar_has_hides_no_file(at: float) -> None:
+    entry = files._entry("x", os.stat_result((0o100600, 0, 0, 1, 0, 0, 10, 0, at, 0)))
+    assert entry.size_bytes == 10 and FileReply(entries=[entry]).model_dump_json()
+
+
 def test_a_name_that_is_not_utf8_is_shown_and_breaks_nothing(desk: Files, data: Path) -> None:
     (Path(os.fsdecode(os.fsencode(data / "run" / "a" / "sub") + b"/\xff"))).touch()
     reply = ask(desk, "list", "sub")

@@ -548,6 +548,25 @@ def test_a_torn_outbox_is_told_up_to_there(bench: Bench) -> None:
     assert list(bench.workers.orders) == ids[1:]
 
 
+def test_s1_an_outbox_that_can_not_be_read_now_is_left_for_later(bench: Bench) -> None:
+    (job_id,) = bench.submit()
+    bench.run()
+    bench.service.away = True
+    bench.workers.finish(job_id)
+    bench.processing.run_once()
+    bench.service.away = False
+    path = outbox_path(bench.directory, 1)
+    path.rename(bench.directory / "out of reach")
+    path.symlink_to(path)  # as of a file server that does not answer: an error, and not that nothing is there
+    bench.die()
+    bench.run()
+    assert path.is_symlink()
+    (bench.directory / "out of reach").rename(path)
+    bench.die()
+    bench.run()
+    assert bench.states([job_id]) == [S.PREPROCESSED]
+
+
 def test_what_is_no_outbox_is_in_nobodys_way(bench: Bench) -> None:
     (bench.directory / "session-77.outbox").write_bytes(b"")
     (bench.directory / "notes.txt").write_text("mine")

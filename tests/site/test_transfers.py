@@ -13,6 +13,7 @@ from balsam.domain.states import JobState, TransferState
 from balsam.domain.transfers import TransferDirection
 from balsam.site.service import ServiceAway
 from balsam.site.services import transfers as module
+from balsam.site.services.transfer_notes import LONGEST_RETRY_SEC, TransferNotes
 from balsam.site.services.transfers import TransferLimits, Transfers
 from balsam.testing.clock import FakeClock
 from balsam.transfer.base import Order, Outcome, Report, Trouble
@@ -233,6 +234,31 @@ def test_a_trouble_that_does_not_pass_is_an_error_in_the_end() -> None:
     assert world.clock.monotonic() >= 100
 
 
+def test_a_trouble_of_days_is_tried_again_for_as_long_as_the_site_wants() -> None:
+    clock = FakeClock()
+    notes = TransferNotes(retry_for_sec=7 * 86_400.0, clock=clock)
+    order = Order(1, OUT, "run", "out.dat", "/out.dat", False)
+    for _ in range(1500):
+        notes.ended(order, Outcome(1, "No space left on device", Trouble.TRANSIENT))
+        notes.told(next(notes.slices()), {})
+        clock.advance(LONGEST_RETRY_SEC)
+        assert notes.may_try(1)
+
+
+def test_while_nothing_can_be_begun_nothing_is_asked_for() -> None:
+    world = World(item(1), item(2, alias="scratch"), max_concurrent=1)
+    world.run()
+    world.client.end(1, "No space left on device", Trouble.TRANSIENT)
+    world.run()
+    assert len(world.scratch.submitted) == 1  # which takes its time, while it is time to try the other one again
+    before = world.service.listings
+    world.run(25.0)
+    assert world.service.listings - before <= 2
+    world.scratch.end(2, content=NOTHING)
+    world.run()
+    assert len(world.client.submitted) == 2
+
+
 def test_while_nobody_answers_nothing_is_counted_against_the_item() -> None:
     world = World(item(1), retry_for_sec=10.0)
     for _ in range(30):
@@ -330,6 +356,14 @@ def test_a_task_that_outlives_the_agent_is_claimed_before_it_is_submitted_s11() 
     assert numbers == [1]
     assert {patch.task_id for patch in world.service.heard[0].values()} == {task_id}
     assert {patch.state for patch in world.service.heard[0].values()} == {ACTIVE}
+
+
+def test_a_task_of_which_all_was_refused_is_not_submitted() -> None:
+    world = World(item(1, alias="scratch"))
+    world.scratch.keeps_tasks = True
+    world.service.refuse[1] = "cancelled meanwhile"
+    world.run()
+    assert world.scratch.submitted == []
 
 
 def test_a_task_that_outlived_the_agent_is_gone_on_with_s11() -> None:

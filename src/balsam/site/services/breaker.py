@@ -20,6 +20,7 @@ FAILURES = 3
 INSTANT_SEC = 60.0
 PAUSE_SEC = 600.0
 LONGEST_PAUSE_SEC = 4 * 3600.0
+MAX_DOUBLINGS = 30
 
 
 @dataclass(slots=True)
@@ -88,7 +89,7 @@ class Breaker:
             self._pause(row)
 
     def _pause(self, row: _Row) -> None:
-        pause_sec = min(PAUSE_SEC * 2 ** (row.failures - FAILURES), LONGEST_PAUSE_SEC)
+        pause_sec = min(PAUSE_SEC * 2 ** min(row.failures - FAILURES, MAX_DOUBLINGS), LONGEST_PAUSE_SEC)
         row.until = self._clock.monotonic() + pause_sec
         row.at = f"{self._clock.now() + timedelta(seconds=pause_sec):%Y-%m-%d %H:%M} UTC"
 

@@ -25,6 +25,9 @@ from balsam.wire.sites import FileEntry, FileReply, FileRequest
 log = logging.getLogger(__name__)
 
 MAX_ENTRIES = 5_000
+MAX_LISTING_BYTES = 3_000_000  # the service takes 4 MiB
+# A file system may hold times that no calendar has: of year 5 and of year 9987.
+EARLIEST_SEC, LATEST_SEC = -62_000_000_000.0, 253_000_000_000.0
 MAX_WAITING = 64
 THREADS = 2
 # One reader that follows a file polls a few times a second; this leaves room for dozens of them.
@@ -124,6 +127,7 @@ def _look(request: FileRequest, handle: int, status: os.stat_result) -> FileRepl
 
 def _list(path: str, handle: int) -> FileReply:
     entries: list[FileEntry] = []
+    left = MAX_LISTING_BYTES
     with os.scandir(handle) as found:
         for item in found:
             if len(entries) >= MAX_ENTRIES:
@@ -134,6 +138,9 @@ def _list(path: str, handle: int) -> FileReply:
                 continue
             name = os.fsencode(item.name).decode(errors="replace")
             entries.append(_entry(f"{path}/{name}" if path not in ("", ".") else name, status))
+            left -= len(entries[-1].model_dump_json().encode()) + 1
+            if left < 0:
+                return FileReply(error=f"{path or '.'} has too many long names to list; ask for them by name")
     return FileReply(entries=sorted(entries, key=lambda one: one.path))
 
 
@@ -160,7 +167,7 @@ def _entry(path: str, status: os.stat_result) -> FileEntry:
         path=path,
         size_bytes=status.st_size,
         is_dir=stat.S_ISDIR(status.st_mode),
-        modified_at=datetime.fromtimestamp(status.st_mtime, UTC),
+        modified_at=datetime.fromtimestamp(min(max(status.st_mtime, EARLIEST_SEC), LATEST_SEC), UTC),
     )
 
 

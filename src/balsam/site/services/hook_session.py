@@ -4,6 +4,7 @@ Used by processing.py, in its one thread. The outbox is also the note of the Ses
 in the directory has not been ended by whoever opened it.
 """
 
+import errno
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -117,8 +118,10 @@ def _settle(service: HookService, path: Path, number: int, is_dead: Callable[[Ho
     try:
         contents = read_outbox(path)
     except OutboxError as error:
-        # Its writer died before it acquired anything, or the disk is damaged; the Session ends by its lease.
         log.warning("%s", error)
+        if error.errno != errno.EILSEQ:  # it can't be read now, and may have verdicts
+            return False
+        # Its writer died before it acquired anything, or the disk is damaged; the Session ends by its lease.
         path.unlink(missing_ok=True)
         return True
     if not is_dead(contents.header):

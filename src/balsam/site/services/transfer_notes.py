@@ -17,6 +17,7 @@ from balsam.wire.transfers import SentContent, TransferPatch
 
 FIRST_RETRY_SEC = 1.0
 LONGEST_RETRY_SEC = 60.0
+MAX_DOUBLINGS = 30  # a trouble of days has thousands of tries, and powers of two more digits than a float
 AWAY_RETRY_SEC = 2.0
 MAX_PATCHES = 500
 MAX_BLOBS = 20_000  # named in one call
@@ -74,7 +75,7 @@ class TransferNotes:
         if now - trial.since >= self._retry_for_sec:
             self.refuse(item_id, f"{error} (given up after {trial.attempts} tries)")
             return
-        pause_sec = min(FIRST_RETRY_SEC * 2 ** (trial.attempts - 1), LONGEST_RETRY_SEC)
+        pause_sec = min(FIRST_RETRY_SEC * 2 ** min(trial.attempts - 1, MAX_DOUBLINGS), LONGEST_RETRY_SEC)
         trial.not_before = now + pause_sec
         info = {"error": error[:MAX_ERROR], "attempts": trial.attempts, "next_try_sec": pause_sec}
         self._note(item_id, TransferState.INACTIVE, info)

@@ -123,10 +123,11 @@ class Transfers:
         return PROGRESS_SEC if self._tasks else max(0.0, self._list_at() - self._clock.monotonic())
 
     def _list_at(self) -> float:
-        free = len(self._tasks) < self._limits.max_concurrent
-        soon = (self._asked or self._is_more) and free
-        at = self._listed_at + (LISTING_GAP_SEC if soon else self._limits.period_sec)
-        return min(at, max(self._notes.next_try(), self._listed_at + LISTING_GAP_SEC))
+        """While all that may be under way is, nothing could be begun: the end of a batch wakes this thread."""
+        soon, late = self._listed_at + LISTING_GAP_SEC, self._listed_at + self._limits.period_sec
+        if len(self._tasks) >= self._limits.max_concurrent:
+            return late
+        return soon if self._asked or self._is_more else min(late, max(self._notes.next_try(), soon))
 
     def _poll(self) -> None:
         """Note what the back ends have to say."""
@@ -201,6 +202,8 @@ class Transfers:
                 claim = TransferPatch(state=TransferState.ACTIVE, task_id=task_id)
                 refused = self._service.report_transfers(dict.fromkeys(orders, claim)).refused
                 orders = {item_id: order for item_id, order in orders.items() if item_id not in refused}
+                if not orders:
+                    return
         crash_point("before-transfer")
         now = self._clock.monotonic()
         self._tasks[task_id] = _Task(backend, orders, now, now)
