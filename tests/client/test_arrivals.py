@@ -336,7 +336,7 @@ class TestOrigin:
         key = OriginKey(tmp_path / "key")
         origin = key.seal("result", "/home/me/x")
         assert OriginKey(tmp_path / "key").is_mine(origin, "result", "/home/me/x")
-        for other in ("", "host:", f"other-host:{origin.partition(':')[2]}", origin[:-1]):
+        for other in ("", "host:", f"other-host:{origin.partition(':')[2]}", origin[:-1], origin[:-1] + "é"):
             assert not key.is_mine(other, "result", "/home/me/x")
         assert not key.is_mine(origin, "other", "/home/me/x")
         assert not key.is_mine(origin, "result", "/home/me/.bashrc")
@@ -350,6 +350,12 @@ class TestOrigin:
         (tmp_path / "home" / "key").chmod(0o644)
         loose = OriginKey(tmp_path / "home" / "key")
         assert loose.seal("a", "/b") == "", "a key that others could read seals nothing"
+
+    def test_a_damaged_key_seals_nothing_and_knows_nothing(self, tmp_path: Path) -> None:
+        origin = OriginKey(tmp_path / "key").seal("a", "/b")
+        (tmp_path / "key").write_text("no number")
+        assert OriginKey(tmp_path / "key").seal("a", "/b") == ""
+        assert not OriginKey(tmp_path / "key").is_mine(origin, "a", "/b")
 
     def test_two_at_once_have_one_key(self, tmp_path: Path) -> None:
         seals: set[str] = set()

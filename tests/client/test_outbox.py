@@ -116,6 +116,26 @@ def test_compaction_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: p
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_file_system_that_takes_nothing_at_all_adds_nothing_and_recovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = outbox_path(tmp_path, 7)
+    outbox = fill(path, 3)
+    real = os.pwrite
+
+    def refuse(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:10], at) if len(data) > 80 else refuse())
+        patch.setattr(os, "ftruncate", refuse)
+        with pytest.raises(OutboxError, match="Input/output error"):
+            outbox.append([{"job_id": 10, "message": "x" * 100}])
+    assert len(read_outbox(path).records) == 3
+    outbox.append([{"job_id": 10}])
+    assert [record["job_id"] for record in read_outbox(path).records][3:] == [10]
+
+
 def test_full_disk_adds_nothing_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """F10: half of a line that was written before the disk was full does not stay; the same records go in later."""
     path = outbox_path(tmp_path, 7)

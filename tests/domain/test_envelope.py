@@ -29,6 +29,7 @@ def test_other_values_are_none(value: Any) -> None:
         ({"$envelope": 2}, "upgrade"),
         ({"payload": "cGF5bG9hRA=="}, "damaged or changed"),
         ({"payload": "no base64!"}, "not base64"),
+        ({"payload": "bäse64=="}, "not base64"),
         ({"python": None}, "all text"),
         ({"more": "x"}, "nothing else"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -262,6 +263,21 @@ def test_files_of_the_user_are_read_over_the_users_own_links(tmp_path: Path) -> 
     sender = Sender(blobs)
     content = sender.finish(sender.send(select(Free(tmp_path), "mine", recursive=True), "x"), is_tree=True)
     assert fetched(blobs, content) == {"dir/x": b"1", "file": b"1"}
+
+
+def test_a_deep_tree_takes_few_open_files(data: Path) -> None:
+    depth, before = 60, resource.getrlimit(resource.RLIMIT_NOFILE)
+    place = data.joinpath("run", *["d"] * depth)
+    place.mkdir(parents=True)
+    (place / "x").write_bytes(b"1")
+    in_use = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 4 * depth, before[1]))
+    try:
+        with open_directory(data, make=False) as root:
+            found = [file.path for file in select(Contained(root), "run", recursive=True).files]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert found == ["d/" * depth + "x"]
 
 
 class Blocking(ThreadedBackend):

@@ -72,6 +72,15 @@ def test_there_and_back(blobs: ServiceBlobs, monkeypatch: pytest.MonkeyPatch) ->
     assert blobs.present([sha(b"small"), sha(content), sha(b"nothing")]) == {sha(b"small"), sha(content)}
 
 
+def test_a_blob_that_is_shorter_than_its_list_says_is_an_error_and_asked_for_no_more(blobs: ServiceBlobs) -> None:
+    content = os.urandom(1000)
+    blobs.send_bytes(sha(content), content)
+    arrived: list[bytes] = []
+    with pytest.raises(PeerRefused, match="ends at 1000, where 1 bytes more should be") as refused:
+        arrived.extend(blobs.read(sha(content), 10, 991))
+    assert refused.value.is_final and b"".join(arrived) == content[10:]
+
+
 @pytest.mark.parametrize("quarters", [[1], [2], [3], [1, 1, 1, 1]])
 def test_an_upload_that_is_cut_goes_on_where_it_was(service: RunningService, quarters: list[int]) -> None:
     content = os.urandom(1_000_000) * 40

@@ -88,13 +88,17 @@ class ServiceBlobs:
         """See BlobSource."""
         received, patience = 0, self._patience()
         while received < length:
-            query = BlobPart(offset=offset + received, length=length - received)
+            query, before = BlobPart(offset=offset + received, length=length - received), received
             try:
                 for piece in receive_pieces(self._transport, f"/blobs/{sha256}", query):
                     received += len(piece)
                     yield piece
             except BalsamError as error:
                 patience.bear(error, received)
+            else:
+                if received == before:  # whoever wrote the list of files may have said more of the blob than there is
+                    why = f"its content ends at {offset + received}, where {length - received} bytes more should be"
+                    raise PeerRefused(why, is_final=True)
 
     def _persist(self, work: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
         patience = self._patience()

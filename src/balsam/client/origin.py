@@ -50,7 +50,7 @@ class OriginKey:
             key = self._load(make=False)
         except (CredentialsError, OSError):
             return False
-        return key is not None and hmac.compare_digest(mac, _mac(key, host, slot, path))
+        return key is not None and hmac.compare_digest(mac.encode(), _mac(key, host, slot, path).encode())
 
     def _load(self, *, make: bool) -> bytes | None:
         if self._key is None:
@@ -59,7 +59,10 @@ class OriginKey:
             if text is None and make:
                 _make(path)
                 text = read_secret_file(path)
-            self._key = None if text is None else bytes.fromhex(text.strip())
+            try:
+                self._key = None if text is None else bytes.fromhex(text.strip())
+            except ValueError:
+                raise CredentialsError(f"{path} is damaged; remove it, and a new one is made") from None
         return self._key
 
 

@@ -14,6 +14,7 @@ import re
 import zlib
 from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,9 @@ class Outbox:
             while written < len(data):
                 written += os.pwrite(self._fd, data[written:], self._size + written)
         except OSError as error:
-            # What was written of it would stand before the next try as a torn line.
-            os.ftruncate(self._fd, self._size)
+            # What was written of it would stand there as a torn line until the next try writes over it.
+            with suppress(OSError):
+                os.ftruncate(self._fd, self._size)
             raise _trouble(self.path, error) from error
         self._size += len(data)
 

@@ -7,7 +7,6 @@ looks inside.
 """
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,7 +70,7 @@ class Envelope:
         python, pickler, sha256, encoded = map(str, texts)
         try:
             payload = base64.b64decode(encoded, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise BadEnvelope(f"the payload of an envelope is not base64: {error}") from None
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise BadEnvelope(f"an envelope holds at most {MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")

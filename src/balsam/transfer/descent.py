@@ -62,6 +62,7 @@ def open_parts(workdir: int, parts: Sequence[str]) -> Iterator[tuple[int, os.sta
     walk = _Walk(workdir)
     try:
         walk.enter([*parts])
+        walk.forget_way()
         yield walk.here, os.fstat(walk.here)
     finally:
         walk.close()
@@ -115,6 +116,11 @@ class _Walk:
                 raise NotADirectoryError(f"{name} is not a directory")
             else:
                 self._stack.append(_open_file(name, self.here))
+
+    def forget_way(self) -> None:
+        """Close all but the end: whoever walks through a deep tree has one of these open for each level."""
+        while len(self._stack) > 1:
+            os.close(self._stack.pop(0))
 
     def close(self) -> None:
         while self._stack:
