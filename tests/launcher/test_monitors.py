@@ -83,3 +83,31 @@ def test_rules_work_while_the_service_is_away_and_after_the_reader_died(pilot: P
     service.start()
     wait_until(lambda: service.events(job_id) == ["started", "run_error"], 60)
     assert records(service, job_id, "run_error")[0]["failure"] == "monitor"
+
+
+def test_rules_are_followed_again_under_the_next_launcher_of_the_allocation(pilot: Pilot, service: FakeService) -> None:
+    """The launcher dies, its guardian starts another one, the Job runs again: what was written before is not looked at,
+    what this attempt writes is, and a rule that was met acts once more."""
+    monitors = {
+        "seen": {"action": "notify", "pattern": "^begin"},
+        "bad": {"action": "kill", "file": "data", "pattern": "boom", "restarts": 1},
+    }
+    service.add_app(WAITS, monitors=monitors)
+    (job_id,) = service.add_jobs(1, parameters={"line": "x"})
+    pilot.start()
+    wait_until(lambda: len(records(service, job_id, "noted")) == 1 and running(pilot, READER), 60)
+    (first,) = running(pilot, READER)
+    pilot.loops()[0].kill()
+    wait_until(lambda: not running(pilot, "until [ -e go ]"), 60)
+    data = pilot.data / f"job{job_id}" / "data"
+    with data.open("a") as file:
+        file.write("boom\n")  # between the two attempts
+    wait_until(lambda: len(records(service, job_id, "noted")) == 2, 60)
+    assert first not in running(pilot, READER)
+    assert service.events(job_id) == ["started", "noted", "lease_ended", "started", "noted"]
+    with data.open("a") as file:
+        file.write("boom\n")
+    wait_until(lambda: service.events(job_id)[-1:] == ["run_error"], 60)
+    (record,) = records(service, job_id, "run_error")
+    assert (record["failure"], record["restarts"]) == ("monitor", 1)
+    assert record["message"] == "monitor bad: data has 'boom': boom"
