@@ -104,6 +104,40 @@ def test_what_can_not_be_renamed_there_hinders_no_other(data: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_by_webdav_a_file_has_its_name_when_it_is_whole_and_takes_no_directorys_place(
+    data: Path, tmp_path: Path
+) -> None:
+    """What a server shows while a file comes in, and its MOVE, which puts a file where a directory was."""
+    far, odd = tmp_path / "far", "/ a[1]*{x} "
+    for place in ("taken/full", "tree/b/full", "tree/c"):
+        (far / place).mkdir(parents=True)
+    (far / "old.dat").write_bytes(b"of an earlier run")
+    for name in ("a", "b", "c/d"):
+        (data / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / "tree" / name).write_bytes(name.encode())
+    tree = Order(3, OUT, "tree", ".", "/tree", recursive=True)
+    (data / "large").mkdir()
+    (data / "large" / "out.dat").write_bytes(os.urandom(1_000_000) * 20)
+    with rclone_serving("webdav", far, "--bwlimit=10M") as address:
+        there, changed = backend(data, f"webdav://{address}"), threading.Event()
+        outcomes = run(there, [out(1, odd), out(2, "/taken"), tree, out(4, "/d/deep/out.dat"), out(5, "/old.dat")])
+        assert [number for number, outcome in outcomes.items() if outcome.error] == [2, 3]
+        assert "taken: is a directory" in outcomes[2].error and outcomes[2].trouble is Trouble.FINAL
+        assert "tree/b: is a directory" in outcomes[3].error
+        new = dict.fromkeys((odd[1:], "d/deep/out.dat", "old.dat"), b"energies")
+        assert contents(far) == new | {"taken/full/": b"", "tree/b/full/": b"", "tree/c/": b""}
+        there.submit("task", [Order(6, OUT, "large", "out.dat", "/large.dat", recursive=False)], changed.set)
+        deadline = time.monotonic() + 60
+        while not list(far.glob(".balsam-partial-*/*/large.dat")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not (far / "large.dat").exists()
+        (outcome,) = poll(there, "task", changed)
+    assert not outcome.error and (far / "large.dat").stat().st_size == 20_000_000
+    assert not list(far.glob(".balsam-*"))
+
+
+@pytest.mark.slow
 def test_without_rclone_that_is_said(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     outcome = run(backend(data, "webdav://127.0.0.1:1"), [out(1, "/out.dat")])[1]

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,18 @@ class RcloneBackend(StagedBackend):
                 return self._push_in_place(load, places)  # no directory may be made there
             if not whole:
                 return sent
+            if self._remote.rename_replaces:
+                checked = self._in_the_way(load, partial, whole)
+                sent = _both(sent, checked.ended)
+                load.shipment.held_back |= checked.places
+                whole = [place for place in whole if place not in checked.places]
+            if not whole:
+                return sent
             renamed = self._move(load, self._remote.below(partial), self._remote.twin_target, whole, is_news=False)
             if renamed.code:
-                load.shipment.held_back = self._places_left(load, partial, whole)
-                self._in_place |= load.shipment.held_back
+                left = self._places_left(load, partial, whole)
+                load.shipment.held_back |= left
+                self._in_place |= left
         return _both(sent, renamed)
 
     def _move(self, load: Load, source: str, target: str, places: Sequence[str], *, is_news: bool = True) -> Ended:
@@ -77,17 +86,41 @@ class RcloneBackend(StagedBackend):
             return self._rclone(load, words, b"", is_news=is_news)
         return self._rclone(load, [*words, "--filter-from=-"], only(places), is_news=is_news)
 
+    def _in_the_way(self, load: Load, partial: str, places: Sequence[str]) -> "_Listed":
+        """Places of which a file would take the place of a directory; all of them when that can't be found out."""
+        depth = max(place.count("/") + 1 for place in [*places, *load.shipment.directories()])
+        there = self._list(load, self._remote.target, "--dirs-only", places, f"--max-depth={depth + 1}")
+        if there.ended.code == _NO_DIRECTORY:
+            return _Listed(Ended(0, []), set())
+        if there.ended.code:
+            return _Listed(there.ended, set(places))
+        taken = {path for path in there.places if not (load.shipment.folder / path).is_dir()}
+        if not taken:
+            return _Listed(Ended(0, []), set())
+        ours = self._list(load, self._remote.below(partial), "--files-only", places)
+        if ours.ended.code:
+            return _Listed(ours.ended, set(places))
+        said = [f"{path}: is a directory there" for path in sorted(taken & ours.places)]
+        owners = {load.shipment.place_of(path) for path in taken & ours.places}
+        return _Listed(Ended(int(bool(said)), said), {place for place in owners if place is not None})
+
     def _places_left(self, load: Load, partial: str, places: Sequence[str]) -> set[str]:
         """Places of which something is still in a directory at the far end; all when that can't be found out."""
+        left = self._list(load, self._remote.below(partial), "--files-only", places)
+        found = {load.shipment.place_of(path) for path in left.places}
+        return set(places) if left.ended.code else {place for place in found if place is not None}
+
+    def _list(self, load: Load, source: str, kind: str, places: Sequence[str], *words: str) -> "_Listed":
+        """The paths of one kind in these places."""
         found: set[str] = set()
 
         def hear(line: bytes) -> None:  # an array, of which each line is one object
             if line.startswith(b"{"):
-                found.update(place for place in [load.shipment.place_of(_path(line))] if place is not None)
+                found.add(_path(line))
 
-        words = ["rclone", *_QUIET, "lsjson", "--recursive", "--files-only", self._remote.below(partial)]
-        ended = run_program(words, self._remote.environment(), b"", hear, load.is_wanted)
-        return set(places) if ended.code else found
+        program = ["rclone", *_QUIET, "lsjson", "--recursive", kind, "--no-modtime", "--filter-from=-", *words, source]
+        ended = run_program(program, self._remote.environment(), only(places), hear, load.is_wanted)
+        return _Listed(ended, found)
 
     def _purge(self, load: Load, path: str) -> bool:
         """Remove a directory at the far end; whether it is gone."""
@@ -121,6 +154,14 @@ class RcloneBackend(StagedBackend):
         program = ["rclone", *_FLAGS, *words]
         ended = run_program(program, environment, given, log.hear, load.is_wanted, hears_stderr=True)
         return Ended(ended.code, log.said)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """What a look at the far end found. `ended` with a code: it failed, or what was found is an error."""
+
+    ended: Ended
+    places: set[str]
 
 
 def _may_be_file(load: Load, place: str) -> bool:

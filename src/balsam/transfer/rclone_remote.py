@@ -29,7 +29,8 @@ class Remote:
     secrets: Mapping[str, tuple[Path, Callable[[str], str]]]
     config: str = "/dev/null"
     push_problem: str = ""
-    can_rename: bool = False  # WebDAV's MOVE would put a file in the place of a directory and all that is in it
+    can_rename: bool = False
+    rename_replaces: bool = False  # WebDAV's MOVE puts a file in the place of a directory and all that is in it
 
     @property
     def target(self) -> str:
@@ -113,7 +114,7 @@ def _webdav(url: str) -> Remote:
         secrets["PASS"] = (Path(_file(url, options["password_file"])), _obscured)
     if "token_file" in options:
         secrets["BEARER_TOKEN"] = (Path(_file(url, options["token_file"])), str)
-    return Remote(_NAME, "", settings, secrets)
+    return Remote(_NAME, "", settings, secrets, can_rename=True, rename_replaces=True)
 
 
 def _http(url: str) -> Remote:

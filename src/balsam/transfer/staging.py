@@ -71,6 +71,13 @@ class Shipment:
             for name in names:
                 yield name if base == "." else f"{base}/{name}"
 
+    def directories(self) -> Iterator[str]:
+        """Paths of the directories in it."""
+        for folder, names, _ in os.walk(self.folder):
+            base = os.path.relpath(folder, self.folder)
+            for name in names:
+                yield name if base == "." else f"{base}/{name}"
+
     def gather(self, data: Path, order: Order) -> Gathered:
         """Put the files of a stage-out in. After an error nothing of it is in. Raises Refused, OSError, FileChanged."""
         place = far_place(order)
