@@ -7,7 +7,6 @@ import hashlib
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,17 +20,6 @@ LARGE = os.urandom(3_000_000)
 
 def sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "place"
-
-
-@pytest.fixture
-def destination(place: Path) -> Iterator[Destination]:
-    with open_directory(place, make=True) as root, Destination(root) as found:
-        yield found
 
 
 def begin(destination: Destination, content: bytes, name: str = "out.dat", mode: int = 0o644) -> IncomingFile:

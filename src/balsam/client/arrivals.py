@@ -6,7 +6,7 @@ and verified or not at all; small ones of many Jobs are read in one go.
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -175,9 +175,10 @@ def _bring_files(
     try:
         with ExitStack() as stack:
             wanted: list[Wanted] = []
+            there = _Directories(stack)
             for key, (content, path) in places.items():
                 try:
-                    wanted += _wanted_file(stack, source, key, content, path)
+                    wanted += _wanted_file(there, source, key, content, path)
                 except _WRONG as error:
                     outcomes[key] = error
             wanted.sort(key=lambda one: (one.entry.blob or "", one.entry.offset))
@@ -188,13 +189,26 @@ def _bring_files(
     return outcomes
 
 
-def _wanted_file(stack: ExitStack, source: BlobSource, key: int, content: Content, path: str) -> Iterator[Wanted]:
+@dataclass(slots=True)
+class _Directories:
+    """Those that files are put into: many of them often into the same one."""
+
+    stack: ExitStack
+    open: dict[Path, Destination] = field(default_factory=dict)
+
+    def destination(self, directory: Path) -> Destination:
+        """Made if need be. Raises OSError."""
+        if directory not in self.open:
+            root = self.stack.enter_context(open_directory(directory, make=True))
+            self.open[directory] = self.stack.enter_context(Destination(root))
+        return self.open[directory]
+
+
+def _wanted_file(there: _Directories, source: BlobSource, key: int, content: Content, path: str) -> Iterator[Wanted]:
     place = Path(path)
     into = path.endswith("/") or place.is_dir()
-    directory = place if into else place.parent
+    destination = there.destination(place if into else place.parent)
     for entry in entries_of(content, source):
-        root = stack.enter_context(open_directory(directory, make=True))
-        destination = stack.enter_context(Destination(root))
         yield Wanted(key, entry, destination, [entry.parts[-1] if into else place.name])
 
 

@@ -39,13 +39,18 @@ class Destination:
         self._umask = _umask()
         self._written: set[tuple[str, ...]] = set()
 
-    def file(self, parts: Sequence[str], size_bytes: int, mode: int, sha256: str) -> "IncomingFile":
-        """Begin, or go on with, a file at this place. Raises Refused, OSError, IsADirectoryError."""
+    def file(
+        self, parts: Sequence[str], size_bytes: int, mode: int, sha256: str, *, waits: bool = True
+    ) -> "IncomingFile":
+        """Begin, or go on with, a file at this place. Raises Refused, OSError, IsADirectoryError.
+
+        While somebody else writes it this waits, or raises BlockingIOError.
+        """
         folder, name = tuple(parts[:-1]), parts[-1]
         with make_directories(self._root, folder) as handle:
             permissions = (0o777 if mode & stat.S_IXUSR else 0o666) & ~self._umask
             self._note(folder)
-            return IncomingFile(os.dup(handle), name, size_bytes, permissions, sha256)
+            return IncomingFile(os.dup(handle), name, size_bytes, permissions, sha256, waits=waits)
 
     def link(self, parts: Sequence[str], handle: int) -> bool:
         """Put a hard link of an open file there, in place of what is there; False where the system doesn't let it."""
@@ -93,9 +98,11 @@ class Destination:
 
 
 class IncomingFile:
-    """One file on its way. `write` from `received_bytes` on, then `finish`; `close` in any case."""
+    """One file on its way. `write` from `received_bytes` on, then `finish`, or its three steps; `close` in any case."""
 
-    def __init__(self, folder: int, name: str, size_bytes: int, permissions: int, sha256: str) -> None:
+    def __init__(
+        self, folder: int, name: str, size_bytes: int, permissions: int, sha256: str, *, waits: bool = True
+    ) -> None:
         """`folder` is closed with the file."""
         self._folder = folder
         self._name = name
@@ -108,7 +115,7 @@ class IncomingFile:
         self.received_bytes = 0
         self._hashed = HashBeside()
         try:
-            self._handle = self._locked()
+            self._handle = self._locked(waits)
             self._take_over()
         except BaseException:
             self.close()
@@ -117,30 +124,53 @@ class IncomingFile:
     def write(self, piece: bytes) -> None:
         """Append. Raises OSError, after which the file is gone and its space free."""
         if self.received_bytes + len(piece) > self._size_bytes:
-            self._remove()
+            self.remove()
             raise ChecksumMismatch(f"more than the {self._size_bytes} bytes of {self._name!r} arrived")
         try:
             view = memoryview(piece)
             while view:
                 view = view[os.write(self._handle, view) :]
         except OSError:
-            self._remove()
+            self.remove()
             raise
         self._hashed.update(piece)
         self.received_bytes += len(piece)
 
     def finish(self) -> None:
         """Verify, make durable, rename. Raises ChecksumMismatch, OSError; the file is gone then."""
+        self.check()
+        self.make_durable()
+        self.put()
+
+    def check(self) -> None:
+        """Raises ChecksumMismatch; the file is gone then."""
         if self.received_bytes != self._size_bytes or self._hashed.hexdigest() != self._sha256:
-            self._remove()
+            self.remove()
             raise ChecksumMismatch(f"what arrived of {self._name!r} is not what was sent")
+
+    def make_durable(self) -> None:
+        """Raises OSError; the file is gone then."""
         try:
             os.fchmod(self._handle, self._permissions)
             os.fsync(self._handle)
+        except OSError:
+            self.remove()
+            raise
+
+    def put(self) -> None:
+        """Give it its name. Raises OSError; the file is gone then."""
+        try:
             os.rename(self._partial, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         except OSError:
-            self._remove()
+            self.remove()
             raise
+
+    def remove(self) -> None:
+        """Give it up, and its space back."""
+        with suppress(OSError):
+            os.unlink(self._partial, dir_fd=self._folder)
+        with suppress(OSError):
+            os.ftruncate(self._handle, 0)
 
     def close(self) -> None:
         """Let go of it; what arrived stays for the next try."""
@@ -157,12 +187,12 @@ class IncomingFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _locked(self) -> int:
+    def _locked(self, waits: bool) -> int:
         """The partial file, of which this is the only writer: another process may be collecting the same result."""
         while True:
             handle = os.open(self._partial, _NEW, 0o600, dir_fd=self._folder)
             try:
-                _lock(handle)
+                _lock(handle, waits)
                 if self._is_in_place(handle):
                     return handle
             except BaseException:
@@ -181,19 +211,14 @@ class IncomingFile:
         """Go on with what an interrupted try left, when it is worth it."""
         have = os.fstat(self._handle).st_size
         if self._size_bytes < _RESUMABLE_BYTES or have > self._size_bytes:
-            os.ftruncate(self._handle, 0)
+            if have:
+                os.ftruncate(self._handle, 0)
             return
         while self.received_bytes < have:
             piece = os.pread(self._handle, _PIECE_BYTES, self.received_bytes)
             self._hashed.update(piece)
             self.received_bytes += len(piece)
         os.lseek(self._handle, have, os.SEEK_SET)
-
-    def _remove(self) -> None:
-        with suppress(OSError):
-            os.unlink(self._partial, dir_fd=self._folder)
-        with suppress(OSError):
-            os.ftruncate(self._handle, 0)
 
 
 @contextmanager
@@ -208,9 +233,9 @@ def open_directory(path: Path, *, make: bool) -> Iterator[int]:
         os.close(handle)
 
 
-def _lock(handle: int) -> None:
+def _lock(handle: int, waits: bool) -> None:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise

@@ -4,19 +4,23 @@ Used by the Site for inputs and by the SDK for results. Each file is verified by
 says.
 """
 
+import errno
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from balsam.transfer.base import PeerRefused
+from balsam.transfer.base import PeerAway, PeerRefused
 from balsam.transfer.descent import Refused
 from balsam.transfer.destination import ChecksumMismatch, Destination
 from balsam.transfer.manifest import BadManifest, Content, Entry, checked, decode
+from balsam.transfer.pages import Page
+from balsam.transfer.sending import SMALL_BYTES
 
 GROUP_BYTES = 8 * 1024 * 1024
 GROUP_FILES = 4096
+_HELD = (errno.EAGAIN, errno.EMFILE, errno.ENFILE)  # gets better when the files of a page are let go of
 
 
 class BlobSource(Protocol):
@@ -69,42 +73,82 @@ def receive(
     Files that are parts of one blob should come one after another, in the order of their offsets.
     """
     for group in _groups(wanted):
-        if len(group) == 1:
-            yield group[0], _attempt(partial(_receive_one, source, group[0], progress))
-            continue
-        first, last = group[0].entry, group[-1].entry
-        length = last.offset + last.size_bytes - first.offset
-        stream = _Stream(source.read(first.blob or "", first.offset, length), first.offset)
-        for one in group:
-            yield one, _attempt(partial(_receive_part, stream, one, progress))
+        if len(group.members) == 1:
+            yield group.members[0], _attempt(partial(_receive_one, source, group.members[0], progress))
+        else:
+            yield from _receive_group(source, group, progress)
 
 
-def _groups(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
+@dataclass(slots=True)
+class _Group:
+    """Files that stand in one blob, from `start` to `end`, and what needs no bytes among them."""
+
+    members: list[Wanted] = field(default_factory=list)
+    blob: str | None = None
+    start: int = 0
+    end: int = 0
+    last: tuple[int, int] = (0, 0)  # offset and size
+    largest_bytes: int = 0
+
+    def takes(self, entry: Entry) -> bool:
+        """Whether it is a neighbour, and small."""
+        if not self.members:
+            return True
+        if len(self.members) >= GROUP_FILES:
+            return False
+        if entry.blob is None or self.blob is None:  # a large file stays alone, so that it is gone on with
+            return max(entry.size_bytes, self.largest_bytes) <= SMALL_BYTES
+        is_same = (entry.offset, entry.size_bytes) == self.last  # the same small input of many Jobs
+        is_near = entry.offset + entry.size_bytes - self.start <= GROUP_BYTES
+        return entry.blob == self.blob and (entry.offset >= self.end or is_same) and is_near
+
+    def add(self, one: Wanted) -> None:
+        entry = one.entry
+        self.members.append(one)
+        if entry.blob is None:
+            return
+        if self.blob is None:
+            self.blob, self.start = entry.blob, entry.offset
+        self.end = entry.offset + entry.size_bytes
+        self.last = (entry.offset, entry.size_bytes)
+        self.largest_bytes = max(self.largest_bytes, entry.size_bytes)
+
+    def stream(self, source: BlobSource) -> "_Stream":
+        pieces = iter(()) if self.blob is None else source.read(self.blob, self.start, self.end - self.start)
+        return _Stream(pieces, self.start)
+
+
+def _groups(wanted: Iterable[Wanted]) -> Iterator[_Group]:
     """Neighbours in one blob together, as far as they are small."""
-    group: list[Wanted] = []
+    group = _Group()
     for one in wanted:
-        if group and not _joins(group, one.entry):
+        if not group.takes(one.entry):
             yield group
-            group = []
-        group.append(one)
-    if group:
+            group = _Group()
+        group.add(one)
+    if group.members:
         yield group
 
 
-def _joins(group: Sequence[Wanted], entry: Entry) -> bool:
-    first, last = group[0].entry, group[-1].entry
-    return (
-        entry.blob is not None
-        and entry.blob == first.blob
-        and (entry.offset >= last.offset + last.size_bytes or _same_place(entry, last))
-        and entry.offset + entry.size_bytes - first.offset <= GROUP_BYTES
-        and len(group) < GROUP_FILES
-    )
-
-
-def _same_place(entry: Entry, other: Entry) -> bool:
-    """The same small input of many Jobs."""
-    return (entry.offset, entry.size_bytes) == (other.offset, other.size_bytes)
+def _receive_group(source: BlobSource, group: _Group, progress: Progress) -> Iterator[Outcome]:
+    """A page at a time. Nothing is waited for while files are held: two clients that collect the same results in
+    another order would wait for each other."""
+    stream = group.stream(source)
+    with Page[Wanted]() as page:
+        for one in group.members:
+            try:
+                error = _attempt(partial(_receive_part, stream, one, page, progress))
+                if isinstance(error, OSError) and error.errno in _HELD and not page.is_empty:
+                    yield from page.settle()
+                    error = _attempt(partial(_receive_part, stream, one, page, progress))
+            except PeerAway:
+                yield from page.settle()
+                raise
+            if error is not None:
+                page.note(one, error)
+            if page.is_full:
+                yield from page.settle()
+        yield from page.settle()
 
 
 def _attempt(work: Callable[[], None]) -> Exception | None:
@@ -131,13 +175,22 @@ def _receive_one(source: BlobSource, one: Wanted, progress: Progress) -> None:
         file.finish()
 
 
-def _receive_part(stream: "_Stream", one: Wanted, progress: Progress) -> None:
+def _receive_part(stream: "_Stream", one: Wanted, page: Page[Wanted], progress: Progress) -> None:
     entry = one.entry
-    content = stream.take(entry.offset, entry.size_bytes)
-    with one.destination.file(one.parts, entry.size_bytes, entry.mode, entry.sha256) as file:
+    if entry.is_directory:
+        one.destination.directory(one.parts)
+        page.note(one, None)
+        return
+    content = stream.take(entry.offset, entry.size_bytes) if entry.size_bytes else b""
+    file = one.destination.file(one.parts, entry.size_bytes, entry.mode, entry.sha256, waits=page.is_empty)
+    try:
         file.write(content[file.received_bytes :])
-        progress(one.key, entry.size_bytes)
-        file.finish()
+        file.check()
+    except BaseException:
+        file.close()
+        raise
+    page.add(one, file)
+    progress(one.key, entry.size_bytes)
 
 
 class _Stream:
@@ -146,7 +199,8 @@ class _Stream:
     def __init__(self, pieces: Iterator[bytes], offset: int) -> None:
         self._pieces = pieces
         self._position = offset
-        self._rest = b""
+        self._piece = b""
+        self._used = 0  # of the piece
         self._last = (-1, b"")
         self._refused: PeerRefused | None = None
 
@@ -158,18 +212,17 @@ class _Stream:
         return self._last[1]
 
     def _read(self, length: int) -> bytes:
-        found = [self._rest]
-        have = len(self._rest)
-        while have < length:
-            piece = self._next()
-            if not piece:
-                break
-            found.append(piece)
-            have += len(piece)
-        content = b"".join(found)
-        self._rest = content[length:]
-        self._position += min(length, have)
-        return content[:length]
+        if len(self._piece) - self._used < length:
+            found = [self._piece[self._used :]]
+            have = len(found[0])
+            while have < length and (more := self._next()):
+                found.append(more)
+                have += len(more)
+            self._piece, self._used = b"".join(found), 0
+        content = self._piece[self._used : self._used + length]
+        self._used += len(content)
+        self._position += len(content)
+        return content
 
     def _next(self) -> bytes:
         if self._refused is not None:
