@@ -182,3 +182,45 @@ def test_a_node_that_crashes_takes_only_its_own_jobs(cluster: LiveCluster) -> No
     assert struck[-1] == spared[-1] == "JOB_FINISHED" and spared.count("RUNNING") == 1
     assert batch_state == "running"
     assert failures == ["lost_node"]
+
+
+def test_monitors_watch_what_ranks_on_another_node_write_in_each_attempt(cluster: LiveCluster) -> None:
+    """A rule acts once in each attempt; its first one ends with the allocation, and so does its launcher."""
+    said = cluster.run(
+        """
+        class Watched(ApplicationDefinition):
+            site = "cluster"
+            command_template = "sh -c {{ code }}"
+            monitors = {
+                "bad": {"action": "kill", "file": "energy", "not_finite": True},
+                "begun": {"action": "notify", "pattern": "^begin"},
+                "odd": {"action": "tag", "file": "energy", "pattern": "0[.]5", "tags": {"quality": "odd"}},
+            }
+
+        code = ("[ $SLURM_PROCID = 1 ] || exec sleep 600; echo begin $(uname -n); echo 0.5 >> energy; "
+                "until [ -e go ]; do sleep 0.1; done; echo nan >> energy; exec sleep 600")
+        job = Job(app_id=Watched, workdir="watched", parameters={"code": code}, num_nodes=2, max_attempts=3)
+        job.save()
+        def notes(name):
+            found = EventLog.objects.filter(job_id=job.id, from_state="RUNNING", to_state="RUNNING")
+            return [event.data["text"] for event in found if event.data["monitor"] == name]
+        for attempt in (1, 2):
+            batch = allocation(num_nodes=2)
+            until(lambda: len(notes("begun")) == len(notes("odd")) == attempt, "no note of it")
+            if attempt == 1:
+                batch.cancel()
+                until(lambda: states_of(job)[-1] == "RESTART_READY", str(states_of(job)))
+                reach(batch, "finished")
+        (ROOT / "data" / "watched" / "go").touch()
+        assert job.wait(60), job.explain()
+        job.refresh_from_db()
+        print(json.dumps([notes("begun"), job.tags, job.state.value, job.failure, job.explain().reasons]))
+        batch.cancel()
+        reach(batch, "finished")
+        """
+    )
+    ((begun, tags, state, failure, reasons),) = answers(said)
+    assert len(begun) == 2 and all(line.startswith("begin node") for line in begun)  # which node is Slurm's choice
+    assert tags == {"quality": "odd"}
+    assert (state, failure) == ("FAILED", "monitor")
+    assert "monitor bad: energy has a number that is none: nan" in str(reasons)
