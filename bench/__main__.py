@@ -15,7 +15,7 @@ from bench.product import Product
 from bench.result import Goal, report
 
 ASKED_FOR = ("crowd", "postgres", "slurm")  # these need what the tests need
-OF_POSTGRES = ("several", "crowd", "running", "storing")
+OF_POSTGRES = ("several", "crowd", "fairness", "running", "storing")
 PARTS = ("starting", "running", "mpi", "scheduling", "waiting", "moving", "workflows", "fairness", "storing")
 
 

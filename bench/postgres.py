@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from bench import crowd, machine, running, storing
+from bench import crowd, fairness, machine, running, storing
 from bench.launcher import BATCH, Launcher
 from bench.product import Product
 from bench.result import Goal
@@ -58,6 +58,9 @@ def measure(root: Path, jobs: int, rows: int, parts: Sequence[str]) -> list[Goal
         if "crowd" in parts:
             with _database(server) as url:
                 goals += crowd.measure(root, rows, {"BALSAM_DATABASE": url})
+        if "fairness" in parts:
+            with _database(server) as url:
+                goals += fairness.measure(root, {"BALSAM_DATABASE": url})
         if "running" in parts:
             with _database(server), Product(root / "running") as product:
                 goals += running.measure(product, root, jobs)

@@ -1,4 +1,4 @@
-"""The one writer of a process is shared by turns: whoever has much to write does not hold up the others (S16)."""
+"""Writer and readers of a process are shared by turns: whoever has much to do does not hold up the others (S16)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from balsam.server.store import sqlite
 from balsam.server.store.postgres import groups
 from balsam.server.store.postgres.store import PostgresStore
-from balsam.server.store.protocol import Store, Tx, Wake
+from balsam.server.store.protocol import ReadTx, Store, Tx, Wake
 from balsam.server.store.sqlite import SqliteStore
 from balsam.server.store.writer import MAX_GROUP, GroupedWriter, Item
 
@@ -83,3 +83,23 @@ def test_nobody_waits_for_a_commit_of_what_another_one_sent_before(store: Store)
     written(store, 5)
     assert [len(commit) for commit in commits] == [1] * 6
     assert ["other"] in commits[:2]
+
+
+def test_nobody_waits_for_all_that_another_one_reads(store: Store) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def long(tx: ReadTx) -> None:
+        begun.set()
+        assert go_on.wait(30)
+
+    async def read() -> None:
+        tasks = [asyncio.create_task(store.read(long, MANY)) for _ in range(50)]
+        assert await asyncio.to_thread(begun.wait, 30)
+        try:
+            for _ in range(10):
+                assert await asyncio.wait_for(store.read(lambda tx: "answered", OTHER), 15) == "answered"
+        finally:
+            go_on.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(read())

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from balsam.server.errors import Unavailable
-from balsam.server.store.readers import OF_ONE_ACCOUNT, READERS, Readers
+from balsam.server.store.readers import ALONE, COMPANY_SEC, NOBODY, READERS, Readers
+from balsam.testing.clock import FakeClock
 
 HEAVY, OTHER = 1, 2
+AT_ONCE = 50
 
 
 @pytest.fixture
@@ -26,23 +28,89 @@ def in_loop(check: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(check, 30))
 
 
-def test_s16_heavy_reads_of_one_account_leave_a_thread_to_the_others(readers: Readers) -> None:
-    go_on, at_work = threading.Event(), threading.Semaphore(0)
+class HeavyReads:
+    """Reads of one account that go on until they are told to end."""
 
-    def heavy() -> None:
-        at_work.release()
-        go_on.wait(30)
+    def __init__(self, readers: Readers) -> None:
+        self._readers = readers
+        self._at_work = threading.Semaphore(0)
+        self._go_on = threading.Event()
+        self._reads: list[asyncio.Task[None]] = []
+
+    def _read(self) -> None:
+        self._at_work.release()
+        self._go_on.wait(30)
+
+    async def ask(self, number: int = AT_ONCE) -> None:
+        self._reads += [asyncio.create_task(self._readers.run(self._read, HEAVY)) for _ in range(number)]
+        await asyncio.sleep(0)
+
+    async def are_at_work(self, number: int) -> bool:
+        """So many more, and none beside them: every thread that could have begun one has had the time for it."""
+        for _ in range(number):
+            if not await asyncio.to_thread(self._at_work.acquire, timeout=30):
+                return False
+        for _ in range(2 * READERS):
+            await self._readers.run(lambda: None, NOBODY)
+        return not self._at_work.acquire(blocking=False)
+
+    async def end(self) -> None:
+        self._go_on.set()
+        await asyncio.gather(*self._reads)
+
+
+def test_s16_heavy_reads_of_one_account_leave_a_thread_to_the_others(readers: Readers) -> None:
+    async def check() -> None:
+        heavy = HeavyReads(readers)
+        await heavy.ask()
+        try:
+            assert await heavy.are_at_work(ALONE), "one account has every thread"
+            assert await readers.run(lambda: "answered", OTHER) == "answered"
+        finally:
+            await heavy.end()
+
+    in_loop(check())
+
+
+@pytest.mark.parametrize(("cores", "most"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 3), (64, 3)])
+def test_s16_heavy_reads_leave_half_of_the_cores_to_company(cores: int, most: int) -> None:
+    """As long as the others go on asking, whoever asked last; afterwards the threads are the account's own again."""
+    clock = FakeClock()
+    readers = Readers(cores, clock.monotonic)
 
     async def check() -> None:
-        reads = [asyncio.create_task(readers.run(heavy, HEAVY)) for _ in range(50)]
-        for _ in range(OF_ONE_ACCOUNT):
-            assert await asyncio.to_thread(at_work.acquire, timeout=30)
+        heavy = HeavyReads(readers)
+        await readers.run(lambda: None, OTHER)
         try:
-            assert await readers.run(lambda: "answered", OTHER) == "answered"
-            assert not at_work.acquire(blocking=False), "one account has every thread"
+            await heavy.ask()
+            assert await heavy.are_at_work(most)
+            clock.advance(COMPANY_SEC - 0.1)
+            await readers.run(lambda: None, OTHER)
+            await heavy.ask(1)
+            assert await heavy.are_at_work(0), "company went on asking"
+            clock.advance(COMPANY_SEC + 0.1)
+            await heavy.ask(ALONE)
+            assert await heavy.are_at_work(ALONE - most)
         finally:
-            go_on.set()
-        await asyncio.gather(*reads)
+            await heavy.end()
+
+    try:
+        in_loop(check())
+    finally:
+        readers.close()
+
+
+def test_the_service_itself_is_no_company(readers: Readers) -> None:
+    """It looks the tokens of the account up."""
+
+    async def check() -> None:
+        heavy = HeavyReads(readers)
+        await readers.run(lambda: None, NOBODY)
+        try:
+            await heavy.ask()
+            assert await heavy.are_at_work(ALONE)
+        finally:
+            await heavy.end()
 
     in_loop(check())
 

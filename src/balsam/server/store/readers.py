@@ -1,14 +1,17 @@
 """The threads of a store in which reads run: by turns between accounts, and never all of them for one account.
 
-A heavy list may take its whole time limit; whoever asks for many of those at once still leaves a thread to the others
-(S16). Used by the SQLite and the PostgreSQL store.
+A heavy list may take its whole time limit, and a core for as long; whoever asks for many of those at once leaves a
+thread to the others, and half of the cores while there are others (S16). Used by the SQLite and the PostgreSQL store.
 """
 
 import asyncio
+import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from math import inf
 from typing import Any, TypeVar
 
 from balsam.server.errors import Unavailable
@@ -17,15 +20,24 @@ from balsam.server.store.writer import STOPPING
 
 T = TypeVar("T")
 READERS = 4
-OF_ONE_ACCOUNT = 3  # threads that may be at work for one account
+ALONE = READERS - 1  # threads that may be at work for one account when nobody else asks for anything
+COMPANY_SEC = 5.0  # so long after a read its account counts as there
+NOBODY = 0  # the service itself, which looks tokens up for everybody: it is no company, and is not held back by any
 
 _Read = tuple[int, Callable[[], Any], Future[Any]]
 
 
 class Readers:
-    """Runs functions in threads until `close`, which waits for those that were begun and refuses the rest."""
+    """Runs functions in threads until `close`, which waits for those that were begun and refuses the rest.
 
-    def __init__(self) -> None:
+    `cores`: those that the process may use; asked of the system by default.
+    """
+
+    def __init__(self, cores: int | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._in_company = min(ALONE, max(1, (cores or len(os.sched_getaffinity(0))) // 2))
+        self._monotonic = monotonic
+        # Who asked last and when, and when last anybody else did.
+        self._last, self._last_at, self._other_at = NOBODY, -inf, -inf
         self._line: Line[int, _Read] = Line()
         self._at_work: Counter[int] = Counter()
         self._come = threading.Condition()
@@ -42,6 +54,7 @@ class Readers:
         with self._come:
             if self._closed:
                 raise Unavailable(STOPPING)
+            self._note(account)
             self._line.add(account, (account, fn, future))
             self._come.notify()
         return await asyncio.wrap_future(future)
@@ -77,9 +90,22 @@ class Readers:
         """The next one that may be begun, or None at the end. An end of a read wakes nobody: its thread comes here."""
         with self._come:
             while not self._closed:
-                full = [account for account, number in self._at_work.items() if number >= OF_ONE_ACCOUNT]
+                full = [account for account, number in self._at_work.items() if number >= self._most_of(account)]
                 if (read := self._line.take(full)) is not None:
                     self._at_work[read[0]] += 1
                     return read
                 self._come.wait()
             return None
+
+    def _note(self, account: int) -> None:
+        if account == NOBODY:
+            return
+        if account != self._last:
+            self._last, self._other_at = account, self._last_at
+        self._last_at = self._monotonic()
+
+    def _most_of(self, account: int) -> int:
+        """How many threads may be at work for this account now."""
+        others_at = self._other_at if account == self._last else self._last_at
+        has_company = account != NOBODY and self._monotonic() - others_at < COMPANY_SEC
+        return self._in_company if has_company else ALONE
