@@ -23,6 +23,7 @@ from balsam.server.app import create_app
 from balsam.server.auth import tokens
 from balsam.server.auth.needs import OPEN
 from balsam.server.errors import Unavailable
+from balsam.server.limits import RequestRates
 from balsam.server.routes.call import Call
 from balsam.server.routes.dispatch import tree_of
 from balsam.server.routes.endpoint import Routes
@@ -192,6 +193,24 @@ def test_requests_above_the_rate_are_429_and_say_when() -> None:
         replies = [client.get("/api/auth/me") for _ in range(5)]
     assert [reply.status_code for reply in replies] == [200] * 4 + [429]
     assert replies[4].headers["retry-after"] == "1" and "1 requests a second" in replies[4].text
+
+
+def test_pages_and_calls_of_one_account_are_counted_together() -> None:
+    from starlette.testclient import TestClient
+
+    store, clock, token = MemoryStore(), SystemClock(), tokens.mint("user")
+    ann = store.write_sync(lambda tx: accounts.ensure_local_user(tx, "ann", token, clock.now()))
+    app = create_app(ServerSettings(requests_per_sec=1.0, requests_at_once=1), store, clock)
+    cookies = {"balsam-session-80": token}
+    with TestClient(app, headers={"Authorization": f"Bearer {token}"}, cookies=cookies) as client:
+        paths = ("/ui/tokens", "/api/auth/me")
+        assert [client.get(path).status_code for path in paths * 3] == [200] * 4 + [429] * 2
+        app.service.rates = RequestRates(None)
+        app.service.crowd.enter(ann.user_id)
+        for reply in map(client.get, paths):
+            assert reply.status_code == 429 and "at once" in reply.text
+        app.service.crowd.leave(ann.user_id)
+        assert [client.get(path).status_code for path in paths] == [200] * 2
 
 
 def test_a_sweep_that_fails_runs_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -27,7 +27,7 @@ from balsam.server.blobs.storage import BlobStorage, DiskStorage
 from balsam.server.blobs.uploads import Uploads
 from balsam.server.broker import Broker
 from balsam.server.errors import NotFound, ServiceError
-from balsam.server.limits import LoginLimit
+from balsam.server.limits import Crowd, LoginLimit, RequestRates
 from balsam.server.problems import Problem
 from balsam.server.routes.call import Service
 from balsam.server.routes.dispatch import Dispatcher
@@ -167,6 +167,8 @@ def _service(settings: ServerSettings, store: Store, clock: Clock, instance: str
         uploads=_uploads(settings),
         passwords=Passwords(),
         logins=LoginLimit(),
+        rates=RequestRates(settings.request_rate),
+        crowd=Crowd(settings.at_once),
         metrics=Metrics(broker.open_streams),
     )
 

@@ -18,7 +18,6 @@ from balsam.domain.scopes import Scope
 from balsam.server import problems
 from balsam.server.auth.needs import USER, check_scope
 from balsam.server.errors import ServiceError, Unauthenticated
-from balsam.server.limits import Crowd, RequestRates
 from balsam.server.routes.call import Call, Service
 from balsam.web import words
 from balsam.web.door import Door, csrf_of, read_form
@@ -79,8 +78,6 @@ class Frame:
         self.service = service
         self.door = Door(service.settings)
         self._templates = _environment()
-        self._rates = RequestRates(service.settings.request_rate)
-        self._crowd = Crowd(service.settings.at_once)
 
     def page(self, handler: Handler) -> Endpoint:
         """A page for people who are logged in."""
@@ -99,12 +96,12 @@ class Frame:
     async def _answer(self, handler: Handler, visit: Visit) -> Any:
         user_id = visit.call.principal.user_id
         try:
-            self._rates.check(visit.call.principal, self.service.clock.monotonic())
-            self._crowd.enter(user_id)
+            self.service.rates.check(visit.call.principal, self.service.clock.monotonic())
+            self.service.crowd.enter(user_id)
             try:
                 return await handler(visit)
             finally:
-                self._crowd.leave(user_id)
+                self.service.crowd.leave(user_id)
         except ServiceError as error:
             return self.failed(error, visit)
         except ValidationError as error:

@@ -15,7 +15,7 @@ from balsam.server.auth.passwords import Passwords
 from balsam.server.blobs.uploads import Uploads
 from balsam.server.broker import Broker
 from balsam.server.errors import Unauthenticated
-from balsam.server.limits import LoginLimit
+from balsam.server.limits import Crowd, LoginLimit, RequestRates
 from balsam.server.principal import Principal
 from balsam.server.problems import Problem
 from balsam.server.routes.file_desk import FileDesk
@@ -78,6 +78,8 @@ class Service:
     uploads: Uploads
     passwords: Passwords
     logins: LoginLimit
+    rates: RequestRates  # of calls and of pages together, as is the crowd
+    crowd: Crowd
     metrics: "Metrics"
     first_code: str | None = None  # with it the first administrator is made
     providers: LoginDoors | None = None

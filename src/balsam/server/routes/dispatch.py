@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from balsam.server import logs, problems
 from balsam.server.auth.needs import check_scope
 from balsam.server.errors import Forbidden, NotFound, ServiceError
-from balsam.server.limits import BodyStream, Crowd, Disconnected, RequestRates, Window, read_body
+from balsam.server.limits import BodyStream, Disconnected, Window, read_body
 from balsam.server.problems import Problem
 from balsam.server.routes import query
 from balsam.server.routes.call import Call, Raw, Receive, Scope, Send, Service
@@ -98,11 +98,9 @@ class Dispatcher:
         self._fallback = fallback
         self._numbers = itertools.count(1)
         self._prefix = secrets.token_hex(4)
-        self._rates = RequestRates(service.settings.request_rate)
         secure = service.settings.tls_cert is not None or service.settings.behind_proxy
         self._common = [*_COMMON, _HSTS] if secure else _COMMON
         self._refused = Window(1, REFUSALS_SEC)
-        self._crowd = Crowd(service.settings.at_once)
         self._seen = logs.RequestLog(service.clock, service.metrics, service.settings.access_log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -182,15 +180,15 @@ class Dispatcher:
         if not endpoint.needs.kinds:
             return await endpoint.function(call, *arguments, **more)
         user_id = call.principal.user_id
-        self._crowd.enter(user_id)
+        self._service.crowd.enter(user_id)
         try:
             return await endpoint.function(call, *arguments, **more)
         finally:
-            self._crowd.leave(user_id)
+            self._service.crowd.leave(user_id)
 
     async def _authenticate(self, call: Call, endpoint: Endpoint) -> None:
         await call.authenticate()
-        self._rates.check(call.principal, self._service.clock.monotonic())
+        self._service.rates.check(call.principal, self._service.clock.monotonic())
         try:
             endpoint.needs.check(call.principal)
             check_scope(call.principal, endpoint.scope)
