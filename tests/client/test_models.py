@@ -106,7 +106,7 @@ def test_parents_as_jobs_or_ids(hello: Any) -> None:
         ({"workdir": "a/../../b"}, "workdir"),
         ({"num_nodes": 0}, "num_nodes"),
         ({"ranks_per_node": -1}, "ranks_per_node"),
-        ({"parent_ids": [10**9]}, "parent"),
+        ({"parent_ids": [10**9]}, r"^parent_ids\[0\]: there is no Job 1000000000"),
         ({"tags": {"a": "\n"}}, "tags"),
         ({"data": {"when": object()}}, "data.when: a object is no JSON value"),
         ({"data": {"deep": [1, {"x": float("nan")}]}}, r"data.deep\[1\].x: nan"),
@@ -121,6 +121,22 @@ def test_a_wrong_field_is_named_and_nothing_is_created(hello: Any, client: Clien
     assert len(set(lines)) == len(lines)
     assert "jobs[0]" not in str(caught.value)
     assert client.Job.objects.count() == before
+
+
+@pytest.mark.parametrize("parents", ["12", 12])
+def test_parents_that_are_no_list_are_refused(hello: Any, parents: Any) -> None:
+    with pytest.raises(TypeError, match=r"parent_ids is '?12'?; give a list of Jobs or of their ids"):
+        hello.submit("a", name="x", parent_ids=parents)
+
+
+@pytest.mark.parametrize("verb", ["wait", "as_completed", "bulk_create", "bulk_update", "bulk_refresh"])
+def test_verbs_on_jobs_say_what_they_take(hello: Any, client: Client, verb: str) -> None:
+    job = hello.submit("a", name="x", save=verb != "bulk_create")
+    call = getattr(client.Job.objects, verb)
+    with pytest.raises(TypeError, match=rf"not one Job; put it in brackets: {verb}\(\[job\]\)"):
+        list(call(job))
+    with pytest.raises(TypeError, match=rf"jobs\[1\] is 7, and {verb}\(\) takes Jobs"):
+        list(call([job, 7]))
 
 
 @pytest.mark.parametrize(
@@ -287,6 +303,8 @@ def test_batch_job(client: Client, site: Any) -> None:
         ({"queue": "nope"}, "nope"),
         ({"project": "nope"}, "nope"),
         ({"site_id": 10**9}, "."),
+        ({"site_id": "mine"}, "BatchJob.site_id: .*; it is 'mine'"),
+        ({"num_nodes": 0}, "BatchJob.num_nodes: .*; it is 0"),
         ({"partitions": [{"job_mode": "mpi", "num_nodes": 7}]}, "partition"),
     ],
 )
@@ -433,6 +451,13 @@ def test_an_app_that_was_deleted_is_synced_again_after_one_clear_error(client: C
         ({"run": lambda self: 1}, errors.ValidationFailed, r"command_template and run\(\) are both there"),
         ({"run": lambda self, *x: 1, "command_template": None}, errors.ValidationFailed, "takes 'x' by position"),
         ({"site": None}, errors.ValidationFailed, "site is missing"),
+        ({"parameters": ["name"]}, errors.ValidationFailed, r"parameters must be a dict, not \['name'\]"),
+        ({"environment_variables": "A=1"}, errors.ValidationFailed, "environment_variables must be a dict, not 'A=1'"),
+        (
+            {"cleanup_files": "*.tmp"},
+            errors.ValidationFailed,
+            r"cleanup_files must be a list of patterns, not '\*.tmp'",
+        ),
     ],
 )
 def test_a_faulty_definition_says_what_to_change(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from getpass import getuser
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ def test_errors_are_one_json_value_with_an_exit_code(site: LiveSite) -> None:
 def test_doctor_finds_service_and_site(site: LiveSite) -> None:
     found = {finding["check"]: finding["status"] for finding in as_json(site.environment, "doctor")}
     assert found["service"] == found["login"] == "ok"
+    assert as_json(site.environment, "login") == {"url": site.ready["url"], "username": getuser(), "expires_at": None}
     inside = json.loads(balsam(site.environment, "doctor", "--json", cwd=site.path))
     assert [one["status"] for one in inside if one["check"] == "site"] == ["ok"]
 

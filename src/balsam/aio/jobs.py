@@ -8,7 +8,7 @@ from typing import Any
 from balsam.aio.query import AsyncManager, AsyncQuery
 from balsam.client.completions import Completions
 from balsam.client.models.job import Job
-from balsam.client.models.job_objects import JobManager, WaitResult, check_return_when
+from balsam.client.models.job_objects import JobManager, WaitResult, check_return_when, listed
 from balsam.client.query import Changed, Query
 
 logger = logging.getLogger("balsam.client")
@@ -85,7 +85,7 @@ class AsyncJobManager(AsyncManager[Job]):
         []
         """
         check_return_when(return_when)
-        given = list(jobs)
+        given = listed(jobs, "wait")
         async for _ in self._completed(given, timeout):
             if return_when == "FIRST_COMPLETED":
                 break
@@ -98,7 +98,7 @@ class AsyncJobManager(AsyncManager[Job]):
         >>> [one.state.value async for one in balsam.Job.objects.as_completed([job], timeout=60)]
         ['JOB_FINISHED']
         """
-        given = list(jobs)
+        given = listed(jobs, "as_completed")
         found = 0
         async for job in self._completed(given, timeout):
             found += 1

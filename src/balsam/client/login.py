@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from balsam.client.credentials import CLIENT_FILE, balsam_home, read_mapping
+from balsam.client.credentials import CLIENT_FILE, SERVICE_FILE, balsam_home, read_mapping
 from balsam.client.errors import BalsamError, NotFound, ServiceUnavailable, Unauthorized
 from balsam.client.settings import ClientSettings
 from balsam.client.transport import Transport
@@ -20,7 +20,7 @@ SLOWER_SEC = 5.0  # RFC 8628: after each slow_down
 
 @dataclass(frozen=True, slots=True)
 class KeptLogin:
-    """The login in `$BALSAM_HOME/client.yml`."""
+    """The login in `$BALSAM_HOME/client.yml`, or in `service.json` beside it."""
 
     settings: ClientSettings
 
@@ -44,9 +44,12 @@ class KeptLogin:
 
 
 def kept_login() -> KeptLogin | None:
-    """The login that is kept here; None when there is none. Raises CredentialsError when the file can't be trusted."""
-    path = balsam_home() / CLIENT_FILE
-    return KeptLogin(ClientSettings.load_from_file(path)) if path.exists() else None
+    """The login that is kept here, else that of a local service, which needs none; None without both.
+
+    Raises CredentialsError when the file can't be trusted.
+    """
+    paths = [path for name in (CLIENT_FILE, SERVICE_FILE) if (path := balsam_home() / name).exists()]
+    return KeptLogin(ClientSettings.load_from_file(paths[0])) if paths else None
 
 
 def log_in(url: str, username: str, password: str) -> Login:

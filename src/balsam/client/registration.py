@@ -5,7 +5,7 @@ fault shows where the class stands; a class with methods of its own (`run()`, ho
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from balsam.client.errors import Problem, ValidationFailed
@@ -207,7 +207,19 @@ def _is_own(app: Definition, name: str) -> bool:
     return callable(method) and method is not getattr(ApplicationDefinition, name, None)
 
 
+def _check_kinds(app: Definition) -> None:
+    """A text is a sequence, too: a pattern alone would be taken for a list of its letters."""
+    for attribute in ("parameters", "environment_variables", "transfers", "monitors"):
+        value = getattr(app, attribute)
+        if not isinstance(value, Mapping):
+            raise _faulty(app.__name__, attribute, f"must be a dict, not {value!r}")
+    patterns = app.cleanup_files
+    if isinstance(patterns, str) or not isinstance(patterns, Iterable):
+        raise _faulty(app.__name__, "cleanup_files", f"must be a list of patterns, not {patterns!r}")
+
+
 def _new_spec(app: Definition) -> AppSpec:
+    _check_kinds(app)
     name, methods = app.__name__, _methods(app)
     declared = {key: _parameter(name, key, value) for key, value in dict(app.parameters).items()}
     accepts_any = False

@@ -29,11 +29,21 @@ class ServiceError(Exception):
         self.retry_after_sec = retry_after_sec
 
 
+def _first_of(details: list[ErrorDetail], otherwise: str) -> str:
+    """The first place that is wrong, and how many more there are."""
+    if not details:
+        return otherwise
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    return f"{details[0].where}: {details[0].message}{more}"
+
+
 class NotFound(ServiceError):
     """No such object, or not one of the caller's: the two can't be told apart (S14)."""
 
     def __init__(self, details: Iterable[ErrorDetail] = ()) -> None:
-        super().__init__(404, "not_found", "there is no such thing here, or it is not yours", details)
+        details = list(details)
+        text = _first_of(details, "there is no such thing here, or it is not yours")
+        super().__init__(404, "not_found", text, details)
 
 
 class Invalid(ServiceError):
@@ -44,9 +54,7 @@ class Invalid(ServiceError):
             super().__init__(422, "invalid", details)
             return
         details = list(details)
-        first = f"{details[0].where}: {details[0].message}" if details else "the request is not valid"
-        more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-        super().__init__(422, "invalid", first + more, details)
+        super().__init__(422, "invalid", _first_of(details, "the request is not valid"), details)
 
 
 class Conflict(ServiceError):

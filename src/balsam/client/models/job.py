@@ -61,6 +61,8 @@ def iso_time(value: datetime | str) -> str:
 
 def _ids(value: Any) -> set[int]:
     """Job ids, also from a row's list; Jobs stand for their ids."""
+    if isinstance(value, (str, int, Model)):
+        raise TypeError(f"parent_ids is {value!r}; give a list of Jobs or of their ids")
     return {item._saved_id() if isinstance(item, Model) else int(item) for item in value}
 
 

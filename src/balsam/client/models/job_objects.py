@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, Unpack, overload
 
 from balsam.client.errors import Conflict, NotFound
+from balsam.client.model import Model
 from balsam.client.objects import Manager
 from balsam.client.progress import progress_bar
 from balsam.client.query import Changed, Query
@@ -31,6 +32,17 @@ class WaitResult(NamedTuple):
 
     done: "list[Job]"
     not_done: "list[Job]"
+
+
+def listed(jobs: "Iterable[Job]", verb: str) -> "list[Job]":
+    """The Jobs as a list. Raises TypeError that says what to give instead of one Job, or of ids."""
+    if isinstance(jobs, Model):
+        raise TypeError(f"{verb}() takes a list of Jobs or a query, not one Job; put it in brackets: {verb}([job])")
+    given = list(jobs)
+    for place, job in enumerate(given):
+        if not isinstance(job, Model):
+            raise TypeError(f"jobs[{place}] is {job!r}, and {verb}() takes Jobs; Job.objects.filter(id=[...]) has them")
+    return given
 
 
 def check_return_when(return_when: str) -> None:
@@ -92,7 +104,7 @@ class JobManager(Manager["Job"]):
         >>> [job.state.value for job in Job.objects.bulk_create(jobs)]
         ['PREPROCESSED', 'PREPROCESSED', 'PREPROCESSED']
         """
-        given = list(jobs)
+        given = listed(jobs, "bulk_create")
         with progress_bar(len(given), "creating", progress) as advance:
             submit(self.client, given, advance, progress)
         return given
@@ -104,7 +116,7 @@ class JobManager(Manager["Job"]):
         >>> Job.objects.bulk_update([job]) == [job]
         True
         """
-        given = list(jobs)
+        given = listed(jobs, "bulk_update")
         changed = {job._saved_id(): (job, changes) for job in given if (changes := job._changes())}
         ids = list(changed)
         for start in range(0, len(ids), MAX_BULK):
@@ -125,7 +137,7 @@ class JobManager(Manager["Job"]):
         0
         """
         wanted: dict[int, list[Job]] = {}
-        for job in jobs:
+        for job in listed(jobs, "bulk_refresh"):
             wanted.setdefault(job._saved_id(), []).append(job)
         rows = {job.id: job._row for job in self.filter(id=list(wanted))}
         for row_id, instances in wanted.items():
@@ -156,7 +168,7 @@ class JobManager(Manager["Job"]):
         []
         """
         check_return_when(return_when)
-        given = list(jobs)
+        given = listed(jobs, "wait")
         first = return_when == "FIRST_COMPLETED"
         with progress_bar(1 if first else len(given), "waiting", progress) as advance:
             for _ in self.client.watcher.completed(given, timeout):
@@ -181,7 +193,7 @@ class JobManager(Manager["Job"]):
         >>> sorted(job.state.value for job in Job.objects.as_completed([job], timeout=60))
         ['JOB_FINISHED']
         """
-        given = list(jobs)
+        given = listed(jobs, "as_completed")
         found = 0
         with progress_bar(len(given), "waiting", progress) as advance:
             for job in self.client.watcher.completed(given, timeout):
