@@ -210,9 +210,19 @@ def test_jobs_are_filtered_paged_and_bad_filters_named(
         if following:
             page = anns.get(unescape(following[1]))
     assert seen == sorted(ids, reverse=True)
+    shown = anns.get("/ui/jobs?tags=campaign%3Dmany").text  # as the page itself writes a tag
+    assert re.findall(r'data-label="Job"><a href="/ui/jobs/(\d+)"', shown) == [str(number) for number in seen[:50]]
     bad = anns.get("/ui/jobs?state=NONSENSE")
     assert bad.status_code == 422 and "state[0]" in bad.text
     assert anns.get("/ui/jobs?site_id=x").status_code == 422
+
+
+def test_an_address_that_no_page_has_is_told_on_a_page(anns: httpx2.Client) -> None:
+    answer = anns.get("/ui/nowhere/at/all")
+    assert answer.status_code == 404 and "This did not work" in answer.text and "To the first page" in answer.text
+    for slashed, path in (("/ui/", "/ui"), ("/ui/jobs/", "/ui/jobs")):
+        answer = anns.get(slashed)
+        assert (answer.status_code, answer.url.path) == (200, path)
 
 
 def test_a_job_is_cancelled_and_retried_once(service: RunningService, ann: Person, anns: httpx2.Client) -> None:

@@ -96,6 +96,13 @@ class Lists:
         found = await call.read(lambda tx: sites.list_sites(tx, call.principal, SiteFilter(), call.now))
         return self._frame.show(visit, "sites.html", found=found)
 
+    async def nothing(self, visit: Visit) -> Response:
+        """An address that no page has, but for a slash at its end."""
+        path = visit.request.path_params["path"]
+        if path and not path.endswith("/"):
+            raise NotFound
+        return self._frame.go(f"{HOME}/{path}".rstrip("/"))
+
     async def stream(self, visit: Visit) -> Any:
         """Tells the page that some Job changed; the page asks for itself."""
         call = visit.call
@@ -114,11 +121,17 @@ def _query(given: Any) -> JobQuery:
     for name in ("state", "failure", "site_id", "batch_job_id", "parent_id", "tags"):
         values = [value.strip() for value in given.getlist(name) if value.strip()]
         if values:
-            fields[name] = values
+            fields[name] = [_tag(value) for value in values] if name == "tags" else values
     for name, field in (("app_name",) * 2, ("submitted_by",) * 2, ("workdir", "workdir__contains"), ("after",) * 2):
         if given.get(name, "").strip():
             fields[field] = given[name].strip()
     return JobQuery.model_validate(fields, strict=False)
+
+
+def _tag(text: str) -> str:
+    """The filter for a tag that was typed as pages and command show it, KEY=VALUE, or as the API has it."""
+    key, sign, value = text.partition("=")
+    return f"{key}:{value}" if sign and ":" not in key else text
 
 
 def _after(given: Any) -> list[tuple[str, str]]:

@@ -42,6 +42,7 @@ def add_to(router: Router, service: Service) -> Frame:
         (f"{HOME}/tokens/{{token_id}}/revoke", frame.page(token.revoke), "POST"),
         (f"{HOME}/stream", frame.page(lists.stream), "GET"),
         (f"{HOME}/static/{{name}}", _static, "GET"),
+        (f"{HOME}/{{path:path}}", frame.page(lists.nothing), "GET"),
     ):
         router.add_route(path, endpoint, methods=[method])
     return frame

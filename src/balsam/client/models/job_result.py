@@ -71,7 +71,7 @@ def outcome_of(view: "ResultView") -> Any:
         raise _exception(view.job_id, told.error) from RemoteTraceback(told.error.traceback)
     if view.state is JobState.FAILED:
         code = view.return_code
-        how = "failed" if code is None else f"failed with return code {code}"
+        how = f"failed with return code {code}" if code else "failed"  # 0: what came after the run failed
         raise JobFailed(_said(view, how), job_id=view.job_id, state=view.state, return_code=code)
     if view.state not in _RETURNED:
         raise NoResult(f"Job {view.job_id} has no result yet: it is {view.state}")
