@@ -22,6 +22,7 @@ ENSEMBLE = PROJECT / "examples" / "cluster_energy" / "run_ensemble.py"
 # Settings of the user's that would lead the demo to another service or site.
 ELSEWHERE = ("BALSAM_URL", "BALSAM_TOKEN", "BALSAM_CLIENT_PATH", "BALSAM_SITE_PATH")
 READY_SEC = 90
+ENSEMBLE_STOP_SEC = 30  # for its tasks and its allocation to end
 STOP_SEC = 150  # longer than `balsam up` takes for its last resort: killed earlier, it would leave processes behind
 
 
@@ -56,12 +57,12 @@ def start_up(environment: dict[str, str]) -> tuple[subprocess.Popen, dict]:
 
 def stop_ensemble(ensemble: subprocess.Popen) -> None:
     """End libEnsemble's manager and its workers, which are a process group of their own."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number, patience_sec in ((signal.SIGTERM, ENSEMBLE_STOP_SEC), (signal.SIGKILL, 3)):
         try:
             os.killpg(ensemble.pid, number)
         except ProcessLookupError:
             break
-        deadline = time.monotonic() + 3
+        deadline = time.monotonic() + patience_sec
         while ensemble.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
 

@@ -31,18 +31,17 @@ class HelloApp(ApplicationDefinition):
     command_template = "echo Hello, {{ my_name }}"
 
 
-exctr = BalsamExecutor()
-exctr.register_app(HelloApp, app_name="hello")
-allocation = exctr.submit_allocation(site_id=here.id, num_nodes=1, wall_time_min=30)
+with BalsamExecutor() as exctr:  # leaves no task and no allocation behind
+    exctr.register_app(HelloApp, app_name="hello")
+    exctr.submit_allocation(site_id=here.id, num_nodes=1, wall_time_min=30)
 
-args = {"my_name": "World"}
-task = exctr.submit(app_name="hello", app_args=args, num_procs=4, num_nodes=1, procs_per_node=4)
-print(f"Submitted {task.name} to site {here.name} as job {task.process.id}: {task.runline}")
+    args = {"my_name": "World"}
+    task = exctr.submit(app_name="hello", app_args=args, num_procs=4, num_nodes=1, procs_per_node=4)
+    print(f"Submitted {task.name} to site {here.name} as job {task.process.id}: {task.runline}")
 
-task.wait(timeout=120)
-print(f"{task.state}, exit code {task.errcode}; {task.total_time:.2f} s in all, {task.runtime:.3f} s running")
-print(task.read_stdout())
+    task.wait(timeout=120)
+    print(f"{task.state}, exit code {task.errcode}; {task.total_time:.2f} s in all, {task.runtime:.3f} s running")
+    print(task.read_stdout())
 
-exctr.revoke_allocation(allocation)
 if task.state != "FINISHED":
     raise SystemExit(f"the task ended as {task.state}")

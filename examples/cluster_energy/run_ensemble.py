@@ -7,6 +7,8 @@ the picture. The result depends on --seed alone, whatever restarts on the way.
 
 import argparse
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -90,15 +92,13 @@ def main() -> None:
     fresh_progress(args.out)
     site = pick_site(args.site)
     command = build(args.out / "program")
-    executor = BalsamExecutor()
-    executor.register_app(define_app(site, command), app_name="cluster")
-    allocation = executor.submit_allocation(site_id=site.id, num_nodes=1, wall_time_min=30)
     run = time.strftime("cluster-%Y%m%d-%H%M%S")
     print(f"{args.sims} searches for the best cluster of {args.atoms} atoms at site {site.name}: {' '.join(command)}")
-    try:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the block below is left in order then, too
+    with BalsamExecutor() as executor:  # leaves no task and no allocation behind
+        executor.register_app(define_app(site, command), app_name="cluster")
+        executor.submit_allocation(site_id=site.id, num_nodes=1, wall_time_min=30)
         H, _, flag = ensemble_of(args, run, executor).run()
-    finally:
-        executor.revoke_allocation(allocation)
     finish(args, H[: args.sims], flag, f"{site.path}/data/{executor.workflow_name}/{run}")
 
 

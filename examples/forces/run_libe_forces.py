@@ -71,26 +71,24 @@ def main() -> None:
     args.home = args.home.absolute()
     args.home.mkdir(parents=True, exist_ok=True)
     apps = ApplicationDefinition.load_by_site(args.site)
-    executor = BalsamExecutor()
-    executor.register_app(apps["RemoteForces"], app_name="forces")
-    ensemble = ensemble_of(args, executor)
-    if not ensemble.is_manager:
-        ensemble.run()
-        return
-    allocation = None
-    if not args.no_allocation:
-        allocation = executor.submit_allocation(
-            site_id=Site.objects.get(name=args.site).id,
-            num_nodes=args.nodes,
-            wall_time_min=args.wall_time_min,
-            queue=args.queue,
-            project=args.project,
-        )
-    try:
+    with BalsamExecutor() as executor:  # leaves no task and no allocation behind
+        executor.register_app(apps["RemoteForces"], app_name="forces")
+        ensemble = ensemble_of(args, executor)
+        if ensemble.is_manager and not args.no_allocation:
+            executor.submit_allocation(
+                site_id=Site.objects.get(name=args.site).id,
+                num_nodes=args.nodes,
+                wall_time_min=args.wall_time_min,
+                queue=args.queue,
+                project=args.project,
+            )
         H, _, flag = ensemble.run()
-    finally:
-        if allocation is not None:
-            executor.revoke_allocation(allocation)
+    if ensemble.is_manager:
+        finish(args, H, flag)
+
+
+def finish(args: argparse.Namespace, H: np.ndarray, flag: int) -> None:
+    """Save what the ensemble found; SystemExit when it did not come to its end."""
     done = H[H["sim_ended"]]
     np.save(args.home / "H.npy", done)
     good = done[np.isfinite(done["energy"])]

@@ -330,3 +330,9 @@ def test_interrupting_the_demo_leaves_nothing_behind(tmp_path: Path) -> None:
     while (left := [pid for part in PARTS for pid in home.pids(part)]) and (time.monotonic() < deadline):
         time.sleep(0.1)
     assert left == []
+    home.start()
+    try:
+        states = Client(ClientSettings.load({"BALSAM_HOME": str(home.home)})).Job.objects.count_by("state")
+    finally:
+        assert home.stop() == 0
+    assert set(states) <= {JobState.JOB_FINISHED, JobState.CANCELLED}, "they would run again in the next demo"
