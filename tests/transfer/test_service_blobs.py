@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from balsam.client.blobs import ServiceBlobs
 from balsam.client.settings import ClientSettings
 from balsam.client.transport import Transport
 from balsam.transfer.base import PeerAway, PeerRefused
+from balsam.wire.blobs import UploadState
 from tests.services import RunningService, running_service
 from tests.transfer.cutting_proxy import cutting_proxy
 
@@ -194,6 +196,53 @@ def test_what_the_service_has_is_not_sent_again(service: RunningService) -> None
         assert proxy.carried["up"] < 1.1 * len(content)
 
 
+def test_of_a_large_file_no_more_is_sent_as_soon_as_the_service_turns_out_to_have_it(
+    service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HASH_FIRST_BYTES", 100_000)
+    content, hashed = os.urandom(6_000_000), threading.Event()
+
+    def read_slowly(offset: int) -> Iterator[bytes]:
+        """For the thread that hashes at once; for the one that sends in small steps, when that is done."""
+        if threading.current_thread().name == "balsam-hash-ahead":
+            yield content
+            hashed.set()
+            return
+        for start in range(offset, len(content), 100_000):
+            yield content[start : start + 100_000]
+            assert hashed.wait(20)
+            time.sleep(0.05)
+
+    with cutting_proxy(service.port) as proxy:
+        transport = Transport(ClientSettings(proxy.url, service.token))
+        blobs = ServiceBlobs(transport, hash_first=True)
+        assert blobs.send_stream("first", len(content), reader(content)) == sha(content)
+        sent = proxy.carried["up"]
+        assert sent > len(content)
+        assert blobs.send_stream("again", len(content), read_slowly) == sha(content)
+        assert proxy.carried["up"] - sent < len(content) / 2
+        assert transport.request("GET", "/blobs/uploads/again", reply=UploadState).received_bytes == 0
+        assert read(blobs, content) == content
+
+
+def test_what_goes_wrong_with_a_large_file_while_it_is_hashed_is_told(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HASH_FIRST_BYTES", 100_000)
+    content = os.urandom(300_000)
+
+    def read_failing(offset: int) -> Iterator[bytes]:
+        yield content[offset:]
+        if threading.current_thread().name == "balsam-hash-ahead":
+            raise OSError("Input/output error")
+
+    blobs = ServiceBlobs(transport, hash_first=True)
+    with pytest.raises(OSError, match="Input/output"):
+        blobs.send_stream("failing", len(content), read_failing)
+    assert blobs.present([sha(content)]) == set()
+    assert "balsam-hash-ahead" not in [thread.name for thread in threading.enumerate()]
+
+
 def test_a_file_that_changes_between_hash_and_upload_is_noticed(transport: Transport) -> None:
     """The service compares what arrives with the hash, so nothing wrong is ever named by a right one."""
     content = bytearray(os.urandom(2_000_000))
@@ -213,7 +262,7 @@ def test_a_file_that_changes_between_hash_and_upload_is_noticed(transport: Trans
 
 
 @pytest.mark.slow
-def test_quota_and_size_are_told_s16(tmp_path: Path) -> None:
+def test_quota_and_size_are_told_s16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--quota-gb", "0.00001", "--max-file-gb", "0.000005"]
     with running_service(tmp_path / "home", options=options) as service:
         blobs = over(service.url, service)
@@ -226,3 +275,8 @@ def test_quota_and_size_are_told_s16(tmp_path: Path) -> None:
         with pytest.raises(PeerRefused, match="quota of 10000 bytes") as caught:
             blobs.send_bytes(sha(bytes(3000)), bytes(3000))
         assert not caught.value.is_final  # room comes with what is collected
+        monkeypatch.setattr(module, "HASH_FIRST_BYTES", 100)
+        again = ServiceBlobs(Transport(ClientSettings(service.url, service.token)), hash_first=True)
+        assert again.send_stream("again", len(content), reader(content)) == sha(content), "it is there, and takes none"
+        with pytest.raises(PeerRefused, match="quota of 10000 bytes"):
+            again.send_stream("new", 3000, reader(bytes(3000)))

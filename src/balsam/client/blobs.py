@@ -1,7 +1,8 @@
 """The service's blobs over HTTP, both ways: sending and receiving that goes on where a connection broke.
 
 The Site's agent and the SDK give it to `transfer`, which knows no HTTP. An upload is hashed on the way; with
-`hash_first` content is hashed before, and what the service has already is not sent (inputs that many Jobs share).
+`hash_first` content is hashed before, and what the service has already is not sent (inputs that many Jobs share); a
+large file is hashed while it is sent.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from balsam.client.errors import (
     Unauthorized,
     WireVersionMismatch,
 )
+from balsam.client.hash_ahead import HashAhead
 from balsam.client.transport.bulk import receive_pieces, send_pieces
 from balsam.client.transport.retry import Attempts, Failure
 from balsam.client.transport.transport import Transport
@@ -30,6 +32,7 @@ from balsam.wire.blobs import MAX_LOOK_UP, BlobPart, BlobsLookUp, BlobsPresent, 
 
 T = TypeVar("T")
 PIECE_BYTES = 64 * 1024 * 1024  # of one call; small enough for a proxy that keeps a body before it passes it on
+HASH_FIRST_BYTES = 64 * 1024 * 1024  # larger ones are sent meanwhile
 PATIENCE_SEC = 10.0
 OFFSET = "upload_offset"
 
@@ -68,19 +71,42 @@ class ServiceBlobs:
             try:
                 send_pieces(self._transport, path, query, [content], len(content), UploadState)
             except Conflict:  # an upload of this name was broken off: it is small, so it begins anew
-                self._transport.request("DELETE", path, deadline_sec=self._patience_sec)
+                _drop(self._transport, sha256, self._patience_sec)
                 raise
 
         self._persist(send)
 
     def send_stream(self, name: str, size_bytes: int, read: Reader) -> str:
         """See BlobSink."""
-        fresh: Callable[[], Hash] = HashBeside
-        if self._hash_first:
-            digest = _digest(read(0))
-            if self.present([digest]):
-                return digest
-            fresh = partial(KnownHash, digest)
+        if not self._hash_first:
+            return self._send_stream(name, size_bytes, read, HashBeside)
+        if size_bytes > HASH_FIRST_BYTES:
+            return self._send_beside(name, size_bytes, read)
+        digest = _digest(read(0))
+        if self.present([digest]):
+            return digest
+        return self._send_stream(name, size_bytes, read, partial(KnownHash, lambda: digest))
+
+    def _send_beside(self, name: str, size_bytes: int, read: Reader) -> str:
+        """Send while it is hashed, until the service turns out to have it."""
+        with HashAhead(read(0), lambda digest: bool(self.present([digest]))) as ahead:
+
+            def read_unless_there(offset: int) -> Iterator[bytes]:
+                for piece in read(offset):
+                    if ahead.is_there:
+                        raise _IsThere
+                    yield piece
+
+            try:
+                return self._send_stream(name, size_bytes, read_unless_there, partial(KnownHash, ahead.digest))
+            except _IsThere:
+                self._persist(partial(_drop, self._transport, name, self._patience_sec))
+            except PeerRefused:
+                if not self.present([ahead.digest()]):  # there is no room for it, and none is needed
+                    raise
+            return ahead.digest()
+
+    def _send_stream(self, name: str, size_bytes: int, read: Reader, fresh: Callable[[], Hash]) -> str:
         upload = _StreamUpload(self._transport, name, size_bytes, read, self._patience_sec, fresh)
         return self._persist(upload.go_on, lambda: upload.received_bytes)
 
@@ -110,6 +136,10 @@ class ServiceBlobs:
 
     def _patience(self) -> "_Patience":
         return _Patience(self._transport, self._patience_sec, self._random)
+
+
+class _IsThere(Exception):
+    """What is being sent needs not be sent."""
 
 
 class _Patience:
@@ -218,6 +248,11 @@ def _digest(pieces: Iterator[bytes]) -> str:
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
+
+
+def _drop(transport: Transport, name: str, patience_sec: float) -> None:
+    """Give an upload up."""
+    transport.request("DELETE", f"/blobs/uploads/{name}", deadline_sec=patience_sec)
 
 
 def _look_up(transport: Transport, body: BlobsLookUp, patience_sec: float) -> list[str]:

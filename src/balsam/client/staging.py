@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from balsam.client.blobs import ServiceBlobs
@@ -133,17 +134,20 @@ class _Meter:
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
         self._left_bytes = 0
+        self._lock = Lock()  # a large file is read by two threads
 
     def __call__(self, read_bytes: int) -> None:
         """So much of the present file was read."""
-        self._count(min(read_bytes // 2, self._left_bytes))
+        with self._lock:
+            self._count(min(read_bytes // 2, self._left_bytes))
 
     def metered(self, files: Iterator[SourceFile]) -> Iterator[SourceFile]:
         """The same files; when the next one is asked for, the one before is done."""
         for file in files:
             self._left_bytes = file.size_bytes
             yield file
-            self._count(self._left_bytes)
+            with self._lock:
+                self._count(self._left_bytes)
 
     def _count(self, size_bytes: int) -> None:
         self._left_bytes -= size_bytes

@@ -6,7 +6,7 @@ nothing is missing in a process that was forked.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from threading import Thread
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -77,9 +77,10 @@ class HashBeside:
 
 
 class KnownHash:
-    """In place of a hash where the digest is known already."""
+    """In place of a hash where the digest is known already, or found out elsewhere."""
 
-    def __init__(self, digest: str) -> None:
+    def __init__(self, digest: Callable[[], str]) -> None:
+        """`digest` may wait, and raise."""
         self._digest = digest
 
     def update(self, piece: bytes, /) -> None:
@@ -87,7 +88,7 @@ class KnownHash:
 
     def hexdigest(self) -> str:
         """The digest that was given."""
-        return self._digest
+        return self._digest()
 
     def copy(self) -> "KnownHash":
         """The same."""
