@@ -157,3 +157,27 @@ def test_s1_a_blob_whose_commit_is_in_doubt_is_kept(tmp_path: Path, monkeypatch:
         assert client.put("/api/blobs/uploads/x", params=query, content=CONTENT).status_code == 200
         assert client.get(f"/api/blobs/{sha(CONTENT)}").content == CONTENT
     store.close()
+
+
+def test_the_disk_gets_on_with_an_upload_while_it_arrives(
+    uploads: Uploads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whole blocks that follow each other; what is kept is what came."""
+    begun: list[tuple[int, int]] = []
+    monkeypatch.setattr(module, "WRITE_BYTES", 3_000)
+    monkeypatch.setattr(module, "FLUSH_BYTES", 20_000)
+    monkeypatch.setattr(module.os, "posix_fadvise", lambda handle, start, length, _: begun.append((start, length)))
+    content = CONTENT[:95_000]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(content), 700):
+            yield content[start : start + 700]
+
+    async def upload() -> str:
+        whole = uploads.begin(ANN, "x", len(content))
+        await uploads.append(whole, 0, pieces())
+        return (await uploads.complete(whole, sha(content))).place
+
+    place = run(upload())
+    assert begun == [(start, 20_000) for start in range(0, 80_000, 20_000)]
+    assert (tmp_path / "kept" / place).read_bytes() == content
