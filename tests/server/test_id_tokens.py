@@ -30,23 +30,30 @@ GOOD = {"iss": ISSUER, "aud": CLIENT, "sub": "ann", "iat": NOW, "exp": NOW + 300
 class Answers(Outbound):
     """A provider that describes itself, shows its key, and hands out this token."""
 
-    def __init__(self, id_token: str) -> None:
+    def __init__(self, id_token: str, **says: Any) -> None:
         self._id_token = id_token
+        self._says = says
+        self.asked = 0
 
     async def get_json(self, url: str) -> dict[str, Any]:
         if url.endswith("/keys"):
             return {"keys": [KEY.as_dict(private=False)]}
         places = ("authorization_endpoint", "token_endpoint")
-        return {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys", **dict.fromkeys(places, f"{ISSUER}/x")}
+        return {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys", **dict.fromkeys(places, f"{ISSUER}/x"), **self._says}
 
     async def post_form(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> dict[str, Any]:
+        self.asked += 1
         return {"id_token": self._id_token}
 
 
 def identified(id_token: str) -> str:
+    return came_back(Answers(id_token), "")
+
+
+def came_back(answers: Answers, issuer: str) -> str:
     settings = ProviderSettings("lab", ISSUER, CLIENT, allow_anybody=True)
-    provider = Provider(settings, "https://balsam.example/login/callback", Answers(id_token), CLOCK)
-    return asyncio.run(provider.identify("code", NONCE, "verifier")).subject
+    provider = Provider(settings, "https://balsam.example/login/callback", answers, CLOCK)
+    return asyncio.run(provider.identify("code", issuer, NONCE, "verifier")).subject
 
 
 def signed(**claims: Any) -> str:
@@ -101,3 +108,14 @@ def test_a_good_one_says_who_it_is() -> None:
 def test_t5_a_token_that_is_not_the_providers_for_this_login_is_refused(name: str) -> None:
     with pytest.raises(LoginRefused):
         identified(FORGED[name]())
+
+
+@pytest.mark.parametrize("promised", [True, False])
+def test_a_code_is_shown_to_the_provider_only_that_gave_it(promised: bool) -> None:
+    """A provider among several that passes a person on to another one must not be sent that one's code (RFC 9207)."""
+    answers = Answers(signed(), authorization_response_iss_parameter_supported=promised)
+    for issuer in ("https://evil.example", ISSUER + "/", *([""] if promised else [])):
+        with pytest.raises(LoginRefused, match="not of the provider"):
+            came_back(answers, issuer)
+    assert answers.asked == 0
+    assert came_back(answers, ISSUER) == "ann"

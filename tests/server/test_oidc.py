@@ -144,7 +144,11 @@ def test_state_nonce_and_code_are_good_once_and_in_one_browser_only(service: Run
         other.get(service.url + "/login")
         fixated = other.get(f"{service.url}/login/callback?code=x&state={state}")
         assert fixated.status_code == 404
-        wrong = browser.get(f"{service.url}/login/callback?code=guessed&state={state}")
+        issuer = "/".join(sent.headers["location"].split("/")[:3])
+        for other_one in ("", "&iss=https://evil.example"):
+            foreign = browser.get(f"{service.url}/login/callback?code=guessed&state={state}{other_one}")
+            assert foreign.status_code == 403 and "not of the provider" in foreign.text
+        wrong = browser.get(f"{service.url}/login/callback?code=guessed&state={state}&iss={issuer}")
         assert wrong.status_code == 503 and "invalid_grant" in wrong.text
         replayed = browser.submit(page, code=begun["user_code"], provider="lab")
         assert replayed.status_code in (400, 429)  # the code is taken; others were guessed before

@@ -65,7 +65,8 @@ def test_state_is_good_once_and_in_one_browser_only(service: RunningService) -> 
     with Browser() as browser, Browser() as other:
         browser.follow_redirects = False
         page = browser.get(service.url + "/ui/login")
-        query = parse_qs(urlsplit(browser.submit(page, provider="lab").headers["location"]).query)
+        there = browser.submit(page, provider="lab").headers["location"]
+        query, issuer = parse_qs(urlsplit(there).query), "/".join(there.split("/")[:3])
         assert query["code_challenge_method"] == ["S256"] and len(query["nonce"][0]) >= 43
         state = query["state"][0]
         other.get(service.url + "/ui/login")
@@ -74,7 +75,9 @@ def test_state_is_good_once_and_in_one_browser_only(service: RunningService) -> 
         browser.follow_redirects = True
         refused = browser.get(f"{service.url}/login/callback?error=access_denied&state={state}")
         assert refused.status_code == 403 and "access_denied" in refused.text
-        guessed = browser.get(f"{service.url}/login/callback?code=guessed&state={state}")
+        foreign = browser.get(f"{service.url}/login/callback?code=guessed&state={state}&iss=https://evil.example")
+        assert foreign.status_code == 403 and "not of the provider" in foreign.text
+        guessed = browser.get(f"{service.url}/login/callback?code=guessed&state={state}&iss={issuer}")
         assert guessed.status_code == 503 and "invalid_grant" in guessed.text
         page = browser.log_in_at_provider(leave(service, browser), "bob")
         assert page.url.path == "/ui"

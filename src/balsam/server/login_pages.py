@@ -18,7 +18,7 @@ from starlette.routing import Router
 from balsam.server.auth.oidc import LoginRefused, Provider
 from balsam.server.auth.outbound import Outbound, ProviderAway
 from balsam.server.auth.providers import LoginSettings, load
-from balsam.server.errors import Forbidden, ServiceError
+from balsam.server.errors import Forbidden, NotFound, ServiceError
 from balsam.server.limits import Window
 from balsam.server.routes.call import Service
 from balsam.server.store.records import DeviceLoginRow
@@ -131,8 +131,10 @@ class LoginPages:
             row = await self._service.store.read(lambda tx: logins.claimed_login(tx, state, browser, now))
             if not code:
                 return self._told(f"The provider did not log you in: {query.get('error', 'no code')[:100]}.", 403)
+            if row.provider not in self._providers.by_name:  # no longer, since a restart
+                raise NotFound
             provider = self._providers.by_name[row.provider]
-            who = await provider.identify(code, row.nonce, row.verifier)
+            who = await provider.identify(code, query.get("iss", ""), row.nonce, row.verifier)
             user, row = await self._service.store.write(
                 lambda tx: logins.identify(tx, row.id, who.issuer, who.subject, who.name, row.provider, now)
             )

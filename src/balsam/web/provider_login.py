@@ -71,7 +71,8 @@ class ProviderDesk:
                 raise NotFound
             if not code:
                 raise LoginRefused(f"the provider did not log you in: {query.get('error', 'no code')[:100]}")
-            who = await self._providers.by_name[row.provider].identify(code, row.nonce, row.verifier)
+            provider = self._providers.by_name[row.provider]
+            who = await provider.identify(code, query.get("iss", ""), row.nonce, row.verifier)
             login = await self._arrive(call, row.id, who)
         except LoginRefused as error:
             call.note(reason=str(error)[:200])

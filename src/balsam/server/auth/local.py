@@ -57,8 +57,12 @@ def write_private(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def read_private(path: Path) -> str | None:
-    """Contents of a file only its owner can read; None when it is missing; refuses one that others can read or own."""
+def read_private(path: Path, remedy: str = "") -> str | None:
+    """Contents of a file only its owner can read; None when it is missing; refuses one that others can read or own.
+
+    `remedy` is what to do about a secret that others may have read; by default to have a new file made.
+    """
+    remedy = remedy or f"remove it and start again: rm {path}"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -66,11 +70,11 @@ def read_private(path: Path) -> str | None:
     with os.fdopen(descriptor) as file:
         found = os.fstat(file.fileno())
         if found.st_uid != os.getuid():
-            raise SettingsError(f"{path} belongs to another user (uid {found.st_uid}); remove it")
+            raise SettingsError(f"{path} belongs to another user (uid {found.st_uid}); {remedy}")
         if stat.S_IMODE(found.st_mode) & 0o077:
             raise SettingsError(
-                f"{path} could be read by other users (mode {stat.S_IMODE(found.st_mode):04o}), so its token is "
-                f"not safe any more; remove it and start again: rm {path}"
+                f"{path} could be read by other users (mode {stat.S_IMODE(found.st_mode):04o}), so what it keeps is "
+                f"not secret any more; {remedy}"
             )
         return file.read()
 

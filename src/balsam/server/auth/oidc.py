@@ -71,9 +71,13 @@ class Provider:
         }
         return f"{document['authorization_endpoint']}?{urlencode(query)}"
 
-    async def identify(self, code: str, nonce: str, verifier: str) -> Identity:
-        """Who came back with this code. Raises LoginRefused, ProviderAway."""
+    async def identify(self, code: str, issuer: str, nonce: str, verifier: str) -> Identity:
+        """Who came back with this code; `issuer` is the `iss` beside it. Raises LoginRefused, ProviderAway."""
         document = await self._discover()
+        # Of several providers one may pass a person on to another, to be sent that one's code (RFC 9207).
+        is_promised = document.get("authorization_response_iss_parameter_supported") is True
+        if issuer != document["issuer"] and (issuer or is_promised):
+            raise LoginRefused("the answer is not of the provider that this login began at")
         form = {
             "grant_type": "authorization_code",
             "code": code,

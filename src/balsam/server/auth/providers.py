@@ -72,7 +72,10 @@ class LoginSettings:
 
 def load(path: Path) -> LoginSettings:
     """Read the file. Raises SettingsError that says what is wrong in it, and when others can read it."""
-    text = read_private(path)
+    try:
+        text = read_private(path, f"have the providers give out new secrets and make it yours alone: chmod 600 {path}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--login-file {path} can't be read: {error}") from None
     if text is None:
         raise SettingsError(f"--login-file {path}: there is no such file")
     try:
