@@ -135,6 +135,15 @@ def test_an_older_schema_is_refused_until_it_is_brought_up(address: DatabaseAddr
     check_schema(address, [FIRST, SECOND])
 
 
+def test_what_new_indexes_are_on_is_counted(address: DatabaseAddress) -> None:
+    """Else a plan that needs numbers of an expression is a guess until the server's autovacuum comes."""
+    with psycopg.connect(address.text, autocommit=True) as db:
+        db.execute("INSERT INTO things SELECT id, 'x' FROM generate_series(1, 100) AS id")
+        index = Migration(2, "by_less", "CREATE INDEX things_by_less ON things ((-id))", "postgres")
+        assert migrate(address, [FIRST, index]) == (1, 2)
+        assert db.execute("SELECT n_distinct FROM pg_stats WHERE tablename = 'things_by_less'").fetchone() == (-1,)
+
+
 def test_older_code_starts_on_what_a_newer_version_only_added_to(address: DatabaseAddress) -> None:
     migrate(address, [FIRST, SECOND])
     check_schema(address, [FIRST])

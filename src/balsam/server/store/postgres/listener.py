@@ -18,6 +18,7 @@ from balsam.server.database_address import DatabaseAddress
 from balsam.server.errors import Unavailable
 from balsam.server.store.postgres import notifications
 from balsam.server.store.postgres.connection import ADVISORY_LOCKS, ConnectionLost, PostgresDatabase, connect
+from balsam.server.store.postgres.statistics import Statistics
 from balsam.server.store.protocol import Wake
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Listener:
         self._address = address
         self._origin = origin
         self._hear = hear
+        self._statistics = Statistics(address)
         self._stop_reader, self._stop_writer = os.pipe()
         self._stopping = threading.Event()
         self._leads = False
@@ -58,6 +60,7 @@ class Listener:
         self._stopping.set()
         os.write(self._stop_writer, b"x")
         self._thread.join()
+        self._statistics.close()
         os.close(self._stop_reader)
         os.close(self._stop_writer)
 
@@ -107,7 +110,7 @@ class Listener:
     def _beat(self, database: PostgresDatabase) -> None:
         """Is the connection alive, and does this process lead?"""
         if self._leads:
-            database.execute("SELECT 1")
+            self._statistics.look(database)
         else:
             self._leads = database.execute(_LEAD).fetchone() == (True,)
         self._beat_at = time.monotonic()

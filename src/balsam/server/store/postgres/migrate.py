@@ -2,7 +2,8 @@
 
 `balsam server migrate` calls `migrate`; each start of a service calls `check_schema`. Promises: one process at a time,
 each step in a transaction of its own (but for what PostgreSQL only does outside of one), recorded in
-`schema_migrations`; a step waits for locks a moment at a time, so that it stops nobody who works.
+`schema_migrations`; a step waits for locks a moment at a time, so that it stops nobody who works. Tables that had rows
+are counted afterwards.
 """
 
 import logging
@@ -29,6 +30,8 @@ _RECORDS = """CREATE TABLE IF NOT EXISTS schema_migrations (
     oldest_code BIGINT NOT NULL,
     applied_at TIMESTAMPTZ NOT NULL DEFAULT now()
 )"""
+_TABLES = """SELECT string_agg(quote_ident(relname), ', ') FROM pg_class WHERE relkind = 'r' AND relnamespace = (
+    SELECT relnamespace FROM pg_class WHERE oid = 'schema_migrations'::regclass)"""
 _RECORD = "INSERT INTO schema_migrations (number, name, oldest_code) VALUES (%s, %s, %s)"
 
 
@@ -87,6 +90,8 @@ def migrate(address: DatabaseAddress, steps: Sequence[Migration] | None = None) 
             if step.number > before:
                 _carry_out(connection, step)
                 log.info("the database has schema %d (%s) now", step.number, step.name)
+        if 0 < before < newest:
+            _count(connection)
         return before, max(before, newest)
 
 
@@ -141,6 +146,13 @@ def _in_transaction(connection: Connection, step: Migration, script: str) -> Non
         if script.strip():
             connection.execute(script.encode())
         connection.execute(_RECORD, (step.number, step.name, step.oldest_code))
+
+
+def _count(connection: Connection) -> None:
+    """What a new index is on (an expression, say) is known to the planner only once its table is counted."""
+    found = connection.execute(_TABLES).fetchone()
+    if found is not None and found[0]:
+        connection.execute(f"ANALYZE (SKIP_LOCKED) {found[0]}".encode())
 
 
 def _outside(connection: Connection, step: Migration, script: str) -> None:
