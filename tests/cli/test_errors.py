@@ -101,3 +101,10 @@ def test_a_traceback_can_be_asked_for(failing: Callable[[Exception], None], monk
     monkeypatch.setenv("BALSAM_CLI_TRACEBACK", "1")
     with pytest.raises(SiteError):
         failing(SiteError("what is wrong"))
+
+
+@pytest.mark.parametrize("given", ["x", "x=y", "=client:/a", "x=client:here"])
+def test_the_place_of_a_file_is_refused_with_an_example(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    done = balsam(monkeypatch, "job", "create", "-w", "a", "-a", "Hello", "-s", given)
+    assert done.code == 2
+    assert "is not SLOT=ALIAS:/ABSOLUTE/PATH, as in --stage-data input=client:/home/me/in.dat" in done.err

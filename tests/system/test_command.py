@@ -134,6 +134,16 @@ def test_doctor_without_a_service_says_what_to_do(tmp_path: Path) -> None:
     assert "PROBLEM" in said and "balsam up" in said
 
 
+def test_open_without_a_screen_leaves_the_link_to_the_reader(site: LiveSite) -> None:
+    screens = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    environment = {name: value for name, value in site.environment.items() if name not in screens}
+    done = subprocess.run(
+        [str(BALSAM), "open"], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith(site.ready["url"])
+    assert done.stderr == "No browser could be started here; open the link yourself.\n"
+
+
 def test_a_second_up_for_the_same_home_is_refused(site: LiveSite) -> None:
     assert "runs already" in balsam(site.environment, "up", code=1)
 

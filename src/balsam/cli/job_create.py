@@ -10,13 +10,16 @@ from balsam.cli.output import json_option, parse_pairs, plain, print_json
 from balsam.cli.param_types import IdRanges, expanded, joined
 from balsam.cli.selectors import site_option
 
+_PLACE = "SLOT=ALIAS:/ABSOLUTE/PATH"
+_EXAMPLE = "input=client:/home/me/in.dat"
+
 
 def _stage_data(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    found = parse_pairs("--stage-data")(ctx, param, values)
+    found = parse_pairs("--stage-data", _PLACE, _EXAMPLE)(ctx, param, values)
     for slot, place in found.items():
         alias, colon, path = place.partition(":")
         if not alias or not colon or not path.startswith("/"):
-            raise click.BadParameter(f"{slot}={place} is not SLOT=ALIAS:/ABSOLUTE/PATH")
+            raise click.BadParameter(f"{slot}={place} is not {_PLACE}, as in --stage-data {_EXAMPLE}")
     return found
 
 

@@ -1,5 +1,8 @@
 """`balsam open`: the pages of the service in a browser, already logged in."""
 
+import os
+import sys
+
 import click
 
 from balsam.cli.output import json_option, print_json
@@ -22,5 +25,10 @@ def open_pages(only_print: bool, as_json: bool) -> None:
         print_json({"url": link})
         return
     click.echo(link)
-    if not only_print and click.launch(link) != 0:
+    if not only_print and (not _has_screen() or click.launch(link) != 0):
         click.echo("No browser could be started here; open the link yourself.", err=True)
+
+
+def _has_screen() -> bool:
+    """Without one, as on a login node, what launches browsers tries a dozen and complains of each."""
+    return sys.platform == "darwin" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")))

@@ -69,7 +69,9 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def parse_pairs(option: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, str]]:
+def parse_pairs(
+    option: str, shape: str = "KEY=VALUE", example: str = "kind=test"
+) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, str]]:
     """A click callback that turns repeated KEY=VALUE into a dict."""
 
     def parse(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -77,7 +79,7 @@ def parse_pairs(option: str) -> Callable[[click.Context, click.Parameter, tuple[
         for value in values:
             key, separator, text = value.partition("=")
             if not separator or not key:
-                raise click.BadParameter(f"{value!r} is not KEY=VALUE, as in {option} kind=test")
+                raise click.BadParameter(f"{value!r} is not {shape}, as in {option} {example}")
             pairs[key] = text
         return pairs
 
