@@ -101,11 +101,11 @@ def test_s14_unknown_and_foreign_apps_and_parents_look_the_same(world: StoreWorl
     ):
         answers = [refused(world, row) for row in (theirs, nobodys)]
         assert [answer.status for answer in answers] == [404, 404]
-        assert answers[0].message == answers[1].message
         assert [answer.details[0].where for answer in answers] == [where, where]
         number = next(iter(theirs.values()))
         text = str(number[0] if isinstance(number, list) else number)
         assert answers[0].details[0].message.replace(text, "4711") == answers[1].details[0].message
+        assert [answer.message for answer in answers] == [f"{where}: {answer.details[0].message}" for answer in answers]
 
 
 def test_s14_code_at_a_site_submits_to_that_site_only(world: StoreWorld) -> None:
