@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
 from pathlib import Path
 
+import pytest
+
+from balsam.cli import supervisor as supervisor_module
 from balsam.cli.supervisor import Child, Supervisor
 
 
@@ -26,6 +30,29 @@ def test_children_are_restarted_until_done_or_the_time_is_over(tmp_path: Path) -
         assert not supervisor.is_hurried
     assert not child.is_running
     assert ["ended with status -9" in event for event in events] == [True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lacking", ["subprocess.Popen", "os.pidfd_open"])
+def test_a_child_that_can_not_be_started_again_now_is_tried_later(
+    lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "MAX_BACKOFF_SEC", 0.2)
+    first, other = (Child(name, ["sleep", "60"], tmp_path / name) for name in ("first", "other"))
+    events: list[str] = []
+    with Supervisor(events.append) as supervisor:
+        supervisor.start(first)
+        supervisor.start(other)
+        with monkeypatch.context() as patch:
+            patch.setattr(lacking, refuse)
+            os.kill(first.pid, signal.SIGKILL)
+            assert supervisor.run_until(lambda: any("can't be started" in event for event in events), 10)
+        assert not first.is_running and other.is_running
+        assert supervisor.run_until(lambda: first.is_running, 10)
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 def test_a_hurried_stop_does_not_wait_for_a_deaf_child(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class Supervisor:
             os.close(end)
 
     def start(self, child: Child) -> None:
-        """Start a child in a session of its own, so that Ctrl-C reaches only the supervisor."""
+        """Start a child in a session of its own, so that Ctrl-C reaches only the supervisor. Raises OSError."""
         with child.log.open("ab") as log:
             child.process = subprocess.Popen(
                 child.command,
@@ -99,7 +99,12 @@ class Supervisor:
                 preexec_fn=_die_with_parent(os.getpid()),
             )
         child.started_at = time.monotonic()
-        child.pidfd = os.pidfd_open(child.process.pid)
+        try:
+            child.pidfd = os.pidfd_open(child.process.pid)
+        except OSError:  # nobody would hear of its end
+            child.process.kill()
+            child.process.wait()
+            raise
         self._selector.register(child.pidfd, selectors.EVENT_READ, child)
         if child not in self._children:
             self._children.append(child)
@@ -159,7 +164,15 @@ class Supervisor:
                 os.read(self._signal_pipe[0], 4096)
         for child in self._children:
             if not child.is_running and child.pidfd == -1 and self._restart_due(child) <= 0:
-                self.start(child)
+                self._start_again(child)
+
+    def _start_again(self, child: Child) -> None:
+        try:
+            self.start(child)
+        except OSError as error:  # for want of processes or memory: the other child lives on meanwhile
+            child.started_at, child.backoff_sec = time.monotonic(), MAX_BACKOFF_SEC
+            why = error.strerror or error
+            self.on_event(f"the {child.name} can't be started ({why}); trying again in {MAX_BACKOFF_SEC:g} s")
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         now = time.monotonic()
