@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -252,6 +254,27 @@ def test_what_is_there_stays(source: Path, tmp_path: Path, postgres: PostgresSer
         pytest.raises(Unavailable, match="a service uses the database"),
     ):
         restore_database(backup, address)
+
+
+def test_where_there_are_no_hard_links_a_backup_is_made_and_nothing_written_over(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_making: Path, path: Path) -> None:
+        if path == meanwhile:
+            path.write_text("mine")
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    meanwhile = tmp_path / "meanwhile"
+    monkeypatch.setattr(os, "link", refuse)
+    with closing(SqliteStore(source)) as store:
+        lived(store, 5)
+        counts = back_up_file(source, tmp_path / "backup")
+        with pytest.raises(BadBackup, match="came into being meanwhile"):
+            back_up_file(source, meanwhile)
+    assert meanwhile.read_text() == "mine" and counts.rows
+    restore_file(tmp_path / "backup", tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(source)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_a_backup_of_a_newer_version_is_refused_and_of_an_older_one_is_raised(

@@ -5,6 +5,7 @@ looked at with any tool. Promises: it is one state of a service that may run mea
 whole and compared, or not at all; what is there already is never written over.
 """
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from balsam.server.errors import Unavailable
 from balsam.server.store.schema import SchemaTooNew, migrate, migrations
 from balsam.server.store.sqlite import file_lock
 from balsam.server.store.whole import Copied, WholeFile, copy_whole, count_rows, layout
+
+# What file systems say that have no hard links: those of memory sticks, of object stores, of some shares.
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
 
 
 class BadBackup(Exception):
@@ -134,7 +138,7 @@ def _new_file(path: Path) -> Iterator[Path]:
         os.close(os.open(making, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         yield making
         _sync(making)
-        os.link(making, path)  # unlike a rename it never writes over what came meanwhile
+        _appear(making, path)
     except FileExistsError:
         raise BadBackup(f"{path} came into being meanwhile; name another file") from None
     except (OSError, sqlite3.OperationalError) as error:
@@ -142,6 +146,18 @@ def _new_file(path: Path) -> Iterator[Path]:
     finally:
         making.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def _appear(making: Path, path: Path) -> None:
+    """Give it its name. Raises FileExistsError."""
+    try:
+        os.link(making, path)  # unlike a rename it never writes over what came meanwhile
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if path.exists():
+            raise FileExistsError(path) from None
+        os.rename(making, path)  # noqa: PTH104 - beside the other system calls
 
 
 def _sync(path: Path) -> None:
