@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from libensemble.executors.executor import STATES, ExecutorException, TimeoutExpired
 
-from balsam.api import SiteOffline
+from balsam.api import SiteOffline, TransferFailed
 from balsam.domain.states import DONE_STATES, JobState
 from balsam.libensemble import BalsamExecutor, BalsamTask
 from balsam.libensemble import task as task_module
@@ -111,6 +111,19 @@ def test_kill_of_a_job_that_ended_first_keeps_its_end(submitted: Submit) -> None
     task.process.__dict__.update(state="RUNNING", return_code=0, killed_to="JOB_FINISHED")
     task.kill()
     assert (task.state, task.success, task.cancelled()) == ("FINISHED", True, False)
+
+
+def test_kill_of_a_job_whose_results_can_not_be_put_in_place_ends_the_task(
+    submitted: Submit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def arrive(_job: FakeJob, timeout: float | None = None) -> bool:
+        raise TransferFailed("a result of Job 1 did not arrive: No space left on device")
+
+    task = submitted()
+    task.process.__dict__.update(state="JOB_FINISHED", return_code=0)
+    monkeypatch.setattr(FakeJob, "wait", arrive)
+    task.kill()
+    assert (task.state, task.finished) == ("FINISHED", True) and "No space left" in caplog.text
 
 
 def test_kill_that_nobody_confirms_ends_in_time_and_says_so(

@@ -161,7 +161,7 @@ class BalsamTask(Task):
         begin = time.monotonic()
         recorded = self._ask_for_end(max(CANCEL_PATIENCE_SEC, wait_time or 0.0))
         if recorded and wait_time is not None:
-            self.process.wait(timeout=max(0.0, begin + wait_time - time.monotonic()))
+            self._wait_until_gone(max(0.0, begin + wait_time - time.monotonic()))
         if str(self.process.state) in FINAL:
             self._set_complete()
             return
@@ -225,6 +225,12 @@ class BalsamTask(Task):
             threading.Thread(target=_cancel_late, args=(self.process, self.name), name=name, daemon=True).start()
             return False
         return True
+
+    def _wait_until_gone(self, timeout: float) -> None:
+        try:
+            self.process.wait(timeout=timeout)
+        except TransferFailed as error:  # it ended by itself before; who kills a task does not wait for its results
+            logger.warning(f"Task {self.name}: {error}")
 
     def _is_settled(self) -> bool:
         if self.dry_run:
