@@ -125,7 +125,7 @@ class AsyncClient:
         None
         """
         if (await self.Job.objects.wait([job], timeout)).not_done:
-            raise TimeoutError(f"Job {job.id} is not done after {timeout} s")
+            raise TimeoutError(f"Job {job.id} is not done after {timeout} s: it {job._what_is_late()}")
         return await self.call(job.result_nowait)
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from balsam.aio.query import AsyncManager, AsyncQuery
 from balsam.client.completions import Completions
 from balsam.client.models.job import Job
-from balsam.client.models.job_objects import JobManager, WaitResult, check_return_when, listed
+from balsam.client.models.job_objects import JobManager, WaitResult, check_return_when, late, listed
 from balsam.client.query import Changed, Query
 
 logger = logging.getLogger("balsam.client")
@@ -104,7 +104,7 @@ class AsyncJobManager(AsyncManager[Job]):
             found += 1
             yield job
         if found < len(given):
-            raise TimeoutError(f"{len(given) - found} of {len(given)} Jobs are not done after {timeout} s")
+            raise late(given, timeout)
 
     async def _completed(self, jobs: Sequence[Job], timeout: float | None) -> AsyncIterator[Job]:
         inbox = _LoopInbox()

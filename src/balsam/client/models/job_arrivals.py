@@ -72,6 +72,12 @@ class JobArrivals:
         if self._fetch is not None and not self._fetch.settled:
             self._client().collector.leave(self._fetch, inbox)
 
+    def _what_is_late(self) -> str:
+        """What `_is_settled` waits for, and where the reason is found."""
+        if self._known_done():
+            return "is done, and what it sends to client: is on its way here"
+        return f"is {(self._row or {}).get('state')}, its explain() says why"
+
     def _is_settled(self) -> bool:
         """Done, and nothing on its way; asks for nothing."""
         return self._known_done() and (not self._uses_client() or (self._fetch is not None and self._fetch.settled))

@@ -1,7 +1,7 @@
 """`Job.objects`: queries over Jobs, bulk verbs, and waiting for many."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, Unpack, overload
 
@@ -43,6 +43,13 @@ def listed(jobs: "Iterable[Job]", verb: str) -> "list[Job]":
         if not isinstance(job, Model):
             raise TypeError(f"jobs[{place}] is {job!r}, and {verb}() takes Jobs; Job.objects.filter(id=[...]) has them")
     return given
+
+
+def late(jobs: "Sequence[Job]", timeout: float | None) -> TimeoutError:
+    """What to raise when some are not done in time: one of them, and where its reason is found."""
+    waiting = [job for job in jobs if not job._is_settled()]
+    one = f"; Job {waiting[0].id} {waiting[0]._what_is_late()}" if waiting else ""
+    return TimeoutError(f"{len(waiting)} of {len(jobs)} Jobs are not done after {timeout} s{one}")
 
 
 def check_return_when(return_when: str) -> None:
@@ -201,7 +208,7 @@ class JobManager(Manager["Job"]):
                 advance(1)
                 yield job
         if found < len(given):
-            raise TimeoutError(f"{len(given) - found} of {len(given)} Jobs are not done after {timeout} s")
+            raise late(given, timeout)
 
     def cancel(
         self, jobs: "Query[Job] | Iterable[Job | int]", reason: str = "", *, deadline_sec: float | None = None

@@ -29,6 +29,7 @@ class JobResults:
         def _saved_id(self) -> int: ...
         def wait(self, timeout: float | None = None) -> bool: ...
         def _check_arrived(self) -> None: ...
+        def _what_is_late(self) -> str: ...
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the end of the Job and return what `run()` returned; None for a command that ended well.
@@ -43,7 +44,7 @@ class JobResults:
         >>> Hello.submit("hello/result", name="you").result(timeout=60)
         """
         if not self.wait(timeout):
-            raise TimeoutError(f"Job {self._saved_id()} is not done after {timeout:g} s")
+            raise TimeoutError(f"Job {self._saved_id()} is not done after {timeout:g} s: it {self._what_is_late()}")
         return self.result_nowait()
 
     def result_nowait(self) -> Any:
