@@ -245,6 +245,14 @@ def test_a_trouble_of_days_is_tried_again_for_as_long_as_the_site_wants() -> Non
         assert notes.may_try(1)
 
 
+def test_what_is_left_out_and_what_there_is_to_know_stand_on_the_item() -> None:
+    notes = TransferNotes(retry_for_sec=60.0, clock=FakeClock())
+    order = Order(1, OUT, "run", "out.dat", "/out.dat", False)
+    notes.ended(order, Outcome(1, skipped=("pipe",), size_bytes=7, note="seen early"))
+    info = next(notes.slices())[1].transfer_info
+    assert info == {"size_bytes": 7, "skipped": ["pipe"], "note": "seen early"}
+
+
 def test_while_nothing_can_be_begun_nothing_is_asked_for() -> None:
     world = World(item(1), item(2, alias="scratch"), max_concurrent=1)
     world.run()

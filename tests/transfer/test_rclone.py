@@ -14,6 +14,7 @@ from balsam.domain.transfers import TransferDirection
 from balsam.testing.transfer_conformance import contents, poll, run
 from balsam.transfer.base import Order, TransferBackend, Trouble
 from balsam.transfer.locations import location_problem, open_location
+from balsam.transfer.rclone import IN_PLACE, is_before
 from balsam.transfer.rclone_remote import REMOTES
 from tests.testbed.rclone_serve import rclone_serving, require_rclone
 from tests.testbed.sshd import running_sshd
@@ -135,6 +136,17 @@ def test_by_webdav_a_file_has_its_name_when_it_is_whole_and_takes_no_directorys_
         (outcome,) = poll(there, "task", changed)
     assert not outcome.error and (far / "large.dat").stat().st_size == 20_000_000
     assert not list(far.glob(".balsam-*"))
+
+
+@pytest.mark.slow
+def test_what_may_be_seen_before_it_is_whole_is_noted(data: Path, tmp_path: Path) -> None:
+    require_rclone()
+    (tmp_path / "rclone.conf").write_text("[far]\ntype = local\n")
+    version = subprocess.run(["rclone", "version"], capture_output=True, text=True, check=True).stdout
+    there = backend(data, f"rclone://far{tmp_path}/far?config={tmp_path}/rclone.conf")
+    outcome = run(there, [out(1, "/out.dat")])[1]
+    assert outcome.note == (IN_PLACE if is_before(version, (1, 63)) else "")
+    assert contents(tmp_path / "far") == {"out.dat": b"energies"}
 
 
 @pytest.mark.slow

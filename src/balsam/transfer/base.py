@@ -59,7 +59,8 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an order ended. `error` is empty when it is done; `content` is what a stage-out to the client sent."""
+    """How an order ended. `error` is empty when it is done; `content` is what a stage-out to the client sent; `note` is
+    for people."""
 
     item_id: int
     error: str = ""
@@ -67,6 +68,7 @@ class Outcome:
     content: Content | None = None
     skipped: Sequence[str] = ()
     size_bytes: int = 0
+    note: str = ""
 
 
 @dataclass(slots=True)

@@ -20,6 +20,9 @@ from balsam.transfer.rclone_remote import Remote
 from balsam.transfer.staged import Load, StagedBackend
 
 MAX_SAID = 200
+IN_PLACE = "written in its place: with rclone before 1.63 a file there may be seen before it is whole"
+_PARTIAL_NAMES = (1, 63)  # since when rclone writes under another name first
+_VERSION = re.compile(r"rclone v(\d+)\.(\d+)")
 _DENIED = re.compile(r"permission.denied|forbidden|\b403\b", re.IGNORECASE)
 _NO_DIRECTORY = 3  # rclone's exit status
 _QUIET = ("--retries=1", "--low-level-retries=3", "--contimeout=20s", "--timeout=60s")
@@ -53,7 +56,15 @@ class RcloneBackend(StagedBackend):
         return ended
 
     def _push_in_place(self, load: Load, places: Sequence[str]) -> Ended:
+        if not self._remote.shows_whole and self._writes_in_place(load):
+            load.shipment.notes.update(dict.fromkeys(places, IN_PLACE))
         return self._move(load, str(load.shipment.folder), self._remote.target, places)
+
+    def _writes_in_place(self, load: Load) -> bool:
+        """Whether this rclone gives a file its name before it is whole."""
+        said: list[bytes] = []
+        run_program(["rclone", "version"], self._remote.environment(), b"", said.append, load.is_wanted)
+        return is_before(b" ".join(said).decode(errors="replace"), _PARTIAL_NAMES)
 
     def _push_and_rename(self, load: Load, places: Sequence[str]) -> Ended:
         """Send to a directory of ours at the far end, then rename what is whole. An order that is not whole leaves
@@ -162,6 +173,16 @@ class _Listed:
 
     ended: Ended
     places: set[str]
+
+
+def is_before(said: str, version: tuple[int, int]) -> bool:
+    """Whether what `rclone version` says is known to be older.
+
+    >>> is_before("rclone v1.60.1-DEV", (1, 63)), is_before("rclone v1.63.0", (1, 63)), is_before("rclone", (1, 63))
+    (True, False, False)
+    """
+    found = _VERSION.search(said)
+    return found is not None and (int(found[1]), int(found[2])) < version
 
 
 def _may_be_file(load: Load, place: str) -> bool:

@@ -30,6 +30,7 @@ class Remote:
     config: str = "/dev/null"
     push_problem: str = ""
     can_rename: bool = False
+    shows_whole: bool = False  # what is not whole has no name there
     rename_replaces: bool = False  # WebDAV's MOVE puts a file in the place of a directory and all that is in it
 
     @property
@@ -101,7 +102,7 @@ def _s3(url: str) -> Remote:
     if "credentials_file" in options:
         settings["SHARED_CREDENTIALS_FILE"] = _file(url, options["credentials_file"])
     path = f"{parts.netloc}{unquote(parts.path)}".rstrip("/")
-    return Remote(_NAME, path, {key: value for key, value in settings.items() if value}, {})
+    return Remote(_NAME, path, {key: value for key, value in settings.items() if value}, {}, shows_whole=True)
 
 
 def _webdav(url: str) -> Remote:

@@ -103,10 +103,11 @@ class StagedBackend(ThreadedBackend):
                 paths = (*shipment.left(), *shipment.held_back)
                 left = {order.item_id for path in paths for order in shipment.owners(path)}
                 for one in gathered:
-                    self._tell_sent(batch, one, ended, is_left=one.order.item_id in left)
+                    note = shipment.notes.get(one.place, "")
+                    self._tell_sent(batch, one, ended, note, is_left=one.order.item_id in left)
         return later
 
-    def _tell_sent(self, batch: Batch, sent: Gathered, ended: Ended, *, is_left: bool) -> None:
+    def _tell_sent(self, batch: Batch, sent: Gathered, ended: Ended, note: str, *, is_left: bool) -> None:
         order = sent.order
         if not batch.is_wanted(order):
             return
@@ -117,7 +118,7 @@ class StagedBackend(ThreadedBackend):
         except Exception as error:
             batch.failed(order, error)
         else:
-            batch.done(Outcome(order.item_id, skipped=sent.skipped, size_bytes=sent.size_bytes))
+            batch.done(Outcome(order.item_id, skipped=sent.skipped, size_bytes=sent.size_bytes, note=note))
 
     def _fetch(self, batch: Batch, orders: Sequence[Order], *, recursive: bool) -> None:
         with self._shipment() as shipment:

@@ -46,6 +46,7 @@ class Shipment:
     folder: Path
     places: dict[str, list[Order]] = field(default_factory=dict)
     held_back: set[str] = field(default_factory=set)  # places that something left for without getting there
+    notes: dict[str, str] = field(default_factory=dict)  # for people, by place
 
     def owners(self, path: str) -> Sequence[Order]:
         """The orders to which a path belongs: those of its nearest place."""

@@ -60,6 +60,8 @@ class TransferNotes:
             info: Info = {"size_bytes": outcome.size_bytes}
             if outcome.skipped:
                 info["skipped"] = list(outcome.skipped)
+            if outcome.note:
+                info["note"] = outcome.note
             content = None if outcome.content is None else to_wire(outcome.content)
             self._note(order.item_id, TransferState.DONE, info, content)
         elif outcome.trouble is Trouble.AWAY:
