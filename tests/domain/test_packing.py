@@ -257,6 +257,6 @@ def test_unsound_requests_are_named(changes: dict[str, float], said: str) -> Non
 def test_sound_requests_pass_and_add_up() -> None:
     wanted = Resources(num_nodes=2, ranks_per_node=8, threads_per_rank=2, threads_per_core=2, gpus_per_rank=0.25)
     assert list(wanted.problems()) == []
-    assert (wanted.ranks, wanted.cores_per_node, wanted.gpus_per_node, wanted.node_footprint) == (16, 8, 2, 2.0)
+    assert (wanted.ranks, wanted.cores_per_node, wanted.node_footprint) == (16, 8, 2.0)
     assert Resources(node_packing_count=4).node_footprint == 0.25
     assert Resources(threads_per_core=4).cores_per_node == 1

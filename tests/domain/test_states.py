@@ -94,3 +94,7 @@ def test_ended_batch_jobs_stay_ended() -> None:
     assert {target for source, target in BATCH_JOB_MOVES if source is BatchJobState.PENDING_DELETION} == {
         BatchJobState.FINISHED
     }
+
+
+def test_scripts_of_balsam_0_7_ask_whether_a_text_is_a_state() -> None:
+    assert JobState.is_valid("RUNNING") and not JobState.is_valid("running") and not JobState.is_valid("")

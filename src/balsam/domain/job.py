@@ -63,11 +63,6 @@ class Resources:
         return self.num_nodes * self.ranks_per_node
 
     @property
-    def gpus_per_node(self) -> int:
-        """GPUs that the Job needs on each of its nodes."""
-        return gpus_needed(self.ranks_per_node, self.gpus_per_rank)
-
-    @property
     def node_footprint(self) -> float:
         """Nodes that the Job occupies, a packed Job counting as a fraction of one."""
         return self.num_nodes / self.node_packing_count

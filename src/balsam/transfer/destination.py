@@ -21,7 +21,6 @@ from balsam.transfer.hashing import HashBeside
 _PIECE_BYTES = 1024 * 1024
 _MOST_FOLDERS = 1000  # whose renames are not durable yet
 _RESUMABLE_BYTES = 1024 * 1024  # smaller ones begin anew
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # some network file systems
 _NEW = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -239,11 +238,6 @@ def _lock(handle: int, waits: bool) -> None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-
-
-def is_full(error: OSError) -> bool:
-    """Whether a disk or a quota has no room."""
-    return error.errno in _FULL
 
 
 def _umask() -> int:
