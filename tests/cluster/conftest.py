@@ -18,6 +18,13 @@ def slurm() -> Iterator[SlurmBed]:
         yield bed
 
 
+@pytest.fixture
+def nothing_left(slurm: SlurmBed) -> Iterator[None]:
+    """For tests that end before what they started has."""
+    yield
+    slurm.end_everything()
+
+
 @pytest.fixture(scope="session")
 def grid_engine() -> Iterator[GridEngineBed]:
     """A real Grid Engine with one node, under the same conditions."""

@@ -259,6 +259,19 @@ def eventually(look: Callable[[], Any], what: str, timeout: float = 60) -> Any:
     return answer
 
 
+def next_line(script: subprocess.Popen[str]) -> Any:
+    """What a running script says next, a line of JSON."""
+    assert script.stdout is not None
+    line = script.stdout.readline()
+    assert line, script.communicate()
+    return json.loads(line)
+
+
+def answers(said: str) -> list[Any]:
+    """What a script has said in all, lines of JSON."""
+    return [json.loads(line) for line in said.splitlines()]
+
+
 @contextmanager
 def live_cluster(
     bed: SlurmBed | GridEngineBed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import time
@@ -14,10 +13,10 @@ from typing import Any
 import pytest
 
 from balsam.testing.command_faults import CommandFaults
-from tests.cluster.live_cluster import LiveCluster, eventually, finished, live_cluster
+from tests.cluster.live_cluster import LiveCluster, answers, eventually, finished, live_cluster, next_line
 from tests.testbed.slurm_bed import PROGRAMS, SlurmBed
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left")]
 
 
 @pytest.fixture(scope="module")
@@ -26,23 +25,10 @@ def cluster(slurm: SlurmBed) -> Iterator[LiveCluster]:
         yield running
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(cluster: LiveCluster) -> Iterator[None]:
-    yield
-    cluster.bed.end_everything()
-
-
-def answers(said: str) -> list[Any]:
-    return [json.loads(line) for line in said.splitlines()]
-
-
 def begun(cluster: LiveCluster, code: str) -> tuple[subprocess.Popen[str], list[Any]]:
     """A script of the user that went as far as its first line of output, and that line."""
     script = cluster.begin(code)
-    assert script.stdout is not None
-    line = script.stdout.readline()
-    assert line, script.communicate()
-    return script, json.loads(line)
+    return script, next_line(script)
 
 
 def test_slurmctld_away_for_more_than_a_minute(cluster: LiveCluster) -> None:
@@ -71,8 +57,7 @@ def test_slurmctld_away_for_more_than_a_minute(cluster: LiveCluster) -> None:
     )
     cluster.bed.stop_controller()
     try:
-        assert script.stdout is not None
-        unknown, done, pending = (json.loads(script.stdout.readline()) for _ in range(3))
+        unknown, done, pending = (next_line(script) for _ in range(3))
     finally:
         cluster.bed.start_controller()
     (number, info) = answers(finished(script, 300))[0]
@@ -174,8 +159,7 @@ def test_requeued_by_an_administrator_against_our_wish(cluster: LiveCluster) -> 
     )
     cluster.bed.do("update", f"jobid={number}", "requeue=1")
     cluster.bed.do("requeue", number)
-    assert script.stdout is not None
-    reason = json.loads(script.stdout.readline())
+    reason = next_line(script)
     assert reason
     eventually(
         lambda: "PENDING" in cluster.bed.user.run("squeue", "-h", "-j", number, "-o", "%T"), "it is not requeued"
@@ -297,8 +281,7 @@ def test_squeue_forgets_and_sacct_is_missing(cluster: LiveCluster) -> None:
         (faults.bin / "sacct").write_text("#!/bin/sh\necho 'sacct: command not found' >&2\nexit 127\n")
         (faults.bin / "sacct").chmod(0o755)
         with faults.fault("empty", "squeue"):
-            assert script.stdout is not None
-            why = json.loads(script.stdout.readline())
+            why = next_line(script)
         (faults.bin / "sacct.away").rename(faults.bin / "sacct")
         assert answers(finished(script, 200)) == [None]
     assert "accounting does not answer" in why and "last heard of at" in why

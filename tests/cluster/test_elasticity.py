@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.cluster.live_cluster import LiveCluster, eventually, live_cluster
+from tests.cluster.live_cluster import LiveCluster, answers, eventually, live_cluster
 from tests.testbed.slurm_bed import ClusterUser, SlurmBed
 
 pytestmark = pytest.mark.timeout(300)
@@ -49,10 +48,6 @@ def nothing_left(cluster: LiveCluster) -> Iterator[None]:
     yield
     for bed in (cluster.bed, SlurmBed(OTHER)):
         bed.end_everything()
-
-
-def answers(said: str) -> list[Any]:
-    return [json.loads(line) for line in said.splitlines()]
 
 
 def in_slurm(cluster: LiveCluster, number: str) -> dict[str, str]:

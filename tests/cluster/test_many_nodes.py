@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from tests.cluster.live_cluster import TEMPLATE, LiveCluster, finished, live_cluster, with_srun
+from tests.cluster.live_cluster import TEMPLATE, LiveCluster, answers, finished, live_cluster, next_line, with_srun
 from tests.testbed.slurm_bed import SlurmBed
 
 pytestmark = pytest.mark.timeout(300)
@@ -37,10 +35,6 @@ time.sleep(600)
 def cluster(slurm: SlurmBed) -> Iterator[LiveCluster]:
     with live_cluster(slurm, with_srun, SHORT) as running:
         yield running
-
-
-def answers(said: str) -> list[Any]:
-    return [json.loads(line) for line in said.splitlines()]
 
 
 def test_jobs_over_two_and_four_nodes(cluster: LiveCluster) -> None:
@@ -115,7 +109,8 @@ def test_gpus_cores_signals_and_the_wall_time(cluster: LiveCluster) -> None:
 
         second = allocation(num_nodes=3)
         assert saves.wait(60) and alone.wait(60), (saves.explain(), alone.explain())
-        show = "echo $(uname -n) $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS $SLURM_CPUS_PER_TASK; sleep 1"
+        gpus = "$CUDA_VISIBLE_DEVICES$ROCR_VISIBLE_DEVICES$ZE_AFFINITY_MASK$GPU_DEVICE_ORDINAL"
+        show = f"echo $(uname -n) {gpus} $OMP_NUM_THREADS $SLURM_CPUS_PER_TASK; sleep 1"
         wide = made(Sh, "wide", show, num_nodes=3, gpus_per_rank=1, threads_per_rank=4)
         assert wide.wait(30), wide.explain()
         other = made(Sh, "other", "exec sleep 60", num_nodes=2)
@@ -138,8 +133,8 @@ def test_gpus_cores_signals_and_the_wall_time(cluster: LiveCluster) -> None:
         timeout=200,
     )
     wide, *halves, saves, alone = answers(said)
-    assert wide == [f"node{number} 0 4 4" for number in (1, 2, 3)]
-    assert sorted(halves) == [["node3 0 1"] * 2, ["node3 1 1"] * 2], "node3 is the only one with room"
+    assert wide == [f"node{number} 0000 4 4" for number in (1, 2, 3)], "in the variables of all vendors"
+    assert sorted(halves) == [["node3 0000 1"] * 2, ["node3 1111 1"] * 2], "node3 is the only one with room"
     assert saves == alone == ["RUNNING", "RUN_TIMEOUT", "RUNNING", "RUN_DONE"]
 
 
@@ -168,10 +163,7 @@ def test_a_node_that_crashes_takes_only_its_own_jobs(cluster: LiveCluster) -> No
         reach(batch, "finished")
         """
     )
-    assert script.stdout is not None
-    line = script.stdout.readline()
-    assert line, finished(script, 10)
-    _, lost = sorted(json.loads(line))  # the launcher is on node1
+    _, lost = sorted(next_line(script))  # the launcher is on node1
     cluster.bed.node(lost, "crash")
     try:
         ((struck, spared, batch_state, failures),) = answers(finished(script, 120))

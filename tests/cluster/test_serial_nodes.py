@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from balsam.launcher.node_keys import make_node_keys
-from tests.cluster.live_cluster import LiveCluster, eventually, finished, live_cluster
+from tests.cluster.live_cluster import LiveCluster, eventually, finished, live_cluster, next_line
 from tests.testbed.slurm_bed import ClusterUser, SlurmBed
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left")]
 
 # What a script of the user starts with: an allocation of all nodes, in which Jobs are told where they run.
 BEGIN = """
@@ -49,19 +49,6 @@ def say(*words):
 def cluster(slurm: SlurmBed) -> Iterator[LiveCluster]:
     with live_cluster(slurm) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(cluster: LiveCluster) -> Iterator[None]:
-    yield
-    cluster.bed.end_everything()
-
-
-def next_line(script: subprocess.Popen[str]) -> Any:
-    assert script.stdout is not None
-    line = script.stdout.readline()
-    assert line, script.communicate()
-    return json.loads(line)
 
 
 def let_in(host: str, port: int) -> bytes:

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.cluster.live_cluster import LiveCluster, finished, live_cluster
+from tests.cluster.live_cluster import LiveCluster, finished, live_cluster, next_line
 from tests.testbed.slurm_bed import SlurmBed
 from tests.testbed.stopping_proxy import StoppingProxy
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left")]
 JOBS = int(os.environ.get("JOBS_IN_FLIGHT", "160"))
 CUT_SEC = float(os.environ.get("CUT_SEC", "5"))
 # So many Jobs in state RUNNING, whose first attempts wait without a sound for somebody to open the gate.
@@ -56,19 +55,6 @@ def many_cores(settings: dict[str, Any]) -> None:
 def cluster(slurm: SlurmBed) -> Iterator[LiveCluster]:
     with live_cluster(slurm, many_cores) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(cluster: LiveCluster) -> Iterator[None]:
-    yield
-    cluster.bed.end_everything()
-
-
-def next_line(script: subprocess.Popen[str]) -> Any:
-    assert script.stdout is not None
-    line = script.stdout.readline()
-    assert line, script.communicate()
-    return json.loads(line)
 
 
 def test_no_route_to_the_service_while_they_end(cluster: LiveCluster) -> None:

@@ -23,6 +23,7 @@ from balsam.launcher.machine_messages import (
     Lost,
     NodeDown,
     NodesLost,
+    NodesSilent,
     NodeUp,
     Note,
     Outcome,
@@ -54,6 +55,33 @@ def test_a_lost_node_fails_what_ran_there_as_the_loss_of_a_node() -> None:
     assert "node n1 was lost" in record.message
     assert bench.machine.running == (2,), "the Job on the third node goes on"
     assert told(bench.end(2)) == [(Outcome.RUN_DONE, 2)]
+
+
+def test_what_ended_on_a_node_that_does_not_answer_is_lost_and_what_runs_there_goes_on() -> None:
+    """Ranks notice the loss of a node before the batch system does: with an error, or without."""
+    bench = Bench(nodes=THREE)
+    bench.run(job(1, TWO_NODES), job(2, Resources(node_packing_count=2)))
+    bench.step(Exited(1, 1))
+    out = bench.step(NodesSilent((1, 2)), Gone(1))
+    record = one(Record, out)
+    assert (record.outcome, record.failure) == (Outcome.RUN_ERROR, Failure.LOST_NODE)
+    assert "node n1 does not answer" in record.message
+    assert bench.machine.running == (2,)
+    out = bench.grant(job(3, Resources()), job(4, Resources()))
+    assert [start.placement.shares[0].node for start in all_of(Start, out)] == [0], "on the third nothing starts"
+    assert told(bench.end(2)) == [(Outcome.RUN_DONE, 2)], "it was well"
+    (start,) = all_of(Start, bench.step(NodeUp(1)))
+    assert start.placement.shares[0].node == 1
+
+
+def test_what_runs_on_a_silent_node_is_lost_with_it() -> None:
+    bench = Bench(nodes=THREE)
+    bench.run(job(1, TWO_NODES), job(2, Resources()))
+    assert all_of(Signal, bench.step(NodesSilent((1,)))) == []
+    assert one(Signal, bench.step(NodesLost((1,)))).kill
+    assert told(bench.step(Exited(1, 0), Gone(1), NodeUp(1))) == [(Outcome.RUN_ERROR, 1)]
+    assert bench.machine._runs.pool.usable_nodes == 2, "what is lost stays out of use"
+    assert bench.machine._runs.free_cores == 3, "of four, one of which the other Job has"
 
 
 def test_ranks_that_never_meet_are_ended_at_once_as_the_loss_of_a_node_that_is_used_again() -> None:

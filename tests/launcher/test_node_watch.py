@@ -12,7 +12,7 @@ import pytest
 from balsam.domain.job import Resources
 from balsam.domain.packing import NodePool
 from balsam.launcher import node_watch
-from balsam.launcher.machine_messages import Gone, Input, LaunchJob, NodesLost, Start
+from balsam.launcher.machine_messages import Gone, Input, LaunchJob, NodesLost, NodesSilent, NodeUp, Start
 from balsam.launcher.node_watch import LONGEST_DOUBT_SEC, PERIOD_SEC, TIMEOUT_SEC, NodeWatch
 from balsam.launcher.partition import PartitionNode
 from balsam.launcher.workdir import DataRoot
@@ -92,24 +92,50 @@ def test_a_doubtful_end_waits_for_a_question_asked_after_it(watched: Watched) ->
     watched.clock.advance(PERIOD_SEC)
     watched.watch.tick(watched.clock.monotonic())
     watched.clock.advance(0.5)
-    watched.watch.doubt(Gone(7))
+    watched.watch.doubt(Gone(7), start(0, 1))
     watched.hear()
     assert watched.inputs == [], "that answer may be older than the end"
     watched.answer("echo n1 n2")
     assert watched.ask(node_watch.SHORTEST_PERIOD_SEC) == [NodesLost((2,)), Gone(7)]
 
 
+def test_a_node_that_does_not_answer_is_told_before_the_end_that_it_brought_about(watched: Watched) -> None:
+    """The batch system has not noticed yet. Nothing is started there until it answers, or is lost."""
+    watched.answer('echo n1 n2 n3 "$@" > asked; echo n1 n2 n3 -n2')
+    assert watched.ask() == [], "nobody was in doubt about it"
+    watched.watch.doubt(Gone(7), start(0, 1))
+    assert watched.ask(node_watch.SHORTEST_PERIOD_SEC) == [NodesSilent((1,)), Gone(7)]
+    assert (watched.root / "asked").read_text().split()[3:] == ["n2"], "the launcher's own is there as long as it is"
+    watched.watch.doubt(Gone(8), start(1, 2))
+    assert watched.ask(node_watch.SHORTEST_PERIOD_SEC) == [NodesSilent((1,)), Gone(8)]
+    watched.answer('echo "$@" > asked; exit 1')
+    assert watched.ask() == [], "no answer says nothing"
+    assert (watched.root / "asked").read_text() == "n2\n", "it is tried until it is known what it is about"
+    watched.answer("echo n1 n2 n3")
+    assert watched.ask() == [NodeUp(1)]
+    assert watched.ask() == []
+
+
+def test_a_silent_node_is_lost_when_the_batch_system_says_so(watched: Watched) -> None:
+    watched.answer("echo n1 n2 n3 -n2")
+    watched.watch.doubt(Gone(7), start(1))
+    assert watched.ask() == [NodesSilent((1,)), Gone(7)]
+    watched.answer("echo n1 n3")
+    assert watched.ask() == [NodesLost((1,))]
+    assert watched.ask() == []
+
+
 @pytest.mark.parametrize("line", ["exit 1", "echo", "echo n9", "true"])
 def test_no_answer_settles_nothing_for_a_while(watched: Watched, line: str) -> None:
     watched.answer(line)
-    watched.watch.doubt(Gone(7))
+    watched.watch.doubt(Gone(7), start(0, 1))
     assert watched.ask() == []
     assert watched.ask(LONGEST_DOUBT_SEC) == [Gone(7)]
 
 
 def test_a_question_that_hangs_is_given_up(watched: Watched) -> None:
     watched.answer("exec sleep 600")
-    watched.watch.doubt(Gone(7))
+    watched.watch.doubt(Gone(7), start(0, 1))
     watched.clock.advance(PERIOD_SEC)
     watched.watch.tick(watched.clock.monotonic())
     assert watched.ask(TIMEOUT_SEC) == [Gone(7)]

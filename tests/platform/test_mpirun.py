@@ -112,6 +112,13 @@ def test_srun_names_the_step_and_says_its_cores_and_gpus_behind_slurms_own_words
     assert "--cpus-per-task=2" not in Srun().command(own, ["app"], env).argv
 
 
+@pytest.mark.parametrize("adapter", [Mpich, IntelMpi, OpenMpi])
+def test_steps_of_mpiexec_do_not_wait_for_those_of_other_jobs(adapter: type[Mpich] | type[OpenMpi]) -> None:
+    """It reaches the nodes of a Slurm by srun, whose steps otherwise want all of a node for themselves."""
+    assert adapter().command(TWO_NODES, ["app"], {}).env["SLURM_OVERLAP"] == "1"
+    assert "SLURM_OVERLAP" not in adapter().command(ONE_NODE, ["app"], {}).env
+
+
 def test_intelmpi_is_told_to_follow_the_placement() -> None:
     command = IntelMpi().command(TWO_NODES, ["app"], {})
     assert command.argv == ["mpiexec", "-hosts", "n1,n2", "-ppn", "2", "-n", "4", "app"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,42 @@ def test_grid_engine_gives_slots_or_this_machine(tmp_path: Path) -> None:
     (tmp_path / "pe").write_text("odd\n")
     with pytest.raises(NodesUnknown, match="begins with host and slots"):
         found("gridengine", {"PE_HOSTFILE": str(tmp_path / "pe")})
+
+
+SRUN = """
+echo "$*" >> "$(dirname "$0")/tried"
+for word; do case "$word" in --nodelist=*) nodes=${word#--nodelist=} ;; esac; done
+for node in %s; do case ",$nodes," in *",$node,"*) exit 1 ;; esac; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("doubtful", "dead", "said", "steps"),
+    [
+        ((), "node2", "node1 node2 node3", 0),
+        (("node2", "node3"), "none", "node1 node2 node3", 1),
+        (("node2", "node3"), "node3", "node1 node2 node3 -node3", 4),
+        (("node4",), "node4", "node1 node2 node3", 0),
+        (("node2",), "node1 node2", "", 2),
+    ],
+)
+def test_slurms_nodes_in_doubt_are_tried(
+    tmp_path: Path, doubtful: tuple[str, ...], dead: str, said: str, steps: int
+) -> None:
+    """The last: where no step runs on the own node either, nothing is learnt."""
+    (tmp_path / "tried").touch()
+    programs = {"squeue": '[ "$2" = --jobs=17 ] && echo "node[1-3]"', "scontrol": HOSTNAMES, "srun": SRUN % dead}
+    environ = {"PATH": f"{path(tmp_path, **programs)}:/usr/bin:/bin", "SLURM_JOB_ID": "17", "SLURMD_NODENAME": "node1"}
+    command = NODES.load("slurm")().nodes_left(environ)
+    answer = subprocess.run([*command, *doubtful], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (answer.returncode, answer.stdout.split()) == (int(not said), said.split())
+    assert said or "no step runs on our own node, either" in answer.stderr
+    assert len((tmp_path / "tried").read_text().splitlines()) == steps
+
+
+def test_an_allocation_that_slurm_does_not_know_has_no_answer(tmp_path: Path) -> None:
+    environ = {"PATH": f"{path(tmp_path, squeue='exit 0')}:/usr/bin:/bin", "SLURM_JOB_ID": "17"}
+    command = NODES.load("slurm")().nodes_left(environ)
+    answer = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert "knows of no allocation 17 that runs" in answer.stderr

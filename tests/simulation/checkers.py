@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from balsam.domain.failure import INFRASTRUCTURE
 from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.domain.states import BATCH_JOB_ENDED, DONE_STATES, LEGAL_MOVES, RUNNABLE_STATES, JobState
 from balsam.launcher.machine_messages import Start
@@ -163,9 +164,8 @@ class Checkers:
             self._check_cancelled(event)
         if event.actor == "site" and event.from_state in AWAITED_HOOKS and (hooks := self._hooks(job.id)):
             self.fail(f"S6: Job {job.id} became {event.to_state} while {hooks[0]} runs")
-        room = self._crippled.get((job.id, event.attempt)) if event.to_state is JobState.RUN_DONE else None
-        if room is not None and self.kernel.now - room.unanswered_at > SILENCE_SEC:
-            self.fail(f"S10: attempt {event.attempt} of Job {job.id} counts as done, though a node of it was lost")
+        if event.to_state in (JobState.RUN_DONE, JobState.RUN_ERROR):
+            self._check_crippled(job, event)
         if event.from_state is JobState.RUNNING:
             alive = [rank for rank in self._living(job.id) if not _excused(rank)]
             if alive:
@@ -182,6 +182,15 @@ class Checkers:
             del self._to_end[event.job_id]
         elif event.to_state is JobState.RUNNING and event.from_state is not JobState.RUNNING:
             self.fail(f"S8: attempt {event.attempt} of Job {event.job_id} starts, which was cancelled before")
+
+    def _check_crippled(self, job: JobRow, event: EventRow) -> None:
+        """S10: neither done, nor the App's failure."""
+        room = self._crippled.get((job.id, event.attempt))
+        if room is None or self.kernel.now - room.unanswered_at <= SILENCE_SEC:
+            return
+        if event.to_state is JobState.RUN_DONE or event.data.get("failure") not in INFRASTRUCTURE:
+            how = "done" if event.to_state is JobState.RUN_DONE else "its App's failure"
+            self.fail(f"S10: attempt {event.attempt} of Job {job.id} counts as {how}, though a node of it was lost")
 
     def reported(self, before: Mapping[int, HotJob], after: Mapping[int, HotJob], message: Report) -> None:
         """S7: records with an old token changed nothing."""

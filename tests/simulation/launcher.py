@@ -327,7 +327,7 @@ class SimLauncher(Process):
             del self._ranks[rank.job.id]
             if rank.job.id in self._doubtful and self._watch is not None:
                 self._doubtful.discard(rank.job.id)
-                self._watch.doubt(Gone(rank.job.id))
+                self._watch.doubt(Gone(rank.job.id), self._orders[rank.job.id])
                 self.turn()
             else:
                 self._hear(Gone(rank.job.id))

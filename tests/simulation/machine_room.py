@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 EPILOG_SEC = 2.0
 # So long the batch system takes to notice that a node is gone.
 NOTICED_SEC = (1.0, 60.0)
+# So often ranks on other nodes, or an mpirun, find it out by themselves.
+NOTICED_BY_RANKS = 0.5
 
 
 class Parent(Protocol):
@@ -85,12 +87,14 @@ class Rank(Process):
 
     def mpirun_notices(self) -> None:
         """Its exit code depends on the others: 0 when they ended well, or there were none (clusters: fact 8)."""
+        if not self.leads:
+            return
         code = self._random.choice((0, 0, 1))
         if code == 0:
             self.room.complaints.add(self.job.workdir)
         if self.alive:
             self._leader_ends(code)
-        elif self.leads:
+        else:
             self._leader_ends(code, lingers=False)
             self.end()
 
@@ -154,7 +158,7 @@ class MachineRoom:
         if rank.nodes & self.dead:  # no rank is started when one node can't be reached
             rank.cripple()
             rank.die()
-            if rank.nodes & self.gone:
+            if rank.nodes & self.gone or self.random.random() < NOTICED_BY_RANKS:
                 self.world.kernel.after(self.random.uniform(0.1, 2.0), rank.mpirun_notices)
         else:
             self.ranks.add(rank)
@@ -187,6 +191,8 @@ class MachineRoom:
                 process.die()
         for rank in self.ranks_on(index):
             rank.lose()
+            if not self.is_spread and self.random.random() < NOTICED_BY_RANKS:
+                self.world.kernel.after(self.random.uniform(0.01, 20.0), rank.mpirun_notices)
         for wire in self.wires:
             if index in (0, wire.node.index):
                 wire.cut()

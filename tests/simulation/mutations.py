@@ -285,6 +285,11 @@ def _no_doubt_about_ends() -> Changes:
     return [(NodeWatch, "is_doubtful", lambda self, order, return_code: False)]
 
 
+def _no_trying_of_nodes() -> Changes:
+    """A node is there as long as the batch system says so."""
+    return [(Machine, "_nodes_silent", lambda self, now, happened: None)]
+
+
 def _allocations_stay_without_launcher() -> Changes:
     return [(allocations_module, "_lost_its_script", lambda entry, job: False)]
 
@@ -331,6 +336,7 @@ MUTATIONS = [
         "that a lost node is out of use for good (S9)", 60, _lost_nodes_stay_in_use, ("crash node",), BY_SCHEDULER
     ),
     Mutation("doubts about ends on other nodes (S10)", 100, _no_doubt_about_ends, ("crash node",), BY_SCHEDULER),
+    Mutation("trying the nodes of such an end (S10)", 100, _no_trying_of_nodes, ("crash node",), BY_SCHEDULER),
     Mutation(
         "ending what has lost its first node (L1)",
         60,

@@ -67,10 +67,12 @@ class _Question:
         self._launcher = launcher
         self._number = 0
         self._status: ExitStatus | None = None
+        self._tried: Sequence[str] = ()
         self.give_up_at: float | None = None
 
     def start(self, words: Sequence[str], now: float) -> None:
         self.give_up_at = now + TIMEOUT_SEC
+        self._tried = words
         self._number += 1
         random = self._launcher.random
         delay = random.uniform(0.02, 2.0) if random.random() < 0.9 else random.uniform(2.0, 8.0)
@@ -98,7 +100,10 @@ class _Question:
         return status
 
     def said(self) -> list[str]:
-        return list(self._launcher.room.nodes_left)
+        room = self._launcher.room
+        unreachable = {room.names[index] for index in room.dead | room.severed}
+        left = room.nodes_left
+        return [*left, *(f"-{name}" for name in self._tried if name in left and name in unreachable)]
 
 
 class _Output:

@@ -83,8 +83,8 @@ class Doubts(Protocol):
         """Whether this end may be that of a lost node."""
         ...
 
-    def doubt(self, said: Input) -> None:
-        """Say this when it is known which nodes are lost."""
+    def doubt(self, said: Input, order: Start) -> None:
+        """Say this of a Job when it is known which nodes are lost."""
         ...
 
 
@@ -377,7 +377,7 @@ class Children:
         self._free_cores += _cores(live.order)
         said = Gone(job_id) if live.last is None else live.last
         if live.is_doubtful and self._doubts is not None:
-            self._doubts.doubt(said)
+            self._doubts.doubt(said, live.order)
         else:
             self._inputs.append(said)
 

@@ -34,6 +34,7 @@ from balsam.launcher.machine_messages import (
     Lost,
     NodeDown,
     NodesLost,
+    NodesSilent,
     NodeUp,
     Note,
     Output,
@@ -94,6 +95,7 @@ class Machine:
             NodeDown: self._node_down,
             NodeUp: self._node_up,
             NodesLost: self._nodes_lost,
+            NodesSilent: self._nodes_silent,
             SessionOpened: self._session_opened,
             LeaseRenewed: self._lease_renewed,
             LeaseEnded: self._lease_ended,
@@ -229,6 +231,13 @@ class Machine:
             for job_id in struck:
                 self._runs.kill(now, job_id, Killing.LOST_NODE, why)
         self._intake.give_back_what_never_fits(now)
+
+    def _nodes_silent(self, now: float, happened: NodesSilent) -> None:
+        """What has ended there ended for want of them, and runs again. On the rest is decided when more is known."""
+        for node in happened.nodes:
+            why = f"node {self._settings.nodes[node].name} does not answer"
+            for job_id in self._runs.silence(node):
+                self._runs.kill(now, job_id, Killing.LOST_NODE, why)
 
     # The end
 

@@ -254,6 +254,16 @@ class NodesLost:
 
 
 @dataclass(frozen=True, slots=True)
+class NodesSilent:
+    """These nodes, by index, do not answer: nothing can be started there for now, and what ended there ended with them.
+
+    What still runs there may be well.
+    """
+
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Storage:
     """Whether results can be kept durably."""
 
@@ -283,6 +293,7 @@ Input = (
     | LeaseEnded
     | Drain
     | NodesLost
+    | NodesSilent
     | Storage
 )
 

@@ -59,6 +59,7 @@ class Runs:
         self._cores = sum(len(node.cpu_ids) for node in nodes)
         # Not ours any more, or set aside: out of use for good.
         self._withdrawn: set[int] = set()
+        self._silent: set[int] = set()
         self._busy_cores = 0
         self._kill_grace_sec = kill_grace_sec
         self._drain_grace_sec = drain_grace_sec
@@ -86,6 +87,8 @@ class Runs:
 
     def set_usable(self, node: int, usable: bool) -> None:
         """Take a node out of use, or back in unless it is out for good. What runs there keeps its share."""
+        if usable:
+            self._silent.discard(node)
         if node not in self._withdrawn and self.pool.set_usable(node, usable):
             cores = len(self.pool.nodes[node].cpu_ids)
             self._cores += cores if usable else -cores
@@ -108,8 +111,16 @@ class Runs:
         self._withdraw(node)
         return True
 
+    def silence(self, node: int) -> list[int]:
+        """A node that does not answer is out of use; returns the Jobs on it whose first process has ended."""
+        self.set_usable(node, False)
+        self._silent.add(node)
+        return [job_id for job_id in self._on(node) if self._runs[job_id].exited is not None]
+
     def lose(self, node: int) -> list[int]:
         """A node is out of use; returns the Jobs that have a share on it, whose cores there count no more."""
+        if node in self._silent:
+            self.set_usable(node, True)  # or its cores would be taken off twice
         if node in self._withdrawn:
             return self._on(node)
         if not self.pool.is_usable(node):

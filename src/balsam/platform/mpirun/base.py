@@ -197,6 +197,11 @@ def one_program(argv: Sequence[str], hide_options: bool = False) -> list[str]:
     return ["/bin/sh", "-c", f"exec {shlex.join(argv)}"] if is_read else list(argv)
 
 
+def steps_beside_others(placement: RankPlacement) -> dict[str, str]:
+    """For an mpiexec that reaches other nodes by srun: its step must not wait until that of another Job there ends."""
+    return {} if placement.is_local else {"SLURM_OVERLAP": "1"}
+
+
 def step_name(env: Mapping[str, str]) -> str:
     """By which a batch system knows the ranks of one attempt of a Job, from the Job's marks."""
     return f"balsam-{env['BALSAM_JOB_ID']}.{env['BALSAM_ATTEMPT']}"

@@ -7,7 +7,15 @@ looking for one. `fork` puts all ranks on this machine whatever `-hosts` says, s
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from balsam.platform.mpirun.base import RankCommand, RankPlacement, SingleRank, is_direct, one_program, param_words
+from balsam.platform.mpirun.base import (
+    RankCommand,
+    RankPlacement,
+    SingleRank,
+    is_direct,
+    one_program,
+    param_words,
+    steps_beside_others,
+)
 
 
 class Mpich:
@@ -51,7 +59,7 @@ class Mpich:
         return ["-bind-to", "user:" + ",".join("+".join(str(cpu) for cpu in part) for part in parts)]
 
     def _env(self, placement: RankPlacement) -> dict[str, str]:
-        return {}
+        return steps_beside_others(placement)
 
 
 class IntelMpi(Mpich):
@@ -71,7 +79,7 @@ class IntelMpi(Mpich):
 
     def _env(self, placement: RankPlacement) -> dict[str, str]:
         # Under a batch system Intel MPI ignores -ppn unless told otherwise.
-        env = {"I_MPI_JOB_RESPECT_PROCESS_PLACEMENT": "0"}
+        env = {**super()._env(placement), "I_MPI_JOB_RESPECT_PROCESS_PLACEMENT": "0"}
         if self.bind == "none":
             env["I_MPI_PIN"] = "0"
         return env

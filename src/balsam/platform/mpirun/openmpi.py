@@ -10,7 +10,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from balsam.platform.mpirun.base import RankCommand, RankPlacement, SingleRank, is_direct, one_program, param_words
+from balsam.platform.mpirun.base import (
+    RankCommand,
+    RankPlacement,
+    SingleRank,
+    is_direct,
+    one_program,
+    param_words,
+    steps_beside_others,
+)
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -56,4 +64,5 @@ class OpenMpi:
 
     def _env(self, placement: RankPlacement) -> dict[str, str]:
         # Ranks that share a core must not spin on it while they wait.
-        return {"OMPI_MCA_mpi_yield_when_idle": "1"} if placement.oversubscribed else {}
+        yields = {"OMPI_MCA_mpi_yield_when_idle": "1"} if placement.oversubscribed else {}
+        return {**steps_beside_others(placement), **yields}

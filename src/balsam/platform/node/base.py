@@ -48,7 +48,11 @@ class NodeType(Protocol):
         ...
 
     def nodes_left(self, environ: Mapping[str, str]) -> list[str] | None:
-        """The command that prints which nodes the allocation still has, a line each; None: there is none."""
+        """The command that prints which nodes the allocation still has, a line each; None: there is none.
+
+        Words appended to it are names of nodes to be tried: of those it prints with a `-` before it each that does not
+        answer, though others do. It fails when it can't say.
+        """
         ...
 
     def scheduler_id(self, environ: Mapping[str, str]) -> str | None:

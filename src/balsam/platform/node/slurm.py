@@ -1,16 +1,13 @@
 """Nodes of a Slurm allocation: `scontrol show hostnames` reads Slurm's own lists, which have many forms."""
 
 import re
+import sys
 from collections.abc import Mapping
 
+from balsam.platform.node import slurm_nodes_left
 from balsam.platform.node.allocated import Host, NodesUnknown, allocated_nodes, ask
 from balsam.platform.node.base import NodeInfo, NodeOptions
 
-# With --no-kill Slurm takes a node that is down out of the allocation.
-_NODES_LEFT = (
-    'nodes=$(squeue --noheader --jobs="$1" --states=RUNNING --format=%N) && [ -n "$nodes" ]'
-    ' && exec scontrol show hostnames "$nodes"'
-)
 _COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
@@ -29,7 +26,7 @@ class SlurmNodes:
 
     def nodes_left(self, environ: Mapping[str, str]) -> list[str] | None:
         number = self.scheduler_id(environ)
-        return None if number is None else ["/bin/sh", "-c", _NODES_LEFT, "nodes-left", number]
+        return None if number is None else [sys.executable, "-I", "-S", str(slurm_nodes_left.__file__), number]
 
     def scheduler_id(self, environ: Mapping[str, str]) -> str | None:
         return environ.get("SLURM_JOB_ID") or None

@@ -1,0 +1,186 @@
+"""Ranks on a real Slurm that are started by an mpiexec, by a srun that is not well, and on a node that is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster.live_cluster import (
+    TEMPLATE,
+    LiveCluster,
+    answers,
+    eventually,
+    finished,
+    live_cluster,
+    next_line,
+    with_srun,
+)
+from tests.testbed import mpi
+from tests.testbed.slurm_bed import BED, SlurmBed
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left")]
+CHOICE = """
+export BALSAM_MPIRUN={{ optional_params.mpirun }}
+export PATH={{ balsam_site_path }}/{{ optional_params.path }}:$PATH
+exec \
+"""
+LAUNCHED_BY = TEMPLATE.replace("\nexec ", CHOICE)
+# A srun that starts each rank by itself: what a wrong --mpi comes to.
+ALONE = """\
+#!/bin/bash
+exec /usr/bin/srun "${@/--mpi=pmi2/--mpi=none}"
+"""
+LIBRARY = {"mpich": "libmpich.so.12", "openmpi": "libmpi.so.40"}
+
+
+def with_choice(settings: dict[str, Any]) -> None:
+    """The allocation says what starts its ranks, and which programs come first on PATH."""
+    with_srun(settings)
+    settings["scheduler"]["optional_batch_job_params"] |= {"mpirun": "auto", "path": "none"}
+
+
+@pytest.fixture(scope="module")
+def cluster(slurm: SlurmBed) -> Iterator[LiveCluster]:
+    with live_cluster(slurm, with_choice, LAUNCHED_BY) as running:
+        yield running
+
+
+# Jobs of one mpirun, in an allocation of their own.
+BEGIN = """
+import sys
+from balsam.platform.mpirun import mpi_probe
+MPIRUN, LIBRARY = {mpirun!r}, {library!r}
+tags = {{"mpirun": MPIRUN}}
+def made(name, code, **fields):
+    job = Job(app_id=Sh, workdir=f"{{MPIRUN}}/{{name}}", parameters={{"code": code}}, tags=tags, **fields)
+    job.save()
+    return job
+def at(job):
+    return ROOT / "data" / job.workdir
+def out(job):
+    path = at(job) / "job.out"
+    return path.read_text().split() if path.exists() else []
+batch = allocation(num_nodes=4, optional_params={{"mpirun": MPIRUN}}, filter_tags=tags)
+"""
+
+
+@pytest.mark.parametrize(("mpirun", "flavour"), [("mpich", "MPICH"), ("openmpi", "Open MPI")])
+def test_ranks_that_mpiexec_starts_over_the_nodes(cluster: LiveCluster, mpirun: str, flavour: str) -> None:
+    """They are one world, where they belong; Jobs that share a node run at a time; SIGTERM reaches all ranks."""
+    mpi.require(flavour)
+    said = cluster.run(
+        BEGIN.format(mpirun=mpirun, library=LIBRARY[mpirun])
+        + """
+world = f"{sys.executable} -I -S {mpi_probe.__file__} {MPIRUN} {LIBRARY} && uname -n"
+wide = made("wide", world, num_nodes=4, ranks_per_node=2)
+assert wide.wait(90), wide.explain()
+print(json.dumps(sorted(out(wide))))
+
+small = [made(f"small{n}", "uname -n; until [ -e ../end ]; do sleep 0.1; done", ranks_per_node=2, node_packing_count=2)
+         for n in range(8)]
+until(lambda: all(len(out(job)) == 2 for job in small), "not all run at a time", 100)
+(ROOT / "data" / MPIRUN / "end").touch()
+for job in small:
+    assert job.wait(60), job.explain()
+print(json.dumps(sorted(name for job in small for name in set(out(job)))))
+
+told = made("told", "trap 'touch told.$(uname -n); exit 3' TERM; echo up; while :; do sleep 0.1; done", num_nodes=2)
+until(lambda: out(told).count("up") == 2, str(told.explain()))
+told.cancel()
+assert told.wait(60), told.explain()
+until(lambda: len(list(at(told).glob("told.*"))) == 2, "SIGTERM does not reach the ranks")
+batch.cancel()
+reach(batch, "finished")
+        """
+    )
+    wide, small = answers(said)
+    assert wide == sorted(["balsam-mpi-size", "8"] * 8 + [f"node{number}" for number in (1, 2, 3, 4)] * 2)
+    assert small == sorted([f"node{number}" for number in (1, 2, 3, 4)] * 2)
+    eventually(lambda: not cluster.bed.user.processes_with("BALSAM_JOB_MODE=mpi"), "ranks are left")
+
+
+def test_an_mpiexec_that_has_lost_a_node_says_so_before_slurm_does(cluster: LiveCluster) -> None:
+    """S10: by ending with an error, which is not the App's; the Job is to run again."""
+    mpi.require("MPICH")
+    script = cluster.begin(
+        BEGIN.format(mpirun="mpich", library=LIBRARY["mpich"])
+        + """
+struck = made("struck", "[ $BALSAM_ATTEMPT = 2 ] || { uname -n; exec sleep 600; }", num_nodes=4)
+until(lambda: len(out(struck)) == 4, str(struck.explain()))
+print(json.dumps("crash"), flush=True)
+until(lambda: states_of(struck)[-1] not in ("RUNNING", "READY"), str(struck.explain()))
+print(json.dumps(states_of(struck)))
+print(json.dumps([event.data.get("failure") for event in EventLog.objects.filter(job_id=struck.id)
+                  if event.from_state.value == "RUNNING"]))
+struck.cancel()  # it needs more nodes than are left
+batch.cancel()
+reach(batch, "finished")
+        """
+    )
+    assert next_line(script) == "crash"
+    cluster.bed.node("node4", "crash")
+    try:
+        states, failures = answers(finished(script, 120))
+    finally:
+        cluster.bed.node("node4", "start")
+    assert states[-1] == "RESTART_READY", states
+    assert failures == ["lost_node"]
+
+
+def test_ranks_that_do_not_see_each_other_are_refused(cluster: LiveCluster) -> None:
+    """Instead of an ensemble of programs that each take themselves for the only rank."""
+    mpi.require("MPICH")
+    directory = cluster.site / "alone"
+    directory.mkdir(mode=0o755)
+    (directory / "srun").write_text(ALONE)
+    (directory / "srun").chmod(0o755)
+    (directory / "mpiexec").symlink_to("/usr/bin/mpiexec.mpich")
+    said = cluster.run(
+        """
+        batch = reach(allocation(num_nodes=2, optional_params={"path": "alone"}), "finished")
+        print(json.dumps(batch.status_info))
+        """
+    )
+    told = json.loads(said)
+    assert told["error"] == "FAILED: exit code 78"
+    said = " ".join(told["output_tail"].split())
+    assert "ranks of mpich" in said and "do not see each other" in said, told
+    assert "world sizes 1, 1 instead of 2, 2" in said
+    assert "set `mpirun: mpich`" in said
+
+
+def test_a_node_that_lacks_the_program_is_set_aside(cluster: LiveCluster) -> None:
+    """/tmp is each node's own, as a local disk is."""
+    for number in (1, 2, 4):
+        program = BED / "tmp" / f"node{number}" / "program"
+        program.write_text("#!/bin/sh\nexec sleep 0.3\n")
+        program.chmod(0o755)
+    said = cluster.run(
+        """
+        class Installed(ApplicationDefinition):
+            site = "cluster"
+            command_template = "/tmp/program"
+        tags = {"group": "installed"}
+        jobs = [Job(app_id=Installed, workdir=f"installed/{n}", ranks_per_node=2, node_packing_count=2, tags=tags)
+                for n in range(24)]
+        Job.objects.bulk_create(jobs)
+        batch = allocation(num_nodes=4, filter_tags=tags)
+        for job in jobs:
+            job.wait(90)
+        ids = [job.id for job in jobs]
+        states = [job.state.value for job in Job.objects.filter(id=ids)]
+        print(json.dumps({state: states.count(state) for state in set(states)}))
+        print(json.dumps([[event.data["node_set_aside"], event.data["message"]]
+                          for event in EventLog.objects.filter(job_id=ids) if "node_set_aside" in event.data]))
+        batch.cancel()
+        reach(batch, "finished")
+        """
+    )
+    states, aside = answers(said)
+    assert states["FAILED"] <= 5 and states["FAILED"] + states["JOB_FINISHED"] == 24, states
+    ((node, message),) = aside
+    assert node == "node3"
+    assert "node node3 is set aside for the rest of this allocation" in message
