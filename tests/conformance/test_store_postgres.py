@@ -1,5 +1,6 @@
 """The store in PostgreSQL passes the suite of every store, and plays the same histories as the model."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -8,10 +9,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from balsam.server.database_address import DatabaseAddress
-from balsam.server.errors import NotFound
-from balsam.server.store.postgres import tx
+from balsam.server.errors import NotFound, TooSlow, Unavailable
+from balsam.server.store.postgres import groups, tx
 from balsam.server.store.postgres.store import PostgresStore
-from balsam.server.store.protocol import ReadTx, Store, Wake
+from balsam.server.store.protocol import ReadTx, Store, Tx, Wake
 from balsam.testing.store_conformance import StoreConformance
 from balsam.testing.store_machine import StoreMachine
 from balsam.testing.store_world import StoreWorld
@@ -93,3 +94,39 @@ def test_what_is_refused_or_only_read_leaves_statements_prepared(postgres: Postg
                 world.renew(99)
         assert world.read(prepared) > 2
         assert world.write(prepared) > 5
+
+
+def test_s16_a_statement_that_takes_too_long_is_given_up(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the server, which is told once for each connection; the connection is as good as before."""
+    monkeypatch.setattr(groups, "WRITE_LIMIT_SEC", 0.5)
+
+    def sleep(tx: ReadTx | Tx) -> None:
+        tx._db.execute("SELECT pg_sleep(60)")  # type: ignore[union-attr]
+
+    def connection(tx: ReadTx | Tx) -> int:
+        pid: int = tx._db.execute("SELECT pg_backend_pid()").fetchone()[0]  # type: ignore[union-attr]
+        return pid
+
+    with postgres.migrated() as address, closing(PostgresStore(address, read_limit_sec=0.5)) as store:
+        reader, writer = store.read_sync(connection), store.write_sync(connection)
+        with pytest.raises(TooSlow, match=r"given up after 0\.5 s.*Narrow it by"):
+            store.read_sync(sleep)
+        with pytest.raises(Unavailable):
+            store.write_sync(sleep)
+        assert (store.read_sync(connection), store.write_sync(connection)) == (reader, writer)
+
+
+def test_s16_the_server_has_no_processes_help_with_a_read_while_others_read(postgres: PostgresServer) -> None:
+    def helpers(tx: ReadTx) -> int:
+        return int(tx._db.execute("SHOW max_parallel_workers_per_gather").fetchone()[0])  # type: ignore[attr-defined]
+
+    async def read(store: PostgresStore) -> list[int]:
+        found = [await store.read(helpers, 1), await store.read(helpers, 1)]
+        return found + [await store.read(helpers, account) for account in (2, 1, 2, 0)]
+
+    with postgres.migrated() as address, closing(PostgresStore(address)) as store:
+        usual = store.read_sync(helpers)
+        assert usual > 0
+        assert asyncio.run(read(store)) == [usual, usual, 0, 0, 0, usual]

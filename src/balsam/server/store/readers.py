@@ -59,6 +59,11 @@ class Readers:
             self._come.notify()
         return await asyncio.wrap_future(future)
 
+    def is_alone(self, account: int) -> bool:
+        """Whether nobody else has asked for anything lately."""
+        others_at = self._other_at if account == self._last else self._last_at
+        return account == NOBODY or self._monotonic() - others_at >= COMPANY_SEC
+
     def close(self) -> None:
         """A second call does nothing."""
         refused = []
@@ -106,6 +111,4 @@ class Readers:
 
     def _most_of(self, account: int) -> int:
         """How many threads may be at work for this account now."""
-        others_at = self._other_at if account == self._last else self._last_at
-        has_company = account != NOBODY and self._monotonic() - others_at < COMPANY_SEC
-        return self._in_company if has_company else ALONE
+        return ALONE if self.is_alone(account) else self._in_company

@@ -46,6 +46,8 @@ TELL_LIMIT_SEC = 5.0
 # Prepared, and still planned for the values that are asked for: how many rows a page has to look at depends on them.
 _READER = {"plan_cache_mode": "force_custom_plan"}
 _BEGIN_READ = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# The server has no processes help with a read while others read: one thread of ours is one core of its (S16).
+_BEGIN_READ_IN_COMPANY = _BEGIN_READ + b"; SET LOCAL max_parallel_workers_per_gather = 0"
 
 
 class PostgresStore:
@@ -77,28 +79,29 @@ class PostgresStore:
         return self._writer.write_sync(fn, account)
 
     async def read(self, fn: Callable[[ReadTx], T], account: int = 0) -> T:
-        return await self._reading.run(partial(self._read, fn, time.monotonic()), account)
+        begin = _BEGIN_READ if self._reading.is_alone(account) else _BEGIN_READ_IN_COMPANY
+        return await self._reading.run(partial(self._read, fn, time.monotonic(), begin), account)
 
     def read_sync(self, fn: Callable[[ReadTx], T]) -> T:
-        return self._read(fn, time.monotonic())
+        return self._read(fn, time.monotonic(), _BEGIN_READ)
 
-    def _read(self, fn: Callable[[ReadTx], T], asked_at: float) -> T:
+    def _read(self, fn: Callable[[ReadTx], T], asked_at: float, begin: bytes) -> T:
         if self._closed:
             raise Unavailable(STOPPING)
         try:
-            return self._read_once(fn, asked_at)
+            return self._read_once(fn, asked_at, begin)
         except ConnectionLost:
             # One that was idle while the server restarted; so were the others. Reading twice does no harm.
             self._drop_readers()
         try:
-            return self._read_once(fn, asked_at)
+            return self._read_once(fn, asked_at, begin)
         except ConnectionLost:
             raise Unavailable("the connection to the database was lost; try again") from None
 
-    def _read_once(self, fn: Callable[[ReadTx], T], asked_at: float) -> T:
+    def _read_once(self, fn: Callable[[ReadTx], T], asked_at: float, begin: bytes) -> T:
         database = PostgresDatabase(self._reader(asked_at), self._read_limit_sec)
         try:
-            return _in_one_state(database, fn)
+            return _in_one_state(database, fn, begin)
         finally:
             if database.connection.closed or self._closed:
                 database.connection.close()
@@ -164,11 +167,11 @@ class PostgresStore:
             self._telling.close()
 
 
-def _in_one_state(database: PostgresDatabase, fn: Callable[[ReadTx], T]) -> T:
+def _in_one_state(database: PostgresDatabase, fn: Callable[[ReadTx], T], begin: bytes) -> T:
     """Run `fn` in a transaction that sees one state."""
     connection = database.connection
     try:
-        connection.execute(_BEGIN_READ)
+        connection.execute(begin, prepare=False)  # what is prepared is one statement
         return fn(PostgresReadTx(database))
     except psycopg.Error as error:
         raise database.spoken(error) from error
