@@ -96,6 +96,7 @@ class SimLauncher(Process):
         self._told_until: float | None = None
         self._turn = 0
         self._give_up_at: float | None = None
+        self._is_orphaned = False
         self.service = ServiceSide(
             NoEpoll(),  # type: ignore[arg-type]
             partition,
@@ -131,6 +132,8 @@ class SimLauncher(Process):
 
     def turn(self) -> None:
         """As `Loop._turn`, after it was woken."""
+        if self._is_orphaned:
+            return
         self._turn += 1
         self.world.disk.writer = self.room.name
         now = self.clock.monotonic()
@@ -232,7 +235,8 @@ class SimLauncher(Process):
         self.after(0.001, self._hear, Drain(why))
 
     def orphaned(self) -> None:
-        """The guardian is gone: as `Loop._orphaned`."""
+        """The guardian is gone: as `Loop._orphaned`, which hears of nothing any more, nor of the ends that it makes."""
+        self._is_orphaned = True
         self.room.kill_all_ranks()
         self.after(0.5, self._leave_orphaned)
 
