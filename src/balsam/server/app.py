@@ -117,11 +117,12 @@ def create_app(settings: ServerSettings, store: Store, clock: Clock, instance: s
     app.dispatcher = Dispatcher(service, routes.ALL, app.pages)
     app.add_exception_handler(HTTPException, _page_problem)
     _add_docs(app)
+    if settings.login_file is not None:
+        close_providers = _login_pages(app, settings.login_file)
+    # Last: these answer for every address that nobody else has.
     frame = pages.add_to(app.router, service)
     app.add_exception_handler(ServiceError, frame.refused)
     app.add_exception_handler(Exception, frame.broke)
-    if settings.login_file is not None:
-        close_providers = _login_pages(app, settings.login_file)
     return app
 
 

@@ -18,7 +18,9 @@ _STATIC = ("style.css", "htmx.min.js", "hx-sse.min.js", "tail.js", "icon.svg")
 
 
 def add_to(router: Router, service: Service) -> Frame:
-    """All pages of one service. Returns what makes pages of errors."""
+    """All pages of one service, and the answer for addresses that none of them has: routes that are added later are not
+    reached. Returns what makes pages of errors.
+    """
     frame = Frame(service)
     desk, lists, job, token = LoginDesk(frame), Lists(frame), JobPage(frame), TokenPage(frame)
     for path, endpoint, method in (
