@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.live_cluster import TEMPLATE, LiveCluster, answers, finished, live_cluster, next_line, with_srun
+from tests.launcher.conftest import ZOO
 from tests.testbed.slurm_bed import SlurmBed
 
 pytestmark = pytest.mark.timeout(300)
@@ -174,6 +175,49 @@ def test_a_node_that_crashes_takes_only_its_own_jobs(cluster: LiveCluster) -> No
     assert struck[-1] == spared[-1] == "JOB_FINISHED" and spared.count("RUNNING") == 1
     assert batch_state == "running"
     assert failures == ["lost_node"]
+
+
+def test_nothing_of_the_zoo_survives_its_job(cluster: LiveCluster) -> None:
+    """S9: ranks that ignore SIGTERM, are stopped, leave a daemon with the pipe or zombies; no node is used before."""
+    cluster.copy(ZOO)
+    said = cluster.run(
+        """
+        zoo, python = ROOT.parent / "zoo", f"{sys.executable} -S -E"
+        animals = {
+            "ignores": f"bash {zoo}/ignores_term.sh 48171",
+            "stopped": f"bash {zoo}/stopped.sh 48171",
+            "setsid": f"{python} {zoo}/daemon.py 48171 stay",
+            "zombies": f"{python} {zoo}/zombies.py 48171",
+        }
+        def made(name, code, **fields):
+            job = Job(app_id=Sh, workdir=f"zoo/{name}", parameters={"code": code}, **fields)
+            job.save()
+            return job
+        def ready(job, count):
+            out = ROOT / "data" / job.workdir / "job.out"
+            return lambda: out.exists() and out.read_text().split().count("ready") == count
+
+        batch = allocation(num_nodes=4)
+        wide = made("wide", " & ".join(animals.values()) + " & wait", num_nodes=2)
+        packed = [made(name, f"exec {code}", ranks_per_node=2, node_packing_count=4) for name, code in animals.items()]
+        until(ready(wide, 8), wide.explain())
+        for job in packed:
+            until(ready(job, 2), job.explain())
+        after = made("after", "ps -eo stat,args | grep -v ^Z | grep -c '4817[1]'; true", num_nodes=4)
+        jobs = [wide, *packed]
+        for job in jobs:
+            job.cancel()
+        for job in jobs:
+            assert job.wait(60), job.explain()
+        assert after.wait(60), after.explain()
+        print(json.dumps([sorted(job.state.value for job in jobs), after.read_text("job.out").split()]))
+        batch.cancel()
+        reach(batch, "finished")
+        """
+    )
+    ((states, left),) = answers(said)
+    assert states == ["CANCELLED"] * 5
+    assert left == ["0"] * 4, "processes of Jobs that are over"
 
 
 def test_monitors_watch_what_ranks_on_another_node_write_in_each_attempt(cluster: LiveCluster) -> None:
