@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import operator
 import os
+import selectors
 import signal
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +54,30 @@ def test_a_child_that_can_not_be_started_again_now_is_tried_later(
             assert supervisor.run_until(lambda: any("can't be started" in event for event in events), 10)
         assert not first.is_running and other.is_running
         assert supervisor.run_until(lambda: first.is_running, 10)
+
+
+def test_a_signal_on_the_way_into_the_wait_ends_it(tmp_path: Path) -> None:
+    """It comes after Python last looked for signals and before select sleeps: no handler runs until select returns."""
+    with Supervisor([].append) as supervisor:
+        supervisor._selector = SignalledInSelect(supervisor._selector)
+        begin = time.monotonic()
+        supervisor.run_until_signal()
+        assert time.monotonic() - begin < 10
+
+
+class SignalledInSelect:
+    """A selector that gets SIGTERM right before it sleeps, with no bytecode in between."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self._wrapped = wrapped
+
+    def select(self, _timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        kill = partial(ctypes.CDLL(None).kill, os.getpid(), int(signal.SIGTERM))
+        _, found = map(operator.call, (kill, partial(self._wrapped._selector.poll, 30, 1)))
+        return [(self._wrapped.get_map()[fd], events) for fd, events in found]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
 
 
 def refuse(*_: object, **__: object) -> None:

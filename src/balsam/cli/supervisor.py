@@ -4,7 +4,6 @@ One thread: it sleeps in select on the children's pidfds and on a signal pipe, a
 starts or ends. A child gets SIGTERM from the kernel when the supervisor itself dies, so nothing outlives it.
 """
 
-import contextlib
 import ctypes
 import os
 import selectors
@@ -66,12 +65,15 @@ class Supervisor:
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _signal_pipe: tuple[int, int] = (-1, -1)
     _old_handlers: dict[int, Any] = field(default_factory=dict)
+    _old_wakeup_fd: int = -1
     _signalled_at: float | None = None
     is_hurried: bool = False
 
     def __enter__(self) -> "Supervisor":
         self._signal_pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector.register(self._signal_pipe[0], selectors.EVENT_READ, None)
+        # Written to the moment a signal arrives: a handler of ours would not run before select returns.
+        self._old_wakeup_fd = signal.set_wakeup_fd(self._signal_pipe[1], warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._old_handlers[number] = signal.signal(number, self._on_signal)
         return self
@@ -83,6 +85,7 @@ class Supervisor:
             self.stop(child)
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_wakeup_fd)
         self._selector.close()
         for end in self._signal_pipe:
             os.close(end)
@@ -180,8 +183,6 @@ class Supervisor:
             self._signalled_at = now
         elif now - self._signalled_at >= SAME_SIGNAL_SEC:
             self.is_hurried = True
-        with contextlib.suppress(BlockingIOError):  # a full pipe wakes as well
-            os.write(self._signal_pipe[1], b"x")
 
     def _note_death(self, child: Child) -> None:
         self._forget_pidfd(child)

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -32,8 +32,6 @@ from balsam.platform.node.local import NUM_NODES
 from balsam.platform.registry import NODES
 
 log = logging.getLogger("balsam.launcher")
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,28 +134,31 @@ def write_guardian_files(partition: Partition) -> list[str]:
 
 def watch_guardians(commands: list[list[str]]) -> int:
     """Start a guardian for each partition, pass signals on, wait; returns the worst status."""
-    pids: set[int] = set()
-
-    def pass_on(number: int, _: object) -> None:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, pass_on)
-    for argv in commands:
-        pids.add(os.posix_spawn(argv[0], argv, os.environ, setsid=True, setsigmask=()))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    # Blocked for good and waited for: a handler would not run when a signal comes on the way into a wait.
+    waited_for = (*guardian.STOP_SIGNALS, signal.SIGCHLD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
+    pids = {os.posix_spawn(argv[0], argv, os.environ, setsid=True, setsigmask=()) for argv in commands}
     worst = 0
     while pids:
-        pid, status = os.wait()
-        if pid in pids:
-            pids.discard(pid)
-            code = os.waitstatus_to_exitcode(status)
-            worst = max(worst, code if code >= 0 else 128 - code)
+        number = signal.sigwait(waited_for)
+        if number == signal.SIGCHLD:
+            for pid, status in _ended_children():
+                if pid in pids:
+                    pids.discard(pid)
+                    code = os.waitstatus_to_exitcode(status)
+                    worst = max(worst, code if code >= 0 else 128 - code)
+        elif signal.getsignal(number) is not signal.SIG_IGN:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
     return worst
+
+
+def _ended_children() -> Iterator[tuple[int, int]]:
+    """Pid and status of every child that has ended; signals of several arrive as one."""
+    with contextlib.suppress(ChildProcessError):  # the last one
+        while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
+            yield ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:

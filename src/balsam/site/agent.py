@@ -85,7 +85,7 @@ class Agent:
         self._reload_wanted = reload_wanted
         self._reloading = False
         self._tidy_up = tidy_up
-        self._wakes: SimpleQueue[str] = SimpleQueue()  # its put is safe in a signal handler
+        self._wakes: SimpleQueue[str] = SimpleQueue()
         self._stopping = threading.Event()
         self._ousted = ""
         self._stream: EventStream | None = None
@@ -127,7 +127,7 @@ class Agent:
         return self._reloading
 
     def look(self) -> None:
-        """Look now whether settings are to be loaded again. May be called from a signal handler."""
+        """Look now whether settings are to be loaded again. May be called from any thread."""
         self._wakes.put("look")
 
     def stop(self) -> None:

@@ -286,21 +286,36 @@ def _leave_parent() -> None:
 
 
 class _Signals:
-    """SIGTERM and its like end the agent of the moment, and every later one; LOOK_SIGNAL makes it look for wishes."""
+    """SIGTERM and its like end the agent of the moment, and every later one; LOOK_SIGNAL makes it look for wishes.
+
+    A thread hears of them through a pipe that is written to the moment a signal arrives: the main thread, on its way
+    into a wait, would run a handler only after it.
+    """
 
     def __init__(self) -> None:
         self.agent: Agent | None = None
         self._stopped = False
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._stop)
-        signal.signal(LOOK_SIGNAL, self._look)
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, LOOK_SIGNAL):
+            signal.signal(number, lambda *_: None)
+        threading.Thread(target=self._listen, args=(reader,), name="signals", daemon=True).start()
+
+    def _listen(self, reader: int) -> None:
+        while True:
+            for number in os.read(reader, 64):
+                if number == LOOK_SIGNAL:
+                    self._look()
+                else:
+                    self._stop()
 
     def obeyed_by(self, agent: Agent) -> None:
         self.agent = agent
         if self._stopped:
             agent.stop()
 
-    def _stop(self, signum: int, frame: object) -> None:
+    def _stop(self) -> None:
         self._stopped = True
         if self.agent is not None:
             self.agent.stop()
@@ -308,7 +323,7 @@ class _Signals:
         hurry.daemon = True
         hurry.start()
 
-    def _look(self, signum: int, frame: object) -> None:
+    def _look(self) -> None:
         if self.agent is not None:
             self.agent.look()
 
