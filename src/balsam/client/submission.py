@@ -70,6 +70,9 @@ def submit(
         epoch = client.watcher_epoch()  # before the call: what is pushed while it runs must not be missed
         try:
             created = _create(client, jobs[start], content, start)
+        except ValidationFailed:
+            _check(rows[start:end], start)  # it says what was given as well, which the service does not repeat
+            raise
         except NotFound:
             apps.forget()  # an App may have been deleted and made again
             raise
