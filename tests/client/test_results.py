@@ -65,7 +65,7 @@ def test_an_exception_is_raised_again_with_the_remote_traceback(hello: Any, runn
     [
         (None, "can't be pickled"),
         ({**seal(Known()).as_json(), "python": "3.9"}, "Python 3.9"),
-        (seal(SystemExit(3)).as_json(), "it is a SystemExit"),
+        (seal(SystemExit(3)).as_json(), "it is a SystemExit, which would end this program"),
         ({"$envelope": 1}, "nothing else"),
     ],
 )

@@ -244,6 +244,9 @@ def test_whatever_run_does_the_job_fails_with_a_reason_and_others_go_on(site: Si
     assert text in record["message"], record["message"]
     if how == "segfault":
         assert "string_at" in site.output(record["job_id"]), "where it happened is in the output"
+    if how == "exit":
+        with pytest.raises(SystemExit, match="7"):
+            raise decode(record["result"]["error"]["exception"])
     assert site.run(Ends, how="") == "went on"
     assert [process.pid for process in site.pilot.loops()] == loops
 

@@ -147,7 +147,8 @@ class JobCancelled(JobFailed):
 
 
 class RemoteError(BalsamError):
-    """`run()` raised an exception that can't be made here, since its class is unknown or it can't be pickled.
+    """`run()` raised an exception that can't be made here, since its class is unknown or it can't be pickled; or one
+    that ends a program, such as SystemExit, and shall not end this one.
 
     `remote_type` is its class, `remote_message` its text, `remote_traceback` where it came from, as Python prints it.
     """

@@ -80,7 +80,7 @@ def failure(error: BaseException) -> Answer:
         "message": clean(_text(error), MOST_MESSAGE),
         "traceback": clean(text, MOST_TRACEBACK),
     }
-    if isinstance(error, Exception) and (sealed := _sealed(error)) is not None:
+    if (sealed := _sealed(error)) is not None:
         told["exception"] = sealed
     return {"code": _exit_code(error), "result": {"error": told}, "message": clean(text, MOST_MESSAGE)}
 
@@ -117,7 +117,7 @@ def _text(error: BaseException) -> str:
         return "<exception str() failed>"
 
 
-def _sealed(error: Exception) -> dict[str, Any] | None:
+def _sealed(error: BaseException) -> dict[str, Any] | None:
     try:
         return seal(error).as_json()
     except (NotPicklable, BadEnvelope):

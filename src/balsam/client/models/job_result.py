@@ -86,7 +86,7 @@ def _said(view: "ResultView", how: str) -> str:
 
 def _exception(job_id: int, told: "RunError") -> Exception:
     """The exception that was raised at the Site, or one that stands for it."""
-    why = "its class can't be pickled"
+    why = "it can't be pickled, or is too large"
     if told.exception is not None:
         try:
             found = decode(told.exception)
@@ -95,6 +95,6 @@ def _exception(job_id: int, told: "RunError") -> Exception:
         else:
             if isinstance(found, Exception):
                 return found
-            why = f"it is a {type(found).__name__}"
+            why = f"it is a {type(found).__name__}, which would end this program as well"
     text = f"{told.type}: {told.message}\n(raised by Job {job_id}; that exception itself can't be had here: {why})"
     return RemoteError(text, remote_type=told.type, remote_message=told.message, remote_traceback=told.traceback)
