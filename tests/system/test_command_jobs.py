@@ -178,6 +178,8 @@ def test_events_and_explain_of_many(site: LiveSite) -> None:
     assert as_json(site.environment, "job", "explain", str(first))["id"] == first
     assert [why["id"] for why in as_json(site.environment, "job", "explain", "-t", "kind=ev")] == [second, first]
     assert "No Jobs match" in run(site, "job", "explain", "-t", "kind=nothing").stderr
+    unknown = run(site, "job", "explain", "--app", "Sya")
+    assert unknown.returncode == 2 and "no App 'Sya'; did you mean 'Say'?" in unknown.stderr
 
 
 def test_logs_of_many_go_on_when_one_has_none(site: LiveSite) -> None:

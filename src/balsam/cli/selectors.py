@@ -150,13 +150,24 @@ class JobChoice:
         kept = tuple(state for state in self.wanted_states or JobState if state in able)
         return replace(self, states=kept, excluded=() if kept else tuple(JobState))
 
+    @property
+    def app_filter(self) -> dict[str, Any]:
+        """The App, as a filter of Jobs."""
+        if not self.app:
+            return {}
+        return {"app_id": int(self.app)} if self.app.isdecimal() else {"app_name": self.app}
+
     def scope(self) -> SiteScope:
-        """The Sites it is about. Jobs named by their ids are found at any Site."""
+        """The Sites it is about. Jobs named by their ids are found at any Site.
+
+        Raises BadParameter when a Site is not found, or nothing is known of the App.
+        """
+        if self.app:
+            _check_app(self.app, self.app_filter)
         return site_scope(self.site, otherwise="all" if self.ranges else "active")
 
     def filter(self, scope: SiteScope) -> dict[str, Any]:
         """As filters of `Job.objects`."""
-        app = {"app_id": int(self.app)} if self.app and self.app.isdecimal() else {"app_name": self.app}
         wanted = {
             "id": list(self.ids) or None,
             "state": self.wanted_states,
@@ -164,7 +175,7 @@ class JobChoice:
             "tags": self.tags,
             "workdir__contains": self.workdir,
             "last_update_after": self.since,
-            **app,
+            **self.app_filter,
             **scope.filter(),
         }
         return {name: value for name, value in wanted.items() if value is not None}
@@ -235,6 +246,19 @@ def _named(words: str, sites: Iterable["Site"]) -> Iterable[int]:
             known = ", ".join(f"{site.name} ({site.id})" for site in sites) or "none"
             raise _bad_site(f"no Site {word!r}; there are: {known}")
         yield from found
+
+
+def _check_app(word: str, of_jobs: dict[str, Any]) -> None:
+    """Who sees the Jobs of a campaign need not see their Apps, so a Job of it counts as well."""
+    from balsam.api import App, Job
+    from balsam.client.values import nearest
+
+    apps = list(App.objects.all())
+    if any(word in (str(one.id), one.name) for one in apps) or Job.objects.filter(**of_jobs).exists():
+        return
+    known = {str(one.name) for one in apps}
+    hint = nearest(word, known) if known else "; MyApp.sync() registers one"
+    raise click.BadParameter(f"no App {word!r}{hint}", param_hint="--app")
 
 
 def _bad_site(why: str) -> click.BadParameter:
