@@ -223,6 +223,12 @@ class PackingMachine(RuleBasedStateMachine):
         assert self.pool.free_nodes == pytest.approx(3 - len(self.unusable) - used, abs=1e-6)
 
     @invariant()
+    def free_cores_are_those_of_usable_nodes_that_nobody_has(self) -> None:
+        usable = {index: node for index, node in enumerate(self.pool.nodes) if index not in self.unusable}
+        taken = sum(len(s.cpu_ids) for place in self.running for s in place.shares if s.node in usable)
+        assert self.pool.free_cores == sum(len(node.cpu_ids) for node in usable.values()) - taken
+
+    @invariant()
     def everything_comes_back(self) -> None:
         assert self.pool.is_idle == (not self.running)
 

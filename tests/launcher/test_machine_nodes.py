@@ -74,6 +74,19 @@ def test_what_ended_on_a_node_that_does_not_answer_is_lost_and_what_runs_there_g
     assert start.placement.shares[0].node == 1
 
 
+def test_what_runs_on_silent_nodes_takes_no_cores_from_the_others() -> None:
+    bench = Bench(nodes=THREE)
+    bench.run(*(job(number, Resources(ranks_per_node=2)) for number in (1, 2, 3)))
+    bench.step(NodesSilent((1, 2)))
+    assert bench.machine._runs.free_cores == 0
+    bench.end(1)
+    assert bench.machine._runs.free_cores == 2
+    assert one(Start, bench.grant(job(4, Resources(ranks_per_node=2)))).placement.shares[0].node == 0
+    bench.step(NodeUp(1), NodeUp(2))
+    bench.end(2)
+    assert bench.machine._runs.free_cores == 2
+
+
 def test_what_runs_on_a_silent_node_is_lost_with_it() -> None:
     bench = Bench(nodes=THREE)
     bench.run(job(1, TWO_NODES), job(2, Resources()))

@@ -98,13 +98,14 @@ class NodePool:
     _free_nodes: float = 0.0
     _idle: int = 0
     _usable: int = 0
+    _free_cores: int = 0
     _candidates: dict[Shape, _Candidates] = field(default_factory=dict)
     _could_fit: dict[Shape, bool] = field(default_factory=dict)
 
     @classmethod
     def of(cls, nodes: list[Node]) -> "NodePool":
         uses = [_NodeUse(node, list(node.cpu_ids), dict.fromkeys(node.gpu_ids, 1.0)) for node in nodes]
-        return cls(uses, float(len(uses)), len(uses), len(uses))
+        return cls(uses, float(len(uses)), len(uses), len(uses), sum(len(node.cpu_ids) for node in nodes))
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -114,6 +115,11 @@ class NodePool:
     def free_nodes(self) -> float:
         """Unoccupied nodes, a partly occupied node counting as a fraction."""
         return self._free_nodes
+
+    @property
+    def free_cores(self) -> int:
+        """Cores of usable nodes that nobody was given."""
+        return self._free_cores
 
     @property
     def is_idle(self) -> bool:
@@ -148,6 +154,7 @@ class NodePool:
         sign = 1 if usable else -1
         self._usable += sign
         self._free_nodes += sign * (1.0 - use.occupancy)
+        self._free_cores += sign * len(use.free_cpus)
         self._idle += sign * use.is_idle
         self._could_fit.clear()
         self._offer(node)
@@ -192,6 +199,7 @@ class NodePool:
                 raise AssertionError(f"S9: node {use.node.name} was given back more than was taken")
             if use.usable:
                 self._free_nodes += part
+                self._free_cores += len(share.cpu_ids)
             if use.is_idle:
                 self._idle += use.usable
                 # What is left of fractions would make one GPU of an idle node look fuller than another.
@@ -223,6 +231,7 @@ class NodePool:
             self._idle -= use.is_idle
             use.occupancy += part
             self._free_nodes -= part
+            self._free_cores -= cores
             oversubscribed |= cores < cores_wanted
             shares.append(NodeShare(index, cpus, gpus))
         return Placement(tuple(shares), wanted, oversubscribed)

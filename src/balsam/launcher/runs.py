@@ -38,7 +38,6 @@ class Run:
 
     job: LaunchJob
     placement: Placement
-    cores: int
     preparing: bool = False
     started: bool = False
     exited: Exited | None = None
@@ -56,11 +55,9 @@ class Runs:
         self, nodes: tuple[Node, ...], kill_grace_sec: float, drain_grace_sec: float, say: Callable[[Output], None]
     ) -> None:
         self.pool = NodePool.of(list(nodes))
-        self._cores = sum(len(node.cpu_ids) for node in nodes)
         # Not ours any more, or set aside: out of use for good.
         self._withdrawn: set[int] = set()
         self._silent: set[int] = set()
-        self._busy_cores = 0
         self._kill_grace_sec = kill_grace_sec
         self._drain_grace_sec = drain_grace_sec
         self._say = say
@@ -82,25 +79,22 @@ class Runs:
 
     @property
     def free_cores(self) -> int:
-        """Cores that nobody was given."""
-        return max(0, self._cores - self._busy_cores)
+        """Cores of nodes in use that nobody was given."""
+        return self.pool.free_cores
 
     def set_usable(self, node: int, usable: bool) -> None:
         """Take a node out of use, or back in unless it is out for good. What runs there keeps its share."""
         if usable:
             self._silent.discard(node)
-        if node not in self._withdrawn and self.pool.set_usable(node, usable):
-            cores = len(self.pool.nodes[node].cpu_ids)
-            self._cores += cores if usable else -cores
+        if node not in self._withdrawn:
+            self.pool.set_usable(node, usable)
 
     def place(self, job: LaunchJob) -> bool:
         """Take a placement and have the Job started; False when it does not fit now."""
         placement = self.pool.place(job.resources)
         if placement is None:
             return False
-        cores = sum([len(share.cpu_ids) for share in placement.shares])
-        self._busy_cores += cores
-        self._runs[job.id] = Run(job, placement, cores)
+        self._runs[job.id] = Run(job, placement)
         self._say(Start(job, placement))
         return True
 
@@ -118,26 +112,15 @@ class Runs:
         return [job_id for job_id in self._on(node) if self._runs[job_id].exited is not None]
 
     def lose(self, node: int) -> list[int]:
-        """A node is out of use; returns the Jobs that have a share on it, whose cores there count no more."""
-        if node in self._silent:
-            self.set_usable(node, True)  # or its cores would be taken off twice
-        if node in self._withdrawn:
-            return self._on(node)
-        if not self.pool.is_usable(node):
-            self._withdrawn.add(node)
-            return []
+        """A node is out of use for good; returns the Jobs that have a share on it, unless it was down already."""
+        was_down = not (self.pool.is_usable(node) or node in self._silent or node in self._withdrawn)
+        self._silent.discard(node)
         self._withdraw(node)
-        return self._on(node)
+        return [] if was_down else self._on(node)
 
     def _withdraw(self, node: int) -> None:
         self._withdrawn.add(node)
         self.pool.set_usable(node, False)
-        self._cores -= len(self.pool.nodes[node].cpu_ids)
-        for job_id in self._on(node):
-            run = self._runs[job_id]
-            cores = sum(len(share.cpu_ids) for share in run.placement.shares if share.node == node)
-            run.cores -= cores
-            self._busy_cores -= cores
 
     def _on(self, node: int) -> list[int]:
         return [job_id for job_id, run in self._runs.items() if any(s.node == node for s in run.placement.shares)]
@@ -146,7 +129,6 @@ class Runs:
         """Give the placement back: nothing of the run lives (S9)."""
         del self._runs[run.job.id]
         self._dying.discard(run.job.id)
-        self._busy_cores -= run.cores
         self.pool.release(run.placement)
 
     def kill(self, now: float, job_id: int, killing: Killing, why: str) -> None:
