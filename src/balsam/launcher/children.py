@@ -90,7 +90,7 @@ class Doubts(Protocol):
 
 @dataclass(slots=True)
 class _Behind:
-    """A start that waits for the end of idle workers which may still hold memory on its GPUs."""
+    """A start that waits for the end of workers without a Job that may still hold memory on its GPUs."""
 
     order: Start
     prepared: Prepared | None
@@ -163,7 +163,7 @@ class Children:
     ) -> bool:
         gpus = frozenset((share.node, gpu) for share in order.placement.shares for gpu in share.gpu_ids)
         key = plan.key if isinstance(plan, WorkerPlan) else None
-        others = self._workers.idle_beside(gpus, key) if gpus else []
+        others = self._workers.holders_of(gpus, key) if gpus else []
         if others:
             self._behind.append(_Behind(order, prepared, remains, set(others)))
             for worker in others:

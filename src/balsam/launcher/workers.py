@@ -66,9 +66,10 @@ class Workers:
         self._idle: dict[Worker, None] = {}  # the longest idle first
         self._last = 0
 
-    def idle_beside(self, gpus: GpuSet, key: WorkerKey | None) -> list[Worker]:
-        """Idle workers of others that may still have memory on these GPUs."""
-        return [worker for worker in self._idle if worker.gpus & gpus and worker.key != key]
+    def holders_of(self, gpus: GpuSet, key: WorkerKey | None) -> list[Worker]:
+        """Workers without a Job that may still have memory on these GPUs: those of others, and those about to end."""
+        free = [worker for worker in set(self._of_fd.values()) if worker.job_id is None]
+        return [worker for worker in free if worker.gpus & gpus and (worker.doomed or worker.key != key)]
 
     def call(
         self,
