@@ -105,8 +105,8 @@ def test_parents_as_jobs_or_ids(hello: Any) -> None:
     [
         ({"workdir": "/abs"}, "workdir"),
         ({"workdir": "a/../../b"}, "workdir"),
-        ({"num_nodes": 0}, "num_nodes"),
-        ({"ranks_per_node": -1}, "ranks_per_node"),
+        ({"num_nodes": 0}, "^num_nodes: .*; it is 0$"),
+        ({"ranks_per_node": -1}, "^ranks_per_node: .*; it is -1$"),
         ({"parent_ids": [10**9]}, r"^parent_ids\[0\]: there is no Job 1000000000"),
         ({"tags": {"a": "\n"}}, "tags"),
         ({"data": {"when": object()}}, "data.when: a object is no JSON value"),
@@ -235,6 +235,30 @@ def test_instances_pickle_and_come_back_to_their_service(hello: Any, client: Cli
     unsaved = pickle.loads(pickle.dumps(hello.submit("b", name="y", save=False)))
     unsaved.save()
     assert unsaved.state is JobState.PREPROCESSED
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_default_is_a_change_where_a_part_of_the_row_is_known(hello: Any, client: Client, reads: bool) -> None:
+    """As in code of Apps at a Site, whose Job is known in part."""
+    job = hello.submit("a", name="x", priority=5, max_attempts=3)
+    known = client.Job._known_in_part({"id": job.id, "workdir": "a"})
+    known.priority = 0
+    if reads:
+        assert known.max_attempts == 3
+    known.save()
+    job.refresh_from_db()
+    assert (job.priority, job.max_attempts) == (0, 3)
+
+
+def test_what_is_set_on_a_copy_is_not_set_on_the_original(hello: Any, client: Client) -> None:
+    template = hello.submit("a", name="x", num_nodes=2, save=False)
+    other = copy.copy(template)
+    other.workdir, other.num_nodes = "b", 3
+    assert (template.workdir, template.num_nodes) == ("a", 2)
+    client.Job.objects.bulk_create([template, other])
+    assert template != other
+    template.delete()
+    assert copy.copy(template).id is None and pickle.loads(pickle.dumps(template)).id is None, "it was deleted"
 
 
 def test_several_clients_do_not_meet(client: Client, hello: Any, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -155,17 +155,21 @@ class Model:
 
     def _renew_row(self, row: dict[str, Any]) -> None:
         """Take a newer row. Values that were read and not changed follow it, or a save would set the old ones again."""
-        old, fields = self._row, self._fields
         for name, value in list(self._values.items()):
-            if value != fields[name].of_row(row) and value == fields[name].of_row(old):
+            if value != self._fields[name].of_row(row) and self._row_says(name, value):
                 del self._values[name]
         self._row, self._stale, self._is_partial = row, False, False
 
     def _changes(self) -> dict[str, Any]:
         """Fields that differ from the row, as JSON values."""
-        row, fields = self._row, self._fields
-        changed = (name for name, value in self._values.items() if value != fields[name].of_row(row))
-        return {name: json_copy(self._values[name], name) for name in changed if fields[name].write in _LATER}
+        changed = (name for name, value in self._values.items() if not self._row_says(name, value))
+        return {name: json_copy(self._values[name], name) for name in changed if self._fields[name].write in _LATER}
+
+    def _row_says(self, name: str, value: Any) -> bool:
+        """Whether the row is known to have this value; what a part of a row leaves out may be anything."""
+        row = self._row
+        is_unknown = self._is_partial and row is not None and name not in row
+        return not is_unknown and bool(value == self._fields[name].of_row(row))
 
     def _given(self) -> dict[str, Any]:
         """Fields that were set on an unsaved instance, as JSON values."""
@@ -224,7 +228,8 @@ class Model:
         return _restored, (self._base, settings, self.__getstate__())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_values": self._values, "_row": self._row, "_key": self._key}
+        # Of its own: what is set on a copy must not be set here.
+        return {"_values": dict(self._values), "_row": self._row, "_key": self._key, "_deleted": self._deleted}
 
 
 def _restored(base: type[Model], settings: "ClientSettings | None", state: dict[str, Any]) -> Model:
