@@ -259,6 +259,25 @@ def test_client_settings_take_the_old_name_of_the_address(client: Client) -> Non
         ClientSettings(token="x")
 
 
+def test_jobs_of_an_acquire_that_broke_off_come_with_the_next(
+    client: Client, site: Any, hello: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3: they are granted already, and nobody else gets them."""
+    hello.submit("a", name="x")
+    session = client.Session.objects.create(site_id=site.id)
+
+    def is_away(*_: object, **__: object) -> Any:
+        raise errors.ServiceUnavailable("it is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.transport, "search_json", is_away)
+        with pytest.raises(errors.ServiceUnavailable):
+            session.acquire_jobs(10)
+    assert [job.workdir for job in session.acquire_jobs(10)] == ["a"]
+    assert session.acquire_jobs(10) == []
+    session.delete()
+
+
 def test_a_session_takes_what_old_scripts_pass(client: Client, site: Any, hello: Any) -> None:
     hello.submit("a", name="x")
     session = client.Session.objects.create(site_id=site.id)

@@ -152,9 +152,10 @@ class Session(Model):
         client = self._client()
         path = f"/sessions/{self._saved_id()}/acquire"
         granted = client.transport.request("POST", path, body=request, reply=AcquireReply, safe_to_repeat=True).jobs
-        self._last_acquire = number
         from balsam.client.models.job import Job
 
         kind = Job if self._bound_client is None else client.Job
         rows = {job.id: job for job in kind.objects.filter(id=[grant.id for grant in granted])}
-        return [rows[grant.id] for grant in granted]
+        # Only now: after an error the same number is asked for again, and answered with the same Jobs (S3).
+        self._last_acquire = number
+        return [rows[grant.id] for grant in granted if grant.id in rows]
