@@ -335,6 +335,26 @@ def test_bulk_update_sends_each_its_own_changes(client: Client, hello: Any, requ
     assert [job.tags for job in jobs[:3]] == [{"number": "0"}, {"number": "1"}, {"number": "2"}], "all or none"
 
 
+def test_of_two_that_are_the_same_no_change_is_lost(client: Client, site: Any, hello: Any) -> None:
+    job = hello.submit("twice", name="x")
+    one, other = (client.Job.objects.get(id=job.id) for _ in range(2))
+    one.num_nodes = 2
+    client.Job.objects.bulk_update([one, other, one])
+    other.num_nodes, one.num_nodes = 3, 4
+    with pytest.raises(ValueError, match=f"Job {job.id} is there twice, with different changes"):
+        client.Job.objects.bulk_update([one, other])
+    job.refresh_from_db()
+    assert job.num_nodes == 2
+    allocation = client.BatchJob.objects.create(
+        site_id=site.id, num_nodes=1, wall_time_min=5, job_mode="mpi", queue="local", project="local"
+    )
+    changed, unchanged = (client.BatchJob.objects.get(id=allocation.id) for _ in range(2))
+    changed.state = "pending_deletion"
+    client.BatchJob.objects.bulk_update([changed, unchanged])
+    allocation.refresh_from_db()
+    assert allocation.state == "pending_deletion"
+
+
 def test_bulk_create_fills_the_given_jobs_and_returns_them(client: Client, hello: Any) -> None:
     jobs = [hello.submit(f"b/{i}", name="x", save=False) for i in range(3)]
     made = client.Job.objects.bulk_create(iter(jobs))

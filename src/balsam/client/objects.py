@@ -212,6 +212,15 @@ class Manager(Generic[M]):
             why = f"{type(error).__name__}: {error}"
             raise misunderstood(f"GET {API_PREFIX}{self.path}", self.client.url, why) from error
 
+    def _changed_of(self, given: Iterable[M]) -> dict[int, tuple[M, dict[str, Any]]]:
+        """Those that have changes, with them, by id. Raises ValueError when one is there twice with different ones."""
+        changed: dict[int, tuple[M, dict[str, Any]]] = {}
+        for one in given:
+            row_id, changes = one._saved_id(), one._changes()
+            if changes and changed.setdefault(row_id, (one, changes))[1] != changes:
+                raise ValueError(f"{self.name} {row_id} is there twice, with different changes; keep one of the two")
+        return changed
+
     def _post_new(self, instance: M, body: "type[Message]", reply: type[R]) -> R:
         """Create an instance; a repeat after an unclear end carries the same key (S3)."""
         from balsam.wire.base import dump_body

@@ -63,7 +63,8 @@ class BatchJobManager(Manager["BatchJob"]):
         return BatchJobQuery
 
     def bulk_update(self, batch_jobs: Iterable["BatchJob"]) -> list["BatchJob"]:
-        """Send the changes of several BatchJobs. Raises Conflict, naming them, when some are refused.
+        """Send the changes of several BatchJobs. Raises Conflict, naming them, when some are refused, and ValueError
+        for one that is there twice with different changes.
 
         >>> allocations = list(BatchJob.objects.filter(site_id=site.id, state="pending_submission"))
         >>> for allocation in allocations:
@@ -72,9 +73,8 @@ class BatchJobManager(Manager["BatchJob"]):
         True
         """
         given = list(batch_jobs)
-        changed = {one._saved_id(): (one, one._changes()) for one in given}
-        patches = {row_id: changes for row_id, (_, changes) in changed.items() if changes}
-        rows, refused = self._patch(patches)
+        changed = self._changed_of(given)
+        rows, refused = self._patch({row_id: changes for row_id, (_, changes) in changed.items()})
         for row_id, row in rows.items():
             changed[row_id][0]._take_row(row)
         if refused:

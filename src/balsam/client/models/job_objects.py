@@ -117,14 +117,15 @@ class JobManager(Manager["Job"]):
         return given
 
     def bulk_update(self, jobs: "Iterable[Job]") -> "list[Job]":
-        """Send the changes of several Jobs, all or none of each 10,000. Raises Conflict that names refused Jobs.
+        """Send the changes of several Jobs, all or none of each 10,000. Raises Conflict that names refused Jobs, and
+        ValueError for one that is there twice with different changes.
 
         >>> job.data["note"] = "first"
         >>> Job.objects.bulk_update([job]) == [job]
         True
         """
         given = listed(jobs, "bulk_update")
-        changed = {job._saved_id(): (job, changes) for job in given if (changes := job._changes())}
+        changed = self._changed_of(given)
         ids = list(changed)
         for start in range(0, len(ids), MAX_BULK):
             chunk = {row_id: changed[row_id][1] for row_id in ids[start : start + MAX_BULK]}
