@@ -226,6 +226,19 @@ def test_a_damaged_file_is_refused(source: Path, tmp_path: Path) -> None:
         with pytest.raises(BadBackup):
             restore_file(backup, tmp_path / "new" / "balsam.sqlite3")
         assert not (tmp_path / "new" / "balsam.sqlite3").exists()
+        with pytest.raises(BadBackup, match=f"{backup} is "):
+            back_up_file(backup, tmp_path / "again")
+        assert not (tmp_path / "again").exists()
+
+
+def test_a_file_that_can_not_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(path: Any, **_: Any) -> Any:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    (tmp_path / "secret").touch()
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with pytest.raises(BadBackup, match=r"secret can't be opened: unable to open"):
+        back_up_file(tmp_path / "secret", tmp_path / "backup")
 
 
 # Nothing is written over

@@ -30,9 +30,9 @@ def back_up_file(source: Path, backup: Path) -> Copied:
     """Make a backup of a SQLite file, which a service may be using."""
     _must_be_there(source)
     with _new_file(backup) as making, closing(_opened(source, "rw")) as db, closing(sqlite3.connect(making)) as copy:
-        db.backup(copy)
+        _take_pages(db, source, copy)
         copy.execute("PRAGMA journal_mode = DELETE")
-        return _checked(copy, backup)
+        return _checked(copy, source)
 
 
 def back_up_database(address: DatabaseAddress, backup: Path) -> Copied:
@@ -102,9 +102,21 @@ def _must_be_there(path: Path) -> None:
 
 def _opened(path: Path, mode: str = "ro") -> sqlite3.Connection:
     """A file that is only read. To read the log that a service has beside it, SQLite must be able to write."""
-    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+    try:
+        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+    except sqlite3.OperationalError as error:
+        raise BadBackup(f"{path} can't be opened: {error}") from None
     db.execute("PRAGMA query_only = ON")
     return db
+
+
+def _take_pages(db: sqlite3.Connection, path: Path, copy: sqlite3.Connection) -> None:
+    try:
+        db.backup(copy)
+    except sqlite3.OperationalError:  # of either file
+        raise
+    except sqlite3.DatabaseError as error:
+        raise BadBackup(f"{path} is damaged, or no database: {error}") from None
 
 
 def _checked(db: sqlite3.Connection, path: Path) -> Copied:
