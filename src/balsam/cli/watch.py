@@ -21,7 +21,7 @@ _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 def watch_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--watch`, `--every SEC`: the command gets `watch_sec`, None for once."""
+    """`--watch`, `--every SEC`: the command gets `watch` and `every_sec`."""
     for option in (
         click.option("--watch", is_flag=True, help="Show it again and again until Ctrl-C."),
         click.option(
@@ -38,10 +38,13 @@ def watch_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A list as it is now, and what there is to say of it (on stderr, when it is shown once)."""
+    """A list as it is now, and what there is to say of it, in whoever's words (on stderr, when it is shown once)."""
 
     text: str
     note: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "note", plain(self.note))
 
 
 def show(look: Callable[[], View], empty: str, *, watch: bool, every_sec: float, as_json: bool) -> None:
