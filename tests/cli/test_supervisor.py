@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from balsam.cli import supervisor as supervisor_module
+from balsam.cli.log_tail import MAX_BYTES, log_tail
 from balsam.cli.supervisor import Child, Supervisor
 
 
@@ -100,3 +101,12 @@ def test_a_hurried_stop_does_not_wait_for_a_deaf_child(tmp_path: Path) -> None:
         assert time.monotonic() - begin < 5
     assert not child.is_running
     assert "killing it" in events[-1]
+
+
+def test_of_a_large_log_only_the_end_is_read(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert log_tail(log) == "", "there is none"
+    log.write_text("x" * 1_000_000 + "\n" + "".join(f"line {number}\n" for number in range(20)))
+    assert log_tail(log).splitlines() == [f"line {number}" for number in range(5, 20)]
+    log.write_text("x" * 1_000_000)
+    assert len(log_tail(log)) == MAX_BYTES

@@ -4,7 +4,6 @@ Called by `balsam server up --background`, `deploy`, `restart` and `down`. Which
 directory; a process that got its number later is never taken for it.
 """
 
-import contextlib
 import json
 import os
 import select
@@ -18,6 +17,7 @@ from typing import IO, Any
 
 import click
 
+from balsam.cli.log_tail import log_tail
 from balsam.client.credentials import write_secret_file
 from balsam.client.errors import BalsamError
 from balsam.client.settings import ClientSettings
@@ -31,7 +31,6 @@ START_SEC = 60.0
 STOP_SEC = 20.0
 RESTART_SEC = 120.0  # requests that are being answered come to their end first
 _LOOK_AGAIN_SEC = 0.05
-_TAIL_LINES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def start_service(data_dir: Path, words: list[str]) -> BackgroundService:
             ready = _ready_line(told, log)
             info = look(child.pid)
             if info is None:
-                raise click.ClickException(f"the service ended at once; its log ({log}) ends with:\n{_tail(log)}")
+                raise click.ClickException(f"the service ended at once; its log ({log}) ends with:\n{log_tail(log)}")
             service = BackgroundService(ready["url"], child.pid, info.id.start, boot_id(), os.uname().nodename)
             write_secret_file(data_dir / RECORD, json.dumps(asdict(service)) + "\n")
         except BaseException:
@@ -110,15 +109,9 @@ def _ready_line(told: IO[bytes], log: Path) -> dict[str, Any]:
         raise click.ClickException(f"the service did not answer within {START_SEC:g} s; see {log}")
     line = told.readline()
     if not line:
-        raise click.ClickException(f"the service did not start; its log ({log}) ends with:\n{_tail(log)}")
+        raise click.ClickException(f"the service did not start; its log ({log}) ends with:\n{log_tail(log)}")
     ready: dict[str, Any] = json.loads(line)
     return ready
-
-
-def _tail(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        return "\n".join(path.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
-    return ""
 
 
 def start_anew(service: BackgroundService) -> None:

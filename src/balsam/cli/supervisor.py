@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 import click
 
+from balsam.cli.log_tail import log_tail
+
 START_TIMEOUT_SEC = 60.0
 STOP_TIMEOUT_SEC = 20.0
 HURRIED_STOP_SEC = 2.0
@@ -124,7 +126,7 @@ class Supervisor:
         if self._signalled_at is not None:
             raise click.Abort
         what = f"did not get ready within {START_TIMEOUT_SEC:.0f} s" if child.is_running else "ended while starting"
-        raise click.ClickException(f"the {child.name} {what}; its log ({child.log}) ends with:\n{_tail(child.log)}")
+        raise click.ClickException(f"the {child.name} {what}; its log ({child.log}) ends with:\n{log_tail(child.log)}")
 
     def run_until_signal(self) -> None:
         """Sleep until SIGINT or SIGTERM; restart children that die meanwhile."""
@@ -216,7 +218,3 @@ def _die_with_parent(parent: int) -> Callable[[], None]:
             os._exit(1)
 
     return ask
-
-
-def _tail(path: Path, lines: int = 15) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

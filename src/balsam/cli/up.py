@@ -207,9 +207,10 @@ def _remembered() -> dict[str, Any]:
 
 
 def _remember(**facts: Any) -> None:
-    from balsam.client.credentials import balsam_home
+    from balsam.client.credentials import balsam_home, write_secret_file
 
-    (balsam_home() / "up.json").write_text(json.dumps({**_remembered(), **facts}))
+    # Whole or not at all: with a port that is forgotten, every client would look for the service in vain.
+    write_secret_file(balsam_home() / "up.json", json.dumps({**_remembered(), **facts}))
 
 
 class _only_one:  # noqa: N801 - reads as a statement where it is used
