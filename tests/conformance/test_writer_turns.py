@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -43,6 +45,33 @@ def written(store: Any, by_many: int) -> None:
         await asyncio.gather(*tasks)
 
     asyncio.run(send())
+
+
+def test_a_write_that_comes_with_the_end_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queued behind the end it would wait for ever, and its thread with it."""
+    coming = threading.Event()
+    answers: list[object] = []
+
+    class Slow(queue.SimpleQueue[Any]):
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            if item is not None:
+                coming.set()
+                time.sleep(0.05)  # so long another thread would have for the end
+            super().put(item, block, timeout)
+
+    def write_group(group: list[Item]) -> int:
+        for item in group:
+            item.result = "written"
+        return len(group)
+
+    monkeypatch.setattr(queue, "SimpleQueue", Slow)
+    writer = GroupedWriter(write_group)
+    late = threading.Thread(target=lambda: answers.append(writer.write_sync(lambda _: None, MANY)), daemon=True)
+    late.start()
+    assert coming.wait(30)
+    writer.close()
+    late.join(30)
+    assert answers == ["written"]
 
 
 def test_a_group_is_filled_by_turns() -> None:

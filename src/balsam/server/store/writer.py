@@ -62,6 +62,7 @@ class GroupedWriter:
         self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._line: Line[int, Item] = Line()  # the writing thread's own
         self._closed = False
+        self._closing = threading.Lock()  # held so that nothing is queued behind the end, where nobody would answer it
         self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
         self._thread.start()
 
@@ -79,18 +80,19 @@ class GroupedWriter:
         return future.result()
 
     def _submit(self, item: Item) -> None:
-        if self._closed:
-            raise Unavailable(STOPPING)
-        self._queue.put(item)
+        with self._closing:
+            if self._closed:
+                raise Unavailable(STOPPING)
+            self._queue.put(item)
 
     def close(self) -> None:
         """Finish what is queued. A second call does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        self._queue.put(None)
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
         self._thread.join()
-        self._refuse_rest()
 
     def _run(self) -> None:
         """One group after another until `None` comes and nothing waits any more."""
@@ -128,13 +130,6 @@ class GroupedWriter:
         for item in reversed(rest):
             item.result = item.error = None
             self._line.put_back(item.account, item)
-
-    def _refuse_rest(self) -> None:
-        """Answer what was queued after the end by a thread that had not seen it yet."""
-        while not self._queue.empty():
-            if (item := self._queue.get()) is not None:
-                item.error = Unavailable(STOPPING)
-                settle([item])
 
 
 def settle(group: Sequence[Item]) -> None:
