@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from balsam.launcher import guardian
-from balsam.launcher.guardian import ConfigError, parse_config
+from balsam.launcher.guardian_config import ConfigError, parse_config
 from balsam.launcher.guardian_link import LINK_ENV, GuardianLink
 from tests.launcher.conftest import ZOO, Tag, wait_until
 
@@ -411,6 +411,7 @@ runpy.run_path({guardian.__file__!r}, run_name='__main__')"
     assert {name for name in modules if name.startswith("balsam")} == {
         "balsam",
         "balsam.launcher",
+        "balsam.launcher.guardian_config",
         "balsam.launcher.guardian_link",
         "balsam.launcher.proctable",
     }

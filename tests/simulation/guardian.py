@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from balsam.launcher import guardian as shipping
-from balsam.launcher.guardian import EXIT_CONFIG, EXIT_SURVIVORS, RESTART_DELAYS_SEC, Config, Guardian
+from balsam.launcher.guardian import EXIT_CONFIG, EXIT_SURVIVORS, RESTART_DELAYS_SEC, Guardian
+from balsam.launcher.guardian_config import Config
 from balsam.launcher.partition import Partition
 from tests.simulation.kernel import Mailbox, NodeClock, Process, Task
 from tests.simulation.launcher import SimLauncher

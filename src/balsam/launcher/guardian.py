@@ -1,7 +1,7 @@
 """The guardian: parent of the launcher inside an allocation, and the one who makes sure that nothing outlives it.
 
 Started by the batch script (`python -S -E guardian.py CONFIG`, or `python -m balsam.launcher.guardian`; without CONFIG
-the JSON is read from stdin). Standard library and two files beside it, so that it starts anywhere and stays small.
+the JSON is read from stdin). Standard library and three files beside it, so that it starts anywhere and stays small.
 It promises: every descendant is dead, seen in a full pass over /proc, before a launcher is started again and before it
 exits (S6, S9); a lease that ended is never taken up again by the same launcher (S6); ranks end before the wall time
 does (L3).
@@ -18,12 +18,13 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import NoReturn
 
 if not __package__:
     # Run as a file under -S: the package is found beside us, and no neighbour of this file by a bare name.
     sys.path[0] = __file__.rsplit("/", 3)[0]
 
+from balsam.launcher.guardian_config import Config, ConfigError, is_number, read_config
 from balsam.launcher.guardian_link import LINK_ENV
 from balsam.launcher.proctable import (
     ALLOCATION_ENV,
@@ -48,77 +49,6 @@ LONGEST_LINE = 65536
 EXIT_CONFIG = 78  # of us or of the launcher: starting again would not help
 EXIT_SURVIVORS = 70
 _PR_SET_CHILD_SUBREAPER = 36
-
-
-class Config(NamedTuple):
-    """What the guardian is told. `wall_time_sec` counts from its start; margins count back from that end.
-
-    `per_node`: one of several with the same configuration, each on a node of its own, where others may have been before
-    it. `stdin`: what each launcher reads there; the text is on no disk.
-    """
-
-    argv: list[str]
-    allocation: str
-    per_node: bool = False
-    stdin: str = ""
-    env: dict[str, str] | None = None
-    wall_time_sec: float | None = None
-    kill_margin_sec: float = 120.0
-    hard_margin_sec: float = 10.0
-    kill_grace_sec: float = 45.0
-    max_restarts: int = 3
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used; the text says why and what to do."""
-
-
-def parse_config(text: str) -> Config:
-    """Read and check the JSON configuration. Raises ConfigError."""
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"the configuration is not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise ConfigError("the configuration must be a JSON object")
-    if unknown := sorted(set(data) - set(Config._fields)):
-        raise ConfigError(f"unknown key {unknown[0]!r}; known: {', '.join(Config._fields)}")
-    argv = data.get("argv")
-    if not argv or not isinstance(argv, list) or not all(isinstance(word, str) for word in argv):
-        raise ConfigError("argv must be a list of words that starts the launcher")
-    if not isinstance(data.get("allocation"), str) or not data["allocation"]:
-        raise ConfigError("allocation must be a text that names this allocation and no other")
-    if not isinstance(data.get("per_node", False), bool) or not isinstance(data.get("stdin", ""), str):
-        raise ConfigError("per_node must be true or false, and stdin a text")
-    env = data.get("env")
-    if env is not None and not (isinstance(env, dict) and all(isinstance(value, str) for value in env.values())):
-        raise ConfigError("env must be an object of texts, or absent for the guardian's own environment")
-    config = Config(**data)
-    for name in ("wall_time_sec", "kill_margin_sec", "hard_margin_sec", "kill_grace_sec", "max_restarts"):
-        value = getattr(config, name)
-        if not (value is None and name == "wall_time_sec") and not (_is_number(value) and value >= 0):
-            raise ConfigError(f"{name} must be a number >= 0, not {value!r}")
-    if config.hard_margin_sec > config.kill_margin_sec / 2:
-        raise ConfigError("hard_margin_sec must be at most half of kill_margin_sec, which leaves time to drain")
-    return config
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def read_config(path: str | None) -> Config:
-    """Read the configuration from a file that nobody else can read, or from stdin. Raises ConfigError."""
-    if path is None:
-        return parse_config(sys.stdin.read())
-    try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC), encoding="utf-8") as file:
-            status = os.fstat(file.fileno())
-            if status.st_mode & 0o077 or status.st_uid != os.geteuid():
-                raise ConfigError(f"{path} must belong to you and be readable by nobody else: chmod 600 {path}")
-            return parse_config(file.read())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
 
 
 def say(text: str) -> None:
@@ -340,7 +270,7 @@ class Guardian:
     def _take_line(self, line: bytes) -> None:
         try:
             until = json.loads(line)["lease_until"]
-            if until is not None and not _is_number(until):
+            if until is not None and not is_number(until):
                 raise ValueError("not a number")
         except (ValueError, TypeError, KeyError) as error:
             say(f"cannot read what the launcher wrote ({error!r}): {line[:100]!r}")
