@@ -99,6 +99,7 @@ PLANTED = [
     ("inside-server", "server/usecases/acquire.py", "balsam.server.routes.jobs"),
     ("one-store-protocol", "server/usecases/acquire.py", "balsam.server.store.sqlite"),
     ("web", "web/frame.py", "balsam.client.client"),
+    ("pages-hung-in", "server/login_pages.py", "balsam.web.frame"),
     ("domain-pure", "domain/job.py", "socket"),
     ("domain-pure", "domain/job.py", "time"),
     ("one-http-client", "cli/main.py", "httpcore2"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from balsam.client.errors import Forbidden, NotFound, SiteOffline
-from balsam.client.models.job_files import file_error
+from balsam.client.remote_file import file_error
 from balsam.wire.limits import MAX_FILE_READ_BYTES
 
 if TYPE_CHECKING:
