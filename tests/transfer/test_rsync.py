@@ -70,9 +70,10 @@ def test_credentials_that_are_not_taken_are_said_on_the_item(sshd: Sshd, data: P
 @pytest.mark.slow
 def test_a_server_that_is_away_is_tried_again(sshd: Sshd, data: Path, far: Path) -> None:
     url = sshd.url("rsync", far).replace(f":{sshd.port}", ":1")
-    outcomes = run(backend(data, url), [out(1, "/out.dat")]) | run(backend(data, url), [into(2, "/in.dat")])
-    assert all("Connection refused" in one.error and one.trouble is Trouble.TRANSIENT for one in outcomes.values())
-    assert list((data.parent / "spool").iterdir()) == [], "something is left of it"
+    for order in (out(1, "/out.dat"), into(2, "/in.dat")):
+        outcome = run(backend(data, url), [order])[order.item_id]
+        assert "Connection refused" in outcome.error and outcome.trouble is Trouble.TRANSIENT, outcome
+        assert contents(data.parent / "spool") == {}, "something is left of it"
 
 
 @pytest.mark.slow
