@@ -27,7 +27,10 @@ export BALSAM_MPIRUN={{ optional_params.mpirun }}
 export PATH={{ balsam_site_path }}/{{ optional_params.path }}:$PATH
 exec \
 """
-LAUNCHED_BY = TEMPLATE.replace("\nexec ", CHOICE)
+# A minute is Slurm's shortest; the launcher of such an allocation is told that it has 30 s.
+LAUNCHED_BY = TEMPLATE.replace("\nexec ", CHOICE).replace(
+    "-t {{ wall_time_min }}", "-t {{ wall_time_min if wall_time_min > 1 else 0.5 }}"
+)
 # A srun that starts each rank by itself: what a wrong --mpi comes to.
 ALONE = """\
 #!/bin/bash
@@ -70,7 +73,7 @@ batch = allocation(num_nodes=4, optional_params={{"mpirun": MPIRUN}}, filter_tag
 
 @pytest.mark.parametrize(("mpirun", "flavour"), [("mpich", "MPICH"), ("openmpi", "Open MPI")])
 def test_ranks_that_mpiexec_starts_over_the_nodes(cluster: LiveCluster, mpirun: str, flavour: str) -> None:
-    """They are one world, where they belong; Jobs that share a node run at a time; SIGTERM reaches the ranks."""
+    """They are one world, where they belong; Jobs that share a node run at a time; SIGTERM reaches all ranks."""
     mpi.require(flavour)
     said = cluster.run(
         BEGIN.format(mpirun=mpirun, library=LIBRARY[mpirun])
@@ -88,12 +91,14 @@ for job in small:
     assert job.wait(60), job.explain()
 print(json.dumps(sorted(name for job in small for name in set(out(job)))))
 
-told = made("told", "trap 'touch told.$(uname -n); exit 3' TERM; echo up; while :; do sleep 0.1; done", num_nodes=2)
+# Each takes the time until the other has been told, too; with an error it would take the other along.
+code = ("trap 'touch told.$(uname -n); until [ $(ls told.* | wc -l) = 2 ]; do sleep 0.1; done; "
+        "touch ended.$(uname -n); exit 0' TERM; echo up; while :; do sleep 0.1; done")
+told = made("told", code, num_nodes=2)
 until(lambda: out(told).count("up") == 2, str(told.explain()))
 told.cancel()
 assert told.wait(60), told.explain()
-least = 2 if MPIRUN == "mpich" else 1  # Open MPI may kill those on other nodes without a word
-until(lambda: len(list(at(told).glob("told.*"))) >= least, "SIGTERM does not reach the ranks")
+until(lambda: len(list(at(told).glob("ended.*"))) == 2, f"SIGTERM does not reach the ranks: {list(at(told).iterdir())}")
 batch.cancel()
 reach(batch, "finished")
         """
@@ -101,6 +106,40 @@ reach(batch, "finished")
     wide, small = answers(said)
     assert wide == sorted(["balsam-mpi-size", "8"] * 8 + [f"node{number}" for number in (1, 2, 3, 4)] * 2)
     assert small == sorted([f"node{number}" for number in (1, 2, 3, 4)] * 2)
+    eventually(lambda: not cluster.bed.user.processes_with("BALSAM_JOB_MODE=mpi"), "ranks are left")
+
+
+def test_ranks_on_all_nodes_are_asked_for_a_checkpoint(cluster: LiveCluster) -> None:
+    """By each mpiexec, at a time, some seconds before the end; nothing of those that hear no SIGTERM outlives it."""
+    for flavour in ("MPICH", "Open MPI"):
+        mpi.require(flavour)
+    said = cluster.run(
+        """
+        class Saves(ApplicationDefinition):
+            site = "cluster"
+            command_template = "sh -c {{ code }}"
+            environment_variables = {"BALSAM_CHECKPOINT_SIGNAL": "SIGUSR1"}
+        code = ("trap '' TERM; trap 'touch saved.$(uname -n)' USR1; "
+                "touch up.$(uname -n); while :; do sleep 0.1; done")
+        jobs = [Job(app_id=Saves, workdir=f"saves/{mpirun}", parameters={"code": code}, num_nodes=2,
+                    tags={"saves": mpirun}) for mpirun in ("mpich", "openmpi")]
+        batches = []
+        for job in jobs:
+            job.save()
+            batches.append(allocation(num_nodes=2, wall_time_min=1, filter_tags=job.tags,
+                                      optional_params={"mpirun": job.tags["saves"]}))
+        def there(kind):
+            return [len(list((ROOT / "data" / job.workdir).glob(kind + ".*"))) for job in jobs]
+        for kind in ("up", "saved"):
+            until(lambda: there(kind) == [2, 2], f"{kind}: not on both nodes")
+        for job, batch in zip(jobs, batches):
+            until(lambda: states_of(job)[-1] == "RESTART_READY", str(states_of(job)))
+            reach(batch, "finished")
+            print(json.dumps(states_of(job).count("RUN_TIMEOUT")))
+            job.cancel()
+        """
+    )
+    assert answers(said) == [1, 1]
     eventually(lambda: not cluster.bed.user.processes_with("BALSAM_JOB_MODE=mpi"), "ranks are left")
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from balsam.domain.job import Resources
 from balsam.domain.packing import Node, NodePool
+from balsam.platform.mpirun import openmpi_ranks
 from balsam.platform.mpirun.base import (
     LaunchParamRefused,
     MpiRun,
@@ -30,7 +31,7 @@ from balsam.platform.mpirun.pals import Pals
 from balsam.platform.mpirun.plain import Plain
 from balsam.platform.mpirun.srun import Srun
 from balsam.platform.registry import MPIRUNS
-from tests.launcher.conftest import ZOO, wait_until
+from tests.launcher.conftest import wait_until
 from tests.platform.fake_commands import program_of
 
 ONE_NODE = RankPlacement((NodeRanks("n1", 4, (0, 1, 2, 3)),))
@@ -38,16 +39,16 @@ TWO_NODES = RankPlacement((NodeRanks("n1", 2), NodeRanks("n2", 2)), is_local=Fal
 UNEVEN = RankPlacement((NodeRanks("n1", 2), NodeRanks("n2", 1)), is_local=False)
 ONE_RANK = RankPlacement((NodeRanks("n1", 1),))
 RANK_PROGRAM = str(Path(__file__).with_name("rank_program.py"))
-SAVES = str(ZOO / "saves.py")
 
 
 MARKS = {"BALSAM_JOB_ID": "7", "BALSAM_ATTEMPT": "2"}
 NAMED = " --job-name=balsam-7.2"
+HANDED_ON = " -x BALSAM_ATTEMPT -x BALSAM_JOB_ID"
 
 
 def words(mpirun: MpiRun, placement: RankPlacement, env: Mapping[str, str] | None = None) -> str:
-    given = {**(MARKS if mpirun.name == "srun" else {}), **(env or {})}
-    return " ".join(mpirun.command(placement, ["app", "x"], given).argv).replace(NAMED, "")
+    argv = mpirun.command(placement, ["app", "x"], {**MARKS, **(env or {})}).argv
+    return " ".join(argv).replace(NAMED, "").replace(HANDED_ON, "")
 
 
 def test_mpich_words() -> None:
@@ -64,14 +65,20 @@ def test_mpich_pins_ranks_with_threads_to_disjoint_cores() -> None:
 
 
 def test_openmpi_words() -> None:
-    plain_user = OpenMpi(is_root=False)
+    plain_user = OpenMpi(is_root=False, in_slurm=True)
     assert words(plain_user, ONE_NODE) == "mpiexec --host localhost:4 -n 4 --bind-to none app x"
     expected = "mpiexec --host n1:2,n2:2 --map-by ppr:2:node -n 4 --bind-to none -x A -x B app x"
     assert words(plain_user, TWO_NODES, {"B": "1", "A": "2", "BASH_FUNC_f%%": "() { :; }"}) == expected
+    made = plain_user.command(UNEVEN, ["app"], MARKS)
+    assert (made.reach, made.step) == ("step", "balsam-7.2@n1,n2"), "mpiexec passes no SIGTERM on to other nodes"
+    made = OpenMpi(in_slurm=False).command(UNEVEN, ["app"], MARKS)
+    assert (made.reach, made.step) == ("mpirun", ""), "nobody else gets there"
+    made = OpenMpi(in_slurm=False).command(ONE_NODE, ["app"], MARKS)
+    assert (made.reach, made.step) == ("step", "balsam-7.2@")
     assert words(plain_user, UNEVEN) == "mpiexec --host n1:2,n2:1 --map-by slot -n 3 --bind-to none app x"
     assert "--allow-run-as-root" in words(OpenMpi(is_root=True), ONE_NODE)
     crowded = RankPlacement((NodeRanks("n1", 4, (0,)),), oversubscribed=True)
-    command = plain_user.command(crowded, ["app"], {})
+    command = plain_user.command(crowded, ["app"], MARKS)
     assert "--oversubscribe" in command.argv
     assert command.env == {"OMPI_MCA_mpi_yield_when_idle": "1"}
 
@@ -104,7 +111,7 @@ def test_srun_names_the_step_and_says_its_cores_and_gpus_behind_slurms_own_words
     )
     env = {**MARKS, "ZE_AFFINITY_MASK": "0", "CUDA_VISIBLE_DEVICES": "1", "OTHER": "x"}
     made = Srun().command(placement, ["app", "x"], env)
-    assert made.reach == "step"
+    assert (made.reach, made.step) == ("step", "balsam-7.2")
     assert NAMED.strip() in made.argv
     assert "--cpus-per-task=2" in made.argv
     assert made.argv[-6:] == ["--", "/usr/bin/env", "CUDA_VISIBLE_DEVICES=1", "ZE_AFFINITY_MASK=0", "app", "x"]
@@ -115,8 +122,8 @@ def test_srun_names_the_step_and_says_its_cores_and_gpus_behind_slurms_own_words
 @pytest.mark.parametrize("adapter", [Mpich, IntelMpi, OpenMpi])
 def test_steps_of_mpiexec_do_not_wait_for_those_of_other_jobs(adapter: type[Mpich] | type[OpenMpi]) -> None:
     """It reaches the nodes of a Slurm by srun, whose steps otherwise want all of a node for themselves."""
-    assert adapter().command(TWO_NODES, ["app"], {}).env["SLURM_OVERLAP"] == "1"
-    assert "SLURM_OVERLAP" not in adapter().command(ONE_NODE, ["app"], {}).env
+    assert adapter().command(TWO_NODES, ["app"], MARKS).env["SLURM_OVERLAP"] == "1"
+    assert "SLURM_OVERLAP" not in adapter().command(ONE_NODE, ["app"], MARKS).env
 
 
 def test_intelmpi_is_told_to_follow_the_placement() -> None:
@@ -173,7 +180,7 @@ def test_no_mpirun_takes_what_could_run_something_else_s15(name: str) -> None:
 def test_launch_params_are_a_closed_list_s15(adapter: type[Mpich] | type[OpenMpi]) -> None:
     def command(params: dict[str, str]) -> list[str]:
         placement = RankPlacement((NodeRanks("n1", 2),), launch_params=params)
-        return adapter().command(placement, ["app"], {}).argv
+        return adapter().command(placement, ["app"], MARKS).argv
 
     assert "core" in command({"cpu_bind": "core"})
     assert "core" in command({"--bind-to": "core"})
@@ -236,8 +243,8 @@ def real(request: pytest.FixtureRequest) -> MpiRun:
 def run(
     mpirun: MpiRun, placement: RankPlacement, argv: Sequence[str], env: Mapping[str, str], outer: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    command = mpirun.command(placement, argv, env)
-    environment = {**without_rank_variables(outer), **env, **command.env}
+    command = mpirun.command(placement, argv, {**MARKS, **env})
+    environment = {**without_rank_variables(outer), **MARKS, **env, **command.env}
     return subprocess.run(command.argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -376,25 +383,45 @@ def test_plain_has_no_launch_params_and_no_other_node() -> None:
         Plain().command(TWO_NODES, ["app"], {})
 
 
+# Each takes its time after SIGTERM, and ends well only when the other has been told, too.
+TAKES_TIME = """\
+trap 'echo saved' USR1
+trap 'touch told.$$; until [ $(ls told.* | wc -l) = 2 ]; do sleep 0.1; done; sleep 2; echo ended; exit 0' TERM
+echo up
+while :; do sleep 0.05; done
+"""
+
+
 def test_ranks_get_the_signal_for_a_checkpoint_and_time_to_end(real: MpiRun, tmp_path: Path) -> None:
-    """The first is sent to mpiexec alone, which passes it on; SIGTERM to its process group, as the launcher does."""
-    command = real.command(RankPlacement((NodeRanks("here", 2),)), [sys.executable, SAVES, "600"], {})
-    assert command.reach == "mpirun"
+    """As the launcher sends them: by a program of its own where there is one, else by mpiexec, which passes them on."""
+    command = real.command(RankPlacement((NodeRanks("here", 2),)), ["/bin/sh", "-c", TAKES_TIME], MARKS)
+    assert command.reach == ("step" if real.name == "openmpi" else "mpirun")
     output = tmp_path / "out"
-    environment = {**without_rank_variables(os.environ), **command.env, "BALSAM_CHECKPOINT_SIGNAL": "SIGUSR1"}
+    environment = {**without_rank_variables(os.environ), **command.env, **MARKS, "BALSAM_ALLOCATION": "ours"}
 
     def both(word: str) -> bool:
         return output.read_text().split().count(word) == 2
 
+    def send(number: signal.Signals) -> None:
+        if command.reach == "step":
+            words = [sys.executable, "-I", "-S", openmpi_ranks.__file__, "-", number.name, command.step]
+            assert subprocess.check_output(words, env=environment, text=True, timeout=60) == ""
+        elif number is signal.SIGTERM:
+            os.killpg(mpiexec.pid, number)
+        else:
+            mpiexec.send_signal(number)
+
     with output.open("wb") as out:
-        mpiexec = subprocess.Popen(command.argv, stdout=out, stderr=out, env=environment, start_new_session=True)
+        mpiexec = subprocess.Popen(
+            command.argv, stdout=out, stderr=out, env=environment, cwd=tmp_path, start_new_session=True
+        )
     try:
         wait_until(lambda: both("up"), 30)
-        mpiexec.send_signal(signal.SIGUSR1)
+        send(signal.SIGUSR1)
         wait_until(lambda: both("saved"), 30)
         assert mpiexec.poll() is None
-        os.killpg(mpiexec.pid, signal.SIGTERM)
-        wait_until(lambda: both("term"), 30)
+        send(signal.SIGTERM)
+        wait_until(lambda: both("ended"), 30)
         mpiexec.wait(30)
     finally:
         if mpiexec.poll() is None:

@@ -47,7 +47,6 @@ from balsam.launcher.step_signals import StepSignals
 from balsam.launcher.sweep import Run, Sweeper
 from balsam.launcher.workdir import DataRoot
 from balsam.launcher.workers import Worker, Workers
-from balsam.platform.mpirun.base import step_name
 from balsam.worker.protocol import Answer
 
 log = logging.getLogger("balsam.launcher")
@@ -101,7 +100,8 @@ class _Behind:
 class Children:
     """The Jobs that were started and are not seen gone. What happens to them is appended to `inputs`.
 
-    `cores` of all nodes: idle workers and running Jobs together are never more. `steps`: the way to ranks of srun.
+    `cores` of all nodes: idle workers and running Jobs together are never more. `steps`: the way to ranks that
+    have a program for it.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class Children:
         """Give the ranks a signal that they may catch."""
         plan, child = live.plan, live.child
         if plan is not None and plan.reach == "step" and self._steps is not None:
-            self._steps.send(step_name(plan.env), number, lambda: self._unknown_step(live))
+            self._steps.send(plan.step, number, lambda: self._unknown_step(live))
         elif number is SIGTERM:
             terminate(group)
         elif plan is not None and plan.reach != "group" and child is not None:
@@ -242,7 +242,7 @@ class Children:
             signal_group(group, number)
 
     def _unknown_step(self, live: _Live) -> None:
-        """There are no ranks: srun alone is to end, unless it has."""
+        """There are no ranks: the mpirun alone is to end, unless it has."""
         if live.kill_at is not None and live.child is not None:
             terminate(live.child.group)
 

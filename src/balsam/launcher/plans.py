@@ -40,7 +40,7 @@ class NotStarted(Exception):
 class CommandPlan(NamedTuple):
     """Words to execute. `spreads`: their end alone does not prove that the ranks ended. `call` goes to `call_path`.
 
-    `reach`: how a signal gets to the ranks.
+    `reach`: how a signal gets to the ranks; `step` names them where it gets there by a program of its own.
     """
 
     argv: tuple[str, ...]
@@ -50,6 +50,7 @@ class CommandPlan(NamedTuple):
     call: Call | None = None
     python_exe: str | None = None
     reach: SignalReach = "group"
+    step: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class Planner:
         base, own = self._replaced(job, own, prepared)
         words = self._engine.words(command, job, placement, own, direct)
         env = {**base, **own, **words.env}
-        return CommandPlan(_after(prepared, words.argv), env, words.spreads, reach=words.reach)
+        return CommandPlan(_after(prepared, words.argv), env, words.spreads, reach=words.reach, step=words.step)
 
     def _python(
         self,
@@ -134,8 +135,8 @@ class Planner:
         if words.argv == argv and not (prepared or code.python_exe or code.uses_mpi or job.resources.ranks > 1):
             return self._call(app, code, job, placement, {**own, **words.env}, {"do": "run"})
         call = {"do": "run", "app": code.app, "job": self._facts(app, job)}
-        env = {**base, **own, **words.env}
-        return CommandPlan(_after(prepared, words.argv), env, words.spreads, path, call, code.python_exe, words.reach)
+        env, line = {**base, **own, **words.env}, _after(prepared, words.argv)
+        return CommandPlan(line, env, words.spreads, path, call, code.python_exe, words.reach, words.step)
 
     def _call(
         self,

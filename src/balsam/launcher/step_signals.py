@@ -1,7 +1,7 @@
-"""Signals to ranks that only the batch system can reach: those of srun's steps. Many at a time, one program at a time.
+"""Signals to ranks that a program of its own reaches: those of srun's steps by Slurm, those of Open MPI by their marks.
 
-Used by `children.py`. What was asked for while the program ran goes with the next one. A step that the batch system
-does not know is told by `on_unknown`: it has ended, or srun has not made it yet.
+Used by `children.py`. Many at a time, one program at a time; what was asked for while it ran goes with the next one.
+Ranks that are not known (the program prints them) are told by `on_unknown`: they have ended, or are not there yet.
 """
 
 import logging
@@ -35,7 +35,7 @@ class StepSignals:
         self._sent: dict[str, Callable[[], None]] = {}
 
     def send(self, step: str, number: Signals, on_unknown: Callable[[], None]) -> None:
-        """Have a signal sent; `on_unknown` is called when the batch system does not know the step."""
+        """Have a signal sent; `on_unknown` is called when nobody knows the ranks."""
         self._waiting[step, number] = on_unknown
 
     def due(self) -> float | None:

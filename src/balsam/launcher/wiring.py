@@ -17,7 +17,7 @@ from balsam.launcher.plans import Planner
 from balsam.launcher.spreading import find_srun
 from balsam.launcher.starter import Starter
 from balsam.launcher.workdir import DataRoot
-from balsam.platform.mpirun import slurm_steps
+from balsam.platform.mpirun import openmpi_ranks, slurm_steps
 from balsam.platform.node.base import NodeType
 from balsam.platform.registry import NODES
 
@@ -25,7 +25,7 @@ from balsam.platform.registry import NODES
 class Parts(NamedTuple):
     """What the loop is given. `nodes_left`: the command that tells which nodes the allocation still has.
 
-    `signaller`: the one that sends signals to ranks which only the batch system can reach. `ranks_apart`: the pattern
+    `signaller`: the one that sends signals to ranks which mpirun does not pass on. `ranks_apart`: the pattern
     of what mpirun writes when the ranks of several nodes will never find each other.
     """
 
@@ -64,7 +64,7 @@ def build_parts(
     planner = Planner(apps, environment, engine, calls.path_of, told)
     node_type: NodeType = NODES.load(config.compute_node)()
     starter = Starter(planner, data, calls)
-    return Parts(starter, apps, data, node_type.nodes_left(environ), *_about_steps(engine, environ))
+    return Parts(starter, apps, data, node_type.nodes_left(environ), *_about_ranks(engine, environ))
 
 
 def _check_spread(environ: Mapping[str, str]) -> None:
@@ -76,10 +76,16 @@ def _check_spread(environ: Mapping[str, str]) -> None:
     find_srun(environ)
 
 
-def _about_steps(engine: Engine, environ: Mapping[str, str]) -> tuple[tuple[str, ...] | None, str | None]:
-    """`signaller` and `ranks_apart` of Parts, where Jobs are steps of Slurm."""
+def _about_ranks(engine: Engine, environ: Mapping[str, str]) -> tuple[tuple[str, ...] | None, str | None]:
+    """`signaller` and `ranks_apart` of Parts, for an mpirun that passes signals on as nobody wants it."""
+    from balsam.platform.mpirun.openmpi import OpenMpi
     from balsam.platform.mpirun.srun import RANKS_APART, Srun
 
-    if not isinstance(engine, MpirunEngine) or not isinstance(engine.mpirun, Srun) or "SLURM_JOB_ID" not in environ:
-        return None, None
-    return (sys.executable, "-I", "-S", str(slurm_steps.__file__), environ["SLURM_JOB_ID"]), RANKS_APART
+    allocation = environ.get("SLURM_JOB_ID")
+    mpirun = engine.mpirun if isinstance(engine, MpirunEngine) else None
+    python = (sys.executable, "-I", "-S")
+    if isinstance(mpirun, Srun) and allocation is not None:
+        return (*python, str(slurm_steps.__file__), allocation), RANKS_APART
+    if isinstance(mpirun, OpenMpi):
+        return (*python, str(openmpi_ranks.__file__), allocation or "-"), None
+    return None, None

@@ -21,13 +21,14 @@ class NotLaunchable(Exception):
 class Words(NamedTuple):
     """A command line. `spreads`: it starts processes in sessions of their own, whose end its own end does not prove.
 
-    `reach`: how a signal gets to the ranks.
+    `reach`: how a signal gets to the ranks; `step` names them where it gets there by a program of its own.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     spreads: bool = False
     reach: SignalReach = "group"
+    step: str = ""
 
 
 class IgnoredParams:

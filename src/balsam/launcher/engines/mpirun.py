@@ -32,4 +32,4 @@ class MpirunEngine:
         spreads = tuple(made.argv) != argv
         if not spreads:
             self._ignored.tell(job, f"{self.mpirun.name} starts Jobs of one rank on this machine directly")
-        return Words(tuple(made.argv), made.env, spreads, made.reach if spreads else "group")
+        return Words(tuple(made.argv), made.env, spreads, made.reach if spreads else "group", made.step)

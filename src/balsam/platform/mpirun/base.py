@@ -17,8 +17,8 @@ from typing import Literal, Protocol
 from balsam.domain.packing import Node, Placement
 
 SingleRank = Literal["direct", "mpirun"]
-# How a signal gets to the ranks: with the process group; by the mpirun, which passes on what it is sent; by the batch
-# system, which knows them as a step, named by `step_name`.
+# How a signal gets to the ranks: with the process group; by the mpirun, which passes on what it is sent; by a program
+# beside it, to which RankCommand.step names them.
 SignalReach = Literal["group", "mpirun", "step"]
 
 _PARAM_VALUE = re.compile(r"[A-Za-z0-9_.,:=+][A-Za-z0-9_.,:=+-]{0,127}")
@@ -127,11 +127,15 @@ class RankPlacement:
 
 @dataclass(frozen=True, slots=True)
 class RankCommand:
-    """What to run: words, and what to set in the environment besides the Job's own variables."""
+    """What to run: words, and what to set in the environment besides the Job's own variables.
+
+    `step`: the name of the ranks for the program that reaches them, often by the batch system, as a step.
+    """
 
     argv: list[str]
     env: dict[str, str] = field(default_factory=dict)
     reach: SignalReach = "mpirun"
+    step: str = ""
 
 
 class MpiRun(Protocol):
@@ -203,7 +207,11 @@ def steps_beside_others(placement: RankPlacement) -> dict[str, str]:
 
 
 def step_name(env: Mapping[str, str]) -> str:
-    """By which a batch system knows the ranks of one attempt of a Job, from the Job's marks."""
+    """The name of the ranks of one attempt of a Job, from the Job's marks.
+
+    >>> step_name({"BALSAM_JOB_ID": "7", "BALSAM_ATTEMPT": "1"})
+    'balsam-7.1'
+    """
     return f"balsam-{env['BALSAM_JOB_ID']}.{env['BALSAM_ATTEMPT']}"
 
 

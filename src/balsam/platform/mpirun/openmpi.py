@@ -3,7 +3,9 @@
 Slots are given with each host, so that Open MPI does not count cores itself and refuse. Its default binding starts at
 core 0 in every run, which would pile concurrent Jobs onto the same cores: it is switched off unless the Job asks.
 Variables are named for ranks on other nodes, which inherit nothing otherwise. Open MPI 5 looks for `--mca` among the
-program's own arguments, so that those travel inside one word.
+program's own arguments, so that those travel inside one word. SIGTERM is the end for mpiexec itself: it gives its ranks
+a second after it, and those on other nodes may be killed without it. So ranks are signalled beside it, where they can
+be reached (`openmpi_ranks.py`): on this machine, and on other nodes of a Slurm.
 """
 
 import os
@@ -17,6 +19,7 @@ from balsam.platform.mpirun.base import (
     is_direct,
     one_program,
     param_words,
+    step_name,
     steps_beside_others,
 )
 
@@ -31,11 +34,16 @@ class OpenMpi:
     params: Mapping[str, str] = {"bind-to": "--bind-to", "cpu-bind": "--bind-to"}
 
     def __init__(
-        self, mpiexec: str = "mpiexec", single_rank: SingleRank = "direct", is_root: bool | None = None
+        self,
+        mpiexec: str = "mpiexec",
+        single_rank: SingleRank = "direct",
+        is_root: bool | None = None,
+        in_slurm: bool | None = None,
     ) -> None:
         self.mpiexec = mpiexec
         self.single_rank = single_rank
         self.is_root = os.geteuid() == 0 if is_root is None else is_root
+        self.in_slurm = "SLURM_JOB_ID" in os.environ if in_slurm is None else in_slurm
 
     def command(self, placement: RankPlacement, argv: Sequence[str], env: Mapping[str, str]) -> RankCommand:
         extra = param_words(placement.launch_params, self.params, self.name) or ["--bind-to", "none"]
@@ -49,7 +57,11 @@ class OpenMpi:
             for name in sorted(env):
                 if _VARIABLE.fullmatch(name):
                     words += ["-x", name]
-        return RankCommand([*words, *one_program(argv, hide_options=True)], self._env(placement))
+        words += one_program(argv, hide_options=True)
+        if not (placement.is_local or self.in_slurm):
+            return RankCommand(words, self._env(placement))
+        nodes = "" if placement.is_local else ",".join(node.host for node in placement.nodes)
+        return RankCommand(words, self._env(placement), "step", f"{step_name(env)}@{nodes}")
 
     def _where(self, placement: RankPlacement) -> list[str]:
         if placement.is_local:

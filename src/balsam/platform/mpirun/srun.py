@@ -45,7 +45,8 @@ class Srun:
         extra = param_words(placement.launch_params, self.params, self.name)
         if is_direct(placement, self.single_rank):
             return RankCommand(list(argv))
-        words = [self.srun, *self._where(placement), *_ALWAYS, f"--job-name={step_name(env)}"]
+        step = step_name(env)
+        words = [self.srun, *self._where(placement), *_ALWAYS, f"--job-name={step}"]
         if self.pmi is not None and "--mpi" not in extra:
             words.append(f"--mpi={self.pmi}")
         if "--cpu-bind" not in extra:
@@ -54,7 +55,7 @@ class Srun:
             words += self._cores(placement)
         if "--distribution" not in extra:
             words.append("--distribution=block")
-        return RankCommand([*words, *extra, "--", *_with_gpus(env), *argv], reach="step")
+        return RankCommand([*words, *extra, "--", *_with_gpus(env), *argv], reach="step", step=step)
 
     def _where(self, placement: RankPlacement) -> list[str]:
         nodes = placement.nodes
