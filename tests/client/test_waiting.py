@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from balsam.client import errors, watcher
+from balsam.client import errors, waiting_notice, watcher
 from balsam.client.client import Client
 from balsam.client.settings import ClientSettings
 from balsam.client.transport import PooledLink, RawRequest
@@ -87,6 +87,33 @@ def test_wait_ends_in_time(hello: Any) -> None:
     assert 0.4 <= time.monotonic() - start < 1.5
     assert not job.wait(timeout=0)
     assert not job.wait(timeout=-1)
+
+
+def test_who_waits_is_told_why_it_does_not_start(
+    hello: Any, client: Client, runner: Runner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(waiting_notice, "FIRST_SEC", 0.1)
+    monkeypatch.setattr(waiting_notice, "LOOK_SEC", 0.05)
+    monkeypatch.setattr(watcher, "LOOK_SEC", 0.05)
+
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if "Waiting for" in record.getMessage()]
+
+    job = hello.submit("a", name="x")
+    connect(client, job)
+    time.sleep(0.3)
+    assert told() == [], "nobody waits yet"
+    waiting = threading.Thread(target=job.wait)
+    waiting.start()
+    deadline = time.monotonic() + 30
+    while not told() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    [line] = told()
+    assert line.startswith(f"Waiting for Job {job.id} (PREPROCESSED) since 0 s: Site ")
+    assert "has no allocation" in line and "balsam queue submit --site" in line
+    runner.run_all()
+    waiting.join(30)
+    assert job.done() and len(told()) == 1
 
 
 def test_a_failed_and_a_cancelled_job_are_done(hello: Any, client: Client, runner: Runner) -> None:

@@ -30,6 +30,10 @@ def why(world: StoreWorld, job_id: int) -> JobExplanation:
     return world.read(lambda tx: explain.explain_job(tx, world.ada, job_id, world.now))
 
 
+def change(world: StoreWorld, patch: SitePatch) -> None:
+    world.write(lambda tx: sites.change_site(tx, world.agent(), world.site.id, patch, world.now))
+
+
 def entry_of(batch_job: BatchJobView, state: BatchJobState = B.QUEUED, **facts: Any) -> Entry:
     """The agent's own record of a BatchJob."""
     return Entry(batch_job.id, "balsam-1-1", "", batch_job.queue, Phase.SUBMITTED, state, **facts)
@@ -128,6 +132,10 @@ def test_gpus_that_no_launcher_has_are_named(world: StoreWorld) -> None:
     [
         ({"num_nodes": 900}, "It asks for 900 nodes; the Site's queues allow at most 4."),
         ({"wall_time_min": 5000}, "It asks for 5000 minutes; the Site's queues allow at most 600."),
+        (
+            {"num_nodes": 4, "wall_time_min": 500},
+            "It asks for 4 nodes and 500 minutes; no queue of the Site allows both.",
+        ),
     ],
 )
 def test_a_job_that_no_queue_allows_is_not_told_to_ask_for_an_allocation(
@@ -135,9 +143,32 @@ def test_a_job_that_no_queue_allows_is_not_told_to_ask_for_an_allocation(
 ) -> None:
     lease(world, "agent")
     queues = {"debug": QueueLimits(max_nodes=4), "long": QueueLimits(max_nodes=2, max_walltime=600)}
-    patch = SitePatch(allowed_queues=queues)
-    world.write(lambda tx: sites.change_site(tx, world.agent(), world.site.id, patch, world.now))
+    change(world, SitePatch(allowed_queues=queues))
     large, small = world.submit(**asks) + world.submit()
     assert "No queue of Site" in why(world, large).summary
     assert why(world, large).reasons == [says]
-    assert "balsam queue submit" in why(world, small).reasons[0]
+    ask = "Ask for one: `balsam queue submit --site laptop -n 1 -t 30 -q debug -A local -j mpi`."
+    assert why(world, small).reasons == [ask]
+
+
+def test_the_command_that_asks_for_an_allocation_fits_the_job_and_the_site(world: StoreWorld) -> None:
+    lease(world, "agent")
+    queues = {"debug": QueueLimits(max_nodes=4, max_walltime=20), "my long": QueueLimits(max_nodes=2, max_walltime=600)}
+
+    def asked(**needs: int) -> str:
+        return why(world, *world.submit(**needs)).reasons[0]
+
+    assert asked().endswith("-n 1 -t 30 -q local -A local -j mpi`.")
+    change(world, SitePatch(allowed_queues=queues, allowed_projects=["it's"]))
+    assert asked(num_nodes=3).endswith("""-n 3 -t 20 -q debug -A 'it'"'"'s' -j mpi`.""")
+    assert asked(wall_time_min=45).endswith("""-n 1 -t 45 -q 'my long' -A 'it'"'"'s' -j mpi`.""")
+    change(world, SitePatch(allowed_queues={}, allowed_projects=[]))
+    assert asked(wall_time_min=45).endswith("-n 1 -t 45 -q QUEUE -A PROJECT -j mpi`.")
+
+
+def test_a_child_is_told_what_its_parent_waits_for(world: StoreWorld) -> None:
+    lease(world, "agent")
+    (parent,) = world.submit()
+    (child,) = world.submit(parent_ids=[parent])
+    told_parent, told_child = why(world, parent), why(world, child)
+    assert told_child.reasons[1:] == [f"Of Job {parent}: {told_parent.summary}", *told_parent.reasons]

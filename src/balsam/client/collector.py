@@ -73,7 +73,7 @@ class Collector:
             self._open[job.id] = fetch
         job._fetch = fetch
         self._start()
-        fetch.watch = self._client.watcher.enter(job, self)
+        fetch.watch = self._client.watcher.enter(job, self, is_awaited=False)
 
     def put(self, job_id: int | None, /) -> None:
         """A Job is done. When watching has come to an end, its results come once somebody waits for it."""

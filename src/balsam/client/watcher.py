@@ -1,11 +1,13 @@
 """Watcher: the newest states of the Jobs somebody waits for, by push. One per client and process.
 
 A reader thread holds the Jobs stream; a poller thread reads again what a push may have missed: after each connect, and
-slowly as a safety net (every 30 s; every 2 s while the stream is down). Waiters are woken; nobody polls.
+slowly as a safety net (every 30 s; every 2 s while the stream is down). Waiters are woken; nobody polls. It is the
+poller, too, that has them told why their Jobs do not go on.
 """
 
 import atexit
 import logging
+import math
 import os
 import threading
 import time
@@ -16,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from balsam.client.completions import Completions, Inbox
 from balsam.client.errors import BalsamError, ServiceUnavailable
+from balsam.client.waiting_notice import LOOK_SEC, WaitingNotice
 from balsam.domain.states import DONE_STATES, JobState
-from balsam.wire.jobs import JobQuery, JobsPage
+from balsam.wire.jobs import JobExplanation, JobQuery, JobsPage
 from balsam.wire.stream import JobStates, StreamEvent
 
 if TYPE_CHECKING:
@@ -43,17 +46,25 @@ class ReReadQuery(JobQuery):
 class Watch:
     """What is known of one Job, shared by all who look at it. Lives as long as one of them does."""
 
-    __slots__ = ("__weakref__", "gone", "job_id", "pid", "return_code", "state", "sure", "version", "waiters")
+    __slots__ = (
+        *("__weakref__", "gone", "job_id", "pid", "return_code", "state", "state_since", "sure", "version", "waiters"),
+    )
 
     def __init__(self, job_id: int, state: JobState, return_code: int | None) -> None:
         self.job_id = job_id
         self.state = state
+        self.state_since = time.monotonic()  # as far as is known here
         self.return_code = return_code
         self.version = 0  # grows with each push
         self.sure = False  # nothing that happened since the Job was read can have been missed
         self.gone = False  # it was deleted
         self.pid = os.getpid()
-        self.waiters: list[Inbox] = []
+        self.waiters: dict[Inbox, float] = {}  # since when each waits; inf: nobody is held up by it
+
+    @property
+    def awaited_since(self) -> float:
+        """Since when somebody is held up by it; inf: nobody is."""
+        return min(self.waiters.values(), default=math.inf)
 
     @property
     def settled(self) -> bool:
@@ -75,6 +86,7 @@ class Watcher:
         self._stream: EventStream | None = None
         self._kick = threading.Event()
         self._error: BalsamError | None = None
+        self._notice = WaitingNotice(self._explain)
         self._connection = os.getpid() << 32  # a forked child must not take its parent's numbers for its own
         self._is_greeted = False  # `_connection` is the number of the stream that is up, not of the one before
         self._threads: list[threading.Thread] = []
@@ -122,11 +134,12 @@ class Watcher:
             stream.close()
         self._fail(ServiceUnavailable("the client was closed"))
 
-    def enter(self, job: "Job", inbox: Inbox) -> Watch:
-        """Have the Job's id put into `inbox` when it is done."""
+    def enter(self, job: "Job", inbox: Inbox, *, is_awaited: bool = True) -> Watch:
+        """Have the Job's id put into `inbox` when it is done. `is_awaited`: somebody is held up by it, and is told why
+        when it does not go on."""
         watch = self._watch_of(job)
         with self._lock:
-            watch.waiters.append(inbox)
+            watch.waiters[inbox] = time.monotonic() if is_awaited else math.inf
             if watch.settled:  # it was done before the waiter was there
                 inbox.put(watch.job_id)
             elif self._error is not None:
@@ -137,8 +150,7 @@ class Watcher:
         """Put nothing into `inbox` any more."""
         with self._lock:
             for watch in watches:
-                if inbox in watch.waiters:
-                    watch.waiters.remove(inbox)
+                watch.waiters.pop(inbox, None)
 
     def _watch_of(self, job: "Job") -> Watch:
         self._start()
@@ -234,7 +246,7 @@ class Watcher:
 
     def _set(self, watch: Watch, state: JobState, return_code: int | None) -> None:
         """Called with the lock."""
-        watch.state, watch.return_code = state, return_code
+        watch.state, watch.return_code, watch.state_since = state, return_code, time.monotonic()
         watch.version += 1
         if watch.settled:
             self._wake(watch)
@@ -263,8 +275,26 @@ class Watcher:
             except BalsamError as error:
                 self._fail(error)
                 stream.close()
-            period = SAFETY_POLL_SEC if stream.connected else DOWN_POLL_SEC
-            everything = not self._kick.wait(period)
+            everything = self._is_left_alone(stream)
+
+    def _is_left_alone(self, stream: "EventStream") -> bool:
+        """Until it is time for all open watches, or somebody has one that is not sure; whether it is the former."""
+        end = time.monotonic() + (SAFETY_POLL_SEC if stream.connected else DOWN_POLL_SEC)
+        while True:
+            if stream.connected and self._notice.is_due():
+                with self._lock:
+                    question = self._notice.question(list(self._watches.values()))
+                if question is not None:
+                    self._notice.tell(question)
+            left = end - time.monotonic()
+            if left <= 0:
+                return True
+            if self._kick.wait(min(left, LOOK_SEC)):
+                return False
+
+    def _explain(self, job_id: int) -> JobExplanation:
+        path = f"/jobs/{job_id}/explain"
+        return self._client.transport.request("GET", path, reply=JobExplanation, deadline_sec=READ_DEADLINE_SEC)
 
     def _read_again(self, everything: bool) -> None:
         with self._lock:

@@ -28,7 +28,7 @@ from balsam.libensemble.waiting import WaitingNotice
 
 SITE_PATIENCE_SEC = 60.0
 CANCEL_PATIENCE_SEC = 1.0
-LONGEST_SLEEP_SEC = 60.0
+LONGEST_SLEEP_SEC = 10.0  # below what Job.wait bears before it says itself, in another log, why a Job does not start
 JOB_OUTPUT = "job.out"  # stdout and stderr of a Job, as they came
 
 LIBE_STATE = {
@@ -239,7 +239,7 @@ class BalsamTask(Task):
         return not self._check_poll()
 
     def _wait_for_end(self, deadline: float | None) -> bool:
-        patience = self._notice_waiting()
+        patience = min(self._notice_waiting(), LONGEST_SLEEP_SEC)
         if deadline is not None:
             patience = min(patience, max(0.0, deadline - time.monotonic()))
         try:

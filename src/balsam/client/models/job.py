@@ -195,8 +195,9 @@ class Job(JobArrivals, JobFiles, JobResults, Model):
         """Wait until the Job is done and its results that go to `client:` are here, or for `timeout` seconds; True when
         that is so. By push.
 
-        Ends in time also while the service can't be reached; without a timeout it survives the outage. Raises
-        TransferFailed when a result can't be put where it belongs.
+        Ends in time also while the service can't be reached; without a timeout it survives the outage. Why a Job does
+        not go on is logged after 15 s, as a warning of `balsam.client`. Raises TransferFailed when a result can't be
+        put where it belongs.
 
         >>> job.wait(timeout=60)
         True

@@ -5,6 +5,7 @@ to run it.
 """
 
 import math
+import shlex
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -61,6 +62,7 @@ _FAILED: dict[Failure | None, str] = {
     Failure.PARENT: "A parent failed or was cancelled; retry that one first.",
 }
 _SHOWN_ITEMS = 5
+_ASKED_MIN = 30
 
 
 def explain_job(tx: ReadTx, principal: Principal, job_id: int, now: datetime) -> JobExplanation:
@@ -74,7 +76,7 @@ def explain_job(tx: ReadTx, principal: Principal, job_id: int, now: datetime) ->
     elif job.state is JobState.RUNNING:
         summary, reasons = _running(job)
     elif job.state is JobState.AWAITING_PARENTS:
-        summary, reasons = _waiting(tx, job)
+        summary, reasons = _waiting(tx, job, now)
     elif job.state in RUNNABLE_STATES:
         summary, reasons = _runnable(tx, site, job, now)
     elif job.state in AWAITED_HOOKS:
@@ -124,11 +126,16 @@ def _running(job: JobRow) -> tuple[str, list[str]]:
     return summary, ["You asked for its end; its launcher is killing it."] if job.cancel_requested else []
 
 
-def _waiting(tx: ReadTx, job: JobRow) -> tuple[str, list[str]]:
+def _waiting(tx: ReadTx, job: JobRow, now: datetime) -> tuple[str, list[str]]:
     parents = [job for job in tx.jobs(job.parent_ids) if job.state is not JobState.JOB_FINISHED]
     reasons = [f"Job {parent.id} ({parent.workdir}) is {parent.state}." for parent in parents[:_SHOWN_PARENTS]]
     if len(parents) > _SHOWN_PARENTS:
         reasons.append(f"And {len(parents) - _SHOWN_PARENTS} more.")
+    first = next((parent for parent in parents if parent.state in RUNNABLE_STATES), None)
+    site = None if first is None else tx.get(SiteRow, first.site_id)
+    if first is not None and site is not None:
+        why, more = _runnable(tx, site, first, now)
+        reasons += [f"Of Job {first.id}: {why}", *more]
     return f"It waits for {len(parents)} of its {len(job.parent_ids)} parents to finish.", reasons
 
 
@@ -169,8 +176,8 @@ def _runnable(tx: ReadTx, site: SiteRow, job: JobRow, now: datetime) -> tuple[st
     if not allocations and (beyond := list(_beyond(site, job))):
         return f"No queue of Site {site.name!r} allows an allocation that could run it.", beyond
     if not allocations:
-        ask = f"Ask for one with `balsam queue submit --site {site.name} ...`."
-        reasons = [*_last_failure(tx, site), *_scaling(site), *([] if "elastic_queue" in site.scaling else [ask])]
+        ask = [] if "elastic_queue" in site.scaling else [f"Ask for one: `{_asking(site, job)}`."]
+        reasons = [*_last_failure(tx, site), *_scaling(site), *ask]
         return f"Site {site.name!r} has no allocation, running or queued.", reasons
     unfit = {row.id: list(_misfits(row, job, now)) for row in allocations}
     fitting = [row for row in allocations if not unfit[row.id]]
@@ -188,15 +195,39 @@ def _runnable(tx: ReadTx, site: SiteRow, job: JobRow, now: datetime) -> tuple[st
     return "Its allocation runs, and no launcher has reported from it yet.", ["See the Site's log of the launcher."]
 
 
+def _asking(site: SiteRow, job: JobRow) -> str:
+    """The command that asks for an allocation that can run the Job, in words that its Site allows."""
+    project = site.allowed_projects[0] if site.allowed_projects else "PROJECT"
+    minutes = max(job.wall_time_min, _ASKED_MIN)
+    queue, longest = next(_allowing(site, job), ("QUEUE", minutes))  # its agent may have told of none yet
+    words = ["balsam", "queue", "submit", "--site", site.name, "-n", str(job.num_nodes)]
+    return shlex.join([*words, "-t", str(min(minutes, longest)), "-q", queue, "-A", project, "-j", JobMode.MPI])
+
+
+def _allowing(site: SiteRow, job: JobRow) -> Iterator[tuple[str, int]]:
+    """The queues that allow an allocation for the Job, each with the minutes that it allows."""
+    for name, allowed in site.allowed_queues.items():
+        limits = QueueLimits.model_validate(allowed)
+        if job.num_nodes <= limits.max_nodes and job.wall_time_min <= limits.max_walltime:
+            yield name, limits.max_walltime
+
+
 def _beyond(site: SiteRow, job: JobRow) -> Iterator[str]:
     """What the Job asks for that no queue of its Site allows, with both numbers."""
     queues = [QueueLimits.model_validate(limits) for limits in site.allowed_queues.values()]
-    for needs, unit, allowed in (
-        (job.num_nodes, "nodes", [limits.max_nodes for limits in queues]),
-        (job.wall_time_min, "minutes", [limits.max_walltime for limits in queues]),
-    ):
-        if allowed and needs > max(allowed):
-            yield f"It asks for {needs} {unit}; the Site's queues allow at most {max(allowed)}."
+    if not queues or any(_allowing(site, job)):
+        return
+    asks = (
+        (job.num_nodes, "nodes", max(limits.max_nodes for limits in queues)),
+        (job.wall_time_min, "minutes", max(limits.max_walltime for limits in queues)),
+    )
+    beyond = [
+        f"It asks for {needs} {unit}; the Site's queues allow at most {most}."
+        for needs, unit, most in asks
+        if needs > most
+    ]
+    both = f"It asks for {job.num_nodes} nodes and {job.wall_time_min} minutes; no queue of the Site allows both."
+    yield from beyond or [both]
 
 
 def _acquirable(job: JobRow, launchers: list[SessionRow], pending: list[str]) -> tuple[str, list[str]]:
