@@ -111,6 +111,11 @@ def test_defaults_are_not_shared_between_calls(submitted: Submit) -> None:
         ({"app_name": "hello", "app_args": {"my_name": "x"}, "workdir": "../up"}, ["'..'"]),
         ({"app_name": "hello", "app_args": {"my_name": "x"}, "workdir": "/tmp/x"}, ["absolute"]),
         ({"app_name": "hello", "app_args": {"my_name": "x"}, "workdir": 3}, ["workdir must be text, not 3"]),
+        (
+            {"app_name": "hello", "app_args": {"my_name": "x"}, "wait_on_start": "5 s"},
+            ["wait_on_start='5 s'", "seconds"],
+        ),
+        ({"app_name": "hello", "app_args": {"my_name": "x"}, "wait_on_start": -1}, ["wait_on_start=-1"]),
     ],
 )
 def test_a_wrong_submission_is_refused_before_any_request(

@@ -8,6 +8,7 @@ The names of `balsam.api` imported here are looked up as globals of this module,
 import secrets
 import time
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import PurePath
 from typing import Any
 
@@ -242,6 +243,7 @@ class BalsamExecutor(Executor):
         share = positive("max_tasks_per_node", max_tasks_per_node) or 1
         if machinefile is not None:
             logger.debug(f"machinefile {machinefile} is ignored: the site places the ranks")
+        start_limit = _start_limit(wait_on_start)
         task = self._new_task(app, parameters, workdir)
         if dry_run:
             return self._finish_dry_run(task, placement)
@@ -252,7 +254,7 @@ class BalsamExecutor(Executor):
         self.list_of_tasks.append(task)
         logger.info(f"Submitted task {task.name} to site {app.pyobj.site} ({_sizes(placement)}): {task.runline}")
         if wait_on_start:
-            self._wait_on_start(task, None if wait_on_start is True else wait_on_start)
+            self._wait_on_start(task, start_limit)
         return task
 
     def _chosen_app(self, app_name: str | None, calc_type: str | None) -> Application:
@@ -312,7 +314,7 @@ class BalsamExecutor(Executor):
             if task.state not in NOT_STARTED_STATES:
                 return
             if deadline is not None and time.monotonic() >= deadline:
-                logger.warning(f"Task {task.name} did not start within {fail_time} seconds; it stays submitted")
+                logger.warning(f"Task {task.name} did not start within {fail_time:g} seconds; it stays submitted")
                 return
             time.sleep(0.005)
 
@@ -321,6 +323,15 @@ def _items(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
     """A dict of the caller's own. Raises ExecutorException for what is none."""
     jassert(value is None or isinstance(value, Mapping), f"{name} must be a dict, not {value!r}")
     return dict(value or {})
+
+
+def _start_limit(wait_on_start: object) -> float | None:
+    """The seconds that bound the wait; None does not. Raises ExecutorException for what is neither."""
+    if wait_on_start is None or isinstance(wait_on_start, bool):
+        return None
+    if not isinstance(wait_on_start, Real) or not float(wait_on_start) >= 0:
+        raise ExecutorException(f"wait_on_start={wait_on_start!r} must be True, False or a number of seconds")
+    return float(wait_on_start)
 
 
 def _texts(name: str, value: Mapping[str, Any] | None) -> dict[str, str]:
