@@ -151,6 +151,25 @@ def test_an_app_and_a_job_of_it_do_not_pass_each_other(worlds: list[StoreWorld])
         assert bool(left) == refused[0]
 
 
+def test_a_submission_waits_for_nobody_who_changes_its_site_or_its_owner(
+    worlds: list[StoreWorld], address: DatabaseAddress
+) -> None:
+    with psycopg.connect(address.text) as other:
+        other.execute("UPDATE sites SET last_refresh = 1")
+        other.execute("UPDATE users SET requests_per_sec = 9")
+        assert worlds[0].submit(1)
+        other.rollback()
+
+
+def test_a_quota_is_counted_by_one_process_at_a_time(worlds: list[StoreWorld]) -> None:
+    (ada,) = worlds[0].read(lambda tx: tx.find(UserRow))
+    for number in range(1, 9):
+        worlds[0].write(lambda tx, most=4 * number: tx.put(replace(ada, max_jobs=most)))
+        answers = together(*(partial(world.submit, 4) for world in worlds[:2]))
+        assert sum(isinstance(answer, ServiceError) for answer in answers) == 1, answers
+        assert worlds[0].count() == 4 * number
+
+
 def test_s6_grants_through_several_processes_are_disjoint_and_complete(worlds: list[StoreWorld]) -> None:
     ids = worlds[0].submit(300, tags={"a": "b"})
     granted: list[int] = []

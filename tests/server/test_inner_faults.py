@@ -75,7 +75,7 @@ def test_t17_in_a_route(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_t17_in_a_use_case(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "list_jobs", boom)
+    monkeypatch.setattr(jobs, "jobs_page_text", boom)
     world.fails("GET", "/api/jobs")
 
 

@@ -8,7 +8,7 @@ from balsam.domain.scopes import Scope
 from balsam.domain.states import JobState
 from balsam.server.auth.needs import USER_OR_SITE, USER_SITE_OR_JOB
 from balsam.server.broker import Mailbox
-from balsam.server.routes.call import Call
+from balsam.server.routes.call import Call, Raw
 from balsam.server.routes.endpoint import Routes
 from balsam.server.routes.streams import EventStream
 from balsam.server.usecases import change, explain, jobs, results, selection, submit
@@ -55,9 +55,9 @@ async def create_jobs(call: Call, body: JobsCreate) -> JobsCreated:
 
 
 @routes.search("/jobs", needs=USER_SITE_OR_JOB)
-async def list_jobs(call: Call, query: JobsQuery) -> JobsPage:
+async def list_jobs(call: Call, query: JobsQuery) -> Raw[JobsPage]:
     """A page of Jobs; follow `after` with the last id for the next one."""
-    return await call.read(lambda tx: jobs.list_jobs(tx, call.principal, query, query.with_count))
+    return Raw(await call.read(lambda tx: jobs.jobs_page_text(tx, call.principal, query, query.with_count)))
 
 
 @routes.patch("/jobs", needs=USER_OR_SITE, body_limit=MAX_BODY_BYTES)
@@ -131,9 +131,9 @@ async def delete_jobs(call: Call, body: JobsSelect) -> Deleted:
 
 
 @routes.get("/jobs/{job_id}", needs=USER_SITE_OR_JOB)
-async def get_job(call: Call, job_id: int) -> JobView:
+async def get_job(call: Call, job_id: int) -> Raw[JobView]:
     """One Job."""
-    return await call.read(lambda tx: jobs.get_job(tx, call.principal, job_id))
+    return Raw(await call.read(lambda tx: jobs.get_job_text(tx, call.principal, job_id)))
 
 
 @routes.get("/jobs/{job_id}/result", needs=USER_SITE_OR_JOB)

@@ -32,6 +32,7 @@ from balsam.server.store.records import (
     Row,
     SessionRow,
     ShareRow,
+    ShownJob,
     SiteRow,
     TeamRow,
     TokenRow,
@@ -178,6 +179,16 @@ _JOB_STATE, _JOB_FAILURE = _PLACE["state"], _PLACE["failure"]
 _JOB_FLAGS = [_PLACE[name] for name in ("cancel_requested", "was_preprocessed", "pending_file_cleanup")]
 _JOB_JSON = slice(JOB_COLUMNS.index("parameters"), len(JOB_COLUMNS))
 SELECT_JOB = f"SELECT {', '.join('jobs.' + column for column in JOB_COLUMNS)} FROM jobs"
+_SHOWN_PLACE = {column: place for place, column in enumerate(ShownJob._fields)}
+_SHOWN_STATE = _SHOWN_PLACE["state"]
+_SHOWN_FLAGS = [_SHOWN_PLACE[name] for name in ("cancel_requested", "pending_file_cleanup")]
+_SHOWN_SOURCES = {"app_name": "a.name", "submitted_by": "u.username"}
+# To be filled with what gives the ids.
+SELECT_SHOWN = (
+    f"SELECT {', '.join(_SHOWN_SOURCES.get(column, f'jobs.{column}') for column in ShownJob._fields)}"
+    " FROM ({}) AS page CROSS JOIN jobs ON jobs.id = page.id"
+    " CROSS JOIN apps a ON a.id = jobs.app_id CROSS JOIN users u ON u.id = jobs.submitter_id"
+)
 HOT_COLUMNS = tuple(field.name for field in fields(HotJob))[:-2]
 _HOT_PLACE = {column: place for place, column in enumerate((*HOT_COLUMNS, "tagged"))}
 _HOT_STATE, _HOT_FAILURE = _HOT_PLACE["state"], _HOT_PLACE["failure"]
@@ -193,6 +204,15 @@ def job_row(values: Sequence[Any]) -> JobRow:
         row[place] = row[place] == 1
     row[_JOB_JSON] = [load(text) for text in row[_JOB_JSON]]
     return JobRow(*row)
+
+
+def shown_job(values: Sequence[Any]) -> ShownJob:
+    """A row selected by SELECT_SHOWN."""
+    row = list(values)
+    row[_SHOWN_STATE] = STATES[row[_SHOWN_STATE]]
+    for place in _SHOWN_FLAGS:
+        row[place] = row[place] == 1
+    return ShownJob._make(row)
 
 
 def hot_job(values: Sequence[Any]) -> HotJob:

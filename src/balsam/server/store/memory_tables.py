@@ -4,11 +4,13 @@
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from balsam.server.store.protocol import Duplicate, R, Value, Wake
 from balsam.server.store.records import (
+    AppAtSite,
     AppRow,
     BlobRow,
     DeviceLoginRow,
@@ -91,6 +93,14 @@ class TableTx:
             )
 
         return [row for row in self._of(kind) if fits(row)]
+
+    def apps_at_sites(self, app_ids: Sequence[int]) -> list[AppAtSite]:
+        sites, users = self._tables.rows[SiteRow], self._tables.rows[UserRow]
+        found = ((app, sites[app.site_id]) for app in self.find(AppRow, id=tuple(app_ids)))
+        return [
+            AppAtSite(app, site.name, dict(site.transfer_locations), users[app.owner_id].max_jobs)
+            for app, site in found
+        ]
 
     def newest(self, kind: type[R], before_id: int, limit: int, /, **equals: Value) -> list[R]:
         return [row for row in reversed(self.find(kind, **equals)) if row.id < before_id][:limit]

@@ -23,14 +23,17 @@ from balsam.server.store.memory_select import STATE_ORDER, is_selected_event, jo
 from balsam.server.store.protocol import GuardFailed
 from balsam.server.store.records import (
     CHANGEABLE_COLUMNS,
+    AppRow,
     EventRow,
     HotJob,
     JobRow,
     JobUpdate,
     NewJob,
     ResultRow,
+    ShownJob,
     Step,
     TransferItemRow,
+    UserRow,
     event_id,
 )
 from balsam.server.store.selections import (
@@ -70,6 +73,21 @@ class MemoryTx(MemoryFilesTx):
 
         jobs = sorted(self._selected(selection), key=key, reverse=window.descending)
         return part_of(jobs, key, window, STATE_ORDER if window.order_by == "state" else {})
+
+    def shown_jobs(self, job_ids: Iterable[int]) -> list[ShownJob]:
+        return list(map(self._shown, self.jobs(job_ids)))
+
+    def shown_page(self, selection: JobSelection, window: PageWindow) -> list[ShownJob]:
+        return list(map(self._shown, self.job_page(selection, window)))
+
+    def _shown(self, job: JobRow) -> ShownJob:
+        names = {
+            "app_name": self._tables.rows[AppRow][job.app_id].name,
+            "submitted_by": self._tables.rows[UserRow][job.submitter_id].username,
+        }
+        values = {name: names[name] if name in names else getattr(job, name) for name in ShownJob._fields}
+        texts = {name: to_json(value).decode() for name, value in values.items() if isinstance(value, (dict, list))}
+        return ShownJob(**{**values, **texts})
 
     def job_ids(self, selection: JobSelection, after: int, limit: int) -> list[int]:
         return [job.id for job in self.job_page(selection, PageWindow(limit=limit, after=after))]

@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from balsam.domain.states import JobState
-from balsam.server.store.records import BlobRow, EventRow, HotJob, JobRow, JobUpdate, NewJob, Row, TransferItemRow
+from balsam.server.store.records import (
+    AppAtSite,
+    BlobRow,
+    EventRow,
+    HotJob,
+    JobRow,
+    JobUpdate,
+    NewJob,
+    Row,
+    ShownJob,
+    TransferItemRow,
+)
 from balsam.server.store.selections import (
     AcquireCriteria,
     Census,
@@ -83,6 +94,14 @@ class ReadTx(Protocol):
 
     def job_page(self, selection: JobSelection, window: PageWindow) -> list[JobRow]:
         """One page of a list."""
+        ...
+
+    def shown_jobs(self, job_ids: Iterable[int]) -> list[ShownJob]:
+        """As `jobs`, for those who look at them."""
+        ...
+
+    def shown_page(self, selection: JobSelection, window: PageWindow) -> list[ShownJob]:
+        """As `job_page`, for those who look at it."""
         ...
 
     def job_ids(self, selection: JobSelection, after: int, limit: int) -> list[int]:
@@ -212,6 +231,11 @@ class Tx(ReadTx, Protocol):
 
     def remove(self, kind: type[Row], row_id: int) -> None:
         """Remove the row, if it is there."""
+        ...
+
+    def apps_at_sites(self, app_ids: Sequence[int]) -> list[AppAtSite]:
+        """Apps, each with its Site. An App stays until the transaction is over; of its Site and the Site's owner this
+        is what they were at this moment, and they may change meanwhile."""
         ...
 
     def insert_jobs(self, jobs: Sequence[NewJob], at: int) -> list[int]:

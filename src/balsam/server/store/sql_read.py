@@ -6,10 +6,11 @@
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 from balsam.domain.states import JobState
@@ -17,20 +18,23 @@ from balsam.server.store.codec import (
     ACTORS,
     SELECT_HOT,
     SELECT_JOB,
+    SELECT_SHOWN,
     STATE_NUMBERS,
     STATES,
     Table,
     hot_job,
     job_row,
     load,
+    shown_job,
     sql_value,
     table,
     tag_number,
 )
 from balsam.server.store.conditions import groups
 from balsam.server.store.protocol import R, Value
-from balsam.server.store.records import EVENT_SEQ_BITS, EventRow, HotJob, JobRow
+from balsam.server.store.records import EVENT_SEQ_BITS, EventRow, HotJob, JobRow, ShownJob
 from balsam.server.store.selections import Census, EventSelection, JobSelection, PageWindow
+from balsam.server.store.sql_apps import AppsReadTx
 from balsam.server.store.sql_census import census
 from balsam.server.store.sql_database import Database, listed
 from balsam.server.store.sql_files import FilesReadTx
@@ -47,12 +51,14 @@ from balsam.server.store.sql_select import (
 
 EVENTS_COUNTER = 0  # kept in state_counts beside the states: how many events the Jobs of a Site have
 _BY_IDS = "id IN (SELECT value FROM json_each(?))"
+_GIVEN_IDS = "SELECT value AS id FROM json_each(?)"
 _ENOUGH = 1000
 _MANY_JOBS = 5000
 _COUNTED = ("site_id", "app_id", "state")  # as `_counted` has them
+_Statement = tuple[str, tuple[Any, ...]]
 
 
-class SqlReadTx(RunnableReadTx, FilesReadTx):
+class SqlReadTx(RunnableReadTx, FilesReadTx, AppsReadTx):
     """ReadTx over a connection that is inside a transaction.
 
     Where several processes write, a writing transaction locks the rows that it reads: the two hooks say how.
@@ -62,10 +68,6 @@ class SqlReadTx(RunnableReadTx, FilesReadTx):
 
     def __init__(self, database: Database) -> None:
         self._db = database
-
-    def _row_lock(self, kind: type[Any]) -> str:
-        """Appended to what reads rows of a small table."""
-        return ""
 
     def get(self, kind: type[R], row_id: int) -> R | None:
         found: list[R] = self.find(kind, id=row_id)
@@ -107,27 +109,50 @@ class SqlReadTx(RunnableReadTx, FilesReadTx):
         return [job_row(row) for row in self._db.execute(sql, (listed(job_ids),))]
 
     def job_page(self, selection: JobSelection, window: PageWindow) -> list[JobRow]:
-        ids = self._page_ids(selection, window)
+        ids = self._merged_ids(self._page_statements(selection, window), window)
         place = {job_id: index for index, job_id in enumerate(ids)}
         return sorted(self.jobs(ids), key=lambda job: place[job.id])
 
-    def job_ids(self, selection: JobSelection, after: int, limit: int) -> list[int]:
-        return self._page_ids(selection, PageWindow(limit=limit, after=after))
+    def shown_jobs(self, job_ids: Iterable[int]) -> list[ShownJob]:
+        return [shown_job(row) for row in self._db.execute(SELECT_SHOWN.format(_GIVEN_IDS), (listed(job_ids),))]
 
-    def _page_ids(self, selection: JobSelection, window: PageWindow) -> list[int]:
+    def shown_page(self, selection: JobSelection, window: PageWindow) -> list[ShownJob]:
+        statements = self._page_statements(selection, window)
+        if len(statements) == 1:
+            ids, params = statements[0]
+            found = [shown_job(row) for row in self._db.execute(SELECT_SHOWN.format(ids), params)]
+        else:
+            found = self.shown_jobs(self._merged_ids(statements, window))
+        return sorted(found, key=_place_in(window), reverse=window.descending)
+
+    def job_ids(self, selection: JobSelection, after: int, limit: int) -> list[int]:
+        window = PageWindow(limit=limit, after=after)
+        return self._merged_ids(self._page_statements(selection, window), window)
+
+    def _page_statements(self, selection: JobSelection, window: PageWindow) -> list[_Statement]:
+        """What gives the ids of a page: one statement, or one for each of the streams that are to be merged."""
+        queries = self._page_queries(selection, window)
+        limit, offset = window.limit, window.offset
+        if len(queries) > 1:
+            limit, offset = limit + offset, 0
+        statements: list[_Statement] = []
+        for query in queries:
+            _add_keyset(query, window)
+            order = _ordering(query, window)
+            sql = f"SELECT {query.key} AS id FROM {query.source} WHERE {query.where} ORDER BY {order} LIMIT ? OFFSET ?"
+            statements.append((sql, (*query.params, limit, offset)))
+        return statements
+
+    def _page_queries(self, selection: JobSelection, window: PageWindow) -> list[Query]:
         selection = self._narrowest_tag_first(selection)
         driver = self._driver_of(selection)
         if window.order_by == "id" and driver in ("states", "failures"):
-            return self._merged_ids(self._streams(selection, driver), window)
+            return self._streams(selection, driver)
         if driver == "states":
             driver = "owner" if selection.app_ids is None else "apps"
         if driver == "owner" and window.order_by == "last_update":
             driver = "updated"
-        query = job_query(selection, driver)
-        _add_keyset(query, window)
-        order = _ordering(query, window)
-        sql = f"SELECT {query.key} FROM {query.source} WHERE {query.where} ORDER BY {order} LIMIT ? OFFSET ?"
-        return [row[0] for row in self._db.execute(sql, (*query.params, window.limit, window.offset))]
+        return [job_query(selection, driver)]
 
     def _driver_of(self, selection: JobSelection) -> str:
         """Of App and state, the one that fewer Jobs have."""
@@ -147,14 +172,10 @@ class SqlReadTx(RunnableReadTx, FilesReadTx):
             for failure in dict.fromkeys(selection.failures or ())
         ]
 
-    def _merged_ids(self, queries: list[Query], window: PageWindow) -> list[int]:
-        streams: list[list[int]] = []
-        for query in queries:
-            _add_keyset(query, window)
-            order = "DESC" if window.descending else "ASC"
-            sql = f"SELECT jobs.id FROM {query.source} WHERE {query.where} ORDER BY jobs.id {order} LIMIT ?"
-            params = (*query.params, window.limit + window.offset)
-            streams.append([row[0] for row in self._db.execute(sql, params)])
+    def _merged_ids(self, statements: list[_Statement], window: PageWindow) -> list[int]:
+        streams = [[row[0] for row in self._db.execute(*statement)] for statement in statements]
+        if len(streams) == 1:
+            return streams[0]
         merged = heapq.merge(*streams, reverse=window.descending)
         return list(islice(merged, window.offset, window.offset + window.limit))
 
@@ -328,6 +349,13 @@ def _ordering(query: Query, window: PageWindow) -> str:
     if window.order_by == "id":
         return f"{query.key} {direction}"
     return f"jobs.{window.order_by} {direction}, {query.key} {direction}"
+
+
+def _place_in(window: PageWindow) -> Callable[[ShownJob], tuple[Any, int]]:
+    """Of a Job in the order of a page."""
+    if window.order_by == "state":
+        return lambda job: (STATE_NUMBERS[job.state], job.id)
+    return attrgetter(window.order_by, "id")
 
 
 @lru_cache(maxsize=1024)

@@ -9,10 +9,11 @@ from balsam.server.store.conditions import groups
 from balsam.server.store.protocol import ReadTx, Topic
 from balsam.server.store.records import AppRow
 from balsam.server.usecases.filters import job_selections
+from balsam.server.usecases.job_texts import job_text, page_text
 from balsam.server.usecases.paging import page_window
-from balsam.server.usecases.scope import find_job, parts
+from balsam.server.usecases.scope import find_shown_job, parts
 from balsam.server.usecases.several import job_counts, job_groups, job_page
-from balsam.server.usecases.views import job_views, user_names
+from balsam.server.usecases.views import user_names
 from balsam.wire.base import ErrorDetail
 from balsam.wire.jobs import JobCounts, JobFilter, JobGroup, JobGroups, JobGroupsQuery, JobQuery, JobsPage, JobView
 from balsam.wire.kinds import JOB_FIELDS, Kind
@@ -22,13 +23,20 @@ MAX_GROUPS = 10_000
 _COLUMNS = {"app_name": "app_id", "submitted_by": "submitter_id"}  # what is kept of what has a name
 
 
-def list_jobs(tx: ReadTx, principal: Principal, message: JobQuery, with_count: bool = True) -> JobsPage:
-    """A page of what the caller may see, and how many: a kept number when only Site, App, state are asked for."""
+def jobs_page_text(tx: ReadTx, principal: Principal, message: JobQuery, with_count: bool = True) -> bytes:
+    """A page of what the caller may see, and how many: a kept number when only Site, App, state are asked for.
+
+    The JSON of a JobsPage.
+    """
     selections = job_selections(tx, principal, message, Role.VIEWER)
     window = page_window(message, message.ordering)
     rows = job_page(tx, selections, window) if message.limit else []
-    count = sum(map(tx.job_count, selections)) if with_count else None
-    return JobsPage(count=count, results=job_views(tx, rows))
+    return page_text(sum(map(tx.job_count, selections)) if with_count else None, rows)
+
+
+def list_jobs(tx: ReadTx, principal: Principal, message: JobQuery, with_count: bool = True) -> JobsPage:
+    """The same for those who look into it."""
+    return JobsPage.model_validate_json(jobs_page_text(tx, principal, message, with_count))
 
 
 def heard(tx: ReadTx, principal: Principal) -> list[tuple[Topic, int]]:
@@ -44,8 +52,14 @@ def heard(tx: ReadTx, principal: Principal) -> list[tuple[Topic, int]]:
     return topics
 
 
+def get_job_text(tx: ReadTx, principal: Principal, job_id: int) -> bytes:
+    """The JSON of a JobView."""
+    return job_text(find_shown_job(tx, principal, job_id))
+
+
 def get_job(tx: ReadTx, principal: Principal, job_id: int) -> JobView:
-    return job_views(tx, [find_job(tx, principal, job_id, Role.VIEWER)])[0]
+    """The same for those who look into it."""
+    return JobView.model_validate_json(get_job_text(tx, principal, job_id))
 
 
 def count_jobs(tx: ReadTx, principal: Principal, message: JobFilter) -> JobCounts:

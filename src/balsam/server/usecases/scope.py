@@ -9,6 +9,8 @@ exactly like what does not exist; what may be seen and not changed, with 403 and
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from pydantic_core import from_json
+
 from balsam.domain.roles import CAMPAIGN_TAG, Role, stronger
 from balsam.server.errors import Forbidden, NotFound
 from balsam.server.principal import Principal
@@ -21,6 +23,7 @@ from balsam.server.store.records import (
     MembershipRow,
     SessionRow,
     ShareRow,
+    ShownJob,
     SiteRow,
 )
 
@@ -105,12 +108,21 @@ def access_of(tx: ReadTx, principal: Principal) -> Access:
     return Access(principal, sites, campaigns)
 
 
+def access_to(tx: ReadTx, principal: Principal, homes: Iterable[tuple[int, int]]) -> Access:
+    """As `access_of`, for what is at these places only, each an owner and a Site: nothing is looked up when all of them
+    are the caller's own."""
+    alone = Access(principal)
+    own = all(alone.at_site(owner_id, site_id) is Role.OWNER for owner_id, site_id in homes)
+    return alone if own else access_of(tx, principal)
+
+
 def find_site(tx: ReadTx, principal: Principal, site_id: int, need: Role) -> SiteRow:
     """The Site. Raises NotFound, or Forbidden to those who see it and lack the role."""
     site = tx.get(SiteRow, site_id)
     if site is None or site.deleted_at is not None:
         raise NotFound
-    require(access_of(tx, principal).offered(site.owner_id, site.id), need, f"Site {site.name!r}")
+    access = access_to(tx, principal, [(site.owner_id, site.id)])
+    require(access.offered(site.owner_id, site.id), need, f"Site {site.name!r}")
     return site
 
 
@@ -130,7 +142,8 @@ def find_app(tx: ReadTx, principal: Principal, app_id: int, need: Role) -> AppRo
     app = tx.get(AppRow, app_id)
     if app is None:
         raise NotFound
-    require(access_of(tx, principal).offered(app.owner_id, app.site_id), need, f"App {app.name!r}")
+    access = access_to(tx, principal, [(app.owner_id, app.site_id)])
+    require(access.offered(app.owner_id, app.site_id), need, f"App {app.name!r}")
     return app
 
 
@@ -149,11 +162,23 @@ def find_job(tx: ReadTx, principal: Principal, job_id: int, need: Role) -> JobRo
     jobs = tx.jobs([job_id])
     if not jobs:
         raise NotFound
-    access = access_of(tx, principal)
+    access = access_to(tx, principal, [(jobs[0].owner_id, jobs[0].site_id)])
     require(access.of_job(jobs[0]), need, f"Job {job_id}")
     if need is not Role.VIEWER and not access.may_change(jobs[0]):
         raise not_yours(f"Job {job_id}")
     return jobs[0]
+
+
+def find_shown_job(tx: ReadTx, principal: Principal, job_id: int) -> ShownJob:
+    """The Job for who wants to see it."""
+    principal.require("user", "site", "job")
+    jobs = tx.shown_jobs([job_id])
+    if not jobs:
+        raise NotFound
+    job = jobs[0]
+    access = access_to(tx, principal, [(job.owner_id, job.site_id)])
+    require(access.of_tags(job.owner_id, job.site_id, from_json(job.tags)), Role.VIEWER, f"Job {job_id}")
+    return job
 
 
 def find_batch_job(tx: ReadTx, principal: Principal, batch_job_id: int, need: Role) -> BatchJobRow:
@@ -161,7 +186,7 @@ def find_batch_job(tx: ReadTx, principal: Principal, batch_job_id: int, need: Ro
     row = tx.get(BatchJobRow, batch_job_id)
     if row is None or (principal.kind in ("launcher", "job") and row.id != principal.batch_job_id):
         raise NotFound
-    role = access_of(tx, principal).at_site(row.owner_id, row.site_id)
+    role = access_to(tx, principal, [(row.owner_id, row.site_id)]).at_site(row.owner_id, row.site_id)
     require(role, need, f"BatchJob {row.id}")
     if need is not Role.VIEWER and role is Role.SUBMITTER and row.submitter_id != principal.user_id:
         raise not_yours(f"BatchJob {row.id}")
@@ -173,7 +198,8 @@ def find_session(tx: ReadTx, principal: Principal, session_id: int, need: Role) 
     session = tx.get(SessionRow, session_id)
     if session is None or (principal.kind == "launcher" and session.batch_job_id != principal.batch_job_id):
         raise NotFound
-    require(access_of(tx, principal).at_site(session.owner_id, session.site_id), need, f"Session {session.id}")
+    access = access_to(tx, principal, [(session.owner_id, session.site_id)])
+    require(access.at_site(session.owner_id, session.site_id), need, f"Session {session.id}")
     return session
 
 

@@ -12,23 +12,23 @@ from typing import Any, TypeVar
 from balsam.domain.states import JobState
 from balsam.server.store.conditions import groups
 from balsam.server.store.protocol import ReadTx
-from balsam.server.store.records import EventRow, JobRow, TransferItemRow
+from balsam.server.store.records import EventRow, ShownJob, TransferItemRow
 from balsam.server.store.selections import EventSelection, JobSelection, PageWindow, TransferSelection
 
 R = TypeVar("R")
 _STATE_ORDER = {state: place for place, state in enumerate(JobState)}
 
 
-def job_page(tx: ReadTx, selections: Sequence[JobSelection], window: PageWindow) -> list[JobRow]:
+def job_page(tx: ReadTx, selections: Sequence[JobSelection], window: PageWindow) -> list[ShownJob]:
     """One page over all of the selections, which have no Job in common."""
     if len(selections) == 1:
-        return tx.job_page(selections[0], window)
+        return tx.shown_page(selections[0], window)
     name = window.order_by
 
-    def place(job: JobRow) -> tuple[Any, int]:
+    def place(job: ShownJob) -> tuple[Any, int]:
         return (_STATE_ORDER[job.state] if name == "state" else getattr(job, name)), job.id
 
-    return _page([tx.job_page(one, _from_start(window)) for one in selections], window, place)
+    return _page([tx.shown_page(one, _from_start(window)) for one in selections], window, place)
 
 
 def event_page(tx: ReadTx, selections: Sequence[EventSelection], window: PageWindow) -> list[EventRow]:

@@ -25,17 +25,17 @@ from balsam.server.store.protocol import Tx, Wake
 from balsam.server.store.records import (
     STAGE_IN_BIT,
     STAGE_OUT_BIT,
+    AppAtSite,
     AppRow,
     HotJob,
     JobShape,
     Json,
     NewJob,
-    SiteRow,
     micros,
     steps_mask,
 )
 from balsam.server.usecases.limits import BadJson, json_text, parameters_limit, tag_problems
-from balsam.server.usecases.scope import Access, access_of, seen_jobs
+from balsam.server.usecases.scope import Access, access_of, access_to, seen_jobs
 from balsam.server.usecases.submit_transfers import Slots, Wanted, insert_items, load_blobs
 from balsam.server.usecases.users import check_job_quota
 from balsam.wire.apps import AppSync
@@ -105,8 +105,11 @@ def submit_jobs(tx: Tx, principal: Principal, message: JobsCreate, now: datetime
     Forbidden naming Apps at Sites where the caller may not submit."""
     principal.require("user", "site", "job")
     whose = "yours" if principal.site_id is None else "of this Site"
-    access = access_of(tx, principal)
-    work = _Submission(access, whose, _load_apps(tx, access, message), _load_parents(tx, access, message))
+    places = tx.apps_at_sites(tuple({job.app_id for job in message.jobs}))
+    parents = {parent for job in message.jobs for parent in job.parent_ids}
+    access = access_of(tx, principal) if parents else access_to(tx, principal, map(_home, places))
+    apps = {place.app.id: _app(place) for place in places if access.offered(*_home(place)) is not None}
+    work = _Submission(access, whose, apps, seen_jobs(tx, access, parents) if parents else {})
     new = [made for index, job in enumerate(message.jobs) if (made := _checked(work, index, job)) is not None]
     if work.invalid:
         raise Invalid(work.invalid + work.missing)
@@ -114,7 +117,9 @@ def submit_jobs(tx: Tx, principal: Principal, message: JobsCreate, now: datetime
         raise NotFound(work.missing)
     if work.forbidden:
         raise Forbidden(f"{work.forbidden[0].where}: {work.forbidden[0].message}", work.forbidden)
-    check_job_quota(tx, Counter(made.shape.owner_id for made in new))
+    limited = {place.app.owner_id for place in places if place.max_jobs is not None}
+    if limited:
+        check_job_quota(tx, Counter(made.shape.owner_id for made in new if made.shape.owner_id in limited))
     blobs = load_blobs(tx, principal, {index: message.jobs[index] for index in work.transfers})
     ids = tx.insert_jobs(new, micros(now))
     if work.transfers:
@@ -128,30 +133,25 @@ def submit_jobs(tx: Tx, principal: Principal, message: JobsCreate, now: datetime
     return JobsCreated(ids=ids, states=states, site_ids=[job.shape.site_id for job in new], created_at=now)
 
 
-def _load_apps(tx: Tx, access: Access, message: JobsCreate) -> dict[int, _App]:
-    """The Apps that the caller may see, by id."""
-    apps: dict[int, _App] = {}
-    rows = [
-        row
-        for row in tx.find(AppRow, id=tuple({job.app_id for job in message.jobs}))
-        if access.offered(row.owner_id, row.site_id) is not None
-    ]
-    sites = {site.id: site for site in tx.find(SiteRow, id=tuple({row.site_id for row in rows}))}
-    for row in rows:
-        spec = _spec_of(_Definition(row.id, row.synced_at, row.content_hash, row.definition))
-        required = tuple(name for name, slot in spec.transfers.items() if slot.required)
-        slots = Slots(row.name, spec.transfers, required, sites[row.site_id])
-        apps[row.id] = _App(
-            row,
-            spec,
-            spec.required_parameters,
-            spec.optional_parameters,
-            slots,
-            steps_mask(spec.hooks),
-            spec.runs_python,
-            parameters_limit(spec),
-        )
-    return apps
+def _home(place: AppAtSite) -> tuple[int, int]:
+    return place.app.owner_id, place.app.site_id
+
+
+def _app(place: AppAtSite) -> _App:
+    row = place.app
+    spec = _spec_of(_Definition(row.id, row.synced_at, row.content_hash, row.definition))
+    required = tuple(name for name, slot in spec.transfers.items() if slot.required)
+    slots = Slots(row.name, spec.transfers, required, place.site_name, place.transfer_locations)
+    return _App(
+        row,
+        spec,
+        spec.required_parameters,
+        spec.optional_parameters,
+        slots,
+        steps_mask(spec.hooks),
+        spec.runs_python,
+        parameters_limit(spec),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +168,6 @@ class _Definition:
 def _spec_of(definition: _Definition) -> AppSpec:
     """Kept, as it takes a fifth of the submission of one Job."""
     return AppSync.model_validate(definition.content).spec()
-
-
-def _load_parents(tx: Tx, access: Access, message: JobsCreate) -> dict[int, HotJob]:
-    ids = {parent for job in message.jobs for parent in job.parent_ids}
-    if not ids:
-        return {}
-    return seen_jobs(tx, access, ids)
 
 
 def _checked(work: _Submission, index: int, job: JobCreate) -> NewJob | None:

@@ -13,7 +13,7 @@ from balsam.domain.transfers import CLIENT, BadLocation, Location, TransferDirec
 from balsam.server.errors import ServiceError
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Tx, Wake
-from balsam.server.store.records import BlobRow, JobShape, NewJob, SiteRow, TransferItemRow, micros
+from balsam.server.store.records import BlobRow, JobShape, NewJob, TransferItemRow, micros
 from balsam.server.usecases.blobs import own_blobs, sender_of
 from balsam.server.usecases.transfers import content_json
 from balsam.wire.base import ErrorDetail
@@ -45,7 +45,8 @@ class Slots:
     app_name: str
     specs: Mapping[str, TransferSlot]
     required: tuple[str, ...]
-    site: SiteRow
+    site_name: str
+    locations: Mapping[str, str]
 
     def check(self, given: Mapping[str, str | JobTransfer]) -> Iterator[Wanted | tuple[str, str]]:
         """Each slot that was given, or (where, what is wrong with it)."""
@@ -68,9 +69,9 @@ class Slots:
 
     def _misfit(self, wanted: Wanted) -> str:
         alias = wanted.location.alias
-        if alias not in self.site.transfer_locations:
-            known = ", ".join(self.site.transfer_locations) or "none yet: its agent tells them when it starts"
-            return f"Site {self.site.name!r} has no transfer location {alias!r}; it has: {known}"
+        if alias not in self.locations:
+            known = ", ".join(self.locations) or "none yet: its agent tells them when it starts"
+            return f"Site {self.site_name!r} has no transfer location {alias!r}; it has: {known}"
         sends = alias == CLIENT and wanted.direction is TransferDirection.stage_in
         if sends and wanted.content is None:
             return "what comes from the client is sent to the service before the Job is submitted; balsam.api does that"

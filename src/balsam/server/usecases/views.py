@@ -18,7 +18,6 @@ from balsam.server.store.records import (
 from balsam.wire.apps import AppView
 from balsam.wire.batch_jobs import BatchJobPartition, BatchJobView
 from balsam.wire.events import EventView
-from balsam.wire.jobs import JobView
 from balsam.wire.sessions import SessionView
 from balsam.wire.transfers import TransferContent, TransferItemView
 
@@ -43,53 +42,6 @@ def app_views(tx: ReadTx, apps: Iterable[AppRow]) -> list[AppView]:
 def user_names(tx: ReadTx, user_ids: set[int]) -> dict[int, str]:
     """Names of accounts, which are never removed."""
     return {user.id: user.username for user in tx.find(UserRow, id=tuple(user_ids))} if user_ids else {}
-
-
-def job_views(tx: ReadTx, jobs: Iterable[JobRow]) -> list[JobView]:
-    """The Jobs with the names of their Apps and submitters."""
-    jobs = list(jobs)
-    app_ids = tuple({job.app_id for job in jobs})
-    apps = {app.id: app.name for app in tx.find(AppRow, id=app_ids)} if app_ids else {}
-    people = user_names(tx, {job.submitter_id for job in jobs})
-    return [_job_view(job, apps[job.app_id], people[job.submitter_id]) for job in jobs]
-
-
-def _job_view(job: JobRow, app_name: str, submitter: str) -> JobView:
-    return JobView(
-        id=job.id,
-        submitted_by=submitter,
-        app_id=job.app_id,
-        app_name=app_name,
-        site_id=job.site_id,
-        workdir=job.workdir,
-        parameters=job.parameters,
-        tags=job.tags,
-        data=job.data,
-        num_nodes=job.num_nodes,
-        ranks_per_node=job.ranks_per_node,
-        threads_per_rank=job.threads_per_rank,
-        threads_per_core=job.threads_per_core,
-        gpus_per_rank=job.gpus_per_rank,
-        node_packing_count=job.node_packing_count,
-        wall_time_min=job.wall_time_min,
-        launch_params=job.launch_params,
-        parent_ids=job.parent_ids,
-        transfers=job.transfers,
-        priority=job.priority,
-        max_attempts=job.max_attempts,
-        state=job.state,
-        attempt=job.attempt,
-        return_code=job.return_code,
-        failure=job.failure,
-        cancel_requested=job.cancel_requested,
-        batch_job_id=job.batch_job_id,
-        session_id=job.session_id,
-        pending_file_cleanup=job.pending_file_cleanup,
-        created_at=moment(job.created_at),
-        last_update=moment(job.last_update),
-        started_at=moment_or_none(job.started_at),
-        ended_at=moment_or_none(job.ended_at),
-    )
 
 
 def batch_job_views(tx: ReadTx, rows: Iterable[BatchJobRow]) -> list[BatchJobView]:

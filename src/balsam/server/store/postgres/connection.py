@@ -170,9 +170,12 @@ class PostgresDatabase:
         if not sql.startswith("SELECT"):
             self.written = True
         try:
-            return self.connection.execute(translated(sql), params)
+            return self._ask(translated(sql), params)
         except psycopg.Error as error:
             raise self.spoken(error) from error
+
+    def _ask(self, statement: bytes, params: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+        return self.connection.execute(statement, params)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> psycopg.Cursor[tuple[Any, ...]]:
         self.written = True

@@ -32,6 +32,7 @@ from balsam.server.store.postgres.groups import GroupCommit
 from balsam.server.store.postgres.listener import Listener
 from balsam.server.store.postgres.migrate import check_schema
 from balsam.server.store.postgres.outage import Outage
+from balsam.server.store.postgres.reading import ReadDatabase
 from balsam.server.store.postgres.tx import PostgresReadTx
 from balsam.server.store.protocol import ReadTx, Subscriber, Tx, Wake
 from balsam.server.store.readers import Readers
@@ -45,9 +46,6 @@ READ_LIMIT_SEC = 10.0
 TELL_LIMIT_SEC = 5.0
 # Prepared, and still planned for the values that are asked for: how many rows a page has to look at depends on them.
 _READER = {"plan_cache_mode": "force_custom_plan"}
-_BEGIN_READ = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-# The server has no processes help with a read while others read: one thread of ours is one core of its (S16).
-_BEGIN_READ_IN_COMPANY = _BEGIN_READ + b"; SET LOCAL max_parallel_workers_per_gather = 0"
 
 
 class PostgresStore:
@@ -79,30 +77,34 @@ class PostgresStore:
         return self._writer.write_sync(fn, account)
 
     async def read(self, fn: Callable[[ReadTx], T], account: int = 0) -> T:
-        begin = _BEGIN_READ if self._reading.is_alone(account) else _BEGIN_READ_IN_COMPANY
-        return await self._reading.run(partial(self._read, fn, time.monotonic(), begin), account)
+        in_company = not self._reading.is_alone(account)
+        return await self._reading.run(partial(self._read, fn, time.monotonic(), in_company), account)
 
     def read_sync(self, fn: Callable[[ReadTx], T]) -> T:
-        return self._read(fn, time.monotonic(), _BEGIN_READ)
+        return self._read(fn, time.monotonic(), False)
 
-    def _read(self, fn: Callable[[ReadTx], T], asked_at: float, begin: bytes) -> T:
+    def _read(self, fn: Callable[[ReadTx], T], asked_at: float, in_company: bool) -> T:
         if self._closed:
             raise Unavailable(STOPPING)
         try:
-            return self._read_once(fn, asked_at, begin)
+            return self._read_once(fn, asked_at, in_company)
         except ConnectionLost:
             # One that was idle while the server restarted; so were the others. Reading twice does no harm.
             self._drop_readers()
         try:
-            return self._read_once(fn, asked_at, begin)
+            return self._read_once(fn, asked_at, in_company)
         except ConnectionLost:
             raise Unavailable("the connection to the database was lost; try again") from None
 
-    def _read_once(self, fn: Callable[[ReadTx], T], asked_at: float, begin: bytes) -> T:
-        database = PostgresDatabase(self._reader(asked_at), self._read_limit_sec)
+    def _read_once(self, fn: Callable[[ReadTx], T], asked_at: float, in_company: bool) -> T:
+        """Run `fn` in a transaction that sees one state."""
+        database = ReadDatabase(self._reader(asked_at), self._read_limit_sec, in_company=in_company)
         try:
-            return _in_one_state(database, fn, begin)
+            return fn(PostgresReadTx(database))
+        except psycopg.Error as error:
+            raise database.spoken(error) from error
         finally:
+            database.end()
             if database.connection.closed or self._closed:
                 database.connection.close()
             else:
@@ -165,18 +167,3 @@ class PostgresStore:
         self._drop_readers()
         if self._telling is not None:
             self._telling.close()
-
-
-def _in_one_state(database: PostgresDatabase, fn: Callable[[ReadTx], T], begin: bytes) -> T:
-    """Run `fn` in a transaction that sees one state."""
-    connection = database.connection
-    try:
-        connection.execute(begin, prepare=False)  # what is prepared is one statement
-        return fn(PostgresReadTx(database))
-    except psycopg.Error as error:
-        raise database.spoken(error) from error
-    finally:
-        with suppress(psycopg.Error):
-            if not connection.closed:
-                # Not ROLLBACK, with which psycopg has the server forget every statement that it has prepared.
-                connection.execute(b"COMMIT")

@@ -8,6 +8,7 @@ that another process is granting at this moment (S6).
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
@@ -17,7 +18,17 @@ from balsam.server.store import selections
 from balsam.server.store.postgres.connection import PostgresDatabase
 from balsam.server.store.postgres.fronts import MANY_PASSED, Front, Fronts
 from balsam.server.store.protocol import GuardFailed
-from balsam.server.store.records import AppRow, HotJob, JobRow, JobShape, JobUpdate, NewJob, Row, event_id
+from balsam.server.store.records import (
+    EVENT_SEQ_BITS,
+    AppRow,
+    HotJob,
+    JobRow,
+    JobShape,
+    JobUpdate,
+    NewJob,
+    Row,
+    event_id,
+)
 from balsam.server.store.selections import AcquireCriteria, light_enough
 from balsam.server.store.sql_database import listed
 from balsam.server.store.sql_read import SqlReadTx
@@ -28,6 +39,8 @@ from balsam.server.store.sql_rows import (
     UPDATE_GUARD,
     UPDATED_COLUMNS,
     event_values,
+    own_values,
+    shape_values,
 )
 from balsam.server.store.sql_runnable import NO_LIMIT, NOT_HELD, RUNNABLE, Place, Walk, fits_sql, people_sql
 from balsam.server.store.sql_write import LENGTH, Ids, SqlTx
@@ -57,6 +70,20 @@ _LOCK = " FOR NO KEY UPDATE"
 # Ids that nobody sees are taken in advance, to save a question for each.
 _AHEAD = {"idempotency_keys": 64}
 _FEW_ROWS = 4  # the events of one Job
+
+
+@lru_cache(maxsize=32)
+def _one_job_sql(events: int) -> str:
+    """Insert one Job that has so many events, and give its id."""
+    columns = (*OWN_COLUMNS, *SHAPE_COLUMNS)
+    steps = ", ".join(f"({number}, ?, ?, ?, ?, ?)" for number in range(1, events + 1))
+    return f"""WITH new AS (INSERT INTO jobs ({", ".join(columns)})
+        VALUES (nextval('jobs_ids'), {", ".join("?" * (len(columns) - 1))}) RETURNING id),
+        logged AS (INSERT INTO events ({", ".join(EVENT_COLUMNS)})
+        SELECT (new.id << {EVENT_SEQ_BITS}) | step.number, ?, ?, NULL, step.attempt, step.source, step.target,
+        step.actor, step.data
+        FROM new CROSS JOIN (VALUES {steps}) AS step (number, attempt, source, target, actor, data))
+        SELECT id FROM new"""
 
 
 class PostgresIds:
@@ -126,13 +153,27 @@ class PostgresTx(SqlTx):
             raise GuardFailed(f"a Job refers to App {row_id}")
 
     def insert_jobs(self, jobs: Sequence[NewJob], at: int) -> list[int]:
-        ids = super().insert_jobs(jobs, at)
-        self._insert_many("events", EVENT_COLUMNS, self._first_events)
-        self._first_events = []
+        if len(jobs) == 1:
+            ids = [self._insert_one_job(jobs[0], at)]
+        else:
+            ids = super().insert_jobs(jobs, at)
+            self._insert_many("events", EVENT_COLUMNS, self._first_events)
+            self._first_events = []
         for shape in {id(job.shape): job.shape for job in jobs}.values():
             if shape.decision.after.state in _GRANTABLE:
                 self._fronts.submitted(shape)
         return ids
+
+    def _insert_one_job(self, job: NewJob, at: int) -> int:
+        """The Job, its number and its events in one statement: each is a way to the server and back."""
+        shape, events = job.shape, event_values(job.shape.decision)
+        _, *own = own_values(job, 0)
+        steps = chain.from_iterable(columns for _, *columns in events)
+        sql = _one_job_sql(len(events))
+        (job_id,) = next(iter(self._db.execute(sql, (*own, *shape_values(shape, at), shape.owner_id, at, *steps))))
+        self._tally_new(shape, 1)
+        self._insert_links([(job_id, job)])
+        return int(job_id)
 
     def _insert_first_events(self, shape: JobShape, ids: Sequence[int], at: int) -> None:
         events = list(enumerate(event_values(shape.decision), 1))

@@ -27,10 +27,11 @@ from balsam.server.store.records.jobs import (
     HotJob,
     JobRow,
     ResultRow,
+    ShownJob,
     event_id,
     steps_mask,
 )
-from balsam.server.store.records.sites import AppRow, BatchJobRow, SessionRow, SiteRow
+from balsam.server.store.records.sites import AppAtSite, AppRow, BatchJobRow, SessionRow, SiteRow
 from balsam.server.store.records.values import Json, micros, moment, moment_or_none
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "EVENT_SEQ_BITS",
     "STAGE_IN_BIT",
     "STAGE_OUT_BIT",
+    "AppAtSite",
     "AppRow",
     "AuditRow",
     "BatchJobRow",
@@ -57,6 +59,7 @@ __all__ = [
     "Row",
     "SessionRow",
     "ShareRow",
+    "ShownJob",
     "SiteRow",
     "Step",
     "TeamRow",

@@ -1,6 +1,7 @@
 """Jobs as they are read: whole (`JobRow`), the part that a transition needs (`HotJob`), their events and results."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from balsam.domain.failure import Failure
 from balsam.domain.lifecycle import Hook, JobFacts
@@ -67,6 +68,45 @@ class JobRow:
     launch_params: dict[str, str]
     transfers: dict[str, str]
     parent_ids: list[int]
+
+
+class ShownJob(NamedTuple):
+    """A Job as it is shown, `wire.jobs.JobView` with its owner. JSON stays the text that is stored."""
+
+    id: int
+    submitted_by: str
+    app_id: int
+    app_name: str
+    site_id: int
+    workdir: str
+    parameters: str
+    tags: str
+    data: str
+    num_nodes: int
+    ranks_per_node: int
+    threads_per_rank: int
+    threads_per_core: int
+    gpus_per_rank: float
+    node_packing_count: int
+    wall_time_min: int
+    launch_params: str
+    parent_ids: str
+    transfers: str
+    priority: int
+    max_attempts: int | None
+    state: JobState
+    attempt: int
+    return_code: int | None
+    failure: str | None
+    cancel_requested: bool
+    batch_job_id: int | None
+    session_id: int | None
+    pending_file_cleanup: bool
+    created_at: int
+    last_update: int
+    started_at: int | None
+    ended_at: int | None
+    owner_id: int
 
 
 @dataclass(slots=True)

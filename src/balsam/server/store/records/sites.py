@@ -1,6 +1,7 @@
 """Rows of places: Sites, their Apps and allocations, and the leases of those who work there."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from balsam.domain.lease import LeaseKind, SessionPurpose
 from balsam.domain.states import BatchJobState, JobMode
@@ -45,6 +46,15 @@ class AppRow:
     content_hash: str
     synced_at: int
     definition: Json
+
+
+class AppAtSite(NamedTuple):
+    """What a submission asks of the place it goes to. `max_jobs` is the quota of the Site's owner."""
+
+    app: AppRow
+    site_name: str
+    transfer_locations: dict[str, str]
+    max_jobs: int | None
 
 
 @dataclass(frozen=True, slots=True)
