@@ -10,6 +10,8 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,13 @@ from balsam.server.limits import RequestRates
 from balsam.server.routes.call import Call
 from balsam.server.routes.dispatch import tree_of
 from balsam.server.routes.endpoint import Routes
+from balsam.server.run import STOP_SEC
 from balsam.server.settings import ServerSettings
 from balsam.server.store.memory import MemoryStore
 from balsam.server.timer import Sweep, SweepTimer
 from balsam.server.usecases import accounts
+from balsam.server.workers import SAME_SIGNAL_SEC
+from tests.server.sse import Listener
 from tests.server.world import ok
 from tests.services import RunningService, running_service, start_service
 
@@ -267,6 +272,58 @@ def test_stop_is_clean_and_soon(own_service: RunningService, sig: signal.Signals
     assert "Traceback" not in own_service.log
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", own_service.port), 1)
+
+
+SITE = b'{"name": "slow", "path": "/p", "hostname": "h"}'
+
+
+@contextmanager
+def slow_request(service: RunningService) -> Iterator[socket.socket]:
+    """One that is being answered: all but the last byte of its body has been sent."""
+    headers = "".join(f"{name}: {value}\r\n" for name, value in service.headers().items())
+    head = f"POST /api/sites HTTP/1.1\r\nHost: h\r\n{headers}Content-Length: {len(SITE)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", service.port), 30) as asking, service.client() as client:
+        asking.sendall(head + SITE[:-1])
+        ok(client.get("/healthz"))
+        yield asking
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_waiting_for_requests_and_nothing_breaks(
+    own_service: RunningService, sig: signal.Signals
+) -> None:
+    with slow_request(own_service) as asking, Listener(own_service, "/api/jobs/stream") as stream:
+        own_service.process.send_signal(sig)
+        assert stream.wait_end(30) == "clean", "the first one was heard"
+        time.sleep(SAME_SIGNAL_SEC + 0.1)
+        assert own_service.process.poll() is None
+        begun = time.monotonic()
+        assert own_service.stop(sig) == 0
+        assert time.monotonic() - begun < STOP_SEC - 1
+        reply = asking.recv(10_000).decode()
+    assert reply.startswith("HTTP/1.1 503 ") and "retry-after: 2" in reply and "the service is stopping" in reply
+    assert "Traceback" not in own_service.log and "ERROR" not in own_service.log
+    assert not (own_service.home / "service.json").exists()
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(own_service: RunningService) -> None:
+    with slow_request(own_service) as asking, Listener(own_service, "/api/jobs/stream") as stream:
+        for _ in range(2):
+            own_service.process.send_signal(signal.SIGTERM)
+        assert stream.wait_end(30) == "clean"
+        asking.sendall(SITE[-1:])
+        assert asking.recv(10_000).startswith(b"HTTP/1.1 201 ")
+    assert own_service.stop() == 0
+
+
+def test_signals_during_the_last_steps_break_nothing_off(own_service: RunningService) -> None:
+    own_service.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 30
+    while own_service.process.poll() is None:
+        assert time.monotonic() < deadline
+        own_service.process.send_signal(signal.SIGINT)
+        time.sleep(0.002)
+    assert own_service.process.returncode == 0 and "Traceback" not in own_service.log
 
 
 def test_tls_is_served_and_plain_http_is_not(tmp_path: Path) -> None:

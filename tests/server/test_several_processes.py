@@ -23,9 +23,12 @@ from click.testing import CliRunner
 
 from balsam.server.command import up
 from balsam.server.database_address import DatabaseAddress
+from balsam.server.run import STOP_SEC
+from balsam.server.workers import SAME_SIGNAL_SEC
 from balsam.wire.limits import MAX_FILE_READ_BYTES
 from tests.server.file_requests import Asking, put
 from tests.server.sse import Listener
+from tests.server.test_app import slow_request
 from tests.server.world import PASSWORD, Person, batch_job_body, furnish, make_jobs, make_site, make_user, ok
 from tests.services import RunningService, start_service
 from tests.testbed.postgres import PostgresServer
@@ -266,6 +269,17 @@ def test_a_stop_ends_all_workers_in_order(workers: RunningService, sig: signal.S
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert "Traceback" not in workers.log
     assert not (workers.home / "service.json").exists()
+
+
+def test_a_second_signal_ends_the_waiting_of_all_workers(workers: RunningService) -> None:
+    with slow_request(workers) as asking:
+        workers.process.send_signal(signal.SIGTERM)
+        time.sleep(SAME_SIGNAL_SEC + 0.1)
+        begun = time.monotonic()
+        assert workers.stop() == 0
+        assert time.monotonic() - begun < STOP_SEC - 1
+        assert asking.recv(10_000).startswith(b"HTTP/1.1 503 ")
+    assert "Traceback" not in workers.log
 
 
 def test_no_worker_outlives_its_parent(workers: RunningService) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from balsam.wire.base import ErrorDetail
 
+STOPPING = "the service is stopping; try again"
+
 
 class ServiceError(Exception):
     """Base: HTTP status, a stable code for programs, a sentence for people, and the places that are wrong."""

@@ -2,7 +2,8 @@
 
 Called by `balsam server up`, `balsam up` and `python -m balsam.server`. Promises: one service per SQLite file; the
 data directory 0700; service.json is there once the service answers and gone after a clean stop; open streams end
-cleanly and the whole stop takes less than a second. With `workers` it has several processes (workers.py), else one.
+cleanly and the whole stop takes less than a second, or as long as requests that are being answered need (STOP_SEC; a
+second signal ends the waiting). With `workers` it has several processes (workers.py), else one.
 After SIGUSR2 it goes on as the program that is installed now (handover.py), and no request fails meanwhile.
 """
 
@@ -16,6 +17,7 @@ import secrets
 import signal
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -49,6 +51,7 @@ BACKLOG = 2048
 STOP_SEC = 5  # a stop waits this long for requests that are being answered
 DRAIN_SEC = 60  # and a restart so long
 LINGER_SEC = 4.5  # idle connections are closed after it: clients of ours have dropped theirs by then (KEEP_ALIVE_SEC)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 RESTART_SIGNAL = signal.SIGUSR2  # SIGHUP comes by itself when a terminal is closed
 
 
@@ -79,7 +82,8 @@ OnReady = Callable[[Ready], None]
 def serve(settings: ServerSettings, on_ready: OnReady | None = None, clock: Clock | None = None) -> None:
     """Run the service until it is told to stop. Raises SettingsError when it can't or must not start this way.
 
-    When it is told to start anew, this process becomes another program and the call does not return.
+    When it is told to start anew, this process becomes another program and the call does not return. After a stop the
+    process takes no more signals to stop: it is to end.
     """
     before, given = handover.take_predecessor(), handover.inherited_socket()
     settings = settings if given is None else handover.settings_on(given, settings)
@@ -94,6 +98,9 @@ def serve(settings: ServerSettings, on_ready: OnReady | None = None, clock: Cloc
         if left is not None:
             log.info("starting anew")
             handover.become_successor(sock, left)
+    if threading.current_thread() is threading.main_thread():
+        for sig in STOP_SIGNALS:  # this process only has to end
+            signal.signal(sig, signal.SIG_IGN)
 
 
 def _serve_on(
@@ -201,6 +208,7 @@ class _Server(uvicorn.Server):
         )
         super().__init__(config)
         self.is_drained = False
+        self._signalled_at: float | None = None
         self._limits = limits
         self._app = app
         self._on_ready = on_ready
@@ -248,15 +256,39 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.is_drained = False
+        now = time.monotonic()
+        self._signalled_at = self._signalled_at or now
         # The signal is the order to stop, and was obeyed: uvicorn would raise it again after the clean stop.
-        self.force_exit = self.should_exit
+        self.force_exit = now - self._signalled_at > workers.SAME_SIGNAL_SEC
         self.should_exit = True
-        if self._loop is not None and self._stop is not None:
+        if self._loop is not None and self._stop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """They are heard until `serve` returns: one that comes during the last steps is not to break these off.
+
+        But for a service that makes room: in between two programs a signal ends both.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in STOP_SIGNALS}
+        yield
+        if self.is_drained:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         stop_streams(self._app)
         await super().shutdown(sockets)
+        if self.force_exit:
+            # uvicorn returns at once then, and all that is at work would end in the middle, each with a traceback.
+            given_up = list(self.server_state.tasks)
+            for task in given_up:
+                task.cancel()
+            await asyncio.gather(*given_up, return_exceptions=True)
+            await self.lifespan.shutdown()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from balsam.server.settings import SettingsError
 log = logging.getLogger("balsam.server")
 
 STOP_SEC = 15.0  # then they are killed
+SAME_SIGNAL_SEC = 0.5  # `timeout` signals a process and its group at once
 RESTART_SEC = 0.5
 READY = b"r"
 # What a child does: it calls its first argument when it answers, and stops when its second, a pipe, can be read.
@@ -46,6 +47,8 @@ class _Watch:
         self._before = set(before.workers)
         self._alive_writers_before = before.alive_writers
         self._stopping = False
+        self._signalled_at: float | None = None
+        self._hurried = False  # by a second signal
         self._restarting = False
         # The end of the parent is the end of the first pipe; children say on the second that they answer.
         self._alive_reader, self._alive_writer = os.pipe()
@@ -74,7 +77,10 @@ class _Watch:
         self._restarting = True
 
     def _stop(self, sig: int, frame: FrameType | None) -> None:
-        # The children hear of it once, from `_end`: a second signal would tell them to be hasty.
+        # The children hear of it from `_end`.
+        now = time.monotonic()
+        self._signalled_at = self._signalled_at or now
+        self._hurried = now - self._signalled_at > SAME_SIGNAL_SEC
         self._stopping = True
 
     def _start(self) -> None:
@@ -138,9 +144,12 @@ class _Watch:
 
     def _end(self) -> None:
         self._signal(signal.SIGTERM, self._children | self._before)
-        deadline = time.monotonic() + STOP_SEC
-        while (self._children or self._before) and time.monotonic() < deadline:
+        begun, told_twice = time.monotonic(), False
+        while (self._children or self._before) and time.monotonic() < begun + STOP_SEC:
             self._ended()
+            if self._hurried and not told_twice and time.monotonic() > begun + 2 * SAME_SIGNAL_SEC:
+                told_twice = True
+                self._signal(signal.SIGTERM, self._children | self._before)
             time.sleep(0.02)
         self._signal(signal.SIGKILL, self._children | self._before)
         for pid in self._children | self._before:

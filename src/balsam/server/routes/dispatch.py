@@ -4,6 +4,7 @@ One function from bytes to bytes, without middleware layers: this is the service
 are not the API's (docs, pages) go on to `fallback`. Every answer carries X-Request-Id; every error is an ErrorReply.
 """
 
+import asyncio
 import itertools
 import logging
 import secrets
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from balsam.server import logs, problems
 from balsam.server.auth.needs import check_scope
-from balsam.server.errors import Forbidden, NotFound, ServiceError
+from balsam.server.errors import STOPPING, Forbidden, NotFound, ServiceError, Unavailable
 from balsam.server.limits import BodyStream, Disconnected, Window, read_body
 from balsam.server.problems import Problem
 from balsam.server.routes import query
@@ -111,6 +112,10 @@ class Dispatcher:
             await self._route(scope, receive, send, seen)
         except Disconnected:
             return
+        except asyncio.CancelledError:
+            # The service stops and waits for this request no longer; the task ends here, so nobody has to hear of it.
+            if not seen.status:
+                await self._refuse(Unavailable(STOPPING), send, request_id)
         except Exception as error:
             if seen.status:
                 log.exception("request %s: %s %s broke off", request_id, scope["method"], scope["path"])

@@ -14,9 +14,8 @@ from concurrent.futures import Future
 from math import inf
 from typing import Any, TypeVar
 
-from balsam.server.errors import Unavailable
+from balsam.server.errors import STOPPING, Unavailable
 from balsam.server.line import Line
-from balsam.server.store.writer import STOPPING
 
 T = TypeVar("T")
 READERS = 4

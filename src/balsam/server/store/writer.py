@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from balsam.server.errors import Unavailable
+from balsam.server.errors import STOPPING, Unavailable
 from balsam.server.line import Line
 from balsam.server.store.protocol import Tx
 
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 MAX_GROUP = 100
 GROUP_SEC = 0.05  # after which no further item of a group is begun
-STOPPING = "the service is stopping; try again"
 
 
 class Item:

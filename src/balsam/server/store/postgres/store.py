@@ -18,7 +18,7 @@ from typing import TypeVar
 import psycopg
 
 from balsam.server.database_address import DatabaseAddress
-from balsam.server.errors import Unavailable
+from balsam.server.errors import STOPPING, Unavailable
 from balsam.server.store.postgres import notifications
 from balsam.server.store.postgres.connection import (
     Connection,
@@ -37,7 +37,7 @@ from balsam.server.store.postgres.tx import PostgresReadTx
 from balsam.server.store.protocol import ReadTx, Subscriber, Tx, Wake
 from balsam.server.store.readers import Readers
 from balsam.server.store.wakes import Subscribers
-from balsam.server.store.writer import STOPPING, GroupedWriter
+from balsam.server.store.writer import GroupedWriter
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
