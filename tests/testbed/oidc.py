@@ -41,10 +41,10 @@ def install() -> None:
 
 
 @contextmanager
-def running_provider(redirect_uri: str) -> Iterator[str]:
+def running_provider(redirect_uri: str, port: int = 0) -> Iterator[str]:
     """Its issuer. Whoever logs in as NAME is NAME@lab.example, and is asked for no real password."""
     install()
-    command = ["node", "provider.mjs", redirect_uri]
+    command = ["node", "provider.mjs", redirect_uri, str(port)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     provider: subprocess.Popen[str] = subprocess.Popen(command, cwd=DIRECTORY, text=True, **pipes)
     assert provider.stdin is not None and provider.stdout is not None

@@ -39,10 +39,11 @@ class Providers:
 
     def __init__(self, settings: LoginSettings, service: Service) -> None:
         self.login_url = settings.public_url + PATH
-        self._outbound = Outbound()
+        # Connections of its own for each: those that wait for a silent provider are not missing at another one.
+        self._outbound = {one.name: Outbound() for one in settings.providers}
         redirect_uri = f"{self.login_url}/callback"
         self.by_name = {
-            one.name: Provider(one, redirect_uri, self._outbound, service.clock) for one in settings.providers
+            one.name: Provider(one, redirect_uri, self._outbound[one.name], service.clock) for one in settings.providers
         }
         self.is_secure = settings.public_url.startswith("https:")
         parts = urlsplit(settings.public_url)
@@ -55,7 +56,8 @@ class Providers:
         )
 
     async def close(self) -> None:
-        await self._outbound.close()
+        for outbound in self._outbound.values():
+            await outbound.close()
 
 
 def add_to(router: Router, service: Service, login_file: Path) -> Providers:
