@@ -10,14 +10,14 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from tests.testbed import mpi, session_rules
+from tests.testbed import mpi, session_rules, table
 from tests.testbed.hand_out import pytest_xdist_make_scheduler as pytest_xdist_make_scheduler
 from tests.testbed.postgres import PostgresServer, debian_programs, wheel_programs
 
@@ -120,6 +120,22 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         faults += session_rules.skips_without_reason(_skipped, TESTS / "allowed_skips.txt")
     for fault in faults:
         session_rules.report_fault(session, fault)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """After a run of all tests: how each row of the table of faults and attacks went, and its figures."""
+    if config.args != config.getini("testpaths") or config.option.markexpr or config.option.keyword:
+        return
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    terminalreporter.section("faults and attacks (tests/table.txt)")
+    for line in table.told([one for one in reports if isinstance(one, pytest.TestReport)], table.rows()):
+        terminalreporter.line(line)
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Tell a figure that a test has measured: it is printed at the end of a run of all tests."""
+    return partial(record_property, table.FIGURE)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -78,8 +78,14 @@ def children(service: RunningService) -> list[int]:
     return [int(word) for word in Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()]
 
 
+def told(books: Books) -> str:
+    """After `settle`."""
+    lists = (books.submitted, books.granted, books.finished)
+    return "{} Jobs submitted, {} granted, {} finished, none lost or twice".format(*map(len, lists))
+
+
 def test_f12_the_database_is_restarted_under_load(
-    server: PostgresServer, workers: RunningService, address: DatabaseAddress
+    server: PostgresServer, workers: RunningService, address: DatabaseAddress, figure: Callable[[str], None]
 ) -> None:
     person = furnish(workers, make_user(workers, "ann"))
     with load_on([workers], person) as load:
@@ -90,9 +96,14 @@ def test_f12_the_database_is_restarted_under_load(
         time.sleep(CLEAN_SEC + 2)
     assert load.books.clean_after() < back + CLEAN_SEC, "requests still failed"
     settle(address, load.books)
+    figure(
+        f"3 restarts of PostgreSQL: {told(load.books)}, clean {load.books.clean_after() - back:.1f} s after the last"
+    )
 
 
-def test_f3_one_of_three_workers_is_killed_under_load(workers: RunningService, address: DatabaseAddress) -> None:
+def test_f3_one_of_three_workers_is_killed_under_load(
+    workers: RunningService, address: DatabaseAddress, figure: Callable[[str], None]
+) -> None:
     person = furnish(workers, make_user(workers, "ann"))
     with load_on([workers], person) as load:
         for _ in range(4):
@@ -104,6 +115,7 @@ def test_f3_one_of_three_workers_is_killed_under_load(workers: RunningService, a
         time.sleep(CLEAN_SEC + 1)
     assert load.books.clean_after() < killed + CLEAN_SEC
     settle(address, load.books)
+    figure(f"4 kills of one of three processes: {told(load.books)}")
 
 
 def test_the_network_between_a_process_and_the_database_is_cut(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -66,7 +66,9 @@ def silenced(tmp_path: Path) -> Iterator[tuple[OwnNetwork, int, RunningService]]
         yield network, server.port, service
 
 
-def test_packets_to_the_database_vanish(silenced: tuple[OwnNetwork, int, RunningService]) -> None:
+def test_packets_to_the_database_vanish(
+    silenced: tuple[OwnNetwork, int, RunningService], figure: Callable[[str], None]
+) -> None:
     """Requests, also those that queue behind others, end in bounded time; the process goes on by itself afterwards."""
     network, port, service = silenced
     person = furnish(service, make_user(service, "ann"))
@@ -85,7 +87,7 @@ def test_packets_to_the_database_vanish(silenced: tuple[OwnNetwork, int, Running
         for key in keys:
             ok(submit(client, person, key))
         assert count(client) == before + len(keys), "each is there once (S2)"
-    print(f"{ASKERS} requests into the silence: each answered 503, the slowest after {slowest:.1f} s")
+    figure(f"{ASKERS} requests into the silence: each answered 503, the slowest after {slowest:.1f} s")
 
 
 @contextmanager

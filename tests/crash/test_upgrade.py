@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,9 @@ def replace(service: RunningService) -> None:
     until(is_replaced, PATIENCE_SEC)
 
 
-def test_f25_an_upgrade_under_load(installation: Installation, address: DatabaseAddress, tmp_path: Path) -> None:
+def test_f25_an_upgrade_under_load(
+    installation: Installation, address: DatabaseAddress, tmp_path: Path, figure: Callable[[str], None]
+) -> None:
     env = {"BALSAM_DATABASE": address.text, "PYTHONPATH": str(installation.path)}
     home = tmp_path / "balsam"
     with running_service(home, env=env) as first, running_service(home, env=env) as second:
@@ -113,4 +115,7 @@ def test_f25_an_upgrade_under_load(installation: Installation, address: Database
         assert rows_of(address)(f"SELECT count(*) FROM jobs WHERE {ADDED} = ''")[0][0] >= len(load.books.submitted)
         assert load.books.failed_at == [], "a request failed"
     settle(address, load.books)
-    print(f"{len(load.books.submitted)} Jobs submitted meanwhile; slowest request {load.books.slowest_sec:.1f} s")
+    figure(
+        f"an upgrade: {len(load.books.submitted)} Jobs submitted, no request failed; "
+        f"the slowest took {load.books.slowest_sec:.1f} s"
+    )

@@ -1,11 +1,11 @@
-"""Many at once: ten thousand idle streams, a thousand agents that come back together. What it costs is printed (-s)."""
+"""Many at once: ten thousand idle streams, a thousand agents that come back together. What it costs is told."""
 
 from __future__ import annotations
 
 import asyncio
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -54,7 +54,9 @@ async def greeted(port: int, path: str, token: str, turn: asyncio.Semaphore) -> 
         return writer
 
 
-def test_ten_thousand_idle_streams_do_not_slow_a_call_down(crowded: RunningService) -> None:
+def test_ten_thousand_idle_streams_do_not_slow_a_call_down(
+    crowded: RunningService, figure: Callable[[str], None]
+) -> None:
     process = psutil.Process(crowded.pid)
     before = process.memory_info().rss
 
@@ -72,7 +74,7 @@ def test_ten_thousand_idle_streams_do_not_slow_a_call_down(crowded: RunningServi
 
     median_sec, idle = asyncio.run(look())
     grown = (process.memory_info().rss - before) / STREAMS
-    print(f"\n{STREAMS} streams: {grown / 1024:.1f} KiB each, {idle:.0%} of a core, a call {median_sec * 1000:.1f} ms")
+    figure(f"{STREAMS} streams: {grown / 1024:.1f} KiB each, {idle:.0%} of a core, a call {median_sec * 1000:.1f} ms")
     assert grown < 100 * 1024
     assert median_sec < 1
     assert crowded.stop() == 0
@@ -85,7 +87,7 @@ def call_sec(service: RunningService) -> float:
         return time.monotonic() - begun
 
 
-def test_a_thousand_agents_come_back_at_once(crowded: RunningService) -> None:
+def test_a_thousand_agents_come_back_at_once(crowded: RunningService, figure: Callable[[str], None]) -> None:
     with crowded.client() as client:
         sites = [make_site(client) for _ in range(AGENTS)]
 
@@ -106,5 +108,5 @@ def test_a_thousand_agents_come_back_at_once(crowded: RunningService) -> None:
 
     begun = time.monotonic()
     answers = asyncio.run(all_come())
-    print(f"\n{AGENTS} agents back in {time.monotonic() - begun:.1f} s")
+    figure(f"{AGENTS} agents back in {time.monotonic() - begun:.1f} s")
     assert {answer.split()[1] for answer in answers} == {b"200"}

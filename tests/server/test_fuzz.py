@@ -8,8 +8,10 @@ schemathesis.toml lists with the reason why a schema can't say all that they ask
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,7 @@ EXAMPLES = os.environ.get("BALSAM_FUZZ_EXAMPLES", "3")
 LEFT_OUT = ("site_stream", "session_stream", "job_stream", "logout", "delete_site", "change_user", "revoke_token")
 
 
-def test_every_operation_keeps_to_the_document(tmp_path: Path) -> None:
+def test_every_operation_keeps_to_the_document(tmp_path: Path, figure: Callable[[str], None]) -> None:
     with running_service(tmp_path / "home", options=["--read-limit-sec", "2"]) as service:
         furnish(service, make_user(service, "ann"))
         with service.client("") as nobody:
@@ -43,3 +45,5 @@ def test_every_operation_keeps_to_the_document(tmp_path: Path) -> None:
         assert "Traceback" not in service.log, service.log[-5_000:]
         with service.client() as client:
             assert client.get("/readyz").status_code == 200
+    for line in re.findall(r"^.*(?:Test cases|API Operations|generated).*$", done.stdout, re.MULTILINE):
+        figure(line.strip())

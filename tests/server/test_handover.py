@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +130,9 @@ def slow_upload(service: RunningService, token: str, hold: threading.Event, answ
         answers.append(client.post("/api/sites", content=body()).status_code)
 
 
-def test_no_request_fails_and_streams_are_told_when_a_service_starts_anew(service: RunningService) -> None:
+def test_no_request_fails_and_streams_are_told_when_a_service_starts_anew(
+    service: RunningService, figure: Callable[[str], None]
+) -> None:
     ann = furnish(service, make_user(service, "ann"))
     asking, hold, answers = Asking(service, ann), threading.Event(), list[int]()
     upload = threading.Thread(target=slow_upload, args=(service, ann.token, hold, answers))
@@ -154,7 +156,7 @@ def test_no_request_fails_and_streams_are_told_when_a_service_starts_anew(servic
             assert time.monotonic() < deadline, service.log
             time.sleep(0.02)
     assert asking.faults == [] and answers == [201]
-    print(f"{asking.answered} requests, none failed; the slowest took {asking.slowest_sec:.2f} s")
+    figure(f"a restart: {asking.answered} requests, none failed; the slowest took {asking.slowest_sec:.2f} s")
     with service.client(ann.token) as client:
         kept = {
             job["id"] for job in ok(client.post("/api/jobs/search", json={"id": asking.submitted[-900:]}))["results"]

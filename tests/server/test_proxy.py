@@ -190,7 +190,9 @@ def test_the_service_is_told_the_address_that_the_proxy_sees(proxy: Proxy, admin
     assert answer.headers["x-content-type-options"] == "nosniff", "the service's own headers are kept"
 
 
-def test_no_request_fails_behind_the_proxy_while_the_service_starts_anew(proxy: Proxy, ann: Person) -> None:
+def test_no_request_fails_behind_the_proxy_while_the_service_starts_anew(
+    proxy: Proxy, ann: Person, figure: Callable[[str], None]
+) -> None:
     class Through(Asking):
         def client(self) -> httpx2.Client:
             return proxy.client(ann.token)
@@ -201,4 +203,4 @@ def test_no_request_fails_behind_the_proxy_while_the_service_starts_anew(proxy: 
         done = asking.answered
         until(lambda: asking.answered > done + 50 or bool(asking.faults), "nobody is answered")
     assert asking.faults == []
-    print(f"{asking.answered} requests through nginx, none failed; the slowest took {asking.slowest_sec:.2f} s")
+    figure(f"{asking.answered} requests through nginx, none failed; the slowest took {asking.slowest_sec:.2f} s")
