@@ -82,6 +82,10 @@ HOT: dict[str, Callable[[StoreWorld, int], object]] = {
     ),
     "delete": lambda w, s: w.delete([4]),
     "due transfers": lambda w, s: w.transfers(site_id=[w.site.id], state=["pending", "active", "inactive"], limit=100),
+    "due transfers by turns": lambda w, s: (
+        _submit_with_transfers(w, s),
+        w.read(lambda tx: tx.due_items(w.site.id, 100)),
+    ),
     "transfers of Jobs": lambda w, s: w.transfers(job_id=[1, 2], direction="out"),
     "transfers by id": lambda w, s: w.transfers(id=[1, 2], job_id=[1]),
     "newest transfers": lambda w, s: w.transfers(ordering="-id", limit=100),

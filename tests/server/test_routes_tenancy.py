@@ -221,6 +221,7 @@ WITHOUT_OBJECTS = {
     "create_site": "makes the caller's own",
     "job_stream": "test_stream: of the caller's own Jobs, or of the Site's",
     "create_team": "makes the caller's own",
+    "list_due_transfers": "test_usecases_transfers: the calling Site's",
     "blob_usage": "test_blobs: the caller's own",
     "upload_state": "test_blobs: names are the caller's own",
     "upload_piece": "test_blobs: names are the caller's own",

@@ -14,7 +14,7 @@ from balsam.domain.transfers import TransferDirection
 from balsam.site.service import ServiceAway
 from balsam.site.services import transfers as module
 from balsam.site.services.transfer_notes import LONGEST_RETRY_SEC, TransferNotes
-from balsam.site.services.transfers import TransferLimits, Transfers
+from balsam.site.services.transfers import CROWDED_SEC, TransferLimits, Transfers
 from balsam.testing.clock import FakeClock
 from balsam.transfer.base import Order, Outcome, Report, Trouble
 from balsam.transfer.manifest import EMPTY_SHA256, Content, Entry
@@ -26,12 +26,15 @@ DONE, ERROR = TransferState.DONE, TransferState.ERROR
 NOTHING = Content(False, 1, 0, (Entry("x", 0, 0o644, EMPTY_SHA256),))
 
 
-def item(number: int, direction: TransferDirection = OUT, alias: str = "client", task_id: str = "") -> TransferItemView:
+def item(
+    number: int, direction: TransferDirection = OUT, alias: str = "client", task_id: str = "", who: str = "ada"
+) -> TransferItemView:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     return TransferItemView(
         id=number,
         job_id=number,
         site_id=1,
+        submitted_by=who,
         slot="result",
         direction=direction,
         local_path="out.dat",
@@ -180,6 +183,45 @@ def test_batches_are_as_large_and_as_many_as_the_settings_say() -> None:
         world.client.end(number, content=NOTHING)
     world.run()
     assert [len(numbers) for _, numbers in world.client.submitted] == [10, 10, 5]
+
+
+def test_s16_the_many_items_of_one_person_do_not_hold_up_those_of_another() -> None:
+    """All places are taken when the other person's come: one more is theirs, and then every second one."""
+    world = World(*(item(number) for number in range(1, 101)), batch_size=10, max_concurrent=2)
+    world.run()
+    for number in range(201, 231):
+        world.service.due[number] = item(number, who="bob", alias="scratch" if number > 220 else "client")
+    world.look()
+    world.run(CROWDED_SEC)
+    assert [numbers[0] for _, numbers in world.client.submitted] == [1, 11, 201]
+    world.look()
+    world.run(CROWDED_SEC)
+    assert world.scratch.submitted == [], "one more, not any number"
+    for number in range(1, 11):
+        world.client.end(number, content=NOTHING)
+    world.run()
+    assert world.scratch.submitted == [], "ada and bob have one each, and no place is free"
+    for number in range(201, 211):
+        world.client.end(number, content=NOTHING)
+    world.run()
+    assert [numbers[0] for _, numbers in world.scratch.submitted] == [221]
+    assert len(world.client.submitted) == 3
+
+
+def test_who_is_alone_has_all_places_and_no_more() -> None:
+    world = World(*(item(number) for number in range(1, 101)), batch_size=10, max_concurrent=3)
+    world.run()
+    world.look()
+    world.run(CROWDED_SEC)
+    assert [numbers[0] for _, numbers in world.client.submitted] == [1, 11, 21]
+
+
+def test_directions_and_locations_of_one_person_take_turns() -> None:
+    many = [item(number) for number in range(1, 41)]
+    world = World(*many, item(90, direction=IN), item(91, alias="scratch"), batch_size=10, max_concurrent=3)
+    world.run()
+    assert [numbers for _, numbers in world.client.submitted] == [list(range(1, 11)), [90]]
+    assert [numbers for _, numbers in world.scratch.submitted] == [[91]]
 
 
 def test_what_is_under_way_is_not_begun_again() -> None:

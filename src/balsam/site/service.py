@@ -29,7 +29,6 @@ from balsam.client.settings import ClientSettings
 from balsam.client.transport import EventStream, Transport
 from balsam.client.values import checked
 from balsam.domain.states import BatchJobState
-from balsam.domain.transfers import TRANSFER_DUE
 from balsam.site.directory import SiteDirectory
 from balsam.wire.base import Message
 from balsam.wire.batch_jobs import (
@@ -52,10 +51,10 @@ from balsam.wire.sites import (
     SiteView,
 )
 from balsam.wire.transfers import (
+    DueTransfers,
+    DueTransfersQuery,
     TransferItemView,
     TransferPatch,
-    TransferQuery,
-    TransfersPage,
     TransfersPatch,
     TransfersPatched,
 )
@@ -197,9 +196,9 @@ class ServiceLink:
         )
 
     def due_transfers(self, limit: int) -> list[TransferItemView]:
-        """TransferItems that the Site is to work on, oldest first."""
-        query = TransferQuery(site_id=[self.site_id], state=list(TRANSFER_DUE), limit=limit)
-        return self.call(lambda: self._transport.request("GET", "/transfers", reply=TransfersPage, query=query)).results
+        """TransferItems that the Site is to work on, by turns of those who submitted."""
+        query, path = DueTransfersQuery(limit=limit), "/transfers/due"
+        return self.call(lambda: self._transport.request("GET", path, reply=DueTransfers, query=query)).results
 
     def report_transfers(self, patches: Mapping[int, TransferPatch]) -> TransfersPatched:
         """Tell how TransferItems go; each is taken or refused by itself."""

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
+from balsam.domain.roles import Role
 from balsam.domain.states import JobState, TransferState
 from balsam.domain.transfers import TransferDirection
 from balsam.server.store.protocol import Duplicate, ReadTx
 from balsam.server.store.records import BlobRow, TransferItemRow, micros
 from balsam.server.store.selections import PageWindow, TransferSelection
+from balsam.server.usecases.transfers import list_due
 from balsam.testing.store_world import StoreWorld
 from balsam.wire.apps import TransferSlot
 from balsam.wire.sessions import LaunchEvent
-from balsam.wire.transfers import JobTransfer
+from balsam.wire.transfers import DueTransfersQuery, JobTransfer
 
 IN, OUT = TransferDirection.stage_in, TransferDirection.stage_out
 PAGE = PageWindow()
@@ -113,6 +115,7 @@ class FileRules:
             owner_id=world.ada.user_id,
             site_id=job_site,
             job_id=job_id,
+            submitter_id=world.ada.user_id,
             slot="result",
             direction=OUT,
             local_path="out.dat",
@@ -176,6 +179,31 @@ class FileRules:
     def _page(world: StoreWorld, selection: TransferSelection, window: PageWindow = PAGE) -> list[TransferItemRow]:
         return world.read(lambda tx: tx.transfer_items(selection, window))
 
+    def test_what_is_due_comes_by_turns_of_those_who_submitted(self, world: StoreWorld) -> None:
+        many = [self._item(world, submitter_id=1) for _ in range(7)]
+        few = [self._item(world, submitter_id=2, state=TransferState.ACTIVE) for _ in range(2)]
+        one = self._item(world, submitter_id=3, state=TransferState.INACTIVE)
+        for state in (TransferState.DONE, TransferState.ERROR, TransferState.AWAITING_JOB):
+            self._item(world, submitter_id=4, state=state)
+        other_site = world.add_site(name="other").id
+        elsewhere = self._item(world, submitter_id=1, site_id=other_site)
+        in_turns = [many[0], few[0], one, many[1], few[1], *many[2:]]
+        for limit in (0, 1, 2, 3, 4, 5, 8, 10, 100):
+            assert world.read(partial(_due, site_id=world.site.id, limit=limit)) == in_turns[:limit], limit
+        assert world.read(partial(_due, site_id=other_site, limit=5)) == [elsewhere]
+        assert world.read(partial(_due, site_id=other_site + 1, limit=5)) == []
+
+    def test_a_site_is_told_what_is_due_with_who_submitted_it(self, world: StoreWorld) -> None:
+        bob = world.add_user("bob")
+        world.share(world.ada, world.team(world.ada, bob), Role.SUBMITTER, site_id=world.site.id)
+        slot = TransferSlot(required=False, direction="in", local_path="in.dat")
+        app = world.add_app(name="stage", transfers={"input": slot})
+        fields = {"app_id": app.id, "transfers": {"input": "scratch:/in.dat"}}
+        for who, count in ((world.ada, 5), (bob, 1)):
+            world.submit_all([world.job(**fields) for _ in range(count)], who)
+        due = world.read(lambda tx: list_due(tx, world.agent(), DueTransfersQuery(limit=3))).results
+        assert [item.submitted_by for item in due] == ["ada", "bob", "ada"]
+
     def test_what_holds_content_since_long_is_found(self, world: StoreWorld) -> None:
         old = [self._item(world, holds_content=True, last_update=number) for number in (7, 3)]
         self._item(world, holds_content=True, last_update=8)
@@ -192,6 +220,10 @@ class FileRules:
         world.delete([item.job_id])
         assert self._page(world, TransferSelection(world.ada.user_id)) == [other]
         assert [blob.id for blob in self._unused(world, before=1)] == [row.id]
+
+
+def _due(tx: ReadTx, site_id: int, limit: int) -> list[TransferItemRow]:
+    return tx.due_items(site_id, limit)
 
 
 def _count(tx: ReadTx, selection: TransferSelection) -> int:

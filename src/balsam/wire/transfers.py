@@ -76,6 +76,7 @@ class TransferItemView(Message):
     remote_path: str
     location_alias: str
     recursive: bool
+    submitted_by: str
     state: TransferState
     task_id: str
     transfer_info: JsonDict
@@ -113,6 +114,18 @@ class TransfersPage(Message):
     """A page of TransferItems."""
 
     count: int
+    results: list[TransferItemView]
+
+
+class DueTransfersQuery(Message):
+    """How many of the TransferItems that are due are looked at."""
+
+    limit: Annotated[int, Field(ge=0, le=MAX_PAGE)] = 1000
+
+
+class DueTransfers(Message):
+    """TransferItems that the Site is to work on: one of each person who submitted in turn, each one's oldest first."""
+
     results: list[TransferItemView]
 
 

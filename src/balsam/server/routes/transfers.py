@@ -7,6 +7,8 @@ from balsam.server.routes.endpoint import Routes
 from balsam.server.usecases import transfers
 from balsam.wire.limits import MAX_BODY_BYTES
 from balsam.wire.transfers import (
+    DueTransfers,
+    DueTransfersQuery,
     TransferItemView,
     TransferQuery,
     TransfersCollected,
@@ -22,6 +24,12 @@ routes = Routes("transfers", reads=Scope.JOBS_READ, writes=Scope.JOBS_WRITE)
 async def list_transfers(call: Call, query: TransferQuery) -> TransfersPage:
     """A page of TransferItems."""
     return await call.read(lambda tx: transfers.list_transfers(tx, call.principal, query))
+
+
+@routes.get("/transfers/due", needs=SITE)
+async def list_due_transfers(call: Call, query: DueTransfersQuery) -> DueTransfers:
+    """What the calling Site is to work on, by turns of those who submitted."""
+    return await call.read(lambda tx: transfers.list_due(tx, call.principal, query))
 
 
 @routes.patch("/transfers", needs=SITE, body_limit=MAX_BODY_BYTES)

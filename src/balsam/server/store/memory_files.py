@@ -1,13 +1,16 @@
 """Transactions over dictionaries: blobs and TransferItems. MemoryTx stands on it."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
+from balsam.domain.transfers import TRANSFER_DUE
 from balsam.server.store.memory_tables import TableTx
 from balsam.server.store.records import BlobRow, JobRow, Row, TransferItemRow
 from balsam.server.store.selections import PageWindow, TransferSelection
+from balsam.server.store.turns import one_of_each
 
 
 class MemoryFilesTx(TableTx):
@@ -19,6 +22,13 @@ class MemoryFilesTx(TableTx):
         if window.after is not None:
             rows = [row for row in rows if (row.id < window.after if window.descending else row.id > window.after)]
         return rows[window.offset : window.offset + window.limit]
+
+    def due_items(self, site_id: int, limit: int) -> list[TransferItemRow]:
+        of_people: defaultdict[int, list[TransferItemRow]] = defaultdict(list)
+        for row in sorted(self._of(TransferItemRow), key=lambda row: row.id):
+            if row.site_id == site_id and row.state in TRANSFER_DUE:
+                of_people[row.submitter_id].append(row)
+        return list(islice(one_of_each(iter(of_people[person]) for person in sorted(of_people)), limit))
 
     def transfer_count(self, selection: TransferSelection) -> int:
         return sum(self._fits(row, selection) for row in self._of(TransferItemRow))

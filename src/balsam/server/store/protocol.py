@@ -181,6 +181,10 @@ class ReadTx(Protocol):
         """One page of TransferItems, ordered by id."""
         ...
 
+    def due_items(self, site_id: int, limit: int) -> list[TransferItemRow]:
+        """TransferItems that a Site is to work on: one of each submitter in turn, each one's oldest first."""
+        ...
+
     def transfer_count(self, selection: TransferSelection) -> int:
         """Number of selected TransferItems."""
         ...

@@ -2,7 +2,8 @@
 
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from balsam.server.store.codec import STATE_NUMBERS, table, tag_number
@@ -10,10 +11,22 @@ from balsam.server.store.records import BlobRow, Row, TransferItemRow
 from balsam.server.store.selections import PageWindow, TransferSelection
 from balsam.server.store.sql_database import Database, listed
 from balsam.server.store.sql_select import Query
+from balsam.server.store.turns import one_of_each
 
 _ANY = "IN (SELECT value FROM json_each(?))"
 _DUE = "t.state IN ('pending', 'active', 'inactive')"
 _ITEMS = f"item_id {_ANY}"
+_DUE_HERE = f"transfer_items AS t INDEXED BY transfer_items_turns WHERE t.site_id = ? AND {_DUE}"
+# By jumps along the index, however many each one has. Ordered as the index is, so that PostgreSQL reads no other.
+_PEOPLE = f"""SELECT who.person FROM (
+    WITH RECURSIVE people (person) AS (
+        SELECT (SELECT t.submitter_id FROM {_DUE_HERE} ORDER BY t.submitter_id, t.id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.submitter_id FROM {_DUE_HERE} AND t.submitter_id > people.person
+            ORDER BY t.submitter_id, t.id LIMIT 1)
+        FROM people WHERE people.person IS NOT NULL
+    ) SELECT person FROM people WHERE person IS NOT NULL
+) AS who"""
 
 
 class FilesReadTx:
@@ -31,6 +44,25 @@ class FilesReadTx:
             f" ORDER BY t.id {'DESC' if window.descending else 'ASC'} LIMIT ? OFFSET ?"
         )
         return [its.decode(row) for row in self._db.execute(sql, (*query.params, window.limit, window.offset))]
+
+    def due_items(self, site_id: int, limit: int) -> list[TransferItemRow]:
+        people = [row[0] for row in self._db.execute(_PEOPLE, (site_id, site_id)).fetchall()]
+        share = -(-limit // max(1, len(people)))
+        return list(islice(one_of_each(self._due_of(site_id, person, (share, limit)) for person in people), limit))
+
+    def _due_of(self, site_id: int, person: int, pieces: Sequence[int]) -> Iterator[TransferItemRow]:
+        """One person's, oldest first: first as many as are likely to be wanted, then the rest."""
+        its, after = table(TransferItemRow), 0
+        sql = (
+            f"SELECT {', '.join(f't.{column}' for column in its.columns)} FROM {_DUE_HERE}"
+            " AND t.submitter_id = ? AND t.id > ? ORDER BY t.submitter_id, t.id LIMIT ?"
+        )
+        for limit in pieces:
+            rows = [its.decode(row) for row in self._db.execute(sql, (site_id, person, after, limit)).fetchall()]
+            yield from rows
+            if len(rows) < limit or not rows:
+                return
+            after = rows[-1].id
 
     def transfer_count(self, selection: TransferSelection) -> int:
         query = _query(selection)

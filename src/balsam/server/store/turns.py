@@ -1,14 +1,17 @@
-"""Turns: whose Job comes next where several people have Jobs waiting at one Site.
+"""Turns: whose Job, or transfer, comes next where several people have some waiting at one Site.
 
-Used by every store for an acquire. Among Jobs of one level (the same priority) each person has one Job in turn, whoever
-has how many; each person's own Jobs keep their order. Who begins is drawn by lot, so that launchers that ask for one
-Job at a time do not always come to the same person.
+Used by every store, for an acquire and for what is due to be transferred. Among Jobs of one level (the same priority)
+each person has one Job in turn, whoever has how many; each person's own Jobs keep their order. Who begins is drawn by
+lot, so that launchers that ask for one Job at a time do not always come to the same person.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from zlib import crc32
+
+T = TypeVar("T")
 
 
 class Candidate(NamedTuple):
@@ -29,6 +32,21 @@ class Candidate(NamedTuple):
 def lot(session_id: int, grant_seq: int) -> int:
     """A number that is the same when the same acquire is done again, in whichever store."""
     return crc32(f"{session_id} {grant_seq}".encode())
+
+
+def one_of_each(walks: Iterable[Iterator[T]]) -> Iterator[T]:
+    """What the walks give, one of each in turn.
+
+    >>> "".join(one_of_each([iter("aaa"), iter("b"), iter("cc")]))
+    'abcaca'
+    """
+    waiting = deque(walks)
+    while waiting:
+        walk = waiting.popleft()
+        for found in walk:
+            yield found
+            waiting.append(walk)
+            break
 
 
 def in_turns(best: Mapping[int, int], lot: int, walk_of: Callable[[int], Iterator[Candidate]]) -> Iterator[Candidate]:

@@ -130,6 +130,7 @@ def _new_item(item_id: int, job_id: int, shape: JobShape, wanted: Wanted, at: in
         owner_id=shape.owner_id,
         site_id=shape.site_id,
         job_id=job_id,
+        submitter_id=shape.submitter_id,
         slot=wanted.slot,
         direction=wanted.direction,
         local_path=wanted.spec.local_path,

@@ -27,6 +27,8 @@ from balsam.server.usecases.several import transfer_page
 from balsam.server.usecases.transitions import Transitions
 from balsam.server.usecases.views import transfer_views
 from balsam.wire.transfers import (
+    DueTransfers,
+    DueTransfersQuery,
     SentContent,
     TransferFilter,
     TransferItemView,
@@ -51,6 +53,14 @@ def list_transfers(tx: ReadTx, principal: Principal, message: TransferQuery) -> 
     window = PageWindow("id", descending, message.limit, message.offset, message.after)
     rows = transfer_page(tx, selections, window) if message.limit else []
     return TransfersPage(count=sum(map(tx.transfer_count, selections)), results=transfer_views(tx, rows))
+
+
+def list_due(tx: ReadTx, principal: Principal, message: DueTransfersQuery) -> DueTransfers:
+    """What the Site is to work on: the many of one person do not hold up the few of another one (S16)."""
+    principal.require("site")
+    site_id = principal.site_id
+    assert site_id is not None  # noqa: S101 - a Site's token has its Site
+    return DueTransfers(results=transfer_views(tx, tx.due_items(site_id, message.limit)))
 
 
 def get_transfer(tx: ReadTx, principal: Principal, item_id: int) -> TransferItemView:

@@ -98,17 +98,19 @@ def session_view(row: SessionRow) -> SessionView:
 
 
 def transfer_views(tx: ReadTx, rows: Iterable[TransferItemRow]) -> list[TransferItemView]:
-    """The items, with where and how their Jobs are."""
+    """The items, with where and how their Jobs are, and whose."""
     rows = list(rows)
     jobs = {job.id: job for job in tx.jobs({row.job_id for row in rows})}
-    return [_transfer_view(row, jobs[row.job_id]) for row in rows]
+    people = user_names(tx, {job.submitter_id for job in jobs.values()})
+    return [_transfer_view(row, jobs[row.job_id], people[jobs[row.job_id].submitter_id]) for row in rows]
 
 
-def _transfer_view(row: TransferItemRow, job: JobRow) -> TransferItemView:
+def _transfer_view(row: TransferItemRow, job: JobRow, submitter: str) -> TransferItemView:
     return TransferItemView(
         id=row.id,
         job_id=row.job_id,
         site_id=row.site_id,
+        submitted_by=submitter,
         slot=row.slot,
         direction=row.direction,
         local_path=row.local_path,

@@ -8,7 +8,7 @@ Only the locations that the Site's settings name are used, whatever the service 
 import logging
 import threading
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,14 +28,15 @@ log = logging.getLogger(__name__)
 LISTING_GAP_SEC = 0.1  # what becomes due meanwhile goes in one batch
 PROGRESS_SEC = 2.0
 AWAY_SEC = 2.0
-Group = tuple[TransferDirection, str, str]  # direction, alias, id of the task that has it already
+CROWDED_SEC = 2.0  # between two looks for people who have none under way, while all that may be is
+Group = tuple[str, TransferDirection, str, str]  # who, direction, alias, id of the task that has it already
 
 
 class TransferService(Protocol):
     """The service as this part of the agent sees it. Every method may raise ServiceAway."""
 
     def due_transfers(self, limit: int) -> list[TransferItemView]:
-        """Items that the Site is to work on, oldest first."""
+        """Items that the Site is to work on, by turns of those who submitted."""
         ...
 
     def report_transfers(self, patches: Mapping[int, TransferPatch]) -> TransfersPatched:
@@ -45,7 +46,10 @@ class TransferService(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TransferLimits:
-    """From settings.yml. `period_sec`: how often to look without being told that something is due."""
+    """From settings.yml. `period_sec`: how often to look without being told that something is due.
+
+    `max_concurrent`: batches at a time, and one more of somebody who has none among them.
+    """
 
     max_concurrent: int = 5
     batch_size: int = 100
@@ -58,6 +62,7 @@ class TransferLimits:
 class _Task:
     """A batch that a back end has."""
 
+    who: str
     backend: TransferBackend
     orders: dict[int, Order]
     started_at: float
@@ -76,6 +81,8 @@ class Transfers:
         self._clock = clock
         self._notes = TransferNotes(limits.retry_for_sec, clock)
         self._tasks: dict[str, _Task] = {}
+        self._batches = 0
+        self._begun: dict[Group, int] = {}  # the number of each group's last batch
         self._listed_at = float("-inf")
         self._asked = True
         self._is_more = False  # due items wait for a free back end
@@ -125,8 +132,9 @@ class Transfers:
     def _list_at(self) -> float:
         """While all that may be under way is, nothing could be begun: the end of a batch wakes this thread."""
         soon, late = self._listed_at + LISTING_GAP_SEC, self._listed_at + self._limits.period_sec
-        if len(self._tasks) >= self._limits.max_concurrent:
-            return late
+        beyond = len(self._tasks) - self._limits.max_concurrent
+        if beyond >= 0:
+            return self._listed_at + CROWDED_SEC if beyond == 0 and self._asked else late
         return soon if self._asked or self._is_more else min(late, max(self._notes.next_try(), soon))
 
     def _poll(self) -> None:
@@ -179,22 +187,38 @@ class Transfers:
                 self._notes.refuse(item.id, f"Site has no transfer location {item.location_alias!r} (any more)")
             else:
                 kept = item.task_id if backend.keeps_tasks else ""
-                groups[item.direction, item.location_alias, kept].append(item)
-        self._is_more = False
-        for (_, alias, task_id), items in groups.items():
-            self._start(self._backends[alias], task_id, items)
+                groups[item.submitted_by, item.direction, item.location_alias, kept].append(item)
+        self._start(groups)
         self._tell()
 
-    def _start(self, backend: TransferBackend, task_id: str, items: Sequence[TransferItemView]) -> None:
-        """Batches of one direction and location, as many as may be under way."""
-        size = len(items) if task_id else self._limits.batch_size
-        for start in range(0, len(items), size):
-            if len(self._tasks) >= self._limits.max_concurrent:
-                self._is_more = True
-                return
-            self._submit(backend, task_id, items[start : start + size])
+    def _start(self, waiting: dict[Group, list[TransferItemView]]) -> None:
+        """As many batches as may be under way, each of one person, direction and location.
 
-    def _submit(self, backend: TransferBackend, task_id: str, items: Sequence[TransferItemView]) -> None:
+        The next one is of whoever has the fewest under way: neither many items nor slow ones hold up another person's.
+        Who has as many takes turns, and so do directions and locations of one person.
+        """
+        under_way = Counter(task.who for task in self._tasks.values())
+        self._begun = {group: self._begun.get(group, 0) for group in waiting}
+        last: Counter[str] = Counter()
+        for group, number in self._begun.items():
+            last[group[0]] = max(last[group[0]], number)
+        while waiting:
+            group = min(waiting, key=lambda group: (under_way[group[0]], last[group[0]], self._begun[group]))
+            who, _, alias, task_id = group
+            beyond = len(self._tasks) - self._limits.max_concurrent
+            if beyond > 0 or (beyond == 0 and under_way[who]):
+                break
+            items = waiting.pop(group)
+            size = len(items) if task_id else self._limits.batch_size
+            if items[size:]:
+                waiting[group] = items[size:]  # behind the others
+            self._submit(who, self._backends[alias], task_id, items[:size])
+            under_way[who] += 1
+            self._batches += 1
+            last[who] = self._begun[group] = self._batches
+        self._is_more = bool(waiting)
+
+    def _submit(self, who: str, backend: TransferBackend, task_id: str, items: Sequence[TransferItemView]) -> None:
         orders = {item.id: _order(item) for item in items}
         if not task_id:
             task_id = f"transfer-{uuid.uuid4().hex[:12]}"
@@ -206,7 +230,7 @@ class Transfers:
                     return
         crash_point("before-transfer")
         now = self._clock.monotonic()
-        self._tasks[task_id] = _Task(backend, orders, now, now)
+        self._tasks[task_id] = _Task(who, backend, orders, now, now)
         backend.submit(task_id, list(orders.values()), self._wake.set)
 
 

@@ -27,7 +27,7 @@ class BlobRow:
 
 @dataclass(frozen=True, slots=True)
 class TransferItemRow:
-    """A file or tree that a Job takes in or gives out.
+    """A file or tree that a Job takes in or gives out. `submitter_id` is the Job's.
 
     `content` is its TransferContent while it travels through the service, and `holds_content` whether blobs are kept
     for it; `origin` says which client the path belongs to.
@@ -37,6 +37,7 @@ class TransferItemRow:
     owner_id: int
     site_id: int
     job_id: int
+    submitter_id: int
     slot: str
     direction: TransferDirection
     local_path: str
