@@ -201,3 +201,9 @@ def test_bash_and_direct_start_agree_in_every_position(program: str, source: str
         assert words_of(list(rendered.argv)) == through_bash
     else:
         assert source.startswith(("true", "X="))
+
+
+def test_a_command_without_parameters_is_the_same_for_all() -> None:
+    template = CommandTemplate.parse("/bin/echo 'a b'  c")
+    assert template.render({}) is template.render({"not": "asked for"})
+    assert template.render({}).argv == ("/bin/echo", "a b", "c")

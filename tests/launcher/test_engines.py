@@ -1,12 +1,12 @@
 """Engines: what becomes of launch_params where no mpirun starts the Job."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
 from balsam.domain.job import Resources
-from balsam.domain.packing import Node, NodePool
+from balsam.domain.packing import Node, NodePool, NodeShare, Placement
 from balsam.domain.template import CommandTemplate
 from balsam.launcher.config import LauncherConfig
 from balsam.launcher.engines.base import Engine, NotLaunchable, Words
@@ -15,8 +15,11 @@ from balsam.launcher.engines.local import LocalEngine
 from balsam.launcher.engines.mpirun import MpirunEngine
 from balsam.launcher.machine_messages import LaunchJob
 from balsam.launcher.partition import Partition, PartitionNode
+from balsam.platform.mpirun.base import RankCommand, RankPlacement
 from balsam.platform.mpirun.mpich import Mpich
 from balsam.platform.mpirun.openmpi import OpenMpi
+from balsam.platform.mpirun.plain import Plain
+from balsam.platform.mpirun.srun import Srun
 
 NODE = Node("n", (0, 1))
 HERE = PartitionNode("n", (0, 1))
@@ -50,6 +53,48 @@ def test_params_that_go_to_no_mpirun_are_ignored_and_logged_once_for_each_app(
     assert line.startswith("App 8: launch_params 'bind-to' are ignored, as of Job 2: ")
     words(engine, 4, 9, {"bind-to": "core"})
     assert caplog.messages[1].startswith("App 9: ")
+
+
+class Asked(Plain):
+    """What it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.placements: list[RankPlacement] = []
+
+    def command(self, placement: RankPlacement, argv: Sequence[str], env: Mapping[str, str]) -> RankCommand:
+        self.placements.append(placement)
+        return super().command(placement, argv, env)
+
+
+def test_a_lone_rank_that_is_executed_directly_is_asked_about_once_for_each_place() -> None:
+    mpirun = Asked()
+    engine = MpirunEngine(mpirun, [PartitionNode("n", tuple(range(4)), ("0", "1"))])
+    alone = {"BALSAM_RANK": "0", "BALSAM_SIZE": "1", "BALSAM_LOCAL_RANK": "0", "BALSAM_LOCAL_SIZE": "1"}
+    places = [
+        (Resources(node_packing_count=4), NodeShare(0, (0,), ())),
+        (Resources(node_packing_count=4), NodeShare(0, (1,), ())),
+        (Resources(node_packing_count=4, threads_per_rank=2), NodeShare(0, (1,), ())),
+        (Resources(node_packing_count=4, gpus_per_rank=1), NodeShare(0, (1,), ("1",))),
+    ]
+    for number, (wanted, share) in enumerate(places * 3):
+        job = LaunchJob(number, 1, 1, 1, f"job{number}", wanted)
+        command = CommandTemplate.parse("/bin/echo {{ x }}").render({"x": number})
+        said = engine.words(command, job, Placement((share,), wanted), MARKS, True)
+        assert said == Words(("/bin/echo", str(number)), alone)
+    assert [placement.nodes[0].cpu_ids for placement in mpirun.placements] == [(0,), (1,), (1,), (1,)]
+
+
+def test_a_rank_that_is_not_executed_directly_is_asked_about_for_each_job() -> None:
+    """Its command line is its Job's own: also of a lone rank elsewhere, and of one that is to go to the mpirun."""
+    for engine in (
+        MpirunEngine(Srun(single_rank="mpirun"), [HERE]),
+        MpirunEngine(Srun(), [PartitionNode("n", (0, 1), is_here=False)]),
+    ):
+        said = [words(engine, number, 1, {}) for number in (1, 2)]
+        assert all(each.argv[0] == "srun" and each.spreads and each.reach == "step" for each in said)
+    with pytest.raises(NotLaunchable, match="no mpiexec was found"):
+        words(MpirunEngine(Plain(), [PartitionNode("n", (0, 1), is_here=False)]), 1, 1, {})
 
 
 @pytest.mark.parametrize("make", ENGINES[1:])

@@ -30,7 +30,18 @@ from balsam.launcher.machine_messages import (
     Start,
     Started,
 )
-from balsam.launcher.node_messages import BadMessage, decode, encode, input_of, of_input, of_signal, signal_of, start_of
+from balsam.launcher.node_messages import (
+    BadMessage,
+    Told,
+    decode,
+    encode,
+    input_of,
+    of_input,
+    of_signal,
+    of_start,
+    signal_of,
+    start_of,
+)
 from balsam.launcher.partition import Partition, PartitionNode
 from balsam.launcher.process import SpawnError
 from balsam.launcher.spreading import SpreadError
@@ -146,6 +157,23 @@ def test_a_job_there_and_back(bench: Bench) -> None:
     ((_, message),) = bench.sent()
     assert signal_of(message, 100.0) == Signal(2, False, pytest.approx(103.0))
     assert bench.says(1, of_input(Drain("SIGTERM"))) == [Drain("SIGTERM")]
+
+
+@pytest.mark.parametrize("more", [(), ({"x": [1]}, {"k": "v"}, {"t": "u"}, {"d": None}, (7, 8))])
+def test_a_job_crosses_as_it_is(more: tuple[Any, ...]) -> None:
+    """With the values that are as always, and with others."""
+    job = LaunchJob(1, 2, 3, 4, "a/b", Resources(1, 2, 3, 2, 0.5, 2, 5), *more)
+    order = Start(job, Placement((NodeShare(1, (0, 3), ("1",)),), job.resources, oversubscribed=True))
+    (message,) = decode(encode([of_start(order, None)]))
+    assert start_of(message) == order
+
+
+@pytest.mark.parametrize(
+    "said", [Exited(1, 0), Exited(1, 3, "", "why", {"error": {}}), Exited(1, 137, out_of_memory=True), Drain("")]
+)
+def test_what_happened_crosses_as_it_is(said: Told) -> None:
+    (message,) = decode(encode([of_input(said)]))
+    assert input_of(message) == said
 
 
 def test_a_job_is_asked_for_a_checkpoint_where_it_runs(bench: Bench) -> None:
@@ -302,6 +330,8 @@ def test_what_is_no_list_of_messages(data: bytes) -> None:
 def test_a_message_of_another_version() -> None:
     with pytest.raises(BadMessage):
         input_of({"is": "Gone", "job_id": 1, "since": 3})
+    with pytest.raises(BadMessage):
+        input_of({"is": "Gone", "of": 1})
     assert of_signal(Signal(1, True, 5.0), 2.0)["in_sec"] == 3.0
 
 

@@ -111,6 +111,13 @@ class CommandTemplate:
 
     def render(self, parameters: Mapping[str, object]) -> RenderedCommand:
         """Fill in the parameters. Raises ParameterError naming what is missing or has no text form."""
+        return self._filled_in(parameters) if self.parameters else self._constant
+
+    @cached_property
+    def _constant(self) -> RenderedCommand:
+        return self._filled_in({})
+
+    def _filled_in(self, parameters: Mapping[str, object]) -> RenderedCommand:
         missing = tuple(name for name in self.parameters if name not in parameters)
         if missing:
             raise ParameterError(f"missing parameter{'s' * (len(missing) > 1)}: {', '.join(missing)}", missing=missing)

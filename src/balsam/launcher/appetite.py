@@ -7,6 +7,7 @@ empty answer nothing is asked until the service hints at work, more room than wa
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 MOST_IN_RESERVE = 300
 MOST_AT_ONCE = 512
@@ -21,8 +22,7 @@ LONGEST_DELAY_SEC = 300.0
 _EPSILON = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(NamedTuple):
     """What is free now, less what the `queued` Jobs that wait here will take. Nodes as a footprint: a packed Job is a
     fraction of one."""
 

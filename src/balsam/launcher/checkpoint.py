@@ -29,7 +29,9 @@ def checkpoint_signal(environ: Mapping[str, str]) -> signal.Signals | None:
     >>> checkpoint_signal({"BALSAM_CHECKPOINT_SIGNAL": "SIGUSR1"}).name
     'SIGUSR1'
     """
-    text = environ.get(CHECKPOINT_ENV, NONE)
+    text = environ.get(CHECKPOINT_ENV)
+    if text is None:
+        return None
     if not is_checkpoint_signal(text):
         raise UnknownSignal(f"{CHECKPOINT_ENV} is {text!r}; {WANTED}")
     return _SIGNALS.get(text)

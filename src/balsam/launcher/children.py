@@ -161,9 +161,11 @@ class Children:
     def _has_to_wait(
         self, order: Start, prepared: Prepared | None, remains: Run, plan: CommandPlan | WorkerPlan
     ) -> bool:
+        if not order.job.resources.gpus_per_rank:
+            return False
         gpus = frozenset((share.node, gpu) for share in order.placement.shares for gpu in share.gpu_ids)
         key = plan.key if isinstance(plan, WorkerPlan) else None
-        others = self._workers.holders_of(gpus, key) if gpus else []
+        others = self._workers.holders_of(gpus, key)
         if others:
             self._behind.append(_Behind(order, prepared, remains, set(others)))
             for worker in others:
@@ -185,7 +187,7 @@ class Children:
     def _execute(self, order: Start, plan: CommandPlan, remains: Run, *, is_first: bool) -> None:
         job = order.job
         child = self._starter.execute(job, plan, is_first=is_first)
-        run = remains._replace(sessions=(child.group, *remains.sessions))
+        run = Run(remains.job_id, remains.attempt, (child.group, *remains.sessions), remains.workers)
         self._live[job.id] = _Live(order, run, child=child, plan=plan, checkpoint=checkpoint_signal(plan.env))
         self._job_of_pidfd[child.pidfd] = job.id
         self._epoll.register(child.pidfd, select.EPOLLIN)
@@ -392,7 +394,7 @@ class Children:
 
 
 def _cores(order: Start) -> int:
-    return sum(len(share.cpu_ids) for share in order.placement.shares)
+    return sum([len(share.cpu_ids) for share in order.placement.shares])
 
 
 def _given_up(job_id: int) -> StartDelayed:

@@ -58,6 +58,8 @@ def ended_command(
 
 def was_killed(status: ExitStatus, spreads: bool) -> bool:
     """By SIGKILL, itself or what a shell or an mpirun ran for it; some mpirun give the bare number of the signal."""
+    if status.code == 0:
+        return False
     killed = {EXIT_SIGNAL_BASE + signal.SIGKILL} | ({int(signal.SIGKILL)} if spreads else set())
     return status.signal == signal.SIGKILL or status.code in killed
 

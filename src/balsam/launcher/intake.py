@@ -72,7 +72,7 @@ class Intake:
     def _as_run_here(self, job: LaunchJob) -> LaunchJob:
         if self._settings.allows_packing or self._settings.serial or job.resources.node_packing_count == 1:
             return job
-        return replace(job, resources=replace(job.resources, node_packing_count=1))
+        return job._replace(resources=replace(job.resources, node_packing_count=1))
 
     def _can_never_run(self, now: float, job: LaunchJob) -> bool:
         if not self._runs.pool.could_ever_fit(job.resources):

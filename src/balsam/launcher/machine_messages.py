@@ -1,10 +1,12 @@
 """What the launcher's machine hears (inputs) and says (outputs). Plain values: the loop, the tests and the seeded
 simulation speak to the machine in these words and no others. Times are seconds of one monotonic clock. What the machine
-says of every Job are named tuples: they are made several times faster than frozen data classes."""
+says of every Job, and the Job itself, are named tuples: they are made several times faster than frozen data classes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from functools import lru_cache
+from operator import attrgetter, itemgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,13 +17,18 @@ from balsam.domain.monitors import MonitorAction
 from balsam.domain.packing import Placement
 
 _RESOURCES = tuple(field.name for field in fields(Resources) if field.init)
+_values_of_resources = itemgetter(*_RESOURCES)
+_fields_of_resources = attrgetter(*_RESOURCES)
+_values_before = itemgetter("id", "app_id", "token", "attempt", "workdir")
+_values_after = itemgetter("parameters", "launch_params", "tags", "data")
+# Jobs of a stream ask for the same.
+_resources = lru_cache(maxsize=1024)(Resources)
 # What a shell gives for a command that a signal ended; it may stand between us and the command.
 SIGNAL_CODES = range(129, 160)
 NO_DATA: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchJob:
+class LaunchJob(NamedTuple):
     """A Job that was granted to us. `attempt` is the number its next start will have."""
 
     id: int
@@ -30,27 +37,30 @@ class LaunchJob:
     attempt: int
     workdir: str
     resources: Resources
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    launch_params: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = NO_DATA
+    launch_params: Mapping[str, str] = NO_DATA
+    tags: Mapping[str, str] = NO_DATA
+    data: Mapping[str, Any] = NO_DATA
     parent_ids: tuple[int, ...] = ()
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> "LaunchJob":
         """From the JSON of a `wire.sessions.GrantedJob`."""
-        resources = Resources(**{name: data[name] for name in _RESOURCES})
-        names = ("id", "app_id", "token", "attempt", "workdir", "parameters", "launch_params", "tags", "data")
-        parents = tuple(data["parent_ids"])
-        return cls(resources=resources, parent_ids=parents, **{name: data[name] for name in names})
+        resources = _resources(*_values_of_resources(data))
+        return cls._make((*_values_before(data), resources, *_values_after(data), tuple(data["parent_ids"])))
 
-    def as_wire(self) -> dict[str, Any]:
-        """What `from_wire` makes this Job of."""
-        own: dict[str, Any] = {name: getattr(self, name) for name in _OWN}
-        return own | {name: getattr(self.resources, name) for name in _RESOURCES}
+    def packed(self) -> list[Any]:
+        """For another process of ours: the values without their names."""
+        return [*self[:_PLACE], _fields_of_resources(self.resources), *self[_PLACE + 1 :]]
+
+    @classmethod
+    def unpacked(cls, values: Sequence[Any]) -> "LaunchJob":
+        """What was `packed`, perhaps as JSON. Raises TypeError for anything else."""
+        *others, parents = values[_PLACE + 1 :]
+        return cls._make((*values[:_PLACE], _resources(*values[_PLACE]), *others, tuple(parents)))
 
 
-_OWN = tuple(field.name for field in fields(LaunchJob) if field.name != "resources")
+_PLACE = LaunchJob._fields.index("resources")
 
 
 class Outcome(StrEnum):

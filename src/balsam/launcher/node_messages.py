@@ -1,9 +1,9 @@
 """What the launcher and the processes on its other nodes say to each other, as JSON: lists of messages.
 
-Down, by their `do`: start {job, share, oversubscribed, app?} | signal {job_id, kill, in_sec} | checkpoint {job_id} |
-lease {at, for_sec} | end. Up, by their `is`: one of the inputs of the machine, by class name with its fields | renew
-{at}. `app` is there when this node was not sent that definition yet. Times never cross: each side counts on its own
-clock. The hub adds `up` and `down {reason}` of a node.
+Down, by their `do`: start {job (`LaunchJob.packed`), share, oversubscribed, app?} | signal {job_id, kill, in_sec} |
+checkpoint {job_id} | lease {at, for_sec} | end. Up, by their `is`: one of the inputs of the machine, by class name with
+its fields, without those that are as always | renew {at}. `app` is there when this node was not sent that definition
+yet. Times never cross: each side counts on its own clock. The hub adds `up` and `down {reason}` of a node.
 """
 
 import json
@@ -30,7 +30,8 @@ PROTOCOL = 1
 Told = Preparing | Started | CheckpointAsked | StartFailed | StartDelayed | Exited | Gone | Drain
 _KINDS = (Preparing, Started, CheckpointAsked, StartFailed, StartDelayed, Exited, Gone, Drain)
 _SAID: dict[str, type[Told]] = {kind.__name__: kind for kind in _KINDS}
-_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _SAID.values()}
+_FIELDS = {kind: tuple((field.name, field.default) for field in fields(kind)) for kind in _KINDS}
+_encoder = json.JSONEncoder(separators=(",", ":"), default=dict)
 
 Message = Mapping[str, Any]
 
@@ -41,7 +42,7 @@ class BadMessage(ValueError):
 
 def encode(messages: list[Message]) -> bytes:
     """The JSON of some messages, in one line."""
-    return json.dumps(messages, separators=(",", ":"), default=dict).encode()
+    return _encoder.encode(messages).encode()
 
 
 def decode(data: bytes) -> list[dict[str, Any]]:
@@ -60,7 +61,7 @@ def of_start(order: Start, app: Message | None) -> Message:
     (share,) = order.placement.shares
     message = {
         "do": "start",
-        "job": order.job.as_wire(),
+        "job": order.job.packed(),
         "share": [share.node, share.cpu_ids, share.gpu_ids],
         "oversubscribed": order.placement.oversubscribed,
     }
@@ -69,7 +70,7 @@ def of_start(order: Start, app: Message | None) -> Message:
 
 def start_of(message: Message) -> Start:
     """What `of_start` was given."""
-    job = LaunchJob.from_wire(message["job"])
+    job = LaunchJob.unpacked(message["job"])
     node, cpu_ids, gpu_ids = message["share"]
     share = NodeShare(node, tuple(cpu_ids), tuple(gpu_ids))
     return Start(job, Placement((share,), job.resources, message["oversubscribed"]))
@@ -86,14 +87,22 @@ def signal_of(message: Message, now: float) -> Signal:
 
 
 def of_input(said: Told) -> Message:
-    """Something happened to a Job."""
-    kind = type(said)
-    return {"is": kind.__name__, **{name: getattr(said, name) for name in _FIELDS[kind]}}
+    """Something happened to a Job. What is as always is left out."""
+    message: dict[str, Any] = {"is": type(said).__name__}
+    for name, usual in _FIELDS[type(said)]:
+        value = getattr(said, name)
+        if value != usual:
+            message[name] = value
+    return message
 
 
 def input_of(message: Message) -> Told:
     """What `of_input` was given. Raises BadMessage."""
-    kind = _SAID.get(message.get("is", ""))
-    if kind is None or set(message) - {"is"} != set(_FIELDS[kind]):
-        raise BadMessage(f"a node says {str(message)[:200]}")
-    return kind(**{name: value for name, value in message.items() if name != "is"})
+    told = dict(message)
+    kind = _SAID.get(told.pop("is", ""))
+    try:
+        if kind is not None:
+            return kind(**told)
+    except TypeError:
+        pass
+    raise BadMessage(f"a node says {str(message)[:200]}")

@@ -110,7 +110,7 @@ class Planner:
     def _command(
         self, app: RunnableApp, job: LaunchJob, placement: Placement, own: Mapping[str, str], prepared: Prepared
     ) -> CommandPlan:
-        line = prepared.get(LaunchMethod.GET_ARG_STR)
+        line = prepared.get(LaunchMethod.GET_ARG_STR) if prepared else None
         command = app.render(job.parameters) if line is None else RenderedCommand(line, None)
         direct = not (self._environment.shell_hooks or has_shell_hooks(app.environment))
         base, own = self._replaced(job, own, prepared)
@@ -179,7 +179,8 @@ class Planner:
         self, job: LaunchJob, own: Mapping[str, str], prepared: Prepared
     ) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """The common environment and the Job's own part, after what get_environ_vars() returned; the marks stay."""
-        base, environ = self._environment.base, prepared.get(LaunchMethod.GET_ENVIRON_VARS)
+        base = self._environment.base
+        environ = prepared.get(LaunchMethod.GET_ENVIRON_VARS) if prepared else None
         if environ is None:
             return base, own
         kept = {name: value for name, value in base.items() if environ.get(name) == value}
@@ -189,7 +190,7 @@ class Planner:
 
 def _after(prepared: Prepared, argv: tuple[str, ...]) -> tuple[str, ...]:
     """The words, in a shell that has read the preamble first; a preamble that fails is the end."""
-    preamble = prepared.get(LaunchMethod.SHELL_PREAMBLE)
+    preamble = prepared.get(LaunchMethod.SHELL_PREAMBLE) if prepared else None
     if not preamble:
         return argv
     return (

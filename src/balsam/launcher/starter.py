@@ -5,8 +5,7 @@ Job, as it is, will never start here) or `process.SpawnError` with `shortage` (t
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 from balsam.domain.packing import Placement
@@ -43,7 +42,8 @@ class Starter:
 
     def execute(self, job: LaunchJob, plan: CommandPlan, *, is_first: bool = True) -> Child:
         """Start the command. `is_first`: nothing of this attempt has written yet. Raises NotStarted, SpawnError."""
-        with self._entered(job, is_first) as directory:
+
+        def begin(directory: int) -> Child:
             if plan.call is not None:
                 self._calls.write(plan.call_path, plan.call)
             try:
@@ -52,9 +52,12 @@ class Starter:
                 self.forget(plan)
                 raise
 
+        return self._entered(job, is_first, begin)
+
     def call(self, job: LaunchJob, plan: WorkerPlan, workers: Workers) -> Worker:
         """Have the call carried out by a worker. Raises NotStarted, SpawnError."""
-        with self._entered(job, True) as directory:
+
+        def begin(directory: int) -> Worker:
             output = open_output(OUTPUT_NAME, directory)
             command = Command((), plan.env, self._cwd(job), OUTPUT_NAME, cwd_fd=directory)
             call = {**plan.call, "env": {**plan.call["env"], "PWD": command.cwd}}
@@ -62,6 +65,8 @@ class Starter:
                 return workers.call(plan.key, plan.gpus, job.id, command, call, plan.app, output)
             finally:
                 os.close(output)
+
+        return self._entered(job, True, begin)
 
     def take(self, plan: CommandPlan) -> Left | None:
         """What the ranks of a Python Job left; None for a command."""
@@ -75,15 +80,14 @@ class Starter:
     def _cwd(self, job: LaunchJob) -> str:
         return f"{self._data_path}/{job.workdir}"
 
-    @contextmanager
-    def _entered(self, job: LaunchJob, is_first: bool) -> Iterator[int]:
-        """In its work directory, opened; whatever goes wrong there is told as this module promises."""
+    def _entered(self, job: LaunchJob, is_first: bool, begin: Callable[[int], T]) -> T:
+        """Begin in its work directory, opened; whatever goes wrong there is told as this module promises."""
         try:
             directory, is_new = self._data.enter(job.workdir)
             try:
                 if is_first and not is_new:
                     keep_earlier_output(directory, job.attempt)
-                yield directory
+                return begin(directory)
             finally:
                 os.close(directory)
         except CommandError as error:

@@ -73,10 +73,10 @@ class Sweeper:
 
     def due(self) -> float | None:
         """When `sweep` wants to be called next; None: when there is something new."""
-        times = [held.look_at for held in self._held.values()]
-        if self._retired:
-            times.append(self._next_retired)
-        return min(times) if times else None
+        soonest = self._next_retired if self._retired else None
+        for held in self._held.values():
+            soonest = held.look_at if soonest is None else min(soonest, held.look_at)
+        return soonest
 
     def sweep(self, now: float) -> list[Run]:
         """Make one pass, kill what is to be killed, return the held runs of which nothing lives any more (S9)."""

@@ -137,8 +137,10 @@ class Workers:
 
     def leave_idle(self, most: int) -> None:
         """End the longest idle workers, until at most so many are left."""
-        for worker in list(self._idle)[: max(0, len(self._idle) - most)]:
-            self.end(worker)
+        excess = len(self._idle) - most
+        if excess > 0:
+            for worker in list(self._idle)[:excess]:
+                self.end(worker)
 
     def heard(self, fd: int) -> bool:
         """Whether `fd` is a worker's; what it says is told."""

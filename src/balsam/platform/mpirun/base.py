@@ -153,6 +153,9 @@ class MpiRun(Protocol):
 
         `env` are the variables that the launcher sets for this Job (their names must reach the other nodes too); start
         from `without_rank_variables(os.environ)`. Raises LaunchParamRefused.
+
+        When it gives a lone rank without launch_params back as it is, to be executed directly, that is not asked again
+        for the same placement: it and its `env` then depend on nothing else.
         """
         ...
 
