@@ -135,6 +135,17 @@ def test_nothing_listens_elsewhere_and_no_thread_of_dask_decides() -> None:
     on_a_bed(test)
 
 
+def test_nothing_of_dask_wakes_an_idle_node_all_the_time() -> None:
+    async def test(bed: Bed) -> None:
+        client = await bed.client(0, [])
+        for server in (bed.server._scheduler, client._worker):
+            often = {name: each.callback_time for name, each in server.periodic_callbacks.items()}
+            assert {name: ms for name, ms in often.items() if ms < 250} == {}
+        await client.close()
+
+    on_a_bed(test)
+
+
 def _greets(address: str, context: ssl.SSLContext | None) -> bytes:
     """What Dask sends first to whom it speaks with."""
     host, _, port = address.removeprefix("tls://").rpartition(":")

@@ -135,6 +135,11 @@ class Children:
         self._behind: list[_Behind] = []
         self._workers = Workers(epoll, clock, self._answered, self._worker_ended)
 
+    @property
+    def count(self) -> int:
+        """How many Jobs were started and are not seen gone."""
+        return len(self._live)
+
     # Starting
 
     def start(self, order: Start) -> None:

@@ -36,6 +36,18 @@ log = logging.getLogger("balsam.node")
 
 RENEW_SEC = 5.0
 EXIT_DISCONNECTED = 1
+# To carry a message to the launcher costs as much as to start a Job, whether it tells of one end or of ten.
+GATHER_SEC_PER_JOB = 0.0005
+LONGEST_GATHER_SEC = 0.01
+
+
+def gather_sec(jobs: int) -> float:
+    """How long a node of so many Jobs, which was given some or told of some, waits for more to tell.
+
+    >>> gather_sec(1), gather_sec(64)
+    (0.0005, 0.01)
+    """
+    return min(LONGEST_GATHER_SEC, jobs * GATHER_SEC_PER_JOB)
 
 
 def index_of(name: str, names: list[str]) -> int | None:
@@ -68,6 +80,7 @@ class NodeProcess:
         )
         self._client = NodeClient(index, self._received)
         self._timer: asyncio.TimerHandle | None = None
+        self._is_gathering = False
         self._is_told_to_end = False
 
     async def run(self, server: str, keys: NodeKeys) -> int:
@@ -99,6 +112,8 @@ class NodeProcess:
     def _received(self, data: bytes) -> None:
         for message in decode(data):
             self._do(message)
+        if self._inputs and not self._is_gathering:
+            self._gather()  # short Jobs that were started now end before that is told
         self._turn_over()
 
     def _do(self, message: Mapping[str, Any]) -> None:
@@ -135,10 +150,9 @@ class NodeProcess:
         self._turn_over()
 
     def _turn_over(self) -> None:
-        """Tell what happened, and be called when something is due."""
-        if self._inputs:
-            self._client.send(encode([of_input(said) for said in self._inputs if isinstance(said, Told)]))
-            self._inputs.clear()
+        """Tell what happened, unless more of it is waited for, and be called when something is due."""
+        if self._inputs and not self._is_gathering:
+            self._tell()
         due = self._children.due()
         if self._timer is not None:
             self._timer.cancel()
@@ -146,6 +160,23 @@ class NodeProcess:
         if due is not None:
             pause = max(0.0, due - self._clock.monotonic())
             self._timer = asyncio.get_running_loop().call_later(pause, self._sweep)
+
+    def _tell(self) -> None:
+        self._client.send(encode([of_input(said) for said in self._inputs if isinstance(said, Told)]))
+        self._inputs.clear()
+        self._gather()
+
+    def _gather(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._epoll.fileno())
+        self._is_gathering = True
+        loop.call_later(gather_sec(self._children.count), self._gathered)
+
+    def _gathered(self) -> None:
+        self._is_gathering = False
+        self._hear()
+        if not self._is_gathering:
+            asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._hear)
 
 
 def main() -> int:

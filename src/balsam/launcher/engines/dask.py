@@ -38,6 +38,11 @@ SETTINGS: dict[str, Any] = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
     "distributed.admin.system-monitor.gil.enabled": False,
+    # It would look at its own loop fifty times a second, and twice at its process: beside the programs of Jobs.
+    "distributed.admin.system-monitor.interval": "60s",
+    "distributed.admin.tick.interval": "60s",
+    "distributed.admin.tick.cycle": "60s",
+    "distributed.admin.tick.limit": "1h",
     "distributed.comm.timeouts.tcp": "30s",
     "distributed.comm.timeouts.connect": "10s",
     "distributed.comm.compression": None,
