@@ -131,3 +131,20 @@ def test_ranks_are_bound_when_the_settings_say_so(
     is_asked = mpirun in ("srun", "mpich")
     assert (said[True] != said[False]) is is_asked
     assert ("not for mpirun_binds_cpus" in caplog.text) is not is_asked
+
+
+@pytest.mark.parametrize(
+    ("counts", "each"), [("4(x2)", 2), ("8(x2)", 4), ("8,4", 2), ("2", 2), ("", 2)], ids=lambda value: str(value) or "?"
+)
+def test_slurms_hyperthreads_are_counted_in(counts: str, each: int) -> None:
+    """A rank with two threads on a node of four cores, by settings.yml, of which Slurm gave so many CPUs."""
+    config = LauncherConfig(1, "/s", "/s/d", "/s/q", "/s/c", mpirun="srun:/bin/true")
+    nodes = (PartitionNode("n", (0, 1, 2, 3), is_here=False), PartitionNode("m", (0, 1, 2, 3), is_here=False))
+    environ = {"BALSAM_PMI": "pmi2", "SLURM_JOB_CPUS_PER_NODE": counts}
+    engine = engine_for(Partition(config, 0, False, nodes, 600.0, {}), environ)
+    wanted = Resources(ranks_per_node=2, threads_per_rank=2)
+    placement = NodePool.of([node.as_node() for node in nodes]).place(wanted)
+    assert placement is not None
+    job = LaunchJob(1, 1, 1, 1, "job", wanted)
+    argv = engine.words(CommandTemplate.parse("/bin/true").render({}), job, placement, MARKS, True).argv
+    assert f"--cpus-per-task={each}" in argv

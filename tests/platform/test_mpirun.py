@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -119,6 +119,42 @@ def test_srun_names_the_step_and_says_its_cores_and_gpus_behind_slurms_own_words
     assert "--cpus-per-task=2" not in Srun().command(own, ["app"], env).argv
 
 
+@pytest.mark.parametrize(
+    ("srun", "ranks", "cores", "fields", "said"),
+    [
+        (Srun(), 2, 4, {}, "--cpus-per-task=2"),
+        (Srun(), 4, 4, {}, ""),
+        (Srun(cpus_per_core=2), 2, 4, {}, "--cpus-per-task=4"),
+        (Srun(cpus_per_core=2), 4, 4, {}, "--cpus-per-task=2"),
+        (Srun(cpus_per_core=2), 4, 1, {"oversubscribed": True}, ""),
+        # On a shared node a step of part of it would be given the first part, whoever has it.
+        (Srun(), 2, 4, {"is_shared": True}, "--cpu-bind=none"),
+        (Srun(cpus_per_core=2), 1, 1, {"is_shared": True}, "--cpu-bind=none"),
+        (Srun(binds=True), 2, 4, {"is_shared": True}, "--cpu-bind=mask_cpu:0x3,0xc"),
+        # Slurm obeys masks in steps of whole nodes only.
+        (Srun(binds=True, cpus_per_core=2), 2, 4, {}, "--cpu-bind=mask_cpu:0x3,0xc"),
+        (Srun(binds=True), 2, 1, {"oversubscribed": True}, "--cpu-bind=none"),
+        # What the user says.
+        (Srun(binds=True), 2, 4, {"launch_params": {"cpu_bind": "cores"}}, "--cpus-per-task=2 --cpu-bind cores"),
+        (Srun(), 2, 4, {"is_shared": True, "launch_params": {"hint": "nomultithread"}}, "--hint nomultithread"),
+        (
+            Srun(),
+            2,
+            4,
+            {"is_shared": True, "launch_params": {"cpus-per-task": "2"}},
+            "--cpu-bind=none --cpus-per-task 2",
+        ),
+    ],
+)
+def test_srun_says_what_slurm_may_give_and_bind(
+    srun: Srun, ranks: int, cores: int, fields: dict[str, Any], said: str
+) -> None:
+    placement = RankPlacement((NodeRanks("n1", ranks, tuple(range(cores))),), is_local=False, **fields)
+    argv = srun.command(placement, ["app"], MARKS).argv
+    after = argv[argv.index(NAMED.strip()) + 1 : argv.index("--")]
+    assert " ".join(word for word in after if word != "--distribution=block") == said
+
+
 @pytest.mark.parametrize("adapter", [Mpich, IntelMpi, OpenMpi])
 def test_steps_of_mpiexec_do_not_wait_for_those_of_other_jobs(adapter: type[Mpich] | type[OpenMpi]) -> None:
     """It reaches the nodes of a Slurm by srun, whose steps otherwise want all of a node for themselves."""
@@ -219,6 +255,9 @@ def test_environment_of_an_outer_run_is_not_passed_on() -> None:
         "HYDI_CONTROL_FD": "8",
         "SLURM_PROCID": "0",
         "SLURM_STEP_ID": "1",
+        "SLURM_CPUS_PER_TASK": "4",
+        "SRUN_CPUS_PER_TASK": "4",
+        "SLURM_TRES_PER_TASK": "cpu=4",
         "MPI_LOCALRANKID": "3",
         "BALSAM_RANK": "3",
     }

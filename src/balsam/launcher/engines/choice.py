@@ -23,6 +23,7 @@ def engine_for(partition: Partition, environ: Mapping[str, str]) -> Engine:
     from balsam.platform.mpirun.detect import detect
     from balsam.platform.mpirun.pmi import choose_pmi
     from balsam.platform.mpirun.srun import Srun
+    from balsam.platform.node.slurm import cpus_per_core
 
     found = detect(partition.config.mpirun, environ)
     log.info("mpirun: %s", found.reason)
@@ -30,7 +31,8 @@ def engine_for(partition: Partition, environ: Mapping[str, str]) -> Engine:
     if isinstance(mpirun, Srun) and not partition.serial:
         pmi = choose_pmi(mpirun.srun, [node.name for node in partition.nodes], environ)
         log.info("mpirun: %s", pmi.reason)
-        mpirun = Srun(mpirun.srun, mpirun.single_rank, pmi.name, mpirun.binds)
+        cpus = cpus_per_core(max(len(node.cpu_ids) for node in partition.nodes), environ)
+        mpirun = Srun(mpirun.srun, mpirun.single_rank, pmi.name, mpirun.binds, cpus)
     return MpirunEngine(mpirun, partition.nodes)
 
 

@@ -26,6 +26,8 @@ _PARAM_VALUE = re.compile(r"[A-Za-z0-9_.,:=+][A-Za-z0-9_.,:=+-]{0,127}")
 _RANK_VARIABLE = re.compile(
     r"PMI_|PMI2_|PMIX_|HYDI_|HYDRA_|MPI_LOCAL|OMPI_|ORTE_|PRTE_|PRRTE_|OPAL_|I_MPI_HYDRA_|BALSAM_(LOCAL_)?(RANK|SIZE)$"
     r"|SLURM_(PROCID|LOCALID|NODEID|STEP|TASK_PID|GTIDS|SRUN_|PMIX)"
+    # Said of the batch script's tasks, and taken by srun for those of a Job, some by one version, some by another.
+    r"|(SLURM|SRUN)_CPUS_PER_TASK$|SLURM_TRES_PER_TASK$"
     r"|PALS_(RANKID|NODEID|LOCAL_|APID|APINFO|SPOOL_DIR)|FLUX_TASK_(RANK|LOCAL_ID)|JSM_NAMESPACE_"
 )
 # Settings that a user may have made on purpose for all runs.
@@ -73,7 +75,8 @@ class RankPlacement:
     """Where the ranks of one Job go.
 
     `is_local`: all nodes are the machine that mpiexec runs on (one node, or pretended nodes of a laptop).
-    `oversubscribed`: more ranks than cores. `launch_params` are the Job's extra arguments for the mpirun.
+    `oversubscribed`: more ranks than cores. `launch_params` are the Job's extra arguments for the mpirun. `is_shared`:
+    other Jobs may run on its nodes at the same time.
     """
 
     nodes: tuple[NodeRanks, ...]
@@ -81,6 +84,7 @@ class RankPlacement:
     threads_per_rank: int = 1
     oversubscribed: bool = False
     launch_params: Mapping[str, str] = field(default_factory=dict)
+    is_shared: bool = False
 
     @classmethod
     def of(
@@ -101,6 +105,7 @@ class RankPlacement:
             threads_per_rank=resources.threads_per_rank,
             oversubscribed=placement.oversubscribed,
             launch_params=launch_params,
+            is_shared=resources.node_packing_count > 1,
         )
 
     @property

@@ -1,8 +1,10 @@
 """Slurm's srun, inside an allocation: one job step for each Job.
 
 The launcher packs by itself and gives the same core to no two Jobs, so steps are told to overlap: Slurm would otherwise
-let a step wait (or, with its memory limit for each core, refuse it) for what an earlier one formally still holds. Cores
-are then held apart by explicit masks, where Slurm can bind at all (`binds`).
+let a step wait (or, with its memory limit for each core, refuse it) for what an earlier one formally still holds. A
+step that overlaps and is given part of a node (`--cpus-per-task` means that, too) is given the first part, whoever else
+has it. So steps on nodes that Jobs share are given all of the node, and are not bound by Slurm; cores are held apart by
+explicit masks, which hold in steps with all of a node only (`binds`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ class Srun:
     """`srun --nodes=N --ntasks=N --nodelist=a,b --overlap ... ARGV`.
 
     `pmi`: what `--mpi` says, None for Slurm's own default. `binds`: pin each rank to its part of the cores.
+    `cpus_per_core`: how many of Slurm's CPUs make up one core of the Job's (2 where Slurm counts hyperthreads).
     """
 
     name = "srun"
@@ -34,12 +37,18 @@ class Srun:
     }
 
     def __init__(
-        self, srun: str = "srun", single_rank: SingleRank = "direct", pmi: str | None = None, binds: bool = False
+        self,
+        srun: str = "srun",
+        single_rank: SingleRank = "direct",
+        pmi: str | None = None,
+        binds: bool = False,
+        cpus_per_core: int = 1,
     ) -> None:
         self.srun = srun
         self.single_rank = single_rank
         self.pmi = pmi
         self.binds = binds
+        self.cpus_per_core = cpus_per_core
 
     def command(self, placement: RankPlacement, argv: Sequence[str], env: Mapping[str, str]) -> RankCommand:
         extra = param_words(placement.launch_params, self.params, self.name)
@@ -49,9 +58,12 @@ class Srun:
         words = [self.srun, *self._where(placement), *_ALWAYS, f"--job-name={step}"]
         if self.pmi is not None and "--mpi" not in extra:
             words.append(f"--mpi={self.pmi}")
-        if "--cpu-bind" not in extra:
-            words += self._binding(placement)
-        if "--cpus-per-task" not in extra:
+        # Slurm takes no hint beside a binding.
+        own = "--cpu-bind" in extra or "--hint" in extra
+        masks = [] if own else self._masks(placement)
+        if not own:
+            words += masks or (["--cpu-bind=none"] if self.binds or placement.is_shared else [])
+        if "--cpus-per-task" not in extra and not masks:
             words += self._cores(placement)
         if "--distribution" not in extra:
             words.append("--distribution=block")
@@ -72,17 +84,15 @@ class Srun:
         return words
 
     def _cores(self, placement: RankPlacement) -> list[str]:
-        """A step is given one core for each rank, where Slurm confines steps at all, unless it asks for more."""
-        each = min(len(node.cpu_ids) // node.ranks for node in placement.nodes)
-        return [f"--cpus-per-task={each}"] if each > 1 and not placement.oversubscribed else []
+        """Where Slurm binds ranks, it binds each to one CPU unless it knows that a rank needs more."""
+        each = min(len(node.cpu_ids) // node.ranks for node in placement.nodes) * self.cpus_per_core
+        return [f"--cpus-per-task={each}"] if each > 1 and not (placement.oversubscribed or placement.is_shared) else []
 
-    def _binding(self, placement: RankPlacement) -> list[str]:
-        """Masks are one list for all nodes: ranks of nodes on which other cores are free are not bound."""
-        parts = placement.common_cpu_parts()
-        if not self.binds or not parts:
-            return ["--cpu-bind=none"] if self.binds else []
-        masks = (sum(1 << cpu for cpu in part) for part in parts)
-        return [f"--cpu-bind=mask_cpu:{','.join(f'{mask:#x}' for mask in masks)}"]
+    def _masks(self, placement: RankPlacement) -> list[str]:
+        """They are one list for all nodes: ranks of nodes on which other cores are free are not bound."""
+        masks = (sum(1 << cpu for cpu in part) for part in placement.common_cpu_parts()) if self.binds else ()
+        listed = ",".join(f"{mask:#x}" for mask in masks)
+        return [f"--cpu-bind=mask_cpu:{listed}"] if listed else []
 
 
 def _with_gpus(env: Mapping[str, str]) -> list[str]:

@@ -32,6 +32,15 @@ class SlurmNodes:
         return environ.get("SLURM_JOB_ID") or None
 
 
+def cpus_per_core(cores: int, environ: Mapping[str, str]) -> int:
+    """How many of the allocation's CPUs, as Slurm counts, make up one of `cores` of a node, as settings.yml counts.
+
+    >>> cpus_per_core(64, {"SLURM_JOB_CPUS_PER_NODE": "128(x4)"})
+    2
+    """
+    return max(1, min(cpu_counts(environ.get("SLURM_JOB_CPUS_PER_NODE", "")), default=0) // cores)
+
+
 def cpu_counts(text: str) -> list[int]:
     """Slurm's list of numbers, node by node; empty when it is not understood.
 
