@@ -76,7 +76,7 @@ def dummies(path: tuple[str, ...], tmp_path: Path) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("verb", ["ls", "cancel", "retry", "rm", "modify", "logs", "events", "explain"])
+@pytest.mark.parametrize("verb", ["ls", "wait", "cancel", "retry", "rm", "modify", "logs", "events", "explain"])
 def test_every_verb_on_jobs_has_the_same_selectors(verb: str) -> None:
     assert options(("job", verb)) >= SELECTORS
 

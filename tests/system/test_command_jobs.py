@@ -69,7 +69,7 @@ def test_create_with_every_option(site: LiveSite) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "why"),
     [
-        ("-w x -a Sya", 2, "there are: Say, Sleep"),
+        ("-w x -a Sya", 2, "there is no App 'Sya' here; there are: "),
         ("-w x -a Say", 1, "text"),
         ("-w ../x -a Say -p text=a", 1, "workdir"),
         ("-w x -a Say -s in=client", 2, "SLOT=ALIAS:/ABSOLUTE/PATH"),
@@ -256,10 +256,44 @@ def test_app_rm_takes_its_jobs_and_asks(site: LiveSite) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["job ls --since 1h --tag kind=light", "job ls --by-state", "queue ls", "site ls", "app ls"]
+    "line", ["job ls --since 1h --tag kind=light", "job ls --by-state", "queue ls --history", "site ls", "app ls"]
 )
 def test_lists_are_shown_without_the_messages(site: LiveSite, line: str) -> None:
     """To import pydantic takes longer than all the rest of such a command."""
+    if line.startswith("queue"):
+        asked = as_json(site.environment, "queue", "submit", "-n", "1", "-t", "5", "--tag", "kind=none")
+        balsam(site.environment, "queue", "rm", str(asked["id"]), "--yes")
     code = "import atexit, sys; atexit.register(lambda: print('pydantic' in sys.modules)); "
     code += f"sys.argv = ['balsam', *{line.split()!r}]; from balsam.cli.main import main; main()"
     assert site.run(code).splitlines()[-1] == "False"
+
+
+def test_from_an_app_to_its_results_without_python(site: LiveSite) -> None:
+    refuses_odd = ("app", "create", "Odd", "test $(( {{ n }} % 2 )) = 0 && cp in.txt $PLACE/{{ word }}")
+    words = (*refuses_odd, "--default", "word=even", "--env", "PLACE=.", "--output", "all=./", "--input", "in=in.txt")
+    made = as_json(site.environment, *words, "--description", "Even only.")
+    slots = {
+        name: (slot["direction"], slot["local_path"], slot["recursive"]) for name, slot in made["transfers"].items()
+    }
+    assert slots == {"all": ("out", ".", True), "in": ("in", "in.txt", False)}
+    assert made["description"] == "Even only." and made["environment_variables"] == {"PLACE": "."}
+    told = balsam(site.environment, *words, "--description", "Even only.")
+    assert "balsam job create -a Odd -w Odd/1 -p n=..." in told, "the same once more is no fault"
+    refused = run(site, "app", "create", "Odd", "true")
+    assert (refused.returncode, "--replace puts this one" in refused.stderr) == (2, True)
+    balsam(site.environment, "app", "create", "Odd", "test $(( {{ n }} % 2 )) = 0 && echo {{ n }}", "--replace")
+    assert "must be a Python identifier" in run(site, "app", "create", "no-name", "true").stderr
+
+    shared = run(site, "job", "create", "-a", "Odd", "-w", "odd", "--each", "n=1-4")
+    assert (shared.returncode, "as in odd/{n}" in shared.stderr) == (2, True)
+    series = ("job", "create", "-a", "Odd", "-w", "odd/{n}", "--each", "n=1-20", "-npc", "8", "--tag", "kind=odd")
+    assert "20 Jobs created: " in balsam(site.environment, *series)
+    timed_out = as_json(site.environment, "job", "wait", "-t", "kind=odd", "--timeout", "0.1", code=1)
+    assert (timed_out["states"], len(timed_out["not_done"])) == ({"PREPROCESSED": 20}, 20)
+    balsam(site.environment, *["queue", "submit", "-n", "1", "-t", "5", "-j", "mpi", "--tag", "kind=odd"])
+    waited = as_json(site.environment, "job", "wait", "-t", "kind=odd", "--timeout", "60", code=3)
+    assert (waited["states"], len(waited["bad"])) == ({"FAILED": 10, "JOB_FINISHED": 10}, 10)
+    assert balsam(site.environment, "job", "wait", "-w", "odd/12") == "1 Job: 1 JOB_FINISHED\n"
+    assert "\n12\n" in balsam(site.environment, "job", "logs", "-w", "odd/12")
+    assert run(site, "job", "wait", "-w", "no/such").stderr == "balsam: no Jobs match\n"
+    assert run(site, "job", "wait").returncode == 2

@@ -5,6 +5,7 @@ import click
 from balsam.cli.group import Group
 
 _COMMANDS = {
+    "create": ("balsam.cli.app_create:create", "Register an App whose Jobs run a command."),
     "ls": ("balsam.cli.app_list:list_apps", "List Apps with their parameters."),
     "show": ("balsam.cli.app_list:show", "Show all that Apps run, and the hash of it."),
     "approve": ("balsam.cli.app_approve:approve", "Let an App run on a Site that runs only approved ones."),
@@ -14,4 +15,4 @@ _COMMANDS = {
 
 @click.group(cls=Group, lazy=_COMMANDS)
 def app() -> None:
-    """List, show, approve and remove Apps."""
+    """Create, list, show, approve and remove Apps."""

@@ -36,7 +36,13 @@ def list_apps(names: tuple[str, ...], verbose: bool, site: str | None, as_json: 
             for one in apps
         ]
         columns = ("ID", "Name", "Site", "Parameters", "Command")
-        print_table(columns, rows, "No Apps match." if names else "No Apps yet: MyApp.sync() registers one.")
+        print_table(
+            columns,
+            rows,
+            "No Apps match."
+            if names
+            else "No Apps yet; to register one: balsam app create, or MyApp.sync() in Python.",
+        )
 
 
 @click.command()

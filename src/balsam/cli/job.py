@@ -6,7 +6,8 @@ from balsam.cli.group import Group
 
 _COMMANDS = {
     "ls": ("balsam.cli.job_list:list_jobs", "List Jobs, newest first, or count them by state."),
-    "create": ("balsam.cli.job_create:create", "Create a Job of an App."),
+    "create": ("balsam.cli.job_create:create", "Create a Job of an App, or a series."),
+    "wait": ("balsam.cli.job_wait:wait", "Wait until Jobs are done."),
     "modify": ("balsam.cli.job_change:modify", "Change tags, resources, parameters, data or priority of Jobs."),
     "cancel": ("balsam.cli.job_change:cancel", "Cancel Jobs, also running ones."),
     "retry": ("balsam.cli.job_change:retry", "Run FAILED and CANCELLED Jobs again."),

@@ -27,7 +27,7 @@ _COMMANDS = {
     "password": ("balsam.cli.login:change_password", "Change the password of your account."),
     "register": ("balsam.cli.login:register", "Create an account, as an administrator."),
     "site": ("balsam.cli.site:site", "Create, start, change, move and remove Sites."),
-    "app": ("balsam.cli.app:app", "List, show, approve and remove Apps."),
+    "app": ("balsam.cli.app:app", "Create, list, show, approve and remove Apps."),
     "job": ("balsam.cli.job:job", "Create, list, watch, explain, change and end Jobs."),
     "transfer": ("balsam.cli.transfer:transfer", "See which files are on their way to and from Sites."),
     "queue": ("balsam.cli.queue:queue", "Request, list and end allocations (BatchJobs)."),

@@ -16,7 +16,13 @@ from balsam.domain.states import JobMode
 @click.option("-t", "--wall-time-min", required=True, type=click.IntRange(min=1), help="Minutes to request.")
 @click.option("-q", "--queue", default="local", show_default=True, help="One that the Site allows.")
 @click.option("-A", "--project", default="local", show_default=True, help="One that the Site allows.")
-@click.option("-j", "--job-mode", required=True, type=click.Choice([mode.value for mode in JobMode]))
+@click.option(
+    "-j",
+    "--job-mode",
+    type=click.Choice([mode.value for mode in JobMode]),
+    default=JobMode.MPI.value,
+    show_default=True,
+)
 @click.option(
     *("-tag", "--tag", "filter_tags"),
     multiple=True,
