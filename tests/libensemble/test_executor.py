@@ -162,6 +162,14 @@ class TestRegistration:
         with pytest.raises(ExecutorException, match="sum"):
             exctr.register_app(Hello, app_name="h", calc_type="sum")
 
+    def test_an_instance_stands_for_its_class(self, exctr: BalsamExecutor) -> None:
+        class Greeting(api.ApplicationDefinition):
+            site = "my-balsam-site"
+            command_template = "greet {{ name }}"
+
+        exctr.register_app(Greeting(), app_name="greet")
+        assert exctr.submit(app_name="greet", app_args={"name": "you"}).process.app_id is Greeting
+
     def test_declared_parameters_may_have_defaults(self, exctr: BalsamExecutor) -> None:
         class Greeting(Hello):
             command_template = "greet {{ word }} {{ name }}"
@@ -288,6 +296,11 @@ class TestAllocations:
         allocation = FakeBatchJob("finished")
         assert self.revoked(monkeypatch, allocation, timeout=5) is True
         assert allocation.cancels == 0
+
+    @pytest.mark.parametrize("allocation", [None, 7])
+    def test_revoke_of_what_is_no_allocation_is_refused(self, allocation: object) -> None:
+        with pytest.raises(ExecutorException, match=f"allocation is {allocation}; give the BatchJob"):
+            BalsamExecutor().revoke_allocation(allocation)
 
     def test_revoke_at_a_site_that_is_away_warns_and_returns_false(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -29,6 +29,11 @@ def name_of(app: Any) -> str:
     return str(getattr(app, "__name__", type(app).__name__))
 
 
+def class_of(app: Any) -> Any:
+    """The App's class, also when an instance was given: libEnsemble's page speaks of one."""
+    return type(app) if isinstance(app, ApplicationDefinition) else app
+
+
 def check_definition(app: Any) -> None:
     """Raises ExecutorException when the App lacks what a submission needs, or its template can't be used."""
     if isinstance(app, str):

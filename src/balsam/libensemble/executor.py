@@ -19,6 +19,7 @@ from balsam.domain.paths import BadPath, contained
 from balsam.libensemble.definition import (
     check_definition,
     checked_parameters,
+    class_of,
     packed_application,
     run_line,
     unpacked_application,
@@ -106,10 +107,11 @@ class BalsamExecutor(Executor):
         ``app_name`` defaults to the first word of the command template; ``calc_type`` makes the App the default
         ``'sim'`` or ``'gen'`` application. Raises ExecutorException when the definition can't be used.
         """
-        check_definition(BalsamApp)
+        app = class_of(BalsamApp)
+        check_definition(app)
         jassert(calc_type is None or calc_type in self.default_apps, "Unrecognized calculation type", calc_type)
-        name = app_name or BalsamApp.command_template.split()[0]
-        self.apps[name] = Application(" ", name, calc_type, desc, BalsamApp, precedent or "")
+        name = app_name or app.command_template.split()[0]
+        self.apps[name] = Application(" ", name, calc_type, desc, app, precedent or "")
         if calc_type is not None:
             self.default_apps[calc_type] = self.apps[name]
 
@@ -173,6 +175,8 @@ class BalsamExecutor(Executor):
         Returns True once the allocation is over. After ``timeout`` seconds it warns and returns False; the request
         stays recorded, and the site obeys it as soon as it is reachable again.
         """
+        if not hasattr(allocation, "id"):
+            raise ExecutorException(f"allocation is {allocation!r}; give the BatchJob that submit_allocation returned")
         revocation = Revocation(allocation, BatchJob.objects)
         revocation.start()
         if revocation.is_over(timeout):
