@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from balsam.domain.batch_job import status_reason
 from balsam.domain.states import BatchJobState
 from balsam.server.store.memory import MemoryStore
 from balsam.server.usecases import batch_jobs, explain, sites
 from balsam.site.ledger import Entry, Phase
 from balsam.testing.store_world import StoreWorld
-from balsam.wire.batch_jobs import BatchJobView, status_reason
+from balsam.wire.batch_jobs import BatchJobView
 from balsam.wire.jobs import JobExplanation
 from balsam.wire.sites import QueueLimits, SitePatch
 from tests.server.test_usecases_sites import lease

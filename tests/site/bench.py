@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from balsam.domain.batch_job import status_reason
 from balsam.domain.states import BatchJobState
 from balsam.site.directory import SiteDirectory
 from balsam.site.launcher_config import launcher_config_maker
@@ -20,7 +21,7 @@ from balsam.site.services.script import JobTemplate
 from balsam.site.services.submission import Submission
 from balsam.site.settings import Settings
 from balsam.testing.clock import FakeClock
-from balsam.wire.batch_jobs import BatchJobView, status_reason
+from balsam.wire.batch_jobs import BatchJobView
 from tests.site.fake_service import FakeService
 from tests.site.scripted_scheduler import ScriptedScheduler
 

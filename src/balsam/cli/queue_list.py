@@ -14,6 +14,7 @@ from balsam.cli.param_types import IdRanges, Moment, OneOf, expanded, joined
 from balsam.cli.selectors import SiteScope, site_option, site_scope
 from balsam.cli.table import table_text
 from balsam.cli.watch import View, show, watch_options
+from balsam.domain.batch_job import status_reason
 from balsam.domain.states import BATCH_JOB_ENDED, BatchJobState
 
 if TYPE_CHECKING:
@@ -138,7 +139,6 @@ def list_batch_jobs(
 
 
 def _row(one: "BatchJob", scope: SiteScope) -> Iterable[object]:
-    from balsam.wire.batch_jobs import status_reason
 
     asked = (one.job_mode, one.num_nodes, one.wall_time_min, one.queue, one.project)
     drains = "draining: takes no more Jobs" if one.draining and one.state in LIVE_STATES else ""

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator
 from datetime import datetime
 
+from balsam.domain.batch_job import status_reason
 from balsam.domain.failure import Failure
 from balsam.domain.job import gpus_needed
 from balsam.domain.lease import SessionPurpose
@@ -41,7 +42,6 @@ from balsam.server.store.records import (
 from balsam.server.store.selections import EventSelection, PageWindow
 from balsam.server.usecases.scope import find_job
 from balsam.server.usecases.sites import is_online
-from balsam.wire.batch_jobs import status_reason
 from balsam.wire.jobs import JobExplanation
 from balsam.wire.sites import QueueLimits
 

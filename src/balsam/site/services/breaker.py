@@ -9,10 +9,10 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from balsam.domain.batch_job import status_reason
 from balsam.domain.clock import Clock
 from balsam.platform.scheduler.base import SchedulerJob, SchedulerState
 from balsam.site.ledger import Entry
-from balsam.wire.batch_jobs import status_reason
 
 log = logging.getLogger(__name__)
 
