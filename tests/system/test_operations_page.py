@@ -1,8 +1,8 @@
 """docs/operations.md taken at its word on a fresh machine: a group's service with TLS, PostgreSQL, nginx and OpenID.
 
 Then what it is for: two people who come in through the provider, three Sites, a team, the forces example of one of them
-while somebody fires nonsense at the service with the other one's token. Stood in for are the package index (this
-environment is what pip would install) and systemd (tests/testbed/machine/systemctl).
+while somebody fires nonsense at the service with the other one's token. systemd is a real one, the units are those that
+are shipped. Stood in for is the package index: this environment is what pip would install.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +42,26 @@ URL = f"https://{NAME}"
 CERTIFICATE = "/etc/ssl/balsam/fullchain.pem"
 BALSAM = "/opt/balsam/bin/balsam"
 PIP = "python3 -m venv /opt/balsam && /opt/balsam/bin/pip install '.[postgres]'"
-INSTALLED = "mkdir -p /opt/balsam/bin && sed '1s|.*|#!/opt/tested/venv/bin/python|' /opt/tested/venv/bin/balsam "
-INSTALLED += f">{BALSAM} && chmod 755 {BALSAM}"
+PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+INSTALLED = f"""\
+/usr/bin/{PYTHON} -m venv --without-pip /opt/balsam
+printf '%s\\n' /opt/tested/source /opt/tested/venv/lib/{PYTHON}/site-packages \\
+    >/opt/balsam/lib/{PYTHON}/site-packages/tested.pth
+sed '1s|.*|#!/opt/balsam/bin/python|' /opt/tested/venv/bin/balsam >{BALSAM}
+chmod 755 {BALSAM}"""
+AGENTS = PAGE.parent / "guides" / "agents.md"
+# What a login node has: accounts, logind, trust in the service's certificate. The unit lies where Carl can read it.
+CARL = f"""
+useradd --create-home carl
+systemctl start dbus systemd-logind
+loginctl enable-linger carl
+ln -s /opt/balsam /home/carl/balsam
+install -D -t /home/carl/packaging/systemd packaging/systemd/balsam-agent@.service
+install -D /dev/stdin /etc/systemd/user/balsam-agent@.service.d/trust.conf <<'END'
+[Service]
+Environment=SSL_CERT_FILE={CERTIFICATE}
+END
+"""
 BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -107,7 +125,7 @@ def provider(machine: FreshMachine) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
     debians = "/usr/sbin:/usr/bin"
-    programs = ("nginx", "pg_createcluster", "curl", "npm")
+    programs = ("nginx", "pg_createcluster", "curl", "npm", PYTHON)  # the unit hides a Python that stands below /root
     if missing := [program for program in programs if shutil.which(program, path=debians) is None]:
         pytest.skip(f"no {', '.join(missing)}")
     oidc.install()
@@ -219,10 +237,12 @@ class Fuzz:
         return self._random.choice([made, [made], *plain])
 
 
-def test_the_service_of_the_page_serves_a_group(operated: Operated) -> None:
+def test_the_service_of_the_page_serves_a_group(operated: Operated, figure: Callable[[str], None]) -> None:
     world = operated
     (_, both) = section("Is everything right?")[0].split("\n\n")
     assert "problem" not in world.machine.run("bash", "-euc", both), "the page's doctor is content"
+    backup = both[: both.rindex("as_service '")] + "as_service 'server backup /var/lib/balsam/monday.sqlite3'"
+    assert "Saved" in world.machine.run("bash", "-euc", backup)
     for name in ("ann", "bob"):
         come_in(world, name)
     with ExitStack() as sites:
@@ -245,8 +265,65 @@ def test_the_service_of_the_page_serves_a_group(operated: Operated) -> None:
         history = np.load(home / "forces_results" / "H.npy")
         check(home / "forces_results", history)
         assert fuzz.faults == [] and sum(fuzz.answers.values()) > 100
-        print(f"forces in {time.monotonic() - begun:.0f} s; nonsense was answered {dict(sorted(fuzz.answers.items()))}")
+        figure(
+            f"forces in {time.monotonic() - begun:.0f} s; nonsense was answered {dict(sorted(fuzz.answers.items()))}"
+        )
     assert "Traceback" not in world.machine.run("journalctl", "-u", "balsam")
+
+
+def test_systemd_reloads_the_service_and_starts_one_that_died_again(operated: Operated) -> None:
+    def instance() -> str:
+        with operated.client() as nobody:
+            return str(ok(nobody.get("/api/version"))["instance"])
+
+    before, pid = instance(), main_pid(operated.machine, "balsam")
+    operated.machine.run("systemctl", "reload", "balsam")
+    eventually(lambda: instance() != before, "no successor", 60)
+    assert main_pid(operated.machine, "balsam") == pid, "the same process"
+    operated.machine.run("systemctl", "kill", "--signal", "KILL", "--kill-who", "main", "balsam")
+    eventually(lambda: main_pid(operated.machine, "balsam") not in ("0", pid), "not started again", 60)
+    instance()  # the socket was open all the time
+
+
+def main_pid(machine: FreshMachine, *unit: str | Path) -> str:
+    """Of a unit, by name and what may stand before it."""
+    *before, name = unit
+    words = ("--user",) if before else ()
+    return machine.run(*before, "systemctl", *words, "show", "--property", "MainPID", "--value", name).strip()
+
+
+def test_an_agent_is_kept_running_by_its_owners_own_systemd(operated: Operated) -> None:
+    """The guide's commands, typed by somebody with an account on the machine and no right to linger by themselves."""
+    world, home = operated, Path("/home/carl")
+    come_in(world, "carl")
+    world.machine.run("bash", "-euc", CARL)
+    world.balsam("carl", "site", "init", home / "my-site", "--name", "four", "--machine", "local", "--json")
+    world.machine.run("chown", "-R", "carl:carl", home)
+    number = world.machine.run("id", "-u", "carl").strip()
+    carl = (
+        "env",
+        "-C",
+        home,
+        "runuser",
+        "-u",
+        "carl",
+        "--",
+        "env",
+        f"XDG_RUNTIME_DIR=/run/user/{number}",
+        f"HOME={home}",
+    )
+    text = AGENTS.read_text().partition("## A systemd unit of your own\n")[2]
+    commands = BLOCK.findall(text)[0].replace("loginctl enable-linger\n", "").replace(" -f\n", "\n")
+    try:
+        world.machine.run(*carl, "bash", "-euc", commands)
+        eventually(lambda: online(world, "carl") == ["four"], "no agent", 90)
+        first = main_pid(world.machine, *carl, "balsam-agent@my-site")
+        world.machine.run("kill", "-9", first)
+        eventually(lambda: main_pid(world.machine, *carl, "balsam-agent@my-site") not in ("0", first), "died", 60)
+    finally:
+        world.machine.run(*carl, "systemctl", "--user", "stop", "balsam-agent@my-site")
+    said = world.machine.run(*carl, "journalctl", "--user", "-u", "balsam-agent@my-site")
+    assert "Traceback" not in said
 
 
 def share(world: Operated, site_id: int) -> None:
