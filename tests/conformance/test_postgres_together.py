@@ -250,6 +250,39 @@ def test_groups_that_wait_for_each_other_end(worlds: list[StoreWorld]) -> None:
     assert time.monotonic() - begin < 20
 
 
+def test_a_group_that_can_t_save_its_counts_now_waits_as_its_items_would_alone(
+    worlds: list[StoreWorld], address: DatabaseAddress
+) -> None:
+    """A migration or VACUUM FULL holds the table for longer than a group waits."""
+    world, working, go_on = worlds[0], threading.Event(), threading.Event()
+
+    def keeps_the_writer(_: object) -> None:
+        working.set()
+        assert go_on.wait(30)
+
+    async def queue_behind() -> list[JobsCreated]:
+        first = asyncio.create_task(world.store.write(keeps_the_writer))
+        assert await asyncio.to_thread(working.wait, 30)
+        message = JobsCreate(jobs=[world.job()])
+        jobs = [
+            asyncio.create_task(world.store.write(lambda tx: submit_jobs(tx, world.ada, message, world.now)))
+            for _ in range(3)
+        ]
+        await asyncio.sleep(0)  # all have come to the line
+        go_on.set()
+        await first
+        return await asyncio.gather(*jobs)
+
+    with psycopg.connect(address.text) as other:
+        other.execute("LOCK TABLE state_counts IN SHARE MODE")
+        release = threading.Timer(0.4, other.rollback)
+        release.start()
+        made = run(queue_behind())
+        release.join()
+    assert world.counts() == {JobState.PREPROCESSED: 3}
+    assert [job.id for job in world.page()] == sorted(job_id for one in made for job_id in one.ids)
+
+
 # Wakes
 
 

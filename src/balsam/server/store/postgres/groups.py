@@ -118,7 +118,7 @@ class GroupCommit:
     def _write(self, waiting: list[Item], full_at: float) -> None:
         """Items that are settled are taken from `waiting`; the rest is left when it is late."""
         if len(waiting) > 1:
-            with suppress(_Apart):
+            with suppress(_Apart, Collision):
                 del waiting[: self._commit(waiting, full_at)]
                 return
         while waiting:
