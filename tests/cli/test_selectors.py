@@ -149,17 +149,21 @@ def test_a_site_that_is_not_clear_is_refused(selector: str, message: str) -> Non
 def test_an_app_that_nothing_is_known_of_is_named_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Jobs of a campaign are shown to people who may not see its Apps."""
     apps = [SimpleNamespace(id=7, name="Simulate")]
-    monkeypatch.setattr("balsam.api.App.objects", SimpleNamespace(all=lambda: apps))
-    jobs = SimpleNamespace(filter=lambda **of: SimpleNamespace(exists=lambda: of == {"app_name": "Theirs"}))
-    monkeypatch.setattr("balsam.api.Job.objects", jobs)
+
+    def that_have(*known: dict[str, Any]) -> Any:
+        return lambda **of: SimpleNamespace(exists=lambda: of in known)
+
+    of_apps = that_have({"name": "Simulate"}, {"id": 7})
+    monkeypatch.setattr("balsam.api.App.objects", SimpleNamespace(all=lambda: apps, filter=of_apps))
+    monkeypatch.setattr("balsam.api.Job.objects", SimpleNamespace(filter=that_have({"app_name": "Theirs"})))
     for known in ("Simulate", "7", "Theirs"):
         assert choice("--app", known).scope().ids == (1, 3)
     for unknown, hint in (("Simulat", "did you mean 'Simulate'"), ("8", "there are: Simulate")):
         with pytest.raises(click.BadParameter, match=f"no App '{unknown}'; {hint}"):
             choice("--app", unknown).scope()
     apps.clear()
-    with pytest.raises(click.BadParameter, match=r"no App '7'; MyApp\.sync\(\) registers one"):
-        choice("--app", "7").scope()
+    with pytest.raises(click.BadParameter, match=r"no App '8'; MyApp\.sync\(\) registers one"):
+        choice("--app", "8").scope()
 
 
 @pytest.mark.usefixtures("sites")

@@ -253,10 +253,10 @@ def _check_app(word: str, of_jobs: dict[str, Any]) -> None:
     from balsam.api import App, Job
     from balsam.client.values import nearest
 
-    apps = list(App.objects.all())
-    if any(word in (str(one.id), one.name) for one in apps) or Job.objects.filter(**of_jobs).exists():
+    of_apps = {name.removeprefix("app_"): value for name, value in of_jobs.items()}
+    if App.objects.filter(**of_apps).exists() or Job.objects.filter(**of_jobs).exists():
         return
-    known = {str(one.name) for one in apps}
+    known = {str(one.name) for one in App.objects.all()}  # with their code: not asked for what is found
     hint = nearest(word, known) if known else "; MyApp.sync() registers one"
     raise click.BadParameter(f"no App {word!r}{hint}", param_hint="--app")
 
