@@ -130,9 +130,9 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
     def insert_jobs(self, jobs: Sequence[NewJob], at: int) -> list[int]:
         ids = list(self._ids.take("jobs", len(jobs)))
         rows: dict[JobShape, list[tuple[Any, ...]]] = {}
-        start = 0
+        start, following = 0, iter(ids)
         for shape, alike in groupby(jobs, key=attrgetter("shape")):
-            own = list(map(own_values, alike, ids[start:]))
+            own = list(map(own_values, alike, following))
             rows.setdefault(shape, []).extend(own)
             self._insert_first_events(shape, ids[start : start + len(own)], at)
             start += len(own)
