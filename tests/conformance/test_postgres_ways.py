@@ -98,7 +98,7 @@ MOST: dict[str, tuple[int, Callable[[StoreWorld], object]]] = {
     "submit": (5, lambda w: w.submit()),
     "submit with a key": (7, _submit_with_key),
     "submit with a tag": (8, lambda w: w.submit(tags={"a": "1"})),
-    "submit many": (9, lambda w: w.submit(100)),
+    "submit many": (8, lambda w: w.submit(100)),
 }
 
 

@@ -88,6 +88,18 @@ class JobRules:
         world.tell(session.id, job, E.RUN_DONE, return_code=0)
         assert replayed(world, job_id) is JobState.JOB_FINISHED
 
+    @pytest.mark.parametrize("shapes", [1, 3, 20])
+    def test_s5_new_jobs_have_their_events_whatever_they_have_in_common(self, world: StoreWorld, shapes: int) -> None:
+        (first,) = world.submit()
+        wanted = [
+            (event.seq, event.from_state, event.to_state, event.actor, event.data) for event in world.events(first)
+        ]
+        made = world.submit_all([world.job(priority=number % shapes) for number in range(41)])
+        for job_id in made.ids:
+            found = world.events(job_id)
+            assert [(it.seq, it.from_state, it.to_state, it.actor, it.data) for it in found] == wanted
+            assert all(it.job_id == job_id and it.timestamp == world.now and it.reported_at is None for it in found)
+
     def test_s5_the_log_replays_to_the_state(self, world: StoreWorld) -> None:
         parent = world.submit()
         children = world.submit(3, parent_ids=parent)

@@ -69,20 +69,31 @@ _PLACED = frozenset({"priority", "wall_time_min", "tags"})  # columns that say w
 _LOCK = " FOR NO KEY UPDATE"
 # Ids that nobody sees are taken in advance, to save a question for each.
 _AHEAD = {"idempotency_keys": 64}
-_FEW_ROWS = 4  # the events of one Job
+_FEW_ROWS = 4
+_FEW_SHAPES = 8
+
+
+def _events_sql(new: str, events: int) -> str:
+    """Insert so many events of each of the new Jobs, in the order of their ids."""
+    steps = ", ".join(f"({number}, ?, ?, ?, ?, ?)" for number in range(1, events + 1))
+    return f"""INSERT INTO events ({", ".join(EVENT_COLUMNS)})
+        SELECT (new.id << {EVENT_SEQ_BITS}) | step.number, ?, ?, NULL, step.attempt, step.source, step.target,
+        step.actor, step.data FROM {new} CROSS JOIN LATERAL
+        (VALUES {steps} OFFSET 0) AS step (number, attempt, source, target, actor, data)"""
+
+
+@lru_cache(maxsize=32)
+def _first_events_sql(events: int) -> str:
+    return _events_sql("unnest(?::bigint[]) AS new (id)", events)
 
 
 @lru_cache(maxsize=32)
 def _one_job_sql(events: int) -> str:
     """Insert one Job that has so many events, and give its id."""
     columns = (*OWN_COLUMNS, *SHAPE_COLUMNS)
-    steps = ", ".join(f"({number}, ?, ?, ?, ?, ?)" for number in range(1, events + 1))
     return f"""WITH new AS (INSERT INTO jobs ({", ".join(columns)})
         VALUES (nextval('jobs_ids'), {", ".join("?" * (len(columns) - 1))}) RETURNING id),
-        logged AS (INSERT INTO events ({", ".join(EVENT_COLUMNS)})
-        SELECT (new.id << {EVENT_SEQ_BITS}) | step.number, ?, ?, NULL, step.attempt, step.source, step.target,
-        step.actor, step.data
-        FROM new CROSS JOIN (VALUES {steps}) AS step (number, attempt, source, target, actor, data))
+        logged AS ({_events_sql("new", events)})
         SELECT id FROM new"""
 
 
@@ -126,7 +137,7 @@ class PostgresTx(SqlTx):
         self._remembers = True
         self._come_to: dict[int, Candidate] = {}
         self._copy = database.copy
-        self._first_events: list[tuple[Any, ...]] = []
+        self._new: dict[int, tuple[JobShape, list[int]]] = {}
 
     def _row_lock(self, kind: type[Any]) -> str:
         # Many submit Jobs of one App at the same time; it only must not disappear meanwhile.
@@ -157,8 +168,7 @@ class PostgresTx(SqlTx):
             ids = [self._insert_one_job(jobs[0], at)]
         else:
             ids = super().insert_jobs(jobs, at)
-            self._insert_many("events", EVENT_COLUMNS, self._first_events)
-            self._first_events = []
+            self._insert_events_of_new(at)
         for shape in {id(job.shape): job.shape for job in jobs}.values():
             if shape.decision.after.state in _GRANTABLE:
                 self._fronts.submitted(shape)
@@ -176,10 +186,23 @@ class PostgresTx(SqlTx):
         return int(job_id)
 
     def _insert_first_events(self, shape: JobShape, ids: Sequence[int], at: int) -> None:
-        events = list(enumerate(event_values(shape.decision), 1))
-        self._first_events += [
-            (event_id(job_id, number), shape.owner_id, at, *values) for job_id in ids for number, values in events
-        ]
+        self._new.setdefault(id(shape), (shape, []))[1].extend(ids)
+
+    def _insert_events_of_new(self, at: int) -> None:
+        """By the server, from the ids, where the Jobs are of a few shapes: three rows a Job are more than the Job."""
+        new, self._new = list(self._new.values()), {}
+        rows: list[tuple[Any, ...]] = []
+        for shape, ids in new:
+            events = event_values(shape.decision)
+            if len(new) <= _FEW_SHAPES:
+                steps = chain.from_iterable(columns for _, *columns in events)
+                self._db.execute(_first_events_sql(len(events)), (shape.owner_id, at, listed(ids), *steps))
+            else:
+                numbered = list(enumerate(events, 1))
+                rows += [
+                    (event_id(it, number), shape.owner_id, at, *values) for it in ids for number, values in numbered
+                ]
+        self._insert_many("events", EVENT_COLUMNS, rows)
 
     def _update_jobs(self, rows: Sequence[Sequence[Any]]) -> int:
         return self._db.execute(_UPDATE_JOBS, [listed(column) for column in zip(*rows, strict=True)]).rowcount
