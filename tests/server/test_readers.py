@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from balsam.server.errors import Unavailable
-from balsam.server.store.readers import ALONE, COMPANY_SEC, NOBODY, READERS, Readers
+from balsam.server.store.readers import ALONE, COMPANY_SEC, NOBODY, READERS, Patience, Readers
 from balsam.testing.clock import FakeClock
 
 HEAVY, OTHER = 1, 2
@@ -113,6 +113,37 @@ def test_the_service_itself_is_no_company(readers: Readers) -> None:
             await heavy.end()
 
     in_loop(check())
+
+
+def test_s16_a_read_that_takes_long_stands_still_in_company_only() -> None:
+    """What it stands still is not counted against it."""
+    clock = FakeClock()
+    readers, pauses = Readers(2, clock.monotonic), list[float]()
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        clock.advance(seconds)
+
+    def heavy() -> int:
+        patience, steps = Patience(1.0, clock, readers.pause_sec, sleep), 0
+        while not patience():
+            clock.advance(0.01)
+            steps += 1
+        return steps
+
+    async def check() -> None:
+        assert await readers.run(heavy, HEAVY) in (100, 101) and pauses == [], "alone"
+        await readers.run(lambda: None, NOBODY)
+        assert await readers.run(heavy, HEAVY) in (100, 101) and pauses == [], "the service itself is no company"
+        await readers.run(lambda: None, OTHER)
+        assert await readers.run(heavy, HEAVY) in (100, 101)
+        assert len(pauses) > 90 and {round(pause, 3) for pause in pauses} == {0.03}
+
+    try:
+        in_loop(check())
+        assert readers.pause_sec(1.0) == 0, "in no thread of theirs"
+    finally:
+        readers.close()
 
 
 def test_what_waits_is_taken_by_turns_when_all_threads_are_taken(readers: Readers) -> None:

@@ -1,7 +1,8 @@
 """The threads of a store in which reads run: by turns between accounts, and never all of them for one account.
 
 A heavy list may take its whole time limit, and a core for as long; whoever asks for many of those at once leaves a
-thread to the others, and half of the cores while there are others (S16). Used by the SQLite and the PostgreSQL store.
+thread to the others, and half of the cores while there are others (S16). A read in SQLite that takes long makes way for
+theirs as well. Used by the SQLite and the PostgreSQL store.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from concurrent.futures import Future
 from math import inf
 from typing import Any, TypeVar
 
+from balsam.domain.clock import Clock
 from balsam.server.errors import STOPPING, Unavailable
 from balsam.server.line import Line
 
@@ -21,9 +23,37 @@ T = TypeVar("T")
 READERS = 4
 ALONE = READERS - 1  # threads that may be at work for one account when nobody else asks for anything
 COMPANY_SEC = 5.0  # so long after a read its account counts as there
+LONG_SEC = 0.02  # after so much work a read in SQLite makes way for those of others
+PAUSES = 3.0  # so much longer than it works it stands still then
+LONGEST_PAUSE_SEC = 0.05
 NOBODY = 0  # the service itself, which looks tokens up for everybody: it is no company, and is not held back by any
 
 _Read = tuple[int, Callable[[], Any], Future[Any]]
+
+
+class Patience:
+    """Asked by SQLite again and again within a read: whether it is given up.
+
+    It makes way for others meanwhile; what it stands still for them is not counted.
+    """
+
+    def __init__(
+        self, limit_sec: float, clock: Clock, pause_sec: Callable[[float], float], sleep: Callable[[float], None]
+    ) -> None:
+        self._limit_sec = limit_sec
+        self._clock = clock
+        self._pause_sec = pause_sec
+        self._sleep = sleep
+        self._worked_sec = 0.0
+        self._resumed_at = clock.monotonic()
+
+    def __call__(self) -> bool:
+        worked_sec = self._clock.monotonic() - self._resumed_at
+        self._worked_sec += worked_sec
+        if self._worked_sec > LONG_SEC and (pause_sec := self._pause_sec(worked_sec)):
+            self._sleep(pause_sec)
+        self._resumed_at = self._clock.monotonic()
+        return self._worked_sec > self._limit_sec
 
 
 class Readers:
@@ -41,6 +71,7 @@ class Readers:
         self._at_work: Counter[int] = Counter()
         self._come = threading.Condition()
         self._closed = False
+        self._here = threading.local()  # `account`: whose read the thread is at
         self._threads = [
             threading.Thread(target=self._run, name=f"store-read-{number}", daemon=True) for number in range(READERS)
         ]
@@ -63,6 +94,12 @@ class Readers:
         others_at = self._other_at if account == self._last else self._last_at
         return account == NOBODY or self._monotonic() - others_at >= COMPANY_SEC
 
+    def pause_sec(self, worked_sec: float) -> float:
+        """How long the read in this thread is to stand still after so much work; 0 while its account is alone."""
+        if self._closed or self.is_alone(getattr(self._here, "account", NOBODY)):
+            return 0.0
+        return min(PAUSES * worked_sec, LONGEST_PAUSE_SEC)
+
     def close(self) -> None:
         """A second call does nothing."""
         refused = []
@@ -80,6 +117,7 @@ class Readers:
     def _run(self) -> None:
         while (read := self._next()) is not None:
             account, fn, future = read
+            self._here.account = account
             try:
                 if future.set_running_or_notify_cancel():
                     future.set_result(fn())

@@ -10,6 +10,7 @@ import logging
 import os
 import queue
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +21,7 @@ from balsam.domain.clock import Clock, SystemClock
 from balsam.server.errors import ServiceError, TooSlow, Unavailable
 from balsam.server.store.filesystem import network_filesystem
 from balsam.server.store.protocol import ReadTx, Subscriber, Tx, Wake
-from balsam.server.store.readers import Readers
+from balsam.server.store.readers import Patience, Readers
 from balsam.server.store.schema import migrate
 from balsam.server.store.sql_read import SqlReadTx
 from balsam.server.store.sql_write import Pending
@@ -91,8 +92,8 @@ class SqliteStore:
 
     def read_sync(self, fn: Callable[[ReadTx], T]) -> T:
         with _typed_errors(self._read_limit_sec), self._reader() as db:
-            give_up_at = self._clock.monotonic() + self._read_limit_sec
-            db.set_progress_handler(lambda: self._clock.monotonic() > give_up_at, LOOK_EVERY)
+            patience = Patience(self._read_limit_sec, self._clock, self._reading.pause_sec, time.sleep)
+            db.set_progress_handler(patience, LOOK_EVERY)
             db.execute("BEGIN")
             try:
                 return fn(SqlReadTx(db))
