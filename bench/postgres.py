@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from bench import crowd, fairness, machine, running, storing
-from bench.launcher import BATCH, Launcher
+from bench.launcher import BATCH, Launcher, at_once
 from bench.product import Product
 from bench.result import Goal
 from tests.server.world import Person, furnish, make_user
@@ -132,6 +133,7 @@ def _several(server: PostgresServer, root: Path, rows: int) -> list[Goal]:
                 launcher.acquire_rate(BATCHES)
             launcher.update_rate(BATCH * BATCHES)
         last = launcher.acquire_rate(BATCHES)
+        acquired_together, updated_together = _crowd_rates([first, second], BATCHES * BATCH // 2)
         launcher.fill(rows)
         machine.wait_for_quiet()  # the server tidies up behind a million rows
         many = launcher.acquire_rate(BATCHES)
@@ -145,8 +147,26 @@ def _several(server: PostgresServer, root: Path, rows: int) -> list[Goal]:
         Goal(
             "G8", "updates by 100", updates / update_floor, "x floor", 0.33, 0.5, False, f"floor {update_floor:,.0f}/s"
         ),
+        Goal(
+            "G9", "acquire by 100, four launchers", acquired_together, "rows/s", 13_000, 20_000, False, "two processes"
+        ),
+        Goal(
+            "G8", "updates by 100, four launchers", updated_together, "Jobs/s", 15_000, 22_000, False, "two processes"
+        ),
         Goal("reads", "p99 under that load", machine.percentile(read_ms, 0.99), "ms", 100, 50, True, "at the other"),
     ]
+
+
+def _crowd_rates(services: Sequence[RunningService], jobs: int) -> tuple[float, float]:
+    """Jobs acquired and updates written per second by four launchers at once, each at a Site of its own."""
+    launchers = []
+    for number in range(4):
+        service = services[number % len(services)]
+        launchers.append(Launcher(service, furnish(service, make_user(services[0], f"launcher{number}"))))
+        launchers[-1].fill(jobs)
+    acquired = at_once([partial(launcher.acquire_rate, jobs // BATCH) for launcher in launchers])
+    updated = at_once([launcher.update_rate for launcher in launchers])
+    return 4 * jobs / acquired, 4 * 2 * jobs / updated
 
 
 @contextmanager

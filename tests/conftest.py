@@ -49,6 +49,7 @@ SLOW_FILES = {
     "test_paths.py",
     "test_pickling.py",
     "test_plain_ranks.py",
+    "test_postgres_pipeline.py",
     "test_routes_http.py",
     "test_routes_tenancy.py",
     "test_service_blobs.py",

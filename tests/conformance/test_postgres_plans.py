@@ -7,9 +7,7 @@ number of rows they touch.
 
 from __future__ import annotations
 
-import itertools
 import json
-import re
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,7 +19,7 @@ import pytest
 from balsam.server.database_address import DatabaseAddress
 from balsam.server.store.postgres import statistics
 from balsam.server.store.postgres.connection import PostgresDatabase, connect
-from balsam.server.store.postgres.sql import translated
+from balsam.server.store.postgres.sql import numbered, translated
 from balsam.server.store.postgres.store import PostgresStore
 from balsam.testing.store_world import StoreWorld
 from tests.conformance.hot import HOT
@@ -116,11 +114,9 @@ def plan_of(address: DatabaseAddress, statement: Statement) -> dict[str, Any]:
 def plan_without_values(address: DatabaseAddress, statement: Statement) -> dict[str, Any]:
     """As it may be once the statement was executed a few times: made for whatever values come."""
     sql, params = statement
-    numbers = itertools.count(1)
-    text = re.sub(rb"%([%s])", lambda mark: b"%" if mark[1] == b"%" else b"$%d" % next(numbers), translated(sql))
     with closing(connect(address, "plans", plan_cache_mode="force_generic_plan")) as connection:
         connection.execute(b"BEGIN")
-        connection.execute(b"PREPARE hot AS " + text)
+        connection.execute(b"PREPARE hot AS " + numbered(translated(sql)))
         marks = f"({', '.join(['%s'] * len(params))})" if params else ""
         explain = _EXPLAIN + f"EXECUTE hot {marks}".encode()
         return _planned(psycopg.ClientCursor(connection).execute(explain, params))

@@ -3,6 +3,7 @@
 
 import threading
 from collections import Counter
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -52,6 +53,21 @@ class JobRules:
         with pytest.raises(GuardFailed):
             world.write(lambda tx: tx.apply([_cancelled(old)], 9))
         assert (world.get(job_id), world.events(job_id), world.counts()) == before
+
+    @pytest.mark.parametrize("number", [1, 4], ids=["one", "all"])
+    @pytest.mark.parametrize("stale", ["token", "event_seq", "state", "session_id"])
+    def test_s4_an_old_state_among_others_stops_all_of_them(self, world: StoreWorld, stale: str, number: int) -> None:
+        """What is the same in all rows may be written in a way of its own, and has the same guard."""
+        ids = world.submit(4)
+        jobs = list(world.read(lambda tx: tx.hot_jobs(ids)).values())
+        values = {"token": 7, "event_seq": 7, "state": JobState.RESTART_READY, "session_id": 7}
+        wrong = [replace(job, _facts=None, **{stale: values[stale]}) for job in jobs[:number]]
+        before = (world.counts(), [world.events(job_id) for job_id in ids])
+        with pytest.raises(GuardFailed, match="S4"):
+            world.write(lambda tx: tx.apply([_cancelled(job) for job in (*wrong, *jobs[number:])], 9))
+        assert (world.counts(), [world.events(job_id) for job_id in ids]) == before
+        world.write(lambda tx: tx.apply([_cancelled(job) for job in jobs], 9))
+        assert world.count(state=["CANCELLED"]) == 4
 
     def test_s4_decisions_must_go_on_from_each_other(self, world: StoreWorld) -> None:
         (job_id,) = world.submit()
@@ -252,7 +268,7 @@ class JobRules:
         session = world.open_session()
         criteria = AcquireCriteria(world.site.id, 2)
         rows = world.write(lambda tx: tx.acquire(criteria, session.id, 5))
-        assert [(row.token, row.session_id, row.grant_seq) for row in rows] == [(1, session.id, 5)] * 2
+        assert [(row.token, row.session_id) for row in rows] == [(1, session.id)] * 2
         assert world.read(lambda tx: tx.granted_jobs(session.id, 5)) == rows
         assert world.read(lambda tx: tx.granted_jobs(session.id, 4)) == []
 

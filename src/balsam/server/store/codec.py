@@ -23,6 +23,7 @@ from balsam.server.store.records import (
     BatchJobRow,
     BlobRow,
     DeviceLoginRow,
+    GrantedRow,
     HotJob,
     IdempotencyRow,
     IdentityRow,
@@ -189,6 +190,9 @@ SELECT_SHOWN = (
     " FROM ({}) AS page CROSS JOIN jobs ON jobs.id = page.id"
     " CROSS JOIN apps a ON a.id = jobs.app_id CROSS JOIN users u ON u.id = jobs.submitter_id"
 )
+GRANTED_COLUMNS = tuple(field.name for field in fields(GrantedRow))
+_GRANTED_STATE = GRANTED_COLUMNS.index("state")
+_GRANTED_JSON = slice(GRANTED_COLUMNS.index("parameters"), len(GRANTED_COLUMNS))
 HOT_COLUMNS = tuple(field.name for field in fields(HotJob))[:-2]
 _HOT_PLACE = {column: place for place, column in enumerate((*HOT_COLUMNS, "tagged"))}
 _HOT_STATE, _HOT_FAILURE = _HOT_PLACE["state"], _HOT_PLACE["failure"]
@@ -213,6 +217,14 @@ def shown_job(values: Sequence[Any]) -> ShownJob:
     for place in _SHOWN_FLAGS:
         row[place] = row[place] == 1
     return ShownJob._make(row)
+
+
+def granted_row(values: Sequence[Any]) -> GrantedRow:
+    """A row of GRANTED_COLUMNS."""
+    row = list(values)
+    row[_GRANTED_STATE] = STATES[row[_GRANTED_STATE]]
+    row[_GRANTED_JSON] = map(load, row[_GRANTED_JSON])
+    return GrantedRow(*row)
 
 
 def hot_job(values: Sequence[Any]) -> HotJob:

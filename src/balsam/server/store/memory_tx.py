@@ -25,6 +25,7 @@ from balsam.server.store.records import (
     CHANGEABLE_COLUMNS,
     AppRow,
     EventRow,
+    GrantedRow,
     HotJob,
     JobRow,
     JobUpdate,
@@ -48,6 +49,7 @@ from balsam.server.store.selections import (
 )
 from balsam.server.store.turns import lot
 
+_GRANTED = tuple(spec.name for spec in fields(GrantedRow))
 _HOT = tuple(spec.name for spec in fields(HotJob))[:-2]
 
 
@@ -125,8 +127,8 @@ class MemoryTx(MemoryFilesTx):
         held = self._held(session_id)
         return None if len(held) >= look_at else float(sum(job.num_nodes / job.node_packing_count for job in held))
 
-    def granted_jobs(self, session_id: int, grant_seq: int) -> list[JobRow]:
-        return [job for job in self._held(session_id) if job.grant_seq == grant_seq]
+    def granted_jobs(self, session_id: int, grant_seq: int) -> list[GrantedRow]:
+        return [_granted(job) for job in self._held(session_id) if job.grant_seq == grant_seq]
 
     def jobs_to_stop(self, session_id: int) -> list[int]:
         held = self._held(session_id)
@@ -219,17 +221,17 @@ class MemoryTx(MemoryFilesTx):
                 events.append(EventRow(event_id(job_id, seq), job_id, seq, move.attempt, *moves, at, reported_at, data))
         self._set(self._tables.events, job_id, tuple(events))
 
-    def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
+    def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[GrantedRow]:
         able = walk(self._tables.jobs.values(), criteria, lot(session_id, grant_seq))
         shapes = [(job.job_id, job.num_nodes, job.node_packing_count) for job in able[: criteria.candidates]]
-        granted: list[JobRow] = []
+        granted: list[GrantedRow] = []
         chosen = fitting(shapes, criteria)
         lengths = {job.id: _length(job) for job in self.jobs(chosen)}
         for job_id in light_enough(chosen, lengths, selections.MAX_GRANT_LENGTH):
             job = self._tables.jobs[job_id]
             job = replace(job, token=job.token + 1, session_id=session_id, grant_seq=grant_seq)
             self._set(self._tables.jobs, job_id, job)
-            granted.append(job)
+            granted.append(_granted(job))
         return granted
 
     def unlock(self, session_id: int, jobs: Sequence[HotJob]) -> None:
@@ -266,6 +268,10 @@ def _length(job: JobRow) -> int:
 
 def _hot(job: JobRow) -> HotJob:
     return HotJob(*[*(getattr(job, name) for name in _HOT), bool(job.tags)])
+
+
+def _granted(job: JobRow) -> GrantedRow:
+    return GrantedRow(*(getattr(job, name) for name in _GRANTED))
 
 
 def _new_row(job: NewJob, job_id: int, at: int) -> JobRow:

@@ -14,6 +14,7 @@ from balsam.server.store.records import (
     AppAtSite,
     BlobRow,
     EventRow,
+    GrantedRow,
     HotJob,
     JobRow,
     JobUpdate,
@@ -138,7 +139,7 @@ class ReadTx(Protocol):
         """Jobs that the Session holds."""
         ...
 
-    def granted_jobs(self, session_id: int, grant_seq: int) -> list[JobRow]:
+    def granted_jobs(self, session_id: int, grant_seq: int) -> list[GrantedRow]:
         """Jobs of one acquire that the Session still holds, in the order of the grant (S3)."""
         ...
 
@@ -250,7 +251,7 @@ class Tx(ReadTx, Protocol):
         """S4: write states and events of Decisions. Raises GuardFailed when a row is not what was decided on."""
         ...
 
-    def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
+    def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[GrantedRow]:
         """Grant Jobs to a Session: token + 1, nobody else holds them (S6). Rows as after the grant."""
         ...
 

@@ -9,11 +9,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 
-class Cursor(Protocol):
-    """The outcome of one statement."""
+class Outcome(Protocol):
+    """What came of a statement that changes rows."""
 
     @property
     def rowcount(self) -> int: ...
+
+
+class Cursor(Outcome, Protocol):
+    """What came of one statement."""
 
     def fetchone(self) -> Any: ...
 
@@ -27,7 +31,7 @@ class Database(Protocol):
 
     def execute(self, sql: str, params: Sequence[Any] = ..., /) -> Cursor: ...
 
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> Cursor: ...
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> Outcome: ...
 
 
 class Listed(list[Any]):

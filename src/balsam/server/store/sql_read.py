@@ -16,12 +16,14 @@ from typing import Any
 from balsam.domain.states import JobState
 from balsam.server.store.codec import (
     ACTORS,
+    GRANTED_COLUMNS,
     SELECT_HOT,
     SELECT_JOB,
     SELECT_SHOWN,
     STATE_NUMBERS,
     STATES,
     Table,
+    granted_row,
     hot_job,
     job_row,
     load,
@@ -32,7 +34,7 @@ from balsam.server.store.codec import (
 )
 from balsam.server.store.conditions import groups
 from balsam.server.store.protocol import R, Value
-from balsam.server.store.records import EVENT_SEQ_BITS, EventRow, HotJob, JobRow, ShownJob
+from balsam.server.store.records import EVENT_SEQ_BITS, EventRow, GrantedRow, HotJob, JobRow, ShownJob
 from balsam.server.store.selections import Census, EventSelection, JobSelection, PageWindow
 from balsam.server.store.sql_apps import AppsReadTx
 from balsam.server.store.sql_census import census
@@ -259,15 +261,16 @@ class SqlReadTx(RunnableReadTx, FilesReadTx, AppsReadTx):
 
     def hot_jobs(self, job_ids: Iterable[int]) -> dict[int, HotJob]:
         sql = f"{SELECT_HOT} WHERE {_BY_IDS} ORDER BY id{self._job_lock}"
-        return {row[0]: hot_job(row) for row in self._db.execute(sql, (listed(job_ids),))}
+        return {row[0]: hot_job(row) for row in self._db.execute(sql, (listed(job_ids),)).fetchall()}
 
     def held_jobs(self, session_id: int) -> list[HotJob]:
         sql = f"{SELECT_HOT} INDEXED BY jobs_held WHERE session_id = ? ORDER BY id{self._job_lock}"
         return [hot_job(row) for row in self._db.execute(sql, (session_id,))]
 
-    def granted_jobs(self, session_id: int, grant_seq: int) -> list[JobRow]:
-        sql = f"{SELECT_JOB} INDEXED BY jobs_held WHERE session_id = ? AND grant_seq = ? ORDER BY id"
-        return [job_row(row) for row in self._db.execute(sql, (session_id, grant_seq))]
+    def granted_jobs(self, session_id: int, grant_seq: int) -> list[GrantedRow]:
+        columns = ", ".join(GRANTED_COLUMNS)
+        sql = f"SELECT {columns} FROM jobs INDEXED BY jobs_held WHERE session_id = ? AND grant_seq = ? ORDER BY id"
+        return [granted_row(row) for row in self._db.execute(sql, (session_id, grant_seq))]
 
     def jobs_to_stop(self, session_id: int) -> list[int]:
         sql = (

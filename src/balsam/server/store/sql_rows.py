@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from balsam.domain.lifecycle import Decision
+from balsam.domain.failure import Failure
+from balsam.domain.lifecycle import Decision, JobFacts
 from balsam.server.store.codec import ACTOR_NUMBERS, JOB_COLUMNS, STATE_NUMBERS, dump
 from balsam.server.store.records import JobShape, JobUpdate, NewJob, event_id
 
@@ -85,29 +86,49 @@ def own_values(job: NewJob, job_id: int) -> tuple[Any, ...]:
     )
 
 
-def update_values(update: JobUpdate, events: int, at: int) -> tuple[Any, ...]:
-    """UPDATED_COLUMNS, then UPDATE_GUARD and session_id."""
-    job, facts = update.job, update.after
+# What rows and guards have of facts: state, token, attempt, session_id, cancel_requested, lost_attempts,
+# was_preprocessed, spent_attempts, failure.
+FactColumns = tuple[int, int, int, int | None, int, int, int, int, Failure | None]
+
+
+def fact_columns(facts: JobFacts) -> FactColumns:
     return (
         STATE_NUMBERS[facts.state],
+        facts.token,
         facts.attempt,
         facts.session_id,
         int(facts.cancel_requested),
         facts.lost_attempts,
         int(facts.was_preprocessed),
+        facts.spent_attempts,
+        facts.failure,
+    )
+
+
+def update_values(update: JobUpdate, old: FactColumns, new: FactColumns, events: int, at: int) -> tuple[Any, ...]:
+    """UPDATED_COLUMNS, then UPDATE_GUARD and session_id; of facts that many Jobs share."""
+    job = update.job
+    state, _, attempt, session_id, cancel_requested, lost_attempts, was_preprocessed, spent_attempts, failure = new
+    return (
+        state,
+        attempt,
+        session_id,
+        cancel_requested,
+        lost_attempts,
+        was_preprocessed,
         job.event_seq + events,
         update.batch_job_id,
         update.return_code,
         update.started_at,
         update.ended_at,
-        facts.spent_attempts,
-        facts.failure,
+        spent_attempts,
+        failure,
         at,
         job.id,
-        STATE_NUMBERS[job.state],
-        job.token,
+        old[0],
+        old[1],
         job.event_seq,
-        job.session_id,
+        old[3],
     )
 
 

@@ -19,19 +19,19 @@ from typing import Any, Protocol
 from balsam.domain.states import RUNNABLE_STATES, JobState
 from balsam.server.store import selections
 from balsam.server.store.codec import (
-    JOB_COLUMNS,
+    GRANTED_COLUMNS,
     STATE_NUMBERS,
     STATES,
     TABLE_NAMES,
     dump,
-    job_row,
+    granted_row,
     tag_number,
 )
 from balsam.server.store.protocol import GuardFailed, Wake
 from balsam.server.store.records import (
     CHANGEABLE_COLUMNS,
+    GrantedRow,
     HotJob,
-    JobRow,
     JobShape,
     JobUpdate,
     NewJob,
@@ -39,7 +39,7 @@ from balsam.server.store.records import (
     event_id,
 )
 from balsam.server.store.selections import AcquireCriteria, fitting, light_enough
-from balsam.server.store.sql_database import Database, listed
+from balsam.server.store.sql_database import Database, Outcome, listed
 from balsam.server.store.sql_files import FilesTx
 from balsam.server.store.sql_read import EVENTS_COUNTER, SqlReadTx
 from balsam.server.store.sql_rows import (
@@ -47,7 +47,9 @@ from balsam.server.store.sql_rows import (
     RUNNABLE_TAG_COLUMNS,
     TAG_COLUMNS,
     EventColumns,
+    FactColumns,
     append_events,
+    fact_columns,
     own_values,
     shape_values,
     update_values,
@@ -57,7 +59,7 @@ from balsam.server.store.turns import Candidate, lot
 
 _GRANT = f"""UPDATE jobs SET token = token + 1, session_id = ?, grant_seq = ?
     WHERE id IN (SELECT value FROM json_each(?)) AND {NOT_HELD} AND state IN {{}}
-    RETURNING {", ".join(JOB_COLUMNS)}"""
+    RETURNING {", ".join(GRANTED_COLUMNS)}"""
 _UNLOCK = """UPDATE jobs SET session_id = NULL
     WHERE id IN (SELECT value FROM json_each(?)) AND coalesce(session_id, 0) = ? AND state <> 6"""
 _NOTE_FINISHED = "UPDATE job_parents SET unfinished = 0 WHERE parent_id IN (SELECT value FROM json_each(?))"
@@ -112,8 +114,14 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         """Insert the events of new Jobs that are alike; the ids are successive numbers where that is of use."""
 
     @abstractmethod
-    def _update_jobs(self, rows: Sequence[Sequence[Any]]) -> int:
-        """Carry out the rows of `update_values`; returns how many Jobs were as the guard asks (S4)."""
+    def _update_jobs(self, rows: Sequence[Sequence[Any]]) -> Outcome:
+        """Carry out the rows of `update_values`, for Jobs that are as the guard asks (S4)."""
+
+    def _expect(self, outcome: Outcome, number: int, said: str) -> None:
+        """Raise GuardFailed, at the latest before the commit, unless a statement changed so many rows. `said` has two
+        places: how many it did not change, of how many."""
+        if outcome.rowcount != number:
+            raise GuardFailed(said.format(number - outcome.rowcount, number))
 
     def new_id(self, kind: type[Row]) -> int:
         return self._ids.take(TABLE_NAMES[kind], 1)[0]
@@ -173,34 +181,41 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         self._insert_many("job_parents", ("parent_id", "child_id", "unfinished"), rows)
 
     def apply(self, updates: Sequence[JobUpdate], at: int) -> None:
-        rows: list[tuple[Any, ...]] = []
-        events: list[tuple[Any, ...]] = []
-        known: dict[int, list[EventColumns]] = {}
-        moved: Counter[_Move] = Counter()
-        logged: Counter[_Home] = Counter()
-        for update in updates:
-            update.check()
-            before = len(events)
-            append_events(events, update, at, known)
-            taken = len(events) - before
-            rows.append(update_values(update, taken, at))
-            job = update.job
-            home = (job.owner_id, job.site_id, job.app_id)
-            moved[*home, job.state, update.after.state] += 1
-            logged[home] += taken
         offered = [update.job.id for update in updates if update.job.tagged and _is_available(update.job)]
         self._withdraw(offered)
-        changed = self._update_jobs(rows) if rows else 0
-        if changed != len(rows):
-            raise GuardFailed(f"S4: {len(rows) - changed} of {len(rows)} Jobs were not as they were read")
+        self._write_rows(updates, at)
+        events: list[tuple[Any, ...]] = []
+        known: dict[int, list[EventColumns]] = {}
+        for update in updates:
+            append_events(events, update, at, known)
         self._insert_many("events", EVENT_COLUMNS, events)
         finished = [update.job.id for update in updates if update.after.state is JobState.JOB_FINISHED]
         if finished:
             self._db.execute(_NOTE_FINISHED, (listed(finished),))
-        self._tally(moved, logged)
         self._offer([update.job.id for update in updates if update.job.tagged])
 
-    def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
+    def _write_rows(self, updates: Sequence[JobUpdate], at: int) -> None:
+        """The rows of the Jobs (S4), and the counters."""
+        rows: list[tuple[Any, ...]] = []
+        columns: dict[int, FactColumns] = {}  # by the id of facts, which many Jobs share
+        moved: Counter[tuple[int, int, int, int, int]] = Counter()
+        logged: Counter[_Home] = Counter()
+        for update in updates:
+            update.check()
+            job, before, after = update.job, update.job.facts, update.after
+            if (old := columns.get(id(before))) is None:
+                old = columns[id(before)] = fact_columns(before)
+            if (new := columns.get(id(after))) is None:
+                new = columns[id(after)] = fact_columns(after)
+            taken = update.transition_count
+            rows.append(update_values(update, old, new, taken, at))
+            moved[job.owner_id, job.site_id, job.app_id, old[0], new[0]] += 1
+            logged[job.owner_id, job.site_id, job.app_id] += taken
+        if rows:
+            self._expect(self._update_jobs(rows), len(rows), "S4: {} of {} Jobs were not as they were read")
+        self._tally({(*home, STATES[old], STATES[new]): n for (*home, old, new), n in moved.items()}, logged)
+
+    def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[GrantedRow]:
         found = self._candidates(criteria, lot(session_id, grant_seq))
         ids = fitting(((job.job_id, job.num_nodes, job.node_packing_count) for job in found), criteria)
         if not ids:
@@ -213,7 +228,7 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         if len(rows) != len(ids):  # S6
             raise GuardFailed(f"S6: {len(ids) - len(rows)} of {len(ids)} Jobs could not be granted")
         place = {job_id: index for index, job_id in enumerate(ids)}
-        return sorted(map(job_row, rows), key=lambda job: place[job.id])
+        return sorted(map(granted_row, rows), key=lambda job: place[job.id])
 
     def _candidates(self, criteria: AcquireCriteria, lot: int) -> Iterable[Candidate]:
         """In their order; looked for as they are taken."""
@@ -233,9 +248,8 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
     def unlock(self, session_id: int, jobs: Sequence[HotJob]) -> None:
         if not jobs:
             return
-        changed = self._db.execute(_UNLOCK, (listed(job.id for job in jobs), session_id)).rowcount
-        if changed != len(jobs):
-            raise GuardFailed(f"S6: {len(jobs) - changed} of {len(jobs)} Jobs were not held by Session {session_id}")
+        unlocked = self._db.execute(_UNLOCK, (listed(job.id for job in jobs), session_id))
+        self._expect(unlocked, len(jobs), f"S6: {{}} of {{}} Jobs were not held by Session {session_id}")
         self._offer([job.id for job in jobs if job.tagged])
 
     def change_jobs(self, changes: Mapping[int, Mapping[str, Any]], at: int) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 from balsam.server.store.protocol import Subscriber, Topic, Wake
 
@@ -37,19 +38,21 @@ class Subscribers:
 
 def merged(wakes: Iterable[Wake]) -> list[Wake]:
     """One Wake per (topic, key, event); lists of Jobs are joined, the newest entry of each Job wins."""
-    states: dict[tuple[Topic, int], dict[int, list[object]]] = {}
-    cancels: dict[tuple[Topic, int], dict[int, None]] = {}
-    others: dict[tuple[str, int, str], Wake] = {}
+    several: dict[tuple[Topic, int, str], list[Wake]] = {}
     for wake in wakes:
-        if wake.event == "states":
-            newest = states.setdefault((wake.topic, wake.key), {})
-            for entry in wake.data["jobs"]:
-                newest.pop(entry[0], None)
-                newest[entry[0]] = entry
-        elif wake.event == "cancel":
-            cancels.setdefault((wake.topic, wake.key), {}).update(dict.fromkeys(wake.data["job_ids"]))
-        else:
-            others[wake.topic, wake.key, wake.event] = wake
-    result = [Wake(topic, key, "states", {"jobs": list(newest.values())}) for (topic, key), newest in states.items()]
-    result += [Wake(topic, key, "cancel", {"job_ids": list(ids)}) for (topic, key), ids in cancels.items()]
-    return result + list(others.values())
+        several.setdefault((wake.topic, wake.key, wake.event), []).append(wake)
+    return [same[0] if len(same) == 1 else _joined(same) for same in several.values()]
+
+
+def _joined(same: list[Wake]) -> Wake:
+    last = same[-1]
+    if last.event == "states":
+        newest: dict[int, list[object]] = {}
+        for entry in chain.from_iterable(wake.data["jobs"] for wake in same):
+            newest.pop(entry[0], None)
+            newest[entry[0]] = entry
+        return Wake(last.topic, last.key, "states", {"jobs": list(newest.values())})
+    if last.event == "cancel":
+        ids = dict.fromkeys(chain.from_iterable(wake.data["job_ids"] for wake in same))
+        return Wake(last.topic, last.key, "cancel", {"job_ids": list(ids)})
+    return last

@@ -72,6 +72,7 @@ class _Work:
         self.fenced: dict[int, None] = {}
         self.unlocked: dict[int, HotJob] = {}
         self.results: list[ResultRow] = []
+        self._requests: dict[tuple[object, ...], Request] = {}
 
     def judge(self, record: ReportRecord) -> None:
         job = self.steps.get(record.job_id)
@@ -101,15 +102,7 @@ class _Work:
             self.fenced[job.id] = None
 
     def _take(self, job: HotJob, record: ReportRecord) -> None:
-        request = Request(
-            _EVENTS[record.event],
-            Actor.LAUNCHER,
-            token=record.token,
-            session_id=self.session.id,
-            message=record.message,
-            failure=record.failure,
-            restarts=record.restarts,
-        )
+        request = self._request(record)
         reported_at = micros(record.at)
         try:
             update = self.steps.take(job.id, request, reported_at=reported_at, data=_data(record))
@@ -127,6 +120,22 @@ class _Work:
             update.ended_at, update.return_code = reported_at, record.return_code
             if record.result is not None:
                 self.results.append(ResultRow(job.id, update.after.attempt, _stored(record.result)))
+
+    def _request(self, record: ReportRecord) -> Request:
+        """One object for records that say the same."""
+        same = (record.event, record.token, record.message, record.failure, record.restarts)
+        request = self._requests.get(same)
+        if request is None:
+            request = self._requests[same] = Request(
+                _EVENTS[record.event],
+                Actor.LAUNCHER,
+                token=record.token,
+                session_id=self.session.id,
+                message=record.message,
+                failure=record.failure,
+                restarts=record.restarts,
+            )
+        return request
 
     def _release(self, job: HotJob, record: ReportRecord) -> None:
         """Handed back: the Session holds the Job no longer."""

@@ -14,6 +14,8 @@ from balsam.server.store.protocol import Tx, Wake
 from balsam.server.store.records import HotJob, JobUpdate, Json, ShareRow, Step, micros
 from balsam.server.usecases.due_transfers import follow_jobs
 
+_NOTED_EFFECTS = frozenset({Effect.KILL_RUN, Effect.BECAME_RUNNABLE, Effect.AWAITS_HOOK})
+
 
 class Transitions:
     """The Jobs that one transaction moves."""
@@ -24,6 +26,7 @@ class Transitions:
         self._jobs: dict[int, HotJob] = {}
         self._updates: dict[int, JobUpdate] = {}
         self._decisions: dict[tuple[JobFacts, Request], Decision] = {}
+        self._same: dict[tuple[int, int], tuple[Request, Decision]] = {}
         self._runnable_sites: set[int] = set()
         self._hook_sites: set[int] = set()
 
@@ -56,14 +59,13 @@ class Transitions:
 
         Raises Refused; nothing changes then.
         """
-        before = self.facts(job_id)
+        job, update = self._jobs[job_id], self._updates.get(job_id)
+        before = job.facts if update is None else update.after
         decision = self._decide(before, request)
         if not decision.transitions and decision.after == before:
             self._note_effects(job_id, decision)
             return None
-        update = self._updates.get(job_id)
         if update is None:
-            job = self._jobs[job_id]
             update = JobUpdate(job, [], job.batch_job_id, job.return_code, job.started_at, job.ended_at)
             self._updates[job_id] = update
         update.steps.append(Step(decision, reported_at, data or {}))
@@ -72,12 +74,19 @@ class Transitions:
 
     def _decide(self, before: JobFacts, request: Request) -> Decision:
         """Decided once for Jobs that are alike, as those of a report are."""
+        same = (id(before), id(request))  # of objects that live as long as the decision: facts and requests are shared
+        if (found := self._same.get(same)) is not None:
+            return found[1]
         known = self._decisions.get((before, request))
         if known is None:
             known = self._decisions[before, request] = decide(before, request)
+        if known.before is before:
+            self._same[same] = (request, known)
         return known
 
     def _note_effects(self, job_id: int, decision: Decision) -> None:
+        if decision.effects.isdisjoint(_NOTED_EFFECTS):
+            return
         site_id = self._jobs[job_id].site_id
         if Effect.KILL_RUN in decision.effects and decision.after.session_id is not None:
             stop = {"job_ids": [job_id]}

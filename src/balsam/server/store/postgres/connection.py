@@ -7,6 +7,7 @@ that takes statements and answers none; no text of an error has a password in it
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
@@ -21,7 +22,7 @@ from balsam.server.database_address import DatabaseAddress
 from balsam.server.errors import Invalid, TooSlow, Unavailable
 from balsam.server.store.postgres.sql import translated
 from balsam.server.store.protocol import Duplicate, GuardFailed
-from balsam.server.store.sql_database import Listed
+from balsam.server.store.sql_database import Cursor, Listed, Outcome
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -84,6 +85,8 @@ class ListedDumper(Dumper):
     """A Listed as an array whose type is known from where it stands."""
 
     def dump(self, obj: Listed) -> Buffer:
+        if obj and obj.count(obj[0]) == len(obj):  # as most columns of alike rows are
+            return ("{" + ",".join([_element(obj[0])] * len(obj)) + "}").encode()
         element = repr if set(map(type, obj)) <= _NUMBER else _element
         return ("{" + ",".join(map(element, obj)) + "}").encode()
 
@@ -155,6 +158,17 @@ def _reason(error: psycopg.Error, address: DatabaseAddress) -> str:
     return address.without_password(text)
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcomes:
+    """Of one statement with many values."""
+
+    each: Sequence[Outcome]
+
+    @property
+    def rowcount(self) -> int:
+        return sum(outcome.rowcount for outcome in self.each)
+
+
 class PostgresDatabase:
     """A connection as the shared SQL uses it.
 
@@ -166,7 +180,7 @@ class PostgresDatabase:
         self._time_limit_sec = time_limit_sec
         self.written = self.failed = False
 
-    def execute(self, sql: str, params: Sequence[Any] = (), /) -> psycopg.Cursor[tuple[Any, ...]]:
+    def execute(self, sql: str, params: Sequence[Any] = (), /) -> Cursor:
         if not sql.startswith("SELECT"):
             self.written = True
         try:
@@ -174,20 +188,11 @@ class PostgresDatabase:
         except psycopg.Error as error:
             raise self.spoken(error) from error
 
-    def _ask(self, statement: bytes, params: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+    def _ask(self, statement: bytes, params: Sequence[Any]) -> Cursor:
         return self.connection.execute(statement, params)
 
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> psycopg.Cursor[tuple[Any, ...]]:
-        self.written = True
-        rows = list(rows)
-        if len(rows) == 1:
-            return self.execute(sql, rows[0])
-        cursor = self.connection.cursor()
-        try:
-            cursor.executemany(translated(sql), rows)
-        except psycopg.Error as error:
-            raise self.spoken(error) from error
-        return cursor
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> Outcome:
+        return _Outcomes([self.execute(sql, row) for row in rows])
 
     def copy(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Insert rows the quickest way there is."""

@@ -21,12 +21,12 @@ from balsam.server.store.postgres.connection import (
     PATIENCE_SEC,
     Collision,
     ConnectionLost,
-    PostgresDatabase,
     Unreachable,
     patiently,
 )
 from balsam.server.store.postgres.fronts import Fronts
 from balsam.server.store.postgres.outage import Outage
+from balsam.server.store.postgres.pipeline import PipelinedDatabase
 from balsam.server.store.postgres.tx import PostgresIds, PostgresTx
 from balsam.server.store.protocol import Duplicate, GuardFailed, Wake
 from balsam.server.store.sql_database import listed
@@ -41,9 +41,6 @@ LOCK_WAIT = "3s"
 WRITE_LIMIT_SEC = 30.0
 ATTEMPTS = 3
 COLLISIONS = 6
-_BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED"
-_BEGIN_TOGETHER = _BEGIN + f"; SET LOCAL lock_timeout = '{GROUP_LOCK_WAIT}'".encode()
-_NUMBER = b"; SELECT pg_current_xact_id()::text"  # sent along with the begin
 # Each writing process has rows of its own, so that no row is one that everybody waits for.
 _SAVE_COUNTS = """INSERT INTO state_counts (owner_id, site_id, app_id, state, shard, n)
     SELECT u.owner_id, u.site_id, u.app_id, u.state, ?, u.n
@@ -67,7 +64,7 @@ class GroupCommit:
         self._outage = outage
         self._origin = origin
         self._subscribers = subscribers
-        self._database: PostgresDatabase | None = None
+        self._database: PipelinedDatabase | None = None
         self._ids: PostgresIds
         self._fronts = Fronts()
         self._shard = 0
@@ -154,15 +151,17 @@ class GroupCommit:
         pending, done, together = Pending(), 0, full_at is not None
         self._fronts.heed()
         try:
-            number = self._begin(database, together=together)
+            database.begin(GROUP_LOCK_WAIT if together else None)
             for item in items:
                 self._run(database, item, pending, together=together)
                 done += 1
                 if full_at is not None and time.monotonic() > full_at:
                     break
+            if together:
+                self._hear_all(database)
             wakes = merged(pending.wakes)
             self._save(database, pending, wakes)
-            self._end(database, number)
+            self._end(database)
         except BaseException as error:
             self._undo(database)
             if isinstance(error, psycopg.Error):
@@ -171,7 +170,7 @@ class GroupCommit:
         self._subscribers.publish(wakes)
         return done
 
-    def _run(self, database: PostgresDatabase, item: Item, pending: Pending, *, together: bool) -> None:
+    def _run(self, database: PipelinedDatabase, item: Item, pending: Pending, *, together: bool) -> None:
         """Run one item. One that fails before it wrote anything leaves nothing to undo."""
         database.written = database.failed = False
         tx = PostgresTx(database, self._ids, self._fronts)
@@ -188,14 +187,16 @@ class GroupCommit:
         else:
             pending.absorb(tx.pending)
 
-    def _begin(self, database: PostgresDatabase, *, together: bool) -> str:
-        """Begin; returns the number by which the server knows the transaction."""
-        cursor = database.connection.execute((_BEGIN_TOGETHER if together else _BEGIN) + _NUMBER)
-        while cursor.nextset():
-            pass
-        return str(next(cursor)[0])
+    def _hear_all(self, database: PipelinedDatabase) -> None:
+        """An error that is heard of late is some item's own."""
+        try:
+            database.settle()
+        except ConnectionLost:
+            raise
+        except Exception as error:
+            raise _Apart from error
 
-    def _save(self, database: PostgresDatabase, pending: Pending, wakes: Sequence[Wake]) -> None:
+    def _save(self, database: PipelinedDatabase, pending: Pending, wakes: Sequence[Wake]) -> None:
         """What a commit does once, in one statement."""
         rows = [(*key, n) for key, n in sorted(pending.counts.items()) if n]
         columns = [listed(column) for column in zip(*rows, strict=True)]
@@ -207,9 +208,10 @@ class GroupCommit:
         elif wakes:
             notifications.send(database, self._origin, wakes)
 
-    def _end(self, database: PostgresDatabase, number: str) -> None:
+    def _end(self, database: PipelinedDatabase) -> None:
+        number = database.number()
         try:
-            database.connection.execute(b"COMMIT")
+            database.commit()
         except psycopg.Error as error:
             if not database.connection.closed:
                 raise
@@ -223,12 +225,12 @@ class GroupCommit:
         deadline = time.monotonic() + PATIENCE_SEC
         while time.monotonic() < deadline:
             try:
-                row = self._connected().connection.execute("SELECT pg_xact_status(%s::xid8)", (number,)).fetchone()
+                row = self._connected().execute("SELECT pg_xact_status(?::xid8)", (number,)).fetchone()
             except Unreachable:
                 raise Unavailable(unknown) from None
             except psycopg.errors.InvalidParameterValue:
                 return False  # a number that the server, which crashed, has not given out: nothing of it is left
-            except psycopg.Error:
+            except (psycopg.Error, ConnectionLost, Unavailable):
                 self.close()
                 continue
             if row is None or row[0] != "in progress":
@@ -236,21 +238,19 @@ class GroupCommit:
             time.sleep(0.05)
         raise Unavailable(unknown)
 
-    def _undo(self, database: PostgresDatabase) -> None:
+    def _undo(self, database: PipelinedDatabase) -> None:
         self._fronts.forget_all()
-        with suppress(psycopg.Error):
-            if not database.connection.closed:
-                database.connection.execute(b"ROLLBACK")
+        database.undo()
 
     def _is_connected(self) -> bool:
         return self._database is not None and not self._database.connection.closed
 
-    def _connected(self) -> PostgresDatabase:
+    def _connected(self) -> PipelinedDatabase:
         """The connection; made anew when there is none, with some patience for a server that is starting."""
         if self._database is not None and self._is_connected():
             return self._database
         connection = patiently(self._address, "writer", limit_sec=WRITE_LIMIT_SEC, lock_timeout=LOCK_WAIT)
-        self._database = database = PostgresDatabase(connection)
+        self._database = database = PipelinedDatabase(connection)
         self._ids = PostgresIds(database)
         found = database.execute(_TAKE_SHARD).fetchone()
         self._shard = found[0] if found else 0

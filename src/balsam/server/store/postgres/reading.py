@@ -13,6 +13,7 @@ from psycopg.generators import fetch_many
 from psycopg.pq import TransactionStatus
 
 from balsam.server.store.postgres.connection import Connection, ConnectionLost, PostgresDatabase
+from balsam.server.store.sql_database import Cursor
 
 _BEGIN = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # The server has no processes help with a read while others read: one thread of ours is one core of its (S16).
@@ -27,7 +28,7 @@ class ReadDatabase(PostgresDatabase):
         self._to_begin: tuple[bytes, ...] = (_BEGIN, _NO_HELP) if in_company else (_BEGIN,)
         _hear_of_end(connection)
 
-    def _ask(self, statement: bytes, params: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+    def _ask(self, statement: bytes, params: Sequence[Any]) -> Cursor:
         if not self._to_begin:
             return super()._ask(statement, params)
         begin, self._to_begin = self._to_begin, ()

@@ -6,6 +6,7 @@ migration that does gets a file for each database (migrations/README.md).
 
 import re
 from functools import lru_cache
+from itertools import count
 
 from balsam.server.store.sql_select import DATA_HAS, EVENTS_OF_JOB
 
@@ -48,12 +49,22 @@ _MIGRATIONS = (
 )
 
 
+_MARKS = re.compile(rb"%[%s]")
+
+
 @lru_cache(maxsize=4096)
 def translated(statement: str) -> bytes:
     """The statement as psycopg takes it: `%s` for a question mark."""
     for pattern, replacement in _STATEMENTS:
         statement = pattern.sub(replacement, statement)
     return statement.encode()
+
+
+@lru_cache(maxsize=4096)
+def numbered(statement: bytes) -> bytes:
+    """A translated statement as libpq takes it: `$1`, `$2` for its marks."""
+    numbers = count(1)
+    return _MARKS.sub(lambda mark: b"%" if mark[0] == b"%%" else b"$%d" % next(numbers), statement)
 
 
 def translated_migration(script: str) -> str:

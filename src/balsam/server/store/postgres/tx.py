@@ -15,14 +15,15 @@ from typing import Any
 from balsam.domain.lifecycle import AWAITED_HOOKS
 from balsam.domain.states import RUNNABLE_STATES
 from balsam.server.store import selections
-from balsam.server.store.postgres.connection import PostgresDatabase
+from balsam.server.store.postgres import many_rows
 from balsam.server.store.postgres.fronts import MANY_PASSED, Front, Fronts
+from balsam.server.store.postgres.pipeline import PipelinedDatabase
 from balsam.server.store.protocol import GuardFailed
 from balsam.server.store.records import (
     EVENT_SEQ_BITS,
     AppRow,
+    GrantedRow,
     HotJob,
-    JobRow,
     JobShape,
     JobUpdate,
     NewJob,
@@ -30,14 +31,12 @@ from balsam.server.store.records import (
     event_id,
 )
 from balsam.server.store.selections import AcquireCriteria, light_enough
-from balsam.server.store.sql_database import listed
+from balsam.server.store.sql_database import Outcome, listed
 from balsam.server.store.sql_read import SqlReadTx
 from balsam.server.store.sql_rows import (
     EVENT_COLUMNS,
     OWN_COLUMNS,
     SHAPE_COLUMNS,
-    UPDATE_GUARD,
-    UPDATED_COLUMNS,
     event_values,
     own_values,
     shape_values,
@@ -46,15 +45,6 @@ from balsam.server.store.sql_runnable import NO_LIMIT, NOT_HELD, RUNNABLE, Place
 from balsam.server.store.sql_write import LENGTH, Ids, SqlTx
 from balsam.server.store.turns import Candidate
 
-_TEXTS = frozenset({"failure"})  # columns of UPDATED_COLUMNS; all others are numbers
-_NEW = [*UPDATED_COLUMNS, *(f"old_{column}" for column in UPDATE_GUARD), "old_session_id"]
-_ARRAYS = ", ".join(f"?::{'text' if column in _TEXTS else 'bigint'}[]" for column in _NEW)
-_UPDATE_JOBS = (
-    f"UPDATE jobs SET {', '.join(f'{column} = u.{column}' for column in UPDATED_COLUMNS)}"
-    f" FROM unnest({_ARRAYS}) AS u ({', '.join(_NEW)})"
-    f" WHERE {' AND '.join(f'jobs.{column} = u.old_{column}' for column in UPDATE_GUARD)}"
-    " AND jobs.session_id IS NOT DISTINCT FROM u.old_session_id"
-)
 _FITS = fits_sql("LEAST", "CAST(trunc({}) AS BIGINT)")
 _HIGHEST_FIRST = "-priority"  # growing, so that a walk can begin at any place of it
 # The first Job of each person from a place on.
@@ -70,6 +60,7 @@ _LOCK = " FOR NO KEY UPDATE"
 # Ids that nobody sees are taken in advance, to save a question for each.
 _AHEAD = {"idempotency_keys": 64}
 _FEW_ROWS = 4
+_SOME_ROWS = 1000  # those of a report
 _FEW_SHAPES = 8
 
 
@@ -100,7 +91,7 @@ def _one_job_sql(events: int) -> str:
 class PostgresIds:
     """Ids from the sequences of the database, which know no transaction: gaps, never twice, whatever fails."""
 
-    def __init__(self, database: PostgresDatabase) -> None:
+    def __init__(self, database: PipelinedDatabase) -> None:
         self._db = database
         self._ahead: dict[str, list[int]] = {}
 
@@ -131,12 +122,12 @@ class PostgresTx(SqlTx):
     _weight = f", tags <> '{{}}', {LENGTH}"  # their rows are read in any case, to be locked
     _tagged = f"runnable_tags AS t JOIN jobs ON jobs.id = t.job_id AND {NOT_HELD} AND jobs.state IN {RUNNABLE}"
 
-    def __init__(self, database: PostgresDatabase, ids: Ids, fronts: Fronts) -> None:
+    def __init__(self, database: PipelinedDatabase, ids: Ids, fronts: Fronts) -> None:
         super().__init__(database, ids)
         self._fronts = fronts
         self._remembers = True
         self._come_to: dict[int, Candidate] = {}
-        self._copy = database.copy
+        self._pipeline = database
         self._new: dict[int, tuple[JobShape, list[int]]] = {}
 
     def _row_lock(self, kind: type[Any]) -> str:
@@ -144,13 +135,20 @@ class PostgresTx(SqlTx):
         return " FOR KEY SHARE" if kind is AppRow else _LOCK
 
     def _insert_many(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """COPY is the quickest for many rows, and two questions more than an INSERT for a few."""
-        if len(rows) > _FEW_ROWS:
-            self._copy(name, columns, rows)
-        elif rows:
+        """COPY is the quickest for many rows, and has to be waited for, which an INSERT has not."""
+        if not rows:
+            return
+        if len(rows) <= _FEW_ROWS:
             marks = ", ".join([f"({', '.join('?' * len(columns))})"] * len(rows))
             sql = f"INSERT INTO {name} ({', '.join(columns)}) VALUES {marks}"
             self._db.execute(sql, list(chain.from_iterable(rows)))
+        elif len(rows) <= _SOME_ROWS and name != "jobs":
+            self._db.execute(*many_rows.insert(name, columns, rows))
+        else:
+            self._pipeline.copy(name, columns, rows)
+
+    def _expect(self, outcome: Outcome, number: int, said: str) -> None:
+        self._pipeline.expect(outcome, number, said)
 
     def _insert_new_jobs(self, alike: Sequence[tuple[Sequence[Any], Sequence[Sequence[Any]]]]) -> None:
         """What is the same in all new Jobs is the default of its column."""
@@ -204,8 +202,8 @@ class PostgresTx(SqlTx):
                 ]
         self._insert_many("events", EVENT_COLUMNS, rows)
 
-    def _update_jobs(self, rows: Sequence[Sequence[Any]]) -> int:
-        return self._db.execute(_UPDATE_JOBS, [listed(column) for column in zip(*rows, strict=True)]).rowcount
+    def _update_jobs(self, rows: Sequence[Sequence[Any]]) -> Outcome:
+        return self._db.execute(*many_rows.update_jobs(rows))
 
     def _delete_many(self, name: str, key: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         if not rows:
@@ -231,7 +229,7 @@ class PostgresTx(SqlTx):
         if any(not _PLACED.isdisjoint(columns) for columns in changes.values()):
             self._fronts.forget_all()
 
-    def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[JobRow]:
+    def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[GrantedRow]:
         granted = super().acquire(criteria, session_id, grant_seq)
         self._fronts.granted(criteria.site_id, len(granted))
         return granted

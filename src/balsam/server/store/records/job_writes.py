@@ -70,6 +70,8 @@ class JobUpdate:
 
     @property
     def transition_count(self) -> int:
+        if len(self.steps) == 1:
+            return len(self.steps[0].decision.transitions)
         return sum(len(step.decision.transitions) for step in self.steps)
 
     def check(self) -> None:

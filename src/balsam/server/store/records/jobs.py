@@ -1,6 +1,7 @@
 """Jobs as they are read: whole (`JobRow`), the part that a transition needs (`HotJob`), their events and results."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from balsam.domain.failure import Failure
@@ -140,25 +141,77 @@ class HotJob:
     def facts(self) -> JobFacts:
         """What `decide()` must know of the Job."""
         if self._facts is None:
-            self._facts = self._make_facts()
+            self._facts = _facts(
+                self.state,
+                self.token,
+                self.attempt,
+                self.session_id,
+                self.cancel_requested,
+                self.lost_attempts,
+                self.max_attempts,
+                self.steps,
+                self.was_preprocessed,
+                self.spent_attempts,
+                self.failure,
+            )
         return self._facts
 
-    def _make_facts(self) -> JobFacts:
-        return JobFacts(
-            state=self.state,
-            token=self.token,
-            attempt=self.attempt,
-            session_id=self.session_id,
-            cancel_requested=self.cancel_requested,
-            lost_attempts=self.lost_attempts,
-            max_attempts=self.max_attempts,
-            hooks=_HOOKS_OF_MASK[self.steps & 15],
-            has_stage_in=bool(self.steps & STAGE_IN_BIT),
-            has_stage_out=bool(self.steps & STAGE_OUT_BIT),
-            was_preprocessed=self.was_preprocessed,
-            spent_attempts=self.spent_attempts,
-            failure=self.failure,
-        )
+
+@lru_cache(maxsize=4096)
+def _facts(
+    state: JobState,
+    token: int,
+    attempt: int,
+    session_id: int | None,
+    cancel_requested: bool,
+    lost_attempts: int,
+    max_attempts: int | None,
+    steps: int,
+    was_preprocessed: bool,
+    spent_attempts: int,
+    failure: Failure | None,
+) -> JobFacts:
+    """One object for Jobs that are alike, as those of a launcher are: what is decided of one is decided of all."""
+    return JobFacts(
+        state=state,
+        token=token,
+        attempt=attempt,
+        session_id=session_id,
+        cancel_requested=cancel_requested,
+        lost_attempts=lost_attempts,
+        max_attempts=max_attempts,
+        hooks=_HOOKS_OF_MASK[steps & 15],
+        has_stage_in=bool(steps & STAGE_IN_BIT),
+        has_stage_out=bool(steps & STAGE_OUT_BIT),
+        was_preprocessed=was_preprocessed,
+        spent_attempts=spent_attempts,
+        failure=failure,
+    )
+
+
+@dataclass(slots=True)
+class GrantedRow:
+    """The part of a Job that its holder is told, as it is after the grant."""
+
+    id: int
+    app_id: int
+    state: JobState
+    token: int
+    attempt: int
+    session_id: int | None
+    num_nodes: int
+    ranks_per_node: int
+    threads_per_rank: int
+    threads_per_core: int
+    gpus_per_rank: float
+    node_packing_count: int
+    wall_time_min: int
+    workdir: str
+    parameters: Json
+    tags: dict[str, str]
+    data: Json
+    launch_params: dict[str, str]
+    parent_ids: list[int]
 
 
 def steps_mask(hooks: frozenset[Hook], *, has_stage_in: bool = False, has_stage_out: bool = False) -> int:

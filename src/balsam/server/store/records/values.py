@@ -17,7 +17,9 @@ def micros(moment: datetime) -> int:
     The last hours of the calendar, and the first, are out of it in UTC where a zone is far from that. They count as its
     ends: what could be stored and not be read would be in the way of every list.
     """
-    return min(max((moment - _EPOCH) // _MICROSECOND, _FIRST), _LAST)
+    since = moment - _EPOCH
+    us = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return us if _FIRST <= us <= _LAST else min(max(us, _FIRST), _LAST)
 
 
 def moment(us: int) -> datetime:
