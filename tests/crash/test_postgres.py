@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 
 from balsam.domain.states import JobState
@@ -99,6 +100,33 @@ def test_f12_the_database_is_restarted_under_load(
     figure(
         f"3 restarts of PostgreSQL: {told(load.books)}, clean {load.books.clean_after() - back:.1f} s after the last"
     )
+
+
+def test_s1_a_number_that_the_server_gives_out_again_is_not_ours_any_more(
+    server: PostgresServer, address: DatabaseAddress
+) -> None:
+    """What was not in the log of a server that crashed is gone, and another transaction has its number."""
+
+    def begun() -> str:
+        groups._connected().begin()
+        return groups._connected().number()
+
+    with closing(PostgresStore(address)) as store:
+        groups = store._groups
+        kept = begun()
+        groups._connected().commit()
+        gone = begun()
+        server.restart(signal.SIGQUIT)
+        taken = 0
+        with psycopg.connect(address.text, autocommit=True) as somebody:
+            while taken < int(gone):
+                taken = int(somebody.execute("SELECT pg_current_xact_id()::text").fetchone()[0])  # type: ignore[index]
+            fate = somebody.execute("SELECT pg_xact_status(%s::xid8)", (gone,)).fetchone()
+        assert fate == ("committed",)
+        assert not groups._was_committed(gone)
+        groups.close()
+        server.restart(signal.SIGINT)
+        assert groups._was_committed(kept)
 
 
 def test_f3_one_of_three_workers_is_killed_under_load(

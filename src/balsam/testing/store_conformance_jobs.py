@@ -60,7 +60,7 @@ class JobRules:
         """What is the same in all rows may be written in a way of its own, and has the same guard."""
         ids = world.submit(4)
         jobs = list(world.read(lambda tx: tx.hot_jobs(ids)).values())
-        values = {"token": 7, "event_seq": 7, "state": JobState.RESTART_READY, "session_id": 7}
+        values: dict[str, Any] = {"token": 7, "event_seq": 7, "state": JobState.RESTART_READY, "session_id": 7}
         wrong = [replace(job, _facts=None, **{stale: values[stale]}) for job in jobs[:number]]
         before = (world.counts(), [world.events(job_id) for job_id in ids])
         with pytest.raises(GuardFailed, match="S4"):

@@ -198,7 +198,7 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         """The rows of the Jobs (S4), and the counters."""
         rows: list[tuple[Any, ...]] = []
         columns: dict[int, FactColumns] = {}  # by the id of facts, which many Jobs share
-        moved: Counter[tuple[int, int, int, int, int]] = Counter()
+        moved: Counter[tuple[_Home, int, int]] = Counter()
         logged: Counter[_Home] = Counter()
         for update in updates:
             update.check()
@@ -209,11 +209,13 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
                 new = columns[id(after)] = fact_columns(after)
             taken = update.transition_count
             rows.append(update_values(update, old, new, taken, at))
-            moved[job.owner_id, job.site_id, job.app_id, old[0], new[0]] += 1
-            logged[job.owner_id, job.site_id, job.app_id] += taken
+            home = (job.owner_id, job.site_id, job.app_id)
+            moved[home, old[0], new[0]] += 1
+            logged[home] += taken
         if rows:
             self._expect(self._update_jobs(rows), len(rows), "S4: {} of {} Jobs were not as they were read")
-        self._tally({(*home, STATES[old], STATES[new]): n for (*home, old, new), n in moved.items()}, logged)
+        moves: dict[_Move, int] = {(*home, STATES[was], STATES[now]): n for (home, was, now), n in moved.items()}
+        self._tally(moves, logged)
 
     def acquire(self, criteria: AcquireCriteria, session_id: int, grant_seq: int) -> list[GrantedRow]:
         found = self._candidates(criteria, lot(session_id, grant_seq))

@@ -27,6 +27,7 @@ from balsam.server.store.postgres.connection import (
 from balsam.server.store.postgres.fronts import Fronts
 from balsam.server.store.postgres.outage import Outage
 from balsam.server.store.postgres.pipeline import PipelinedDatabase
+from balsam.server.store.postgres.starts import Start, is_forgotten, last_start
 from balsam.server.store.postgres.tx import PostgresIds, PostgresTx
 from balsam.server.store.protocol import Duplicate, GuardFailed, Wake
 from balsam.server.store.sql_database import listed
@@ -68,6 +69,7 @@ class GroupCommit:
         self._ids: PostgresIds
         self._fronts = Fronts()
         self._shard = 0
+        self._start: Start | None = None
 
     def hear(self, wakes: Sequence[Wake]) -> None:
         """What other processes did; called in any thread."""
@@ -221,11 +223,15 @@ class GroupCommit:
     def _was_committed(self, number: str) -> bool:
         """What became of a transaction whose COMMIT was not answered. Raises Unavailable when that can't be learned."""
         unknown = "it is not known whether it was written; try again with the same Idempotency-Key"
+        before = self._start
         self.close()
         deadline = time.monotonic() + PATIENCE_SEC
         while time.monotonic() < deadline:
             try:
-                row = self._connected().execute("SELECT pg_xact_status(?::xid8)", (number,)).fetchone()
+                database = self._connected()
+                if is_forgotten(number, before, self._start):
+                    return False
+                row = database.execute("SELECT pg_xact_status(?::xid8)", (number,)).fetchone()
             except Unreachable:
                 raise Unavailable(unknown) from None
             except psycopg.errors.InvalidParameterValue:
@@ -254,4 +260,5 @@ class GroupCommit:
         self._ids = PostgresIds(database)
         found = database.execute(_TAKE_SHARD).fetchone()
         self._shard = found[0] if found else 0
+        self._start = last_start(database)
         return database
