@@ -168,7 +168,7 @@ class TestRegistration:
             command_template = "greet {{ name }}"
 
         exctr.register_app(Greeting(), app_name="greet")
-        assert exctr.submit(app_name="greet", app_args={"name": "you"}).process.app_id is Greeting
+        assert exctr.submit(app_name="greet", app_args={"name": "you"}).process.fields["app_id"] is Greeting
 
     def test_declared_parameters_may_have_defaults(self, exctr: BalsamExecutor) -> None:
         class Greeting(Hello):
