@@ -477,6 +477,9 @@ def test_an_app_that_was_deleted_is_synced_again_after_one_clear_error(client: C
         ({"run": lambda self, *x: 1, "command_template": None}, errors.ValidationFailed, "takes 'x' by position"),
         ({"site": None}, errors.ValidationFailed, "site is missing"),
         ({"parameters": ["name"]}, errors.ValidationFailed, r"parameters must be a dict, not \['name'\]"),
+        ({"transfers": {"r": "x"}}, errors.ValidationFailed, r"transfers\.r must be a dict, not 'x'"),
+        ({"transfers": {"r": 3}}, errors.ValidationFailed, r"transfers\.r must be a dict, not 3"),
+        ({"command_template": 3}, errors.ValidationFailed, "command_template must be text, not 3"),
         ({"environment_variables": "A=1"}, errors.ValidationFailed, "environment_variables must be a dict, not 'A=1'"),
         (
             {"cleanup_files": "*.tmp"},
@@ -522,3 +525,13 @@ def test_a_launchers_view_of_a_session(client: Client, site: Any, hello: Any, ru
 def test_events_are_not_made_by_hand(client: Client) -> None:
     with pytest.raises(TypeError, match="written by the service"):
         client.EventLog(job_id=1)
+
+
+def test_what_is_no_parent_and_what_is_no_site_is_named(client: Client, hello: Any) -> None:
+    with pytest.raises(TypeError, match="parent_ids has 'first'; give a list of Jobs or of their ids"):
+        hello.submit("a", name="x", parent_ids=["first"])
+    with pytest.raises(ValueError, match="this Job is not saved yet"):
+        hello.submit("a", name="x", parent_ids=[hello.submit("b", name="x", save=False)])
+    asked = {"num_nodes": 1, "wall_time_min": 5, "job_mode": "mpi", "queue": "local", "project": "local"}
+    with pytest.raises(errors.NotFound, match="there is no Site 999999, or it is not yours; `balsam site ls` lists"):
+        client.BatchJob.objects.create(site_id=999_999, **asked)

@@ -213,6 +213,13 @@ def _check_kinds(app: Definition) -> None:
         value = getattr(app, attribute)
         if not isinstance(value, Mapping):
             raise _faulty(app.__name__, attribute, f"must be a dict, not {value!r}")
+    for attribute in ("transfers", "monitors"):
+        for name, value in getattr(app, attribute).items():
+            if isinstance(value, str) or not isinstance(value, Iterable):  # a slot made as a TransferSlot is one
+                raise _faulty(app.__name__, f"{attribute}.{name}", f"must be a dict, not {value!r}")
+    template = app.command_template
+    if template is not None and not isinstance(template, str):
+        raise _faulty(app.__name__, "command_template", f"must be text, not {template!r}")
     patterns = app.cleanup_files
     if isinstance(patterns, str) or not isinstance(patterns, Iterable):
         raise _faulty(app.__name__, "cleanup_files", f"must be a list of patterns, not {patterns!r}")

@@ -164,7 +164,7 @@ class BalsamExecutor(Executor):
                 partitions=_parts(partitions),
             )
         except NotFound as error:
-            raise ExecutorException(f"site_id={site_id!r}: {error}; `balsam site ls` lists yours") from error
+            raise ExecutorException(f"site_id={site_id!r}: {error}") from error
         self.allocations.append(allocation)
         logger.info(f"Submitted allocation to site {site_id}: nodes {num_nodes} queue {queue} project {project}")
         return allocation

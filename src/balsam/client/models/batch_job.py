@@ -98,7 +98,11 @@ class BatchJobManager(Manager["BatchJob"]):
     def _create(self, instance: "BatchJob") -> None:
         from balsam.wire.batch_jobs import BatchJobCreate, BatchJobView
 
-        made = self._post_new(instance, BatchJobCreate, BatchJobView)
+        try:
+            made = self._post_new(instance, BatchJobCreate, BatchJobView)
+        except NotFound as error:
+            text = f"there is no Site {instance.site_id}, or it is not yours; `balsam site ls` lists those that are"
+            raise NotFound(text, code=error.code, details=error.details, status=error.status) from None
         instance._take_row(self._row_dict(made))
 
     def _update(self, instance: "BatchJob", changes: dict[str, Any]) -> None:

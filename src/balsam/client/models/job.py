@@ -63,7 +63,14 @@ def _ids(value: Any) -> set[int]:
     """Job ids, also from a row's list; Jobs stand for their ids."""
     if isinstance(value, (str, int, Model)):
         raise TypeError(f"parent_ids is {value!r}; give a list of Jobs or of their ids")
-    return {item._saved_id() if isinstance(item, Model) else int(item) for item in value}
+    return {item._saved_id() if isinstance(item, Model) else _number(item) for item in value}
+
+
+def _number(value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"parent_ids has {value!r}; give a list of Jobs or of their ids") from None
 
 
 class Job(JobArrivals, JobFiles, JobResults, Model):
