@@ -586,7 +586,10 @@ def test_every_state_is_explained(world: StoreWorld) -> None:
     (job_id,) = world.submit(wall_time_min=20, tags={"a": "b"})
     (child,) = world.submit(parent_ids=[job_id])
     assert why(world, child).summary == "It waits for 1 of its 1 parents to finish."
-    assert why(world, child).reasons == [f"Job {job_id} (run) is PREPROCESSED."]
+    parent, no_allocation, remedy = why(world, child).reasons
+    assert parent == f"Job {job_id} (run) is PREPROCESSED."
+    assert no_allocation == f"Of Job {job_id}: {why(world, job_id).summary}"
+    assert "balsam queue submit" in remedy
     assert "has no allocation" in why(world, job_id).summary
     short = world.submit_batch_job(wall_time_min=10)
     assert why(world, job_id).summary == "None of the Site's allocations can run it."
