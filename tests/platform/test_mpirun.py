@@ -128,8 +128,8 @@ def test_srun_names_the_step_and_says_its_cores_and_gpus_behind_slurms_own_words
         (Srun(cpus_per_core=2), 4, 4, {}, "--cpus-per-task=2"),
         (Srun(cpus_per_core=2), 4, 1, {"oversubscribed": True}, ""),
         # On a shared node a step of part of it would be given the first part, whoever has it.
-        (Srun(), 2, 4, {"is_shared": True}, "--cpu-bind=none"),
-        (Srun(cpus_per_core=2), 1, 1, {"is_shared": True}, "--cpu-bind=none"),
+        (Srun(), 2, 4, {"is_shared": True}, ""),
+        (Srun(cpus_per_core=2), 1, 1, {"is_shared": True}, ""),
         (Srun(binds=True), 2, 4, {"is_shared": True}, "--cpu-bind=mask_cpu:0x3,0xc"),
         # Slurm obeys masks in steps of whole nodes only.
         (Srun(binds=True, cpus_per_core=2), 2, 4, {}, "--cpu-bind=mask_cpu:0x3,0xc"),
@@ -142,7 +142,7 @@ def test_srun_names_the_step_and_says_its_cores_and_gpus_behind_slurms_own_words
             2,
             4,
             {"is_shared": True, "launch_params": {"cpus-per-task": "2"}},
-            "--cpu-bind=none --cpus-per-task 2",
+            "--cpus-per-task 2",
         ),
     ],
 )

@@ -3,8 +3,9 @@
 The launcher packs by itself and gives the same core to no two Jobs, so steps are told to overlap: Slurm would otherwise
 let a step wait (or, with its memory limit for each core, refuse it) for what an earlier one formally still holds. A
 step that overlaps and is given part of a node (`--cpus-per-task` means that, too) is given the first part, whoever else
-has it. So steps on nodes that Jobs share are given all of the node, and are not bound by Slurm; cores are held apart by
-explicit masks, which hold in steps with all of a node only (`binds`).
+has it. So steps on nodes that Jobs share are given all of the node; cores are held apart by explicit masks, which hold
+in steps with all of a node only (`binds`). Without them nothing is said of binding: where Slurm can't bind, it would
+complain of it in the output of each Job.
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ class Srun:
         own = "--cpu-bind" in extra or "--hint" in extra
         masks = [] if own else self._masks(placement)
         if not own:
-            words += masks or (["--cpu-bind=none"] if self.binds or placement.is_shared else [])
+            words += masks or (["--cpu-bind=none"] if self.binds else [])
         if "--cpus-per-task" not in extra and not masks:
             words += self._cores(placement)
         if "--distribution" not in extra:
