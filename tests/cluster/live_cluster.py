@@ -14,10 +14,11 @@ import subprocess
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from tests.system.live_site import finished
@@ -270,6 +271,17 @@ def next_line(script: subprocess.Popen[str]) -> Any:
 def answers(said: str) -> list[Any]:
     """What a script has said in all, lines of JSON."""
     return [json.loads(line) for line in said.splitlines()]
+
+
+def processes_of(cluster: LiveCluster, scheduler_id: str, module: str) -> list[psutil.Process]:
+    """Those of an allocation that run a module."""
+    found = []
+    for pid in cluster.bed.processes(scheduler_id):
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if module in process.cmdline():
+                found.append(process)
+    return found
 
 
 @contextmanager

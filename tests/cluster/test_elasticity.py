@@ -116,13 +116,13 @@ def test_a_request_is_made_to_fit_a_backfill_window(cluster: LiveCluster) -> Non
 
 
 def test_so_many_as_told_are_kept_and_no_more_than_the_budget_allows(cluster: LiveCluster) -> None:
-    """Two of half an hour leave 0.2 node-hours: more is refused, and what ends early is given back."""
+    """Two of half an hour leave 0.2 node-hours: more is refused, also to a campaign; what ends early is given back."""
 
     def maintained(settings: dict[str, Any]) -> None:
         on_its_own(settings)
         settings["launcher"]["idle_ttl_sec"] = 600.0
         settings["queue_maintainer"] = MAINTAINER
-        settings["budget"] = {"max_node_hours": 1.2, "campaigns": {}}
+        settings["budget"] = {"max_node_hours": 1.2, "campaigns": {"climate": 0.02}}
 
     cluster.kill_agent()
     cluster.change_settings(maintained)
@@ -152,10 +152,14 @@ def check_maintained(cluster: LiveCluster) -> None:
         until(paused, "the elastic queue does not see the budget")
         refused = reach(allocation(wall_time_min=30), "submit_failed")
         print(json.dumps([SITE.scaling, refused.status_info["error"]]))
+        refused = reach(allocation(wall_time_min=3, filter_tags={"campaign": "climate"}), "submit_failed")
+        print(json.dumps(refused.status_info["error"]))
         wide.cancel()
         """
     )
-    ((scaling, error),) = answers(said)
+    (scaling, error), of_campaign = answers(said)
+    assert "of the 0.02 of budget.campaigns.climate" in of_campaign
+    assert scaling["node_hours"]["campaign=climate"]["promised"] == 0.0
     assert "2 of its allocations wait or run" in scaling["queue_maintainer"]
     assert scaling["node_hours"]["site"]["promised"] == 1.0
     assert all("of the 1.2 of budget.max_node_hours" in word for word in (scaling["elastic_queue"], error))

@@ -16,6 +16,7 @@ from tests.cluster.live_cluster import (
     finished,
     live_cluster,
     next_line,
+    processes_of,
     with_srun,
 )
 from tests.testbed import mpi
@@ -141,6 +142,49 @@ def test_ranks_on_all_nodes_are_asked_for_a_checkpoint(cluster: LiveCluster) -> 
     )
     assert answers(said) == [1, 1]
     eventually(lambda: not cluster.bed.user.processes_with("BALSAM_JOB_MODE=mpi"), "ranks are left")
+
+
+def test_the_launcher_is_killed_and_the_next_one_is_drained(cluster: LiveCluster) -> None:
+    """S6: all ranks of srun and of Open MPI are gone, on each node, before they run again in the same allocation."""
+    mpi.require("Open MPI")
+    script = cluster.begin(
+        """
+        code = ("touch up$BALSAM_ATTEMPT.$(uname -n); "
+                "[ $BALSAM_ATTEMPT = 2 ] || { setsid sleep NUMBER & exec sleep NUMBER; }; "
+                "ps -eo stat,args | grep -v ^Z | grep -c ' sleep NUMBER$' > seen.$(uname -n); "
+                "mv seen.$(uname -n) left.$(uname -n); "
+                "until [ -e go ]; do sleep 0.1; done")
+        jobs, batches = [], []
+        for mpirun, number in (("auto", 49261), ("openmpi", 49262)):
+            tags = {"killed": mpirun}
+            jobs.append(Job(app_id=Sh, workdir=f"killed/{mpirun}", num_nodes=2, tags=tags,
+                            parameters={"code": code.replace("NUMBER", str(number))}))
+            jobs[-1].save()
+            batches.append(allocation(num_nodes=2, filter_tags=tags, optional_params={"mpirun": mpirun}))
+        def at(job):
+            return ROOT / "data" / job.workdir
+        def there(kind):
+            return [len(list(at(job).glob(kind + ".*"))) for job in jobs] == [2, 2]
+        until(lambda: there("up1"), "they do not run")
+        print(json.dumps([reach(batch, "running").scheduler_id for batch in batches]), flush=True)
+        until(lambda: there("left"), f"they do not run again: {[states_of(job) for job in jobs]}")
+        print(json.dumps([path.read_text().strip() for job in jobs for path in at(job).glob("left.*")]))
+        for batch in batches:
+            batch.drain()
+        for job in jobs:
+            (at(job) / "go").touch()
+        for job, batch in zip(jobs, batches):
+            assert job.wait(60), job.explain()
+            reach(batch, "finished")
+            print(json.dumps([states_of(job)[-1], batch.status_info.get("error")]))
+        """
+    )
+    for scheduler_id in next_line(script):
+        (launcher,) = processes_of(cluster, scheduler_id, "balsam.launcher.entry")
+        launcher.kill()
+    left, *ends = answers(finished(script, 120))
+    assert left == ["0"] * 4, "processes of the first attempt"
+    assert ends == [["JOB_FINISHED", None]] * 2
 
 
 def test_an_mpiexec_that_has_lost_a_node_says_so_before_slurm_does(cluster: LiveCluster) -> None:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from balsam.launcher.node_keys import make_node_keys
-from tests.cluster.live_cluster import LiveCluster, eventually, finished, live_cluster, next_line
+from tests.cluster.live_cluster import LiveCluster, eventually, finished, live_cluster, next_line, processes_of
 from tests.testbed.slurm_bed import ClusterUser, SlurmBed
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left")]
@@ -110,17 +110,6 @@ def stranger(cluster: LiveCluster, addresses: list[tuple[str, int]], pids: list[
         shutil.rmtree(directory)
     answers: dict[str, Any] = json.loads(said)
     return answers
-
-
-def processes_of(cluster: LiveCluster, scheduler_id: str, module: str) -> list[psutil.Process]:
-    """Those of an allocation that run a module."""
-    found = []
-    for pid in cluster.bed.processes(scheduler_id):
-        with suppress(psutil.Error):
-            process = psutil.Process(pid)
-            if module in process.cmdline():
-                found.append(process)
-    return found
 
 
 def node_processes(cluster: LiveCluster, scheduler_id: str) -> dict[str, psutil.Process]:
