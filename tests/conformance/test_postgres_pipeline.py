@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 
 from balsam.server.database_address import DatabaseAddress
@@ -97,6 +98,21 @@ def test_s6_what_a_statement_was_to_change_is_known_before_the_commit(world: Sto
     with pytest.raises(GuardFailed, match="S6: 1 of 1 Jobs were not held by Session 77"):
         world.write(unlock)
     assert names(world) == {"ada"}
+
+
+def test_s1_what_goes_on_after_an_error_is_not_acknowledged(world: StoreWorld) -> None:
+    """The server answers its COMMIT, by undoing the transaction."""
+
+    def heedless(tx: Tx) -> str:
+        adding(world, "ada")(tx)
+        with suppress(Duplicate):
+            tx.find(UserRow)
+        return "done"
+
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction, match="was undone"):
+        world.write(heedless)
+    assert world.write(adding(world, "dan")) == "dan"
+    assert names(world) == {"ada", "dan"}
 
 
 def touch(tx: Any) -> None:

@@ -106,8 +106,11 @@ class PipelinedDatabase(PostgresDatabase):
 
     def commit(self) -> None:
         """Raises what psycopg raises: of the commit, or of a statement that was sent before and not answered yet."""
-        self._send(b"COMMIT")
+        answer = self._send(b"COMMIT")
         self._hear()
+        if answer.result is None or answer.result.command_status != b"COMMIT":
+            # The server answers so when a statement had failed and nobody minded: nothing is written (S1).
+            raise psycopg.errors.InFailedSqlTransaction("the transaction was undone, as one of its statements failed")
 
     def undo(self) -> None:
         """Whatever state the connection is in. One that can't be brought to its begin is closed."""

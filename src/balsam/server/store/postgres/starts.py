@@ -10,8 +10,10 @@ import psycopg
 
 from balsam.server.store.postgres.connection import PostgresDatabase
 
-# The checkpoint with which a server ends its recovery, or was shut down, begins where it stands. A later one does not.
-_LAST = "SELECT checkpoint_lsn::text, next_xid FROM pg_control_checkpoint() WHERE redo_lsn = checkpoint_lsn"
+# The checkpoint with which a server ends its recovery, or was shut down, begins where it stands. A later one does not,
+# as it logs who is at work; with wal_level = minimal it logs nothing, and could be taken for a start.
+_LAST = """SELECT checkpoint_lsn::text, next_xid FROM pg_control_checkpoint()
+    WHERE redo_lsn = checkpoint_lsn AND current_setting('wal_level') <> 'minimal'"""
 
 
 @dataclass(frozen=True, slots=True)
