@@ -99,5 +99,5 @@ def _cost_ms(service: RunningService, launchers: list[Launcher], waiting: int) -
     for launcher in launchers:
         launcher.fill(launcher.left + BATCH)
         launcher.acquire_rate(1)
-        launcher.update_rate()
+        launcher.update()
     return (machine.cpu_seconds(service.pid) - begin) * 1000 / (BATCH * len(launchers))

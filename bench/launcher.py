@@ -54,16 +54,23 @@ class Launcher:
         self.left -= count
         return count / (time.perf_counter() - begin)
 
-    def update_rate(self, most: int | None = None) -> float:
-        """State updates per second: held Jobs, the first so many of them, start, and end in a report of their own."""
+    def update(self, most: int | None = None, report: int = BATCH) -> int:
+        """Held Jobs, the first so many of them, start, and end in a report of their own; how many states that changed,
+        each with its event row. `report`: of how many Jobs one report tells."""
         held, self._held = self._held[:most], []
-        at, updates, begin = datetime.now(UTC).isoformat(), 0, time.perf_counter()
-        for start in range(0, len(held), BATCH):
+        if not held:
+            return 0
+        before = self._events(held[0])
+        at = datetime.now(UTC).isoformat()
+        for start in range(0, len(held), report):
             for event in ("started", "run_done"):
                 records = [
                     {"seq": next(self._numbers), "job_id": job["id"], "token": job["token"], "event": event, "at": at}
-                    for job in held[start : start + BATCH]
+                    for job in held[start : start + report]
                 ]
                 ok(self._site.post(f"{self._place}/report", json={"records": records}))
-                updates += len(records)
-        return updates / (time.perf_counter() - begin)
+        return (self._events(held[0]) - before) * len(held)
+
+    def _events(self, job: dict[str, Any]) -> int:
+        """How many events a Job has; the bench's Jobs are all alike."""
+        return len(ok(self._user.get(f"/api/events?job_id={job['id']}"))["results"])
