@@ -314,6 +314,19 @@ def test_running_jobs_are_told_once_that_the_end_is_near() -> None:
     assert not all_of(Checkpoint, out) and 5 in [order.job_id for order in all_of(Signal, out)]
 
 
+@pytest.mark.parametrize("asked", [1, 9])
+def test_what_wrote_a_checkpoint_runs_on_in_the_next_allocation(asked: int) -> None:
+    """The service has work, that Job, and here is room: it was taken, for the last seconds of its allocation."""
+    bench = Bench(checkpoint_at=1100.0, drain_at=1200.0, end=1300.0)
+    bench.run(job(1), job(2))
+    bench.grant()
+    bench.step(after=100.0)
+    bench.step(CheckpointAsked(asked))
+    out = bench.end(1, 3) + bench.step(Work()) + bench.step(after=20.0)
+    assert bool(all_of(Acquire, out)) == (asked == 9), "9 does not run here: nobody was asked"
+    assert asked == 9 or bench.machine.wake_at() == 1200.0
+
+
 def test_no_checkpoint_is_asked_of_what_is_told_to_end() -> None:
     bench = Bench(checkpoint_at=1100.0, drain_at=1200.0, end=1300.0)
     bench.run(job(1), job(2))

@@ -93,10 +93,11 @@ class Attempts:
     # Running
 
     def checkpoint_asked(self, now: float, happened: CheckpointAsked) -> None:
-        """It was sent the signal for a checkpoint."""
+        """It was sent the signal for a checkpoint. Once it has written one it runs on in the next allocation, not here."""
         run = self._runs.get(happened.job_id)
         if run is not None:
             run.checkpoint_asked = True
+            self._intake.take_no_more()
 
     def rule_met(self, now: float, met: RuleMet) -> None:
         """Of a Job that ends for another reason already nothing is said."""

@@ -38,6 +38,7 @@ class Intake:
         self._start_not_before = -math.inf
         self._stores = True
         self._is_closed = False
+        self._asks = True
 
     # Hearing
 
@@ -88,6 +89,10 @@ class Intake:
             self._runs.kill(now, job.id, Killing.FENCED, "it was granted again")
 
     # Giving back
+
+    def take_no_more(self) -> None:
+        """What is here already may start; for nothing else the service is asked."""
+        self._asks = False
 
     def close(self) -> None:
         """Give back what waits; nothing is taken or started any more."""
@@ -153,7 +158,7 @@ class Intake:
 
     def ask(self, now: float) -> None:
         """Ask for more when there is, or soon will be, room. Nothing is asked before there is a Session."""
-        if self.appetite.in_flight is not None or self._is_closed or not self._stores:
+        if self.appetite.in_flight is not None or self._is_closed or not self._asks or not self._stores:
             return
         if len(self._runs) >= self._settings.most_running:
             return
@@ -188,7 +193,7 @@ class Intake:
     def wakes(self) -> list[float]:
         """When `start` or `ask` may have something to do although nothing happened."""
         times = []
-        if self.appetite.in_flight is None and self._runs.pool.free_nodes > 0:
+        if self._asks and self.appetite.in_flight is None and self._runs.pool.free_nodes > 0:
             times.append(self.appetite.wake_at())
         if self.queue:
             times.append(self._start_not_before)
