@@ -93,7 +93,7 @@ class Attempts:
     # Running
 
     def checkpoint_asked(self, now: float, happened: CheckpointAsked) -> None:
-        """It was sent the signal for a checkpoint. Once it has written one it runs on in the next allocation, not here."""
+        """It was sent the signal for a checkpoint. Having written it, it runs on in the next allocation."""
         run = self._runs.get(happened.job_id)
         if run is not None:
             run.checkpoint_asked = True
