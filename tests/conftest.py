@@ -125,7 +125,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """After a run of all tests: how each row of the table of faults and attacks went, and its figures."""
-    if config.args != config.getini("testpaths") or config.option.markexpr or config.option.keyword:
+    chosen = config.option.markexpr, config.option.keyword, config.option.lf
+    if config.args != config.getini("testpaths") or any(chosen):
         return
     reports = [report for some in terminalreporter.stats.values() for report in some]
     terminalreporter.section("faults and attacks (tests/table.txt)")
