@@ -125,7 +125,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """After a run of all tests: how each row of the table of faults and attacks went, and its figures."""
-    chosen = config.option.markexpr, config.option.keyword, config.option.lf
+    chosen = config.option.markexpr, config.option.keyword, config.getoption("lf", False)
     if config.args != config.getini("testpaths") or any(chosen):
         return
     reports = [report for some in terminalreporter.stats.values() for report in some]
