@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import machine
+from bench import CHECKOUT, machine
 from bench.heavy_lists import TOKEN
 from bench.result import Goal
 from tests.server.world import Person, furnish, make_jobs, make_user
@@ -69,7 +69,9 @@ def _heavy_lists(service: RunningService, person: Person, at_once: int) -> Itera
     """
     command = (sys.executable, "-m", "bench.heavy_lists", service.url, str(at_once))
     environment = {**os.environ, TOKEN: person.token}
-    asking = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    asking = subprocess.Popen(
+        command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
     statuses: list[int] = []
     with asking:
         assert asking.stdin is not None and asking.stdout is not None

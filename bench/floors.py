@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import bare_service
+from bench import CHECKOUT, bare_service
 from bench.machine import timed_ms
 
 # Parsl 2026.10, HTEX, 2 workers, no-op python_app: 900 per second, on a machine where F was 1,732 per second. It keeps
@@ -70,7 +70,7 @@ class BareService:
     def __enter__(self) -> "BareService":
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.bare_service", self._directory],
-            cwd=Path(__file__).parent.parent,
+            cwd=CHECKOUT,
             stdout=subprocess.PIPE,
             text=True,
         )

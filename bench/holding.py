@@ -23,13 +23,13 @@ from balsam.launcher.config import LauncherConfig
 from balsam.launcher.engines.local import LocalEngine
 from balsam.launcher.environment import JobEnvironment
 from balsam.launcher.loop import Loop
-from balsam.launcher.node_messages import decode, encode
+from balsam.launcher.node_messages import decode, encode, start_of
 from balsam.launcher.partition import Partition, PartitionNode
 from balsam.launcher.plans import Planner
 from balsam.launcher.starter import Starter
 from balsam.launcher.wiring import Parts
 from balsam.launcher.workdir import DataRoot
-from bench import machine
+from bench import CHECKOUT, machine
 from bench.pilot import LocalQueue, job
 from bench.result import Goal
 
@@ -40,9 +40,7 @@ def measure() -> list[Goal]:
     """Resident memory once all Jobs were reported as running."""
     with tempfile.TemporaryDirectory(prefix="balsam-bench-") as directory:
         words = [sys.executable, "-m", "bench.holding", directory, str(JOBS)]
-        here = str(Path(__file__).parent.parent)
-        env = {**os.environ, "PYTHONPATH": here}
-        answer = subprocess.run(words, check=True, stdout=subprocess.PIPE, env=env, timeout=300)
+        answer = subprocess.run(words, cwd=CHECKOUT, check=True, stdout=subprocess.PIPE, timeout=300)
     held = json.loads(answer.stdout)
     note = f"{JOBS:,} Jobs on {JOBS // CORES:,} nodes; {held['empty_mb']:.0f} MB before the first"
     return [Goal("scale", "memory of a launcher that holds them", held["rss_mb"], "MB", 200, 100, True, note)]
@@ -67,7 +65,7 @@ class PlayedHub:
         node, _, data = line.partition(b"\t")
         if not data:
             return  # the errand
-        begun = [order["job"]["id"] for order in decode(data) if order["do"] == "start"]
+        begun = [start_of(order).job.id for order in decode(data) if order["do"] == "start"]
         if begun:
             self._lines.append(node + b"\t" + encode([{"is": "Started", "job_id": number} for number in begun]))
             os.write(self._write, b"x")

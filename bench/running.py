@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import apps, floors, machine
+from bench import CHECKOUT, apps, floors, machine
 from bench.product import Product
 from bench.result import Goal
 
@@ -115,7 +115,7 @@ def _pilot(root: Path, count: int = 2000) -> Goal:
     before = floors.pilot_rate(root)
     with tempfile.TemporaryDirectory(dir=root) as directory:
         command = [sys.executable, "-m", "bench.pilot", directory, str(count)]
-        said = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+        said = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
     floor = (before + floors.pilot_rate(root)) / 2
     rate = json.loads(said.stdout)["rate"]
     return Goal(
