@@ -84,8 +84,7 @@ class Queue(LocalQueue):
 
     def __init__(self, jobs: int) -> None:
         parameters = {"steps": 100, "input": "/scratch/campaign/input.dat", "temperature": 300.5}
-        given = {"parameters": parameters, "tags": {"campaign": "bench"}}
-        super().__init__(jobs, partial(job, packing=CORES, **given))
+        super().__init__(jobs, partial(job, packing=CORES, parameters=parameters, tags={"campaign": "bench"}))
         self._left = jobs
         self._empty_mb = machine.rss_mb(os.getpid())
 

@@ -7,6 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx2
+
+from bench import machine
 from tests.server.world import Person, ok
 from tests.services import RunningService
 
@@ -21,6 +24,11 @@ def at_once(calls: Sequence[Callable[[], object]]) -> float:
         for done in [pool.submit(call) for call in calls]:
             done.result()
         return time.perf_counter() - begin
+
+
+def read_ms(client: httpx2.Client, path: str) -> float:
+    """How long a GET takes that is answered with what it asks for."""
+    return machine.timed_ms(lambda: client.get(path).raise_for_status())
 
 
 class Launcher:

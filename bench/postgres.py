@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from bench import crowd, fairness, machine, running, storing
-from bench.launcher import BATCH, Launcher, at_once
+from bench.launcher import BATCH, Launcher, at_once, read_ms
 from bench.product import Product
 from bench.result import Goal
 from tests.server.world import Person, furnish, make_user
@@ -169,9 +169,11 @@ def _crowd_rates(services: Sequence[RunningService], jobs: int) -> tuple[float, 
         launchers[-1].fill(jobs)
     acquired = at_once([partial(launcher.acquire_rate, jobs // BATCH) for launcher in launchers])
     changed: list[int] = []
-    elapsed = at_once(
-        [lambda launcher=launcher: changed.append(launcher.update(report=REPORT)) for launcher in launchers]
-    )
+
+    def update(launcher: Launcher) -> None:
+        changed.append(launcher.update(report=REPORT))
+
+    elapsed = at_once([partial(update, launcher) for launcher in launchers])
     return 4 * jobs / acquired, sum(changed) / elapsed
 
 
@@ -186,7 +188,7 @@ def _reads(service: RunningService, person: Person) -> Iterator[list[float]]:
             for path in itertools.cycle((f"/api/jobs/{person.job_id}", "/api/jobs?limit=100", "/api/sites")):
                 if stopping.wait(0.01):
                     return
-                times.append(machine.timed_ms(lambda path=path: client.get(path).raise_for_status()))
+                times.append(read_ms(client, path))
 
     thread = threading.Thread(target=read)
     thread.start()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,7 +34,7 @@ def _bulk(no_op: Any, root: Path) -> list[Goal]:
     rates = []
     for turn in range(5):
         jobs = [no_op.submit(workdir=f"bulk/{turn}/{number}", save=False) for number in range(BULK)]
-        rates.append(BULK / machine.timed_ms(lambda jobs=jobs: Job.objects.bulk_create(jobs)) * 1000)
+        rates.append(BULK / machine.timed_ms(partial(Job.objects.bulk_create, jobs)) * 1000)
     body = json.dumps([{"workdir": f"bulk/{number}", "parameters": {}} for number in range(BULK)]).encode()
     with floors.BareService(root) as bare:
         floor = floors.bulk_rate(bare, body, BULK)

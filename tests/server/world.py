@@ -82,7 +82,7 @@ def make_jobs(client: httpx2.Client, app_id: int, count: int = 1, **more: Any) -
 
 def make_blob(client: httpx2.Client, content: bytes) -> str:
     name = hashlib.sha256(content).hexdigest()
-    query = {"offset": 0, "size_bytes": len(content), "sha256": name}
+    query: dict[str, str | int] = {"offset": 0, "size_bytes": len(content), "sha256": name}
     assert ok(client.put(f"/api/blobs/uploads/{name}", params=query, content=content))["complete"]
     return name
 

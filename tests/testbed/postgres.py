@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -235,7 +236,7 @@ def _nobody() -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
-def _identity() -> dict[str, object]:
+def _identity() -> dict[str, Any]:
     if os.getuid() != 0:
         return {}
     user, group = _nobody()
