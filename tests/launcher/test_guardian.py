@@ -149,6 +149,18 @@ def test_gives_up_after_max_restarts_with_the_launchers_status(allocation: Alloc
     assert allocation.tag.alive() == []
 
 
+def test_a_launcher_that_lived_for_long_begins_the_row_anew(allocation: Allocation) -> None:
+    """Or a day's allocation would be given away by the fourth mishap in it, hours after the first."""
+    allocation.start({"commands": []}, max_restarts=1, steady_sec=0.5)
+    for number in range(1, 4):
+        time.sleep(0.7)
+        os.kill(allocation.launcher(), signal.SIGKILL)
+        wait_until(lambda number=number: len(allocation.starts()) == number + 1, 10)
+    os.kill(allocation.launcher(), signal.SIGKILL)  # too young: the last of its row
+    assert allocation.wait() == 128 + signal.SIGKILL
+    assert [start[1] for start in allocation.starts()] == ["0", "1", "2", "3"]
+
+
 def test_launcher_that_cannot_be_started_is_told(allocation: Allocation) -> None:
     path = allocation.directory / "config.json"
     path.touch(0o600)

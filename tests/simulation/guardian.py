@@ -1,6 +1,6 @@
 """The guardian in the simulation: the shipping class with its system calls replaced: its rules are the real ones.
 
-`Guardian._reason_to_kill`, `_timeout_ms`, `_take_line`, `_is_late` run as they are on a simulated clock.
+`Guardian._reason_to_kill`, `_timeout_ms`, `_take_line`, `_is_late`, `_gives_up` run as they are on a simulated clock.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from balsam.launcher import guardian as shipping
-from balsam.launcher.guardian import EXIT_CONFIG, EXIT_SURVIVORS, RESTART_DELAYS_SEC, Guardian
+from balsam.launcher.guardian import EXIT_CONFIG, EXIT_SURVIVORS, Guardian
 from balsam.launcher.guardian_config import Config
 from balsam.launcher.partition import Partition
 from tests.simulation.kernel import Mailbox, NodeClock, Process, Task
@@ -42,6 +42,7 @@ class _Rules(Guardian):
         self._owner = owner
         self._status = self._lease_until = self._stop_at = self._stopping_since = None
         self._kill_now = False
+        self._deaths_in_a_row = 0
         assert config.wall_time_sec is not None
         self._end = TIME.monotonic() + config.wall_time_sec
         margin = min(config.kill_margin_sec, config.wall_time_sec / 2)
@@ -123,6 +124,8 @@ class SimGuardian(Process):
         rules = self.rules
         while True:
             self.status, rules._lease_until = None, None
+            TIME.clock = self.room.clock
+            started = TIME.monotonic()
             self.launcher = SimLauncher(self.world, self.room, self.partition, self, self.end)
             self.room.add(self.launcher)
             reason = yield from self._watch()
@@ -131,11 +134,10 @@ class SimGuardian(Process):
             TIME.clock = self.room.clock
             stopping = rules._stopping_since is not None or rules._is_late()
             ended = reason == "" and status in (0, EXIT_CONFIG)
-            if ended or stopping or self.restarts >= rules._config.max_restarts:
+            if ended or stopping or rules._gives_up(TIME.monotonic() - started):
                 break
-            delay = RESTART_DELAYS_SEC[min(self.restarts, len(RESTART_DELAYS_SEC) - 1)]
             self.restarts += 1
-            yield self.sleep(delay)
+            yield self.sleep(rules._restart_delay())
             if rules._stop_at is not None or rules._is_late():
                 break
         self.die()

@@ -98,6 +98,7 @@ class Guardian:
         self._stop_at: float | None = None  # when draining: kill everything then
         self._stopping_since: float | None = None
         self._kill_now = False
+        self._deaths_in_a_row = 0
         start = time.monotonic()
         wall_time = config.wall_time_sec
         self._end = None if wall_time is None else start + wall_time
@@ -122,27 +123,41 @@ class Guardian:
             say(f"cannot become subreaper ({os.strerror(ctypes.get_errno())}): orphans are found by their mark only")
 
     def run(self) -> int:
-        """Run launchers until one ends well, is told to stop, or died too often."""
+        """Run launchers until one ends well, is told to stop, or too many in a row die soon."""
         restarts = 0
         if self._config.per_node and not self._kill_earlier():
             return EXIT_SURVIVORS
         while True:
+            started = time.monotonic()
             self._start_launcher(restarts)
             reason = self._watch()
+            lived_sec = time.monotonic() - started
             clean = self._kill_all(reason)
             status = self._status if self._status is not None else EXIT_SURVIVORS
             if not clean:
                 return EXIT_SURVIVORS
             stopping = self._stopping_since is not None or self._is_late()
             ended = reason == "" and status in (0, EXIT_CONFIG)
-            if ended or stopping or restarts >= self._config.max_restarts:
+            if ended or stopping or self._gives_up(lived_sec):
                 say(f"nothing left of this allocation; exit {status}")
                 return status
-            delay = RESTART_DELAYS_SEC[min(restarts, len(RESTART_DELAYS_SEC) - 1)]
             restarts += 1
-            say(f"starting the launcher again in {delay} s ({restarts} of {self._config.max_restarts})")
+            delay, row = self._restart_delay(), f"{self._deaths_in_a_row} of {self._config.max_restarts}"
+            say(f"starting the launcher again in {delay} s ({row} in a row)")
             if self._told_to_stop_within(delay):
                 return status
+
+    def _gives_up(self, lived_sec: float) -> bool:
+        """Count a launcher that died after so long, and tell whether it was the last one.
+
+        What never lives for long would burn the allocation; what fell once in some hours is no reason to give it away.
+        """
+        steady = lived_sec >= self._config.steady_sec
+        self._deaths_in_a_row = 1 if steady else self._deaths_in_a_row + 1
+        return self._deaths_in_a_row > self._config.max_restarts
+
+    def _restart_delay(self) -> float:
+        return RESTART_DELAYS_SEC[min(self._deaths_in_a_row, len(RESTART_DELAYS_SEC)) - 1]
 
     def _kill_earlier(self) -> bool:
         """S6: an earlier guardian of this node, whose launcher died, may still be about to end its processes."""

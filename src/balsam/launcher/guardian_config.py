@@ -15,7 +15,8 @@ class Config(NamedTuple):
     """What the guardian is told. `wall_time_sec` counts from its start; margins count back from that end.
 
     `per_node`: one of several with the same configuration, each on a node of its own, where others may have been before
-    it. `stdin`: what each launcher reads there; the text is on no disk.
+    it. `stdin`: what each launcher reads there; the text is on no disk. `max_restarts` launchers are started after the
+    first in a row of those that die before they are `steady_sec` old; an older one begins the row anew.
     """
 
     argv: list[str]
@@ -28,6 +29,7 @@ class Config(NamedTuple):
     hard_margin_sec: float = 10.0
     kill_grace_sec: float = 45.0
     max_restarts: int = 3
+    steady_sec: float = 600.0
 
 
 class ConfigError(Exception):
@@ -55,7 +57,8 @@ def parse_config(text: str) -> Config:
     if env is not None and not (isinstance(env, dict) and all(isinstance(value, str) for value in env.values())):
         raise ConfigError("env must be an object of texts, or absent for the guardian's own environment")
     config = Config(**data)
-    for name in ("wall_time_sec", "kill_margin_sec", "hard_margin_sec", "kill_grace_sec", "max_restarts"):
+    lengths = ("wall_time_sec", "kill_margin_sec", "hard_margin_sec", "kill_grace_sec", "steady_sec")
+    for name in (*lengths, "max_restarts"):
         value = getattr(config, name)
         if not (value is None and name == "wall_time_sec") and not (is_number(value) and value >= 0):
             raise ConfigError(f"{name} must be a number >= 0, not {value!r}")
