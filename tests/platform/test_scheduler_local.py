@@ -23,6 +23,7 @@ from balsam.platform.scheduler.base import (
     no_crash,
 )
 from balsam.platform.scheduler.local import LocalScheduler
+from balsam.platform.scheduler.local_files import RecordDir
 from balsam.testing.scheduler_conformance import SchedulerConformance
 
 
@@ -143,6 +144,27 @@ def test_submit_with_two_racing_agents_runs_once_s11(bed: LocalHarness) -> None:
     over(first, first_id)
     time.sleep(0.3)
     assert (bed.directory / "runs").read_text().count("run") == 1
+
+
+@pytest.mark.parametrize("looker", ["the agent that started it", "a later agent"])
+def test_look_while_the_shell_writes_its_claim_ends_nothing_s9(
+    bed: LocalHarness, monkeypatch: pytest.MonkeyPatch, looker: str
+) -> None:
+    """The claim is made empty, then written: who read it in between must not hold its shell for one that died."""
+    scheduler = bed.make()
+    scheduler_id = scheduler.submit(bed.script("sleep 0.5"), "b-1", bed.request())
+    until(lambda: (bed.directory / "b-1.started").exists() and (bed.directory / "b-1.started").read_text())
+    read, empty_reads = RecordDir.claim, [processes.ProcessId(0, 0)]
+    if looker == "a later agent":
+        scheduler = bed.make()
+        empty_reads *= 2  # it reads once more, to see whether the script was started
+    monkeypatch.setattr(RecordDir, "claim", lambda self, name: empty_reads.pop() if empty_reads else read(self, name))
+    scheduler._runs["b-1"]._claim = None
+    assert scheduler.jobs()[scheduler_id].state is SchedulerState.RUNNING
+    left_sec = scheduler.time_left_sec(scheduler_id)
+    assert left_sec is not None and left_sec > local_run.WALL_TIME_GRACE_SEC + 5  # nobody decided that it is to end
+    job = over(scheduler, scheduler_id)
+    assert (job.state, job.exit_code) == (SchedulerState.FINISHED, 0)
 
 
 def test_cancel_sends_sigterm_first_and_lets_the_script_drain(bed: LocalHarness) -> None:

@@ -155,7 +155,8 @@ class LocalRun:
         if not left:
             return self._end("")
         claim = self._claimed_by()
-        if claim is None or claim.pid == 0:
+        # The claim is made empty and then written: who looked in between saw no leader of a shell that lives.
+        if claim is None or claim.pid == 0 or processes.is_alive(claim):
             return self.record.as_job(SchedulerState.RUNNING, "starting")
         # Like any scheduler: what a script leaves behind ends with it.
         self.stop("", WALL_TIME_GRACE_SEC)
