@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import threading
 import time
 from collections import Counter
@@ -323,6 +325,24 @@ def test_what_is_told_reaches_the_others_only(worlds: list[StoreWorld]) -> None:
     assert worlds[0].wakes == []
 
 
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As a process with a thousand streams: what it opens next has a number above those that select() knows."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], 2048), before[1]))
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        for _ in range(1100):
+            stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        yield
+
+
+def test_a_process_with_a_thousand_streams_hears_the_others(many_files: None, worlds: list[StoreWorld]) -> None:
+    worlds[0].submit()
+    for world in worlds[1:]:
+        until(lambda world=world: any(wake.topic == "work" for wake in world.wakes))
+
+
 def test_a_lost_ear_says_so_and_comes_back(
     worlds: list[StoreWorld], postgres: PostgresServer, address: DatabaseAddress
 ) -> None:
@@ -334,6 +354,19 @@ def test_a_lost_ear_says_so_and_comes_back(
         until(lambda world=world: Wake("wakes", 0, "back", {}) in world.wakes)
         heard = [wake.event for wake in world.wakes if wake.topic == "wakes"]
         assert heard[:2] == ["lost", "back"]
+    worlds[0].submit()
+    until(lambda: any(wake.topic == "work" for wake in worlds[1].wakes))
+
+
+def test_a_notification_that_nobody_understands_makes_no_process_deaf(
+    worlds: list[StoreWorld], address: DatabaseAddress
+) -> None:
+    for world in worlds:
+        world.wakes.clear()
+    with psycopg.connect(address.text, autocommit=True) as db:
+        db.execute("SELECT pg_notify('balsam_wakes', 'hello')")
+    for world in worlds:
+        until(lambda world=world: Wake("wakes", 0, "back", {}) in world.wakes)
     worlds[0].submit()
     until(lambda: any(wake.topic == "work" for wake in worlds[1].wakes))
 

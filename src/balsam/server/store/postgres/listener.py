@@ -77,6 +77,9 @@ class Listener:
                     self._listen(PostgresDatabase(connection))
             except (Unavailable, ConnectionLost, psycopg.Error) as error:
                 log.info("not hearing other processes: %s", error)
+            except Exception:
+                # Said by a program that is none of ours, or by a version to come. Without its ear a process is deaf.
+                log.exception("what other processes said was not understood")
             self._leads = False
             if heard and not self._stopping.is_set():
                 self._hear([_LOST])
@@ -87,6 +90,9 @@ class Listener:
         heard: list[str] = []
         # What arrives while a statement runs is given to the handler, what arrives in between is fetched below.
         connection.add_notify_handler(lambda notify: heard.append(notify.payload))
+        poll = select.poll()  # select() knows no descriptor above 1023, and each stream of the service is one
+        for fd in (connection.fileno(), self._stop_reader):
+            poll.register(fd, select.POLLIN)
         while not self._stopping.is_set():
             self._beat(database)
             until = time.monotonic() + BEAT_SEC
@@ -96,7 +102,7 @@ class Listener:
                 while (notify := connection.pgconn.notifies()) is not None:
                     heard.append(notify.extra.decode())
                 self._tell(database, heard)
-                select.select([connection.fileno(), self._stop_reader], [], [], left)
+                poll.poll(1000 * left)
 
     def _tell(self, database: PostgresDatabase, heard: list[str]) -> None:
         """Give on what was heard; `heard` may grow meanwhile."""
