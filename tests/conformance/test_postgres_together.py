@@ -285,6 +285,14 @@ def test_a_group_that_can_t_save_its_counts_now_waits_as_its_items_would_alone(
     assert [job.id for job in world.page()] == sorted(job_id for one in made for job_id in one.ids)
 
 
+def test_a_process_that_only_reads_remembers_each_site_once() -> None:
+    """It hears of what the others do, and never heeds it."""
+    front = fronts.Fronts()
+    for number in range(1000):
+        front.hear([Wake("work", number % 3, "work", {}), Wake("wakes", 0, "back", {})])
+    assert len(front._doubted) == 4
+
+
 # Wakes
 
 

@@ -7,7 +7,6 @@ Whoever finds fewer Jobs than wanted looks from the beginning.
 """
 
 import time
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -41,7 +40,7 @@ class Fronts:
 
     def __init__(self) -> None:
         self._of_sites: dict[int, dict[Key, Front]] = {}
-        self._doubted: deque[int | None] = deque()  # by another thread: Sites, or None for all of them
+        self._doubted: set[int | None] = set()  # by another thread: Sites, or None for all of them
 
     def find(self, site_id: int, key: Key) -> Front | None:
         """What is remembered and still fresh."""
@@ -83,14 +82,14 @@ class Fronts:
         """Wakes of other processes; called in any thread."""
         for wake in wakes:
             if wake.topic == "wakes":
-                self._doubted.append(None)
+                self._doubted.add(None)
             elif wake.topic == "work" or (wake.topic == "site" and wake.event == "hooks"):
-                self._doubted.append(wake.key)
+                self._doubted.add(wake.key)
 
     def heed(self) -> None:
         """Forget what was doubted; called before each transaction."""
         while self._doubted:
-            site_id = self._doubted.popleft()
+            site_id = self._doubted.pop()
             if site_id is None:
                 self.forget_all()
             else:
