@@ -86,6 +86,29 @@ def test_an_error_of_the_last_statement_is_told_and_the_connection_goes_on(
     assert store._groups._connected().connection is connection
 
 
+def test_s1_what_is_written_by_a_second_run_is_not_answered_with_the_error_of_the_first(
+    store: PostgresStore, world: StoreWorld, address: DatabaseAddress
+) -> None:
+    """The connection is lost after an item has failed; another process has made room meanwhile."""
+    runs = []
+
+    def once_refused(tx: Tx) -> str:
+        runs.append(1)
+        if len(runs) == 1:
+            raise LookupError("not there yet")
+        return adding(world, "bob")(tx)
+
+    def lose_the_connection(tx: Any) -> None:
+        if len(runs) == 1:
+            (pid,) = tx._db.execute("SELECT pg_backend_pid()").fetchone()
+            with psycopg.connect(address.text) as db:
+                db.execute("SELECT pg_terminate_backend(%s)", (pid,))
+
+    items = written(store, once_refused, lose_the_connection)
+    assert names(world) == {"ada", "bob"}
+    assert [(item.result, item.error) for item in items] == [("bob", None), (None, None)]
+
+
 def test_s6_what_a_statement_was_to_change_is_known_before_the_commit(world: StoreWorld) -> None:
     """Here by the very last statement, behind which nothing is read."""
     (job_id,) = world.submit()

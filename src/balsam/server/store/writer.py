@@ -127,7 +127,6 @@ class GroupedWriter:
 
     def _put_back(self, rest: list[Item]) -> None:
         for item in reversed(rest):
-            item.result = item.error = None
             self._line.put_back(item.account, item)
 
 

@@ -129,7 +129,6 @@ class GroupCommit:
     def _write_alone(self, item: Item) -> None:
         """Collisions are over after a while; a key that somebody else took first is found by the second try."""
         for attempt in range(1, COLLISIONS + 1):
-            item.result, item.error = None, None
             try:
                 self._commit([item])
                 return
@@ -175,6 +174,7 @@ class GroupCommit:
     def _run(self, database: PipelinedDatabase, item: Item, pending: Pending, *, together: bool) -> None:
         """Run one item. One that fails before it wrote anything leaves nothing to undo."""
         database.written = database.failed = False
+        item.result = item.error = None  # of a run that was undone
         tx = PostgresTx(database, self._ids, self._fronts)
         try:
             item.result = item.fn(tx)
