@@ -111,6 +111,19 @@ def test_s7_a_skipped_record_is_still_fenced_once_its_token_is_old(world: StoreW
     assert world.send(first.id, started).fenced == [job_id]
 
 
+def test_s7_a_newer_run_by_the_same_session_is_not_fenced_for_the_older_one(world: StoreWorld) -> None:
+    """A new courier repeats what was not answered: the end of one attempt, and the start of the next."""
+    (job_id,) = world.submit()
+    session = world.open_session()
+    (old,) = running(world, session.id)
+    ended = world.record(session.id, old, E.RUN_TIMEOUT)
+    assert world.send(session.id, ended).fenced == []
+    (new,) = world.acquire(session.id)
+    assert new.token == old.token + 1
+    assert world.send(session.id, ended, world.record(session.id, new, E.STARTED)).fenced == []
+    assert world.state(job_id) is S.RUNNING
+
+
 def test_a_job_that_is_gone_or_of_another_site_is_fenced(world: StoreWorld) -> None:
     other = world.add_site(name="other")
     app = world.add_app(site=other, name="there")

@@ -81,7 +81,11 @@ class _Work:
             # A run that was given up is no news: there is nothing left to kill.
             if record.event is not LaunchEvent.RELEASED:
                 self.fenced[record.job_id] = None
-        elif record.seq > self.session.report_seq:
+            return
+        if record.event is not LaunchEvent.RELEASED:
+            # Its newer run, which is not to be killed, was begun only when the older one was gone (S6).
+            self.fenced.pop(record.job_id, None)
+        if record.seq > self.session.report_seq:
             if record.event is LaunchEvent.RELEASED:
                 self._release(job, record)
             elif record.event is LaunchEvent.HOOK_DONE:
