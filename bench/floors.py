@@ -9,12 +9,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import CHECKOUT, bare_service
+from bench import CHECKOUT
+from bench.bare_rows import open_rows
 from bench.machine import timed_ms
 
 # Parsl 2026.10, HTEX, 2 workers, no-op python_app: 900 per second, on a machine where F was 1,732 per second. It keeps
 # nothing on disk, and starts nothing for a task.
 PARSL_OF_F = 900 / 1732
+_ONE = [{"workdir": "x", "parameters": {}}]
 
 
 def pilot_rate(root: Path, jobs: int = 1500) -> float:
@@ -43,33 +45,27 @@ def pilot_rate(root: Path, jobs: int = 1500) -> float:
     return jobs / (time.perf_counter() - begin)
 
 
-def commit_rate(root: Path, seconds: float = 2.0) -> float:
-    """Durable commits per second of SQLite (WAL, synchronous=FULL), each of one job row with its first three events."""
-    with tempfile.TemporaryDirectory(dir=root) as directory:
-        database = bare_service.open_database(Path(directory) / "floor.db")
+def commit_rate(root: Path, database: str = "", seconds: float = 2.0) -> float:
+    """Durable commits per second, each of one row of `bench.bare_rows` with its events, over one connection."""
+    with tempfile.TemporaryDirectory(dir=root) as directory, open_rows(Path(directory), database) as rows:
         count, begin = 0, time.perf_counter()
         while time.perf_counter() - begin < seconds:
             count += 1
-            database.execute("BEGIN IMMEDIATE")
-            database.execute(bare_service.INSERT_JOB, (count, "x", "{}"))
-            database.executemany(bare_service.INSERT_EVENT, [(count, source, source + 1) for source in (1, 2, 3)])
-            database.execute("COMMIT")
-        elapsed = time.perf_counter() - begin
-        database.close()
-    return count / elapsed
+            rows.insert(_ONE)
+        return count / (time.perf_counter() - begin)
 
 
 class BareService:
-    """A bare ASGI service on uvicorn: decodes JSON, inserts rows with two events each, returns ids. No rules at all."""
+    """`bench.bare_service` in a process of its own, with SQLite or the PostgreSQL database at an address."""
 
-    def __init__(self, root: Path) -> None:
-        self._directory = tempfile.mkdtemp(dir=root)
+    def __init__(self, root: Path, database: str = "") -> None:
+        self._place = [tempfile.mkdtemp(dir=root), *([database] if database else [])]
         self.url = ""
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "BareService":
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.bare_service", self._directory],
+            [sys.executable, "-m", "bench.bare_service", *self._place],
             cwd=CHECKOUT,
             stdout=subprocess.PIPE,
             text=True,
@@ -99,9 +95,11 @@ def post_ms(service: BareService, times: int = 300) -> float:
     """One small POST with a durable commit over keep-alive, with the HTTP library that the SDK uses; median."""
     import httpx2
 
-    body = json.dumps([{"workdir": "x", "parameters": {}}]).encode()
+    body = json.dumps(_ONE).encode()
     with httpx2.Client(timeout=60, trust_env=False) as client:
-        values = sorted(timed_ms(lambda: client.post(f"{service.url}/bulk", content=body)) for _ in range(times))
+        values = sorted(
+            timed_ms(lambda: client.post(f"{service.url}/bulk", content=body).raise_for_status()) for _ in range(times)
+        )
     return values[len(values) // 2]
 
 

@@ -66,11 +66,11 @@ def measure(root: Path, jobs: int, rows: int, parts: Sequence[str]) -> list[Goal
             with _database(server) as url:
                 goals += fairness.measure(root, {"BALSAM_DATABASE": url})
         if "running" in parts:
-            with _database(server), Product(root / "running") as product:
-                goals += running.measure(product, root, jobs)
+            with _database(server) as url, Product(root / "running") as product:
+                goals += running.measure(product, root, jobs, url)
         if "storing" in parts:
             with _database(server) as url, Product(root / "storing") as product:
-                goals += storing.measure(product, root, rows, lambda: _commit_rate(url))
+                goals += storing.measure(product, root, rows, url)
         return goals
     finally:
         server.close()
@@ -84,22 +84,6 @@ def _database(server: PostgresServer) -> Iterator[str]:
             yield url
         finally:
             del os.environ["BALSAM_DATABASE"]
-
-
-def _commit_rate(url: str, seconds: float = 2.0) -> float:
-    """Durable commits per second, each of one row with three more in another table."""
-    with psycopg.connect(url, autocommit=True) as db:
-        db.execute("CREATE TEMPORARY TABLE IF NOT EXISTS floor_events (job BIGINT, n BIGINT)")
-        db.execute("CREATE TABLE floor_jobs (id BIGINT PRIMARY KEY, workdir TEXT, parameters TEXT)")
-        count, begin = 0, time.perf_counter()
-        while time.perf_counter() - begin < seconds:
-            count += 1
-            with db.transaction():
-                db.execute("INSERT INTO floor_jobs VALUES (%s, 'x', '{}')", (count,))
-                db.execute("INSERT INTO floor_events VALUES (%s, 1), (%s, 2), (%s, 3)", (count,) * 3)
-        elapsed = time.perf_counter() - begin
-        db.execute("DROP TABLE floor_jobs")
-    return count / elapsed
 
 
 def _floors(url: str, batches: int = 200) -> tuple[float, float]:

@@ -16,12 +16,12 @@ from bench.product import Product
 from bench.result import Goal
 
 
-def measure(product: Product, root: Path, jobs: int) -> list[Goal]:
-    """All goals of this module on one idle allocation."""
+def measure(product: Product, root: Path, jobs: int, database: str = "") -> list[Goal]:
+    """All goals of this module on one idle allocation. `database`: the PostgreSQL that the product has; else SQLite."""
     no_op, clock = apps.no_op(product.site["name"]), apps.clock(product.site["name"])
     machine.wait_for_quiet()
     with _allocation(product, no_op):
-        goals = [*_latency(no_op, clock, root), *_idle(product)]
+        goals = [*_latency(no_op, clock, root, database), *_idle(product)]
     machine.wait_for_quiet()
     with _allocation(product, no_op):
         goals += [
@@ -49,7 +49,7 @@ def _warm_up(no_op: Any) -> None:
         raise RuntimeError(f"the first Job did not end within a minute: {not_done[0].explain()}")
 
 
-def _latency(no_op: Any, clock: Any, root: Path, times: int = 150) -> list[Goal]:
+def _latency(no_op: Any, clock: Any, root: Path, database: str, times: int = 150) -> list[Goal]:
     started, ended = [], []
     for number in range(times):
         begin = time.time()
@@ -63,7 +63,7 @@ def _latency(no_op: Any, clock: Any, root: Path, times: int = 150) -> list[Goal]
         job.wait(timeout=30)
         ended.append((time.perf_counter() - clock_begin) * 1000)
         time.sleep(0.02)
-    with floors.BareService(root) as bare:
+    with floors.BareService(root, database) as bare:
         post = floors.post_ms(bare)
     wake, spawn = floors.wake_ms(), 1000 / floors.pilot_rate(root, 300)
     start_floor, end_floor = 2 * post + wake + spawn, 3 * post + 2 * wake + 2 * spawn

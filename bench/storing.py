@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,14 @@ BULK = 10_000
 MANY = 100_000  # chunked by the client
 
 
-def measure(product: Product, root: Path, rows: int, commit_rate: Callable[[], float] | None = None) -> list[Goal]:
-    """G12, G7, then fill up to `rows` Jobs and read. `commit_rate` measures the floor of G12; by default SQLite's."""
+def measure(product: Product, root: Path, rows: int, database: str = "") -> list[Goal]:
+    """G12, G7, then fill up to `rows` Jobs and read. `database`: the PostgreSQL that the product has; else SQLite."""
     no_op = apps.no_op(product.site["name"])
-    goals = [_posts(product, no_op, commit_rate or (lambda: floors.commit_rate(root))), *_bulk(no_op, root)]
-    _fill(no_op, rows)
-    return goals + _reads(rows)
+    goals = [_posts(product, no_op, floors.commit_rate(root, database)), *_bulk(no_op, root, database)]
+    return goals + _reads(_fill(no_op, rows))
 
 
-def _bulk(no_op: Any, root: Path) -> list[Goal]:
+def _bulk(no_op: Any, root: Path, database: str) -> list[Goal]:
     from balsam.api import Job
 
     rates = []
@@ -36,7 +34,7 @@ def _bulk(no_op: Any, root: Path) -> list[Goal]:
         jobs = [no_op.submit(workdir=f"bulk/{turn}/{number}", save=False) for number in range(BULK)]
         rates.append(BULK / machine.timed_ms(partial(Job.objects.bulk_create, jobs)) * 1000)
     body = json.dumps([{"workdir": f"bulk/{number}", "parameters": {}} for number in range(BULK)]).encode()
-    with floors.BareService(root) as bare:
+    with floors.BareService(root, database) as bare:
         floor = floors.bulk_rate(bare, body, BULK)
     rate = sorted(rates)[len(rates) // 2]
     note = f"{rate:,.0f} Jobs/s; floor {floor:,.0f}/s"
@@ -57,8 +55,8 @@ def _many(no_op: Any) -> Goal:
     return Goal("G7", "bulk_create of 100,000", MANY / elapsed_sec, "Jobs/s", 20_000, 30_000, False, note)
 
 
-def _fill(no_op: Any, rows: int) -> None:
-    """At least once: it is these that have tags."""
+def _fill(no_op: Any, rows: int) -> int:
+    """At least once: it is these that have tags. How many Jobs there are then."""
     from balsam.api import Job
 
     have = Job.objects.all().count()
@@ -67,6 +65,7 @@ def _fill(no_op: Any, rows: int) -> None:
         tags = {"part": str(have // 1000 % 100)}
         jobs = [no_op.submit(workdir=f"fill/{have + n}", save=False, tags=tags) for n in range(min(BULK, rows - have))]
         have += len(Job.objects.bulk_create(jobs))
+    return have
 
 
 def _reads(rows: int) -> list[Goal]:
@@ -111,15 +110,12 @@ def _page_after(job_id: int) -> list[Any]:
     return list(default_client().transport.request("GET", "/jobs", query=query, reply=JobsPage).results)
 
 
-def _posts(
-    product: Product, no_op: Any, commit_rate: Callable[[], float], connections: int = 16, seconds: float = 4.0
-) -> Goal:
+def _posts(product: Product, no_op: Any, floor: float, connections: int = 16, seconds: float = 4.0) -> Goal:
     from balsam.api import App, default_client
 
     app = App.objects.get(name=no_op.__name__)
     body = json.dumps({"jobs": [{"app_id": app.id, "workdir": "post/x"}]}).encode()
     token = default_client().settings.token
-    floor = commit_rate()
     rate = asyncio.run(_post_loop(product.url, token, body, connections, seconds))
     return Goal(
         "G12",
