@@ -79,6 +79,17 @@ def start(*nodes: int, workdir: str = "w") -> Start:
     return Start(LaunchJob(1, 1, 1, 1, workdir, wanted), placement)
 
 
+def test_what_was_killed_and_has_not_ended_is_waited_for(watched: Watched) -> None:
+    """A file system that hangs holds a process in spite of SIGKILL: the loop must pause until then."""
+    watched.answer("exec sleep 600")
+    watched.clock.advance(PERIOD_SEC)
+    watched.watch.tick(watched.clock.monotonic())
+    watched.clock.advance(TIMEOUT_SEC)
+    watched.watch.tick(watched.clock.monotonic())
+    assert watched.watch.due() > watched.clock.monotonic()
+    watched.hear()
+
+
 def test_a_loss_is_told_once(watched: Watched) -> None:
     assert watched.ask() == []
     watched.answer("echo n3; echo n1")

@@ -20,24 +20,25 @@ class SideProgram:
         self._output = output
         self._timeout_sec = timeout_sec
         self._child: Child | None = None
-        self._started_at = 0.0
+        self._give_up_at = 0.0
 
     @property
     def give_up_at(self) -> float | None:
-        """When it has taken too long; None while it does not run."""
-        return None if self._child is None else self._started_at + self._timeout_sec
+        """When it has taken too long, or too long again after it was killed; None while it does not run."""
+        return None if self._child is None else self._give_up_at
 
     def start(self, words: Sequence[str], now: float) -> None:
         """Run it. Raises CommandError, SpawnError, or OSError when what it said last can't be removed."""
         self._output.unlink(missing_ok=True)
         self._child = spawn(Command(tuple(words), self._environ, str(self._output.parent), str(self._output)))
-        self._started_at = now
+        self._give_up_at = now + self._timeout_sec
         self._epoll.register(self._child.pidfd, select.EPOLLIN)
 
     def kill(self) -> None:
         """End it, if it runs."""
         if self._child is not None:
             kill(self._child.group)
+            self._give_up_at += self._timeout_sec  # a file system that hangs holds it in spite of that
 
     def is_heard_on(self, fd: int) -> bool:
         """Whether `fd` is the running program's."""
