@@ -313,7 +313,7 @@ def test_a_launcher_that_must_not_report_yet_sleeps_meanwhile(
 
     loop = Loop(partition, parts, courier, None, "a", 9999.0, bench.clock, lambda argv: bench.hub)  # type: ignore[arg-type, return-value]
     loop._let_decide(0.0)
-    assert loop._patience(None) == SAFE_SEC
+    assert loop._patience() == SAFE_SEC
     os.write(bench.hub.write, b".")
     bench.hub.lines = [f"{node}\t".encode() + encode([{"is": "up"}]) for node in range(2)]
     loop._turn()

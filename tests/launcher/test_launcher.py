@@ -342,6 +342,23 @@ def test_service_away_at_the_end_leaves_the_outbox(pilot: Pilot, service: FakeSe
     assert (contents.session_id, contents.torn) == (1, False)
 
 
+def test_a_goodbye_to_a_service_that_is_away_takes_time_and_no_core(pilot: Pilot, service: FakeService) -> None:
+    """Also when a Job has just ended by itself, for whose daemons would be looked in a moment."""
+    service.add_app("sleep 1")
+    service.add_jobs(1)
+    pilot.start("mpi", 60, idle_ttl_sec=0.1)
+    wait_until(lambda: service.events(1) == ["started"], 20)
+    service.stop()
+    wait_until(lambda: "ending: nothing to run" in pilot.said(), 20)
+    (loop,) = pilot.loops()
+    time.sleep(1.5)
+    before = loop.cpu_times().user
+    time.sleep(2.0)
+    assert loop.cpu_times().user - before < 0.3
+    service.start()
+    assert pilot.wait() == 0
+
+
 def test_lease_that_ends_kills_everything_and_a_new_session_is_opened(pilot: Pilot, service: FakeService) -> None:
     """S6, one-way: 409 on any call ends the holder, whatever the service would say later."""
     service.lease = {"ttl_sec": 300.0, "renew_sec": 0.2, "margin_sec": 60.0}

@@ -160,7 +160,7 @@ class Loop:
         What carrying out brings (a Job has started) is heard in the next turn, which then does not wait: in a stream of
         short Jobs it goes together with the end of another one, and the machine takes one step for both.
         """
-        self._wait()
+        self._wait(0.0 if self._inputs else self._patience())
         if any(isinstance(said, Exited) and self._is_unexplained(said) for said in self._inputs):
             self._hear_of_our_own_end()
         now = self._clock.monotonic()
@@ -181,23 +181,22 @@ class Loop:
         """S6: the service hears of an earlier launcher's end only when nothing of it can live on any node."""
         return self._fleet is None or not self._is_restart or self._fleet.is_settled
 
-    def _wait(self, longest_sec: float | None = None) -> None:
-        for fd, event in self._epoll.poll(0 if self._inputs else self._patience(longest_sec)):
+    def _wait(self, longest_sec: float) -> None:
+        """Until something happens, and hear of it; negative: for as long as that takes."""
+        for fd, event in self._epoll.poll(longest_sec):
             self._hear(fd, event)
 
-    def _patience(self, longest_sec: float | None) -> float:
+    def _patience(self) -> float:
         """Seconds until something is due; negative: nothing ever is."""
-        now = self._clock.monotonic()
         times = [
             self._machine.wake_at(),
             self._children.due(),
             self._service.due(self._machine.is_idle) if self._may_report() else None,  # the fleet wakes us then
             self._monitors.due(),
             None if self._node_watch is None else self._node_watch.due(),
-            None if longest_sec is None else now + longest_sec,
         ]
         until = min((time for time in times if time is not None), default=None)
-        return -1.0 if until is None else max(0.0, until - now)
+        return -1.0 if until is None else max(0.0, until - self._clock.monotonic())
 
     def _is_unexplained(self, said: Exited) -> bool:
         """Whether a Job died of a signal that we did not send."""
@@ -274,11 +273,15 @@ class Loop:
         if reason is not ExitReason.LEASE_ENDED:
             self._service.close(reason.value)
             while self._service.can_close and not self._service.is_closed:
-                left = give_up_at - self._clock.monotonic()
-                if left <= 0:
+                now = self._clock.monotonic()
+                if now >= give_up_at:
                     break
-                self._service.flush(self._clock.monotonic(), idle=True)
-                self._wait(left)
+                self._service.flush(now, idle=True)
+                if self._fleet is not None:
+                    self._fleet.flush()
+                # Nobody decides any more, so nothing else that is due or was heard would ever be done.
+                due = self._service.due(idle=True)
+                self._wait(max(0.0, (give_up_at if due is None else min(due, give_up_at)) - now))
         self._service.leave()
 
 
