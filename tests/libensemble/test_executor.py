@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import numpy as np
 import pytest
+from libensemble.comms.comms import QComm
 from libensemble.executors.executor import Executor, ExecutorException
-from libensemble.message_numbers import WORKER_DONE
+from libensemble.message_numbers import MAN_SIGNAL_KILL, STOP_TAG, WORKER_DONE
 
 from balsam import api
 from balsam.libensemble import BalsamExecutor, BalsamTask, executor
@@ -216,6 +218,17 @@ class TestWaitOnStart:
         assert 1 <= time.monotonic() - begin < 1.5
         assert (task.state, task.finished) == ("WAITING", False)
         assert "did not start within 1 seconds" in caplog.text
+
+    def test_the_manager_s_kill_ends_the_wait(self, exctr: BalsamExecutor, submitted: Submit) -> None:
+        """A worker that is a thread can't be ended otherwise, and then the ensemble could not end either."""
+        manager_end, worker_end = Queue[Any](), Queue[Any]()
+        exctr.comm = QComm(manager_end, worker_end, 1)
+        ask = threading.Timer(0.2, manager_end.put, [(STOP_TAG, MAN_SIGNAL_KILL)])
+        ask.start()
+        task = submitted(wait_on_start=20)
+        ask.join()
+        assert not task.finished and time.monotonic() - task._submitted_at < 10
+        assert exctr.manager_kill_received()  # the user function still learns of it
 
 
 class TestAllocations:

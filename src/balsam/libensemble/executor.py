@@ -317,6 +317,9 @@ class BalsamExecutor(Executor):
             task.poll()
             if task.state not in NOT_STARTED_STATES:
                 return
+            # In the queue of a cluster that may take hours, and a worker that is a thread can't be ended otherwise.
+            if self.comm is not None and self.manager_kill_received():
+                return
             if deadline is not None and time.monotonic() >= deadline:
                 logger.warning(f"Task {task.name} did not start within {fail_time:g} seconds; it stays submitted")
                 return
