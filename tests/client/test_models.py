@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,6 +111,7 @@ def test_parents_as_jobs_or_ids(hello: Any) -> None:
         ({"parent_ids": [10**9]}, r"^parent_ids\[0\]: there is no Job 1000000000"),
         ({"tags": {"a": "\n"}}, "tags"),
         ({"data": {"when": object()}}, "data.when: a object is no JSON value"),
+        ({"data": {"where": SimpleNamespace(id=3)}}, "data.where: a SimpleNamespace is no JSON value; give its id"),
         ({"data": {"deep": [1, {"x": float("nan")}]}}, r"data.deep\[1\].x: nan"),
         ({"data": {1: 2}}, "data: the key 1 is no text"),
     ],

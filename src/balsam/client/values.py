@@ -66,7 +66,8 @@ def _copy(value: Any, depth: int) -> Any:
     if callable(to_python):
         plain = to_python()
         return plain if type(plain) in _SIMPLE else _copy(plain, depth + 1)
-    raise _NotJson(f"a {type(value).__name__} is no JSON value; use text, numbers, lists and dicts")
+    use = "give its id" if isinstance(getattr(value, "id", None), int) else "use text, numbers, lists and dicts"
+    raise _NotJson(f"a {type(value).__name__} is no JSON value; {use}")
 
 
 def _copy_mapping(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
