@@ -62,6 +62,14 @@ def test_the_exit_code_is_the_errcode(submitted: Submit) -> None:
     assert not task.success
 
 
+def test_the_log_of_a_failed_task_says_how_to_learn_why(submitted: Submit, caplog: pytest.LogCaptureFixture) -> None:
+    task = submitted()
+    task.process.__dict__.update(state="FAILED", return_code=126)
+    with caplog.at_level("WARNING"):
+        task.poll()
+    assert f"state FAILED, errcode 126; `balsam job explain {task.process.id}` says why" in caplog.text
+
+
 def test_wait_ends_with_the_job(submitted: Submit) -> None:
     task = submitted()
     task.process.will(0.1, state="JOB_FINISHED", return_code=0)

@@ -292,7 +292,13 @@ class BalsamTask(Task):
         self.state = state
         self.success = state == "FINISHED"
         self.calc_task_timing()
-        logger.info(f"Task {self.name} ended with state {state}, errcode {self.errcode}")
+        if state == "FAILED":
+            job = self.process.id
+            logger.warning(
+                f"Task {self.name} ended with state FAILED, errcode {self.errcode}; `balsam job explain {job}` says why"
+            )
+        else:
+            logger.info(f"Task {self.name} ended with state {state}, errcode {self.errcode}")
 
     def _known_runtime(self) -> float:
         """For a running task "now" is by the client's clock, which may be wrong by days.
