@@ -118,13 +118,18 @@ def test_defaults_are_not_shared_between_calls(submitted: Submit) -> None:
             ["wait_on_start='5 s'", "seconds"],
         ),
         ({"app_name": "hello", "app_args": {"my_name": "x"}, "wait_on_start": -1}, ["wait_on_start=-1"]),
+        ({"app_name": "hello", "app_args": {"my_name": object()}}, ["my_name", "object"]),
+        ({"app_name": "hello", "app_args": {"my_name": [1.0, float("nan")]}}, ["my_name", "nan"]),
+        ({"app_name": "hello", "app_args": {"my_name": "x"}, "gpus_per_rank": -1}, ["gpus_per_rank=-1"]),
+        ({"app_name": "hello", "app_args": {"my_name": "x"}, "gpus_per_rank": "many"}, ["gpus_per_rank='many'"]),
     ],
 )
+@pytest.mark.parametrize("dry_run", [False, True])
 def test_a_wrong_submission_is_refused_before_any_request(
-    exctr: BalsamExecutor, options: dict[str, Any], named: list[str]
+    exctr: BalsamExecutor, options: dict[str, Any], named: list[str], dry_run: bool
 ) -> None:
     with pytest.raises(ExecutorException) as caught:
-        exctr.submit(**options)
+        exctr.submit(**options, dry_run=dry_run)
     assert [text for text in named if text not in str(caught.value)] == []
     assert FakeJob.created == []
 
@@ -195,10 +200,6 @@ class TestDryRun:
         assert (task.dry_run, task.done(), task.state, task.process) == (True, True, "FINISHED", None)
         task.wait(), task.kill()
         assert FakeJob.created == []
-
-    def test_it_checks_like_a_real_submission(self, exctr: BalsamExecutor) -> None:
-        with pytest.raises(ExecutorException, match="my_name"):
-            exctr.submit(app_name="hello", dry_run=True)
 
 
 class TestWaitOnStart:

@@ -5,7 +5,9 @@ no request.
 """
 
 import importlib
+import json
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from libensemble.executors.executor import Application, ExecutorException
@@ -61,6 +63,13 @@ def checked_parameters(app: Any, app_args: object) -> dict[str, Any]:
             'for example app_args={"my_name": "World"}'
         )
     given = {str(name): _plain(value) for name, value in (app_args or {}).items()}
+    for name, value in given.items():
+        try:
+            json.dumps(value, allow_nan=False, default=_jsonable)
+        except (TypeError, ValueError) as error:
+            raise ExecutorException(
+                f"app_args of App {name_of(app)}: {name}={value!r} can't be sent: {error}"
+            ) from error
     declared = _declared(app)
     required = frozenset(name for name, spec in declared.items() if spec.required)
     try:
@@ -91,6 +100,16 @@ def _plain(value: Any) -> Any:
     """Rows of H hold numpy scalars and arrays, which JSON does not know; both answer to tolist()."""
     to_python = getattr(value, "tolist", None)
     return to_python() if callable(to_python) else value
+
+
+def _jsonable(value: Any) -> Any:
+    """For what json does not know and a Job does all the same."""
+    if isinstance(value, (set, frozenset)):
+        return list(value)
+    plain = str(value) if isinstance(value, PurePath) else _plain(value)
+    if plain is value:
+        raise TypeError(f"a {type(value).__name__} is no JSON value; use text, numbers, lists and dicts")
+    return plain
 
 
 _STATE = "_state"

@@ -25,7 +25,7 @@ from balsam.libensemble.definition import (
     unpacked_application,
 )
 from balsam.libensemble.log import MANAGER_WARNING, logger
-from balsam.libensemble.placement import Placement, positive, resolve_placement
+from balsam.libensemble.placement import Placement, gpus, positive, resolve_placement
 from balsam.libensemble.revocation import Revocation, end_allocations, end_tasks
 from balsam.libensemble.task import BalsamTask
 
@@ -232,14 +232,16 @@ class BalsamExecutor(Executor):
         dry_run: bool, Optional
             Log the run line at INFO and launch nothing; needs no service
         wait_on_start: bool or int, Optional
-            Block until the task is polled as running or ended; a number of seconds bounds the wait
+            Block until the task is polled as running or ended; a number of seconds bounds the wait, and so does a kill
+            signal of libEnsemble's manager
         extra_args: dict, Optional
             Additional arguments for the site's MPI launcher
         tags: dict, Optional
             Tags of the Job; allocations with ``filter_tags`` run only Jobs that match
 
         Raises ExecutorException, before anything is sent, for unknown Apps, parameters that do not match the template,
-        numbers that do not fit together and directories outside the site's data.
+        numbers that do not fit together and directories outside the site's data; a dry run as well. What only the
+        service can know raises ``balsam.api.ValidationFailed``: a slot that the App does not have, limits of the Site.
         """
         app = self._chosen_app(app_name, calc_type)
         parameters = checked_parameters(app.pyobj, app_args)
@@ -249,10 +251,10 @@ class BalsamExecutor(Executor):
             logger.debug(f"machinefile {machinefile} is ignored: the site places the ranks")
         start_limit = _start_limit(wait_on_start)
         task = self._new_task(app, parameters, workdir)
+        all_tags = {**_texts("tags", tags), **self.own_tags}
+        job = self._new_job(task, placement, share, gpus(gpus_per_rank), transfers, extra_args, all_tags)
         if dry_run:
             return self._finish_dry_run(task, placement)
-        all_tags = {**_texts("tags", tags), **self.own_tags}
-        job = self._new_job(task, placement, share, gpus_per_rank, transfers, extra_args, all_tags)
         job.save()
         task.mark_submitted(job)
         self.list_of_tasks.append(task)

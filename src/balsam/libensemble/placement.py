@@ -1,10 +1,11 @@
-"""The nodes and ranks of a task from libEnsemble's three overlapping numbers.
+"""The nodes and ranks of a task from libEnsemble's three overlapping numbers; and the GPUs of a rank.
 
 `BalsamExecutor.submit` calls it before anything is sent; it promises num_procs == num_nodes * procs_per_node or an
 ExecutorException that shows the numbers.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from libensemble.executors.executor import ExecutorException
 
@@ -57,3 +58,16 @@ def positive(name: str, value: object) -> int | None:
     if number < 1 or isinstance(value, bool):
         raise ExecutorException(f"{name}={value!r} must be a whole number of at least 1")
     return number
+
+
+def gpus(value: Any) -> float:
+    """``value`` as it is; raises ExecutorException for what is no number of GPUs. A rank may have a part of one."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise ExecutorException(
+            f"gpus_per_rank={value!r} must be a number of GPUs: 0, a part of one such as 0.5, 1, 2 ..."
+        )
+    return number if number % 1 else int(number)
