@@ -25,7 +25,9 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left")]
 # What a script of the user starts with: an allocation of all nodes, in which Jobs are told where they run.
 BEGIN = """
 batch = allocation(num_nodes=4, job_mode="serial")
-WHERE = "uname -n > where; echo $BALSAM_JOB_ID $$ >> pids; "
+# All nodes see the same processes: an attempt that finds one of an earlier one alive leaves a word of it.
+WHERE = ("uname -n > where; for pid in $(cat pids 2> /dev/null); do "
+         "grep -qs '^State:.[^ZX]' /proc/$pid/status && echo $pid >> twice; done; echo $$ >> pids; ")
 
 def many(name, code, number, **fields):
     jobs = [Job(app_id=Sh, workdir=f"{name}/{i}", parameters={"code": WHERE + code}, node_packing_count=8, **fields)
@@ -194,7 +196,8 @@ def test_what_runs_on_the_nodes_dies(cluster: LiveCluster) -> None:
     script = cluster.begin(
         BEGIN
         + """
-CODE = "trap '' TERM; setsid sleep 7654 & for i in $(seq 9000); do sleep 0.1; [ ! -e GO ] || exit 0; done"
+CODE = ("trap '' TERM; setsid sleep 7654 & echo $! >> pids; "
+        "for i in $(seq 9000); do sleep 0.1; [ ! -e GO ] || exit 0; done")
 long = many("long", CODE.replace("GO", str(ROOT / "end")), 32)
 IDS = [job.id for job in long]
 reach(batch, "running")
@@ -215,6 +218,8 @@ lost(40)
 (ROOT / "end").touch()
 wait_for(long)
 say(sorted({str(job.state.value) for job in Job.objects.filter(id=IDS)}))
+say(sorted(path.parent.name for path in (ROOT / "data" / "long").rglob("twice")),
+    sum(len(path.read_text().split()) for path in (ROOT / "data" / "long").rglob("pids")))
 batch.cancel()
 reach(batch, "finished")
         """
@@ -229,5 +234,8 @@ reach(batch, "finished")
     (launcher,) = processes_of(cluster, scheduler_id, "balsam.launcher.entry")
     launcher.kill()
     assert next_line(script) == [["JOB_FINISHED"]]
+    twice, pids = next_line(script)
+    assert twice == [], "two attempts lived at a time"
+    assert pids == 2 * (32 + 8 + 32), "an attempt did not look"
     finished(script, 60)
     eventually(lambda: not cluster.bed.processes(scheduler_id), "processes are left")
