@@ -150,6 +150,7 @@ def test_a_waiting_allocation_has_an_expected_start_and_no_start() -> None:
 def test_ends_that_squeue_tells(line: str, state: SchedulerState, code: int | None, reason: str) -> None:
     (job,) = listed(line, "partition")
     assert (job.state, job.exit_code, job.reason) == (state, code, reason)
+    assert job.was_taken is (reason == "NODE_FAIL")
 
 
 def test_what_was_cancelled_before_it_started_has_no_start() -> None:

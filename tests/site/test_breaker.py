@@ -11,7 +11,9 @@ from tests.site.bench import Bench
 S = BatchJobState
 
 
-def fail(bench: Bench, lasted_sec: float = 1.0, state: SchedulerState = SchedulerState.FAILED) -> int:
+def fail(
+    bench: Bench, lasted_sec: float = 1.0, state: SchedulerState = SchedulerState.FAILED, *, taken: bool = False
+) -> int:
     """A BatchJob whose allocation ends after so long."""
     number = bench.service.add_batch_job()
     bench.go()
@@ -19,7 +21,7 @@ def fail(bench: Bench, lasted_sec: float = 1.0, state: SchedulerState = Schedule
     scheduler_id = str(bench.view(number).scheduler_id)
     start = bench.clock.now()
     bench.clock.advance(lasted_sec)
-    facts = {"start_time": start, "end_time": bench.clock.now(), "reason": "FAILED: exit code 78"}
+    facts = {"start_time": start, "end_time": bench.clock.now(), "reason": "FAILED: exit code 78", "was_taken": taken}
     bench.scheduler.become(scheduler_id, state, **facts)
     bench.go()
     return number
@@ -90,6 +92,7 @@ def test_what_is_no_instant_failure_does_not_count(bench: Bench) -> None:
     for _ in range(FAILURES):
         fail(bench, lasted_sec=INSTANT_SEC)
         fail(bench, state=SchedulerState.CANCELLED)
+        fail(bench, taken=True)  # preempted, or a node was lost: nothing that anybody could repair
     for _ in range(FAILURES - 1):
         fail(bench)
     fail(bench, state=SchedulerState.FINISHED)

@@ -64,6 +64,7 @@ class SchedulerJob:
 
     `exit_code` is the batch script's, 128+n for a death by signal n. `reason` is for people: why it waits, failed or
     is unknown. `is_hopeless`: it waits for what will not come by itself, such as a higher limit of its queue.
+    `was_taken`: it failed because the scheduler took its nodes or lost one, which is no fault of what was asked for.
     `node_names` are as the nodes call themselves, in the scheduler's order; `script_node` is the one on which the batch
     script was started, told also when it is none of them any more. Times are aware UTC; `expected_start` is
     the scheduler's guess for one that waits.
@@ -85,6 +86,7 @@ class SchedulerJob:
     node_names: tuple[str, ...] = ()
     script_node: str = ""
     is_hopeless: bool = False
+    was_taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)

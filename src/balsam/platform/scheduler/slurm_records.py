@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from balsam.platform.scheduler.base import SchedulerJob, SchedulerState
-from balsam.platform.scheduler.slurm_words import count, hosts, is_hopeless, minutes, moment, state_of, told
+from balsam.platform.scheduler.slurm_words import count, hosts, is_hopeless, minutes, moment, state_of, told, was_taken
 
 FIELD = "\x1f"
 # What we call a fact -> what squeue and sacct call it.
@@ -90,6 +90,7 @@ def _job(record: dict[str, str], queue_is: str, code: int | None, limit_min: int
         node_names=nodes,
         script_node=told(record.get("script_node", "")),
         is_hopeless=waits and is_hopeless(record["reason"]),
+        was_taken=was_taken(record["state"]),
     )
 
 

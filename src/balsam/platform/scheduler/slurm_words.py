@@ -49,6 +49,7 @@ _HOPELESS = (
     "QOSNotAllowed",
     "ReservationDeleted",
 )
+_TAKEN = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED")
 _HOPELESS_PATTERN = re.compile(r"(Assoc|QOS)Max(WallDurationPerJob|NodePerJob|CpuPerJob|\w*MinutesPerJob|\w+PerJob)\w*")
 _NOTHING = {"", "none", "n/a", "(null)", "unknown", "none assigned", "invalid", "not_set", "unlimited", "infinite"}
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -61,6 +62,15 @@ def state_of(word: str) -> SchedulerState:
     ('cancelled', 'unknown')
     """
     return _STATES.get(word.split(" ")[0].rstrip("+"), SchedulerState.UNKNOWN)
+
+
+def was_taken(word: str) -> bool:
+    """Whether an allocation in this state was ended by the loss of a node, or for one that goes before it.
+
+    >>> was_taken("NODE_FAIL"), was_taken("FAILED")
+    (True, False)
+    """
+    return word.split(" ")[0].rstrip("+") in _TAKEN
 
 
 def is_hopeless(reason: str) -> bool:

@@ -67,8 +67,8 @@ class Breaker:
             self._rows.pop(_key(entry), None)
 
     def ended(self, entry: Entry, job: SchedulerJob) -> None:
-        """An allocation ended: badly and at once, or not. That somebody cancelled it says nothing."""
-        if job.state is SchedulerState.CANCELLED or entry.deleting:
+        """An allocation ended: badly and at once, or not. That somebody cancelled or took it says nothing."""
+        if job.state is SchedulerState.CANCELLED or job.was_taken or entry.deleting:
             return
         if job.state is SchedulerState.FAILED and _lasted_sec(job, job.end_time) < INSTANT_SEC:
             why = status_reason(entry.status_info) or "no reason was told"
