@@ -63,6 +63,40 @@ def test_several_ranks_run_as_plain_processes(pilot: Pilot, service: FakeService
     assert sorted(pilot.output(job_id).splitlines()) == [f"rank {rank} of 3" for rank in range(3)]
 
 
+# What srun of a real Slurm 22.05 with task/cgroup wrote, and its exit code.
+SRUN_OUT_OF_MEMORY = """\
+slurmstepd-n1: error: Detected 1 oom-kill event(s) in StepId=4.1. Some of your processes may have been killed.
+srun: error: n1: {}: Out Of Memory
+srun: launch/slurm: _step_signal: Terminating StepId=4.1
+slurmstepd-n1: error: *** STEP 4.1 ON n1 CANCELLED AT 2026-11-27T05:25:18 ***
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "failure"),
+    [
+        (SRUN_OUT_OF_MEMORY.format("task 0"), "out_of_memory"),
+        (SRUN_OUT_OF_MEMORY.format("tasks 0-1,3"), "out_of_memory"),
+        ("srun: error: n1: task 0: Exited with exit code 1\n", "exit_code"),
+        ("my program says: Out Of Memory\n", "exit_code"),
+    ],
+)
+def test_ranks_that_srun_says_were_killed_for_want_of_memory(
+    pilot: Pilot, service: FakeService, monkeypatch: pytest.MonkeyPatch, said: str, failure: str
+) -> None:
+    """It ends with 1 then, not as a program that was killed."""
+    srun = pilot.root / "srun"
+    srun.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{said}END\nexit 1\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("SLURM_JOB_ID", "4")
+    monkeypatch.setenv("BALSAM_PMI", "none")
+    service.add_app("true")
+    service.add_jobs(1, ranks_per_node=2)
+    pilot.start(mpirun=f"srun:{srun}")
+    pilot.until_all("run_error")
+    assert (service.records[-1]["failure"], service.records[-1]["return_code"]) == (failure, 1)
+
+
 @pytest.mark.parametrize(
     ("template", "code", "text"),
     [

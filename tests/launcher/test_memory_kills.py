@@ -32,7 +32,11 @@ def groups(tmp_path: Path, own: str, counter: str) -> tuple[Path, Path]:
             "system.slice/slurmstepd.scope/job_7/memory.events",
             V2,
         ),
-        ("5:cpu:/\n4:memory:/slurm/uid_1/job_7/step_0\n", "memory/slurm/uid_1/job_7/memory.oom_control", V1),
+        (
+            "5:cpu:/\n4:memory:/slurm/uid_1/job_7/step_batch/task_0\n",
+            "memory/slurm/uid_1/job_7/step_batch/task_0/memory.oom_control",
+            V1,
+        ),
     ],
 )
 def test_each_kill_is_claimed_once(tmp_path: Path, own: str, counter: str, text: str) -> None:

@@ -101,7 +101,7 @@ class Children:
     """The Jobs that were started and are not seen gone. What happens to them is appended to `inputs`.
 
     `cores` of all nodes: idle workers and running Jobs together are never more. `steps`: the way to ranks that
-    have a program for it.
+    have a program for it. `out_of_memory`: a line by which mpirun tells that ranks were killed for want of memory.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class Children:
         memory_kills: MemoryKills | None = None,
         doubts: Doubts | None = None,
         steps: StepSignals | None = None,
+        out_of_memory: bytes | None = None,
     ) -> None:
         self._epoll = epoll
         self._starter = starter
@@ -129,6 +130,7 @@ class Children:
         self._memory_kills = memory_kills or MemoryKills()
         self._doubts = doubts
         self._steps = steps
+        self._out_of_memory = out_of_memory
         self._live: dict[int, _Live] = {}
         self._job_of_pidfd: dict[int, int] = {}
         self._preparing: dict[int, _Live] = {}
@@ -304,7 +306,7 @@ class Children:
             spreads, python_exe, left = plan.spreads, plan.python_exe, self._starter.take(plan)
         job_id, is_killed = live.order.job.id, live.kill_at is not None
         said = endings.ended_command(job_id, status, left, is_killed, python_exe, lambda: self._tail(live))
-        self._inputs.append(self._blamed(said, status, spreads, is_killed))
+        self._inputs.append(self._blamed(said, status, spreads, live))
         if self._doubts is not None and spreads and not is_killed:
             live.is_doubtful = self._doubts.is_doubtful(live.order, status.code)
         now = self._clock.monotonic()
@@ -369,7 +371,7 @@ class Children:
         if live.last is None:
             said = endings.ended_worker(job_id, status, is_killed, lambda: self._tail(live))
             if self._preparing.pop(job_id, None) is None:
-                self._inputs.append(self._blamed(said, status, False, is_killed))
+                self._inputs.append(self._blamed(said, status, False, live))
                 live.last = Gone(job_id)
             elif is_killed:
                 live.last = _given_up(job_id)
@@ -388,11 +390,17 @@ class Children:
         else:
             self._inputs.append(said)
 
-    def _blamed(self, said: Exited, status: ExitStatus, spreads: bool, is_killed: bool) -> Exited:
+    def _blamed(self, said: Exited, status: ExitStatus, spreads: bool, live: _Live) -> Exited:
         """With the word that the kernel killed it for want of memory, when it did."""
-        if is_killed or not endings.was_killed(status, spreads) or not self._memory_kills.claim():
+        if live.kill_at is not None or status.code == 0:
             return said
-        return replace(said, out_of_memory=True)
+        killed = spreads and self._mpirun_tells(live)
+        killed = killed or (endings.was_killed(status, spreads) and self._memory_kills.claim())
+        return replace(said, out_of_memory=True) if killed else said
+
+    def _mpirun_tells(self, live: _Live) -> bool:
+        pattern = self._out_of_memory
+        return pattern is not None and self._data.output_says(live.order.job.workdir, pattern)
 
     def _tail(self, live: _Live) -> str:
         return self._data.tail(live.order.job.workdir, self._error_tail_lines)

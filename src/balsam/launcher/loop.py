@@ -98,6 +98,7 @@ class Loop:
             self._inputs,
             doubts=self._node_watch,
             steps=self._way_to_steps(parts),
+            out_of_memory=parts.out_of_memory,
         )
         data_path = Path(partition.config.data_path)
         self._monitors = Monitors(

@@ -1,7 +1,8 @@
 """Whether the kernel killed something for want of memory: the counter of the control group that the launcher is in.
 
 Asked by `children.py` when a Job ended by SIGKILL that was not ours. Reads cgroup v2 (`memory.events`) and v1
-(`memory.oom_control`). The counter does not say whose process it was: a kill is put to the first Job that ends that way
+(`memory.oom_control`). Ranks that srun started may be in other groups: of them srun's own words tell
+(`srun.OUT_OF_MEMORY`). The counter does not say whose process it was: a kill is put to the first Job that ends that way
 after it, and to no second one. Where there is no such counter, nothing is ever said.
 """
 
@@ -44,12 +45,12 @@ def _counters(own_groups: Path, cgroups: Path) -> Iterator[Path]:
     except OSError:
         return
     for line in lines:
-        _, controllers, path = line.split(":", 2)
-        group = _widened(PurePosixPath(path)).relative_to("/")
-        if controllers == "memory":
-            found = cgroups / "memory" / group / "memory.oom_control"
+        _, controllers, name = line.split(":", 2)
+        path = PurePosixPath(name)
+        if controllers == "memory":  # v1 counts a kill in the killed one's own group only
+            found = cgroups / "memory" / path.relative_to("/") / "memory.oom_control"
         elif not controllers:
-            found = cgroups / group / "memory.events"
+            found = cgroups / _widened(path).relative_to("/") / "memory.events"
         else:
             continue
         if found.is_file():

@@ -26,7 +26,8 @@ class Parts(NamedTuple):
     """What the loop is given. `nodes_left`: the command that tells which nodes the allocation still has.
 
     `signaller`: the one that sends signals to ranks which mpirun does not pass on. `ranks_apart`: the pattern
-    of what mpirun writes when the ranks of several nodes will never find each other.
+    of what mpirun writes when the ranks of several nodes will never find each other, `out_of_memory` that of what it
+    writes when the kernel killed some for want of memory.
     """
 
     starter: Starter
@@ -35,6 +36,7 @@ class Parts(NamedTuple):
     nodes_left: Sequence[str] | None = None
     signaller: tuple[str, ...] | None = None
     ranks_apart: str | None = None
+    out_of_memory: bytes | None = None
 
 
 def build_parts(
@@ -76,16 +78,16 @@ def _check_spread(environ: Mapping[str, str]) -> None:
     find_srun(environ)
 
 
-def _about_ranks(engine: Engine, environ: Mapping[str, str]) -> tuple[tuple[str, ...] | None, str | None]:
-    """`signaller` and `ranks_apart` of Parts, for an mpirun that passes signals on as nobody wants it."""
+def _about_ranks(engine: Engine, environ: Mapping[str, str]) -> tuple[tuple[str, ...] | None, str | None, bytes | None]:
+    """`signaller`, `ranks_apart` and `out_of_memory` of Parts, for an mpirun that does these as nobody wants it."""
     from balsam.platform.mpirun.openmpi import OpenMpi
-    from balsam.platform.mpirun.srun import RANKS_APART, Srun
+    from balsam.platform.mpirun.srun import OUT_OF_MEMORY, RANKS_APART, Srun
 
     allocation = environ.get("SLURM_JOB_ID")
     mpirun = engine.mpirun if isinstance(engine, MpirunEngine) else None
     python = (sys.executable, "-I", "-S")
     if isinstance(mpirun, Srun) and allocation is not None:
-        return (*python, str(slurm_steps.__file__), allocation), RANKS_APART
+        return (*python, str(slurm_steps.__file__), allocation), RANKS_APART, OUT_OF_MEMORY
     if isinstance(mpirun, OpenMpi):
-        return (*python, str(openmpi_ranks.__file__), allocation or "-"), None
-    return None, None
+        return (*python, str(openmpi_ranks.__file__), allocation or "-"), None, None
+    return None, None, None

@@ -6,6 +6,7 @@ component by component without following links (S15), so that nothing in the dat
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -68,6 +69,11 @@ class DataRoot:
         """Whether a Job's whole output is known not to have this text: it is small, and can be read."""
         data = self._end_of_output(workdir, PROOF_BYTES + 1)
         return data is not None and len(data) <= PROOF_BYTES and text not in data
+
+    def output_says(self, workdir: str, pattern: bytes) -> bool:
+        """Whether a line near the end of a Job's output is like this."""
+        data = self._end_of_output(workdir, PROOF_BYTES)
+        return data is not None and re.search(pattern, data, re.MULTILINE) is not None
 
     def tail(self, workdir: str, lines: int) -> str:
         """The last lines of a Job's output, at most 4 KiB; empty when there is none."""

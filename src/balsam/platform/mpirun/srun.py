@@ -16,6 +16,9 @@ from balsam.platform.node import gpus
 # What a step's daemon writes when the nodes' PMIx servers can't reach each other: the ranks then wait without end.
 RANKS_APART = r"^slurmstepd\S*: error: .*mpi/pmix.*exceeded the retry limit"
 
+# What srun writes when the kernel killed ranks for want of memory; it then ends with 1, as if they had.
+OUT_OF_MEMORY = rb"^srun: error: \S+: tasks? [\d,-]+: Out Of Memory$"
+
 # A rank that fails ends the others; a user's SLURM_EXPORT_ENV would keep the Job's variables from the ranks.
 _ALWAYS = ("--overlap", "--mem=0", "--kill-on-bad-exit=1", "--input=none", "--export=ALL")
 
