@@ -376,6 +376,22 @@ def test_service_away_at_the_end_leaves_the_outbox(pilot: Pilot, service: FakeSe
     assert (contents.session_id, contents.torn) == (1, False)
 
 
+@pytest.mark.parametrize("hard", [64, 4096])
+def test_more_jobs_than_files_may_be_open(pilot: Pilot, service: FakeService, hard: int) -> None:
+    """The limit is raised where the system lets us; else what does not start now starts later."""
+    service.add_app("sleep 2")
+    service.add_jobs(100, node_packing_count=100)
+    pid = pilot.start("serial", 60, node_cpus=100, idle_ttl_sec=1)
+    psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE, (64, hard))
+    wait_until(lambda: service.states().count("running") >= 40, 30)
+    if hard > 1000:
+        wait_until(lambda: service.states().count("running") == 100, 5)
+    assert pilot.wait(60) == 0, pilot.said()
+    assert set(service.states()) == {"run_done"}
+    assert all(service.events(job_id) == ["started", "run_done"] for job_id in service.jobs)
+    assert "starting the launcher again" not in pilot.said()
+
+
 def test_a_goodbye_to_a_service_that_is_away_takes_time_and_no_core(pilot: Pilot, service: FakeService) -> None:
     """Also when a Job has just ended by itself, for whose daemons would be looked in a moment."""
     service.add_app("sleep 1")

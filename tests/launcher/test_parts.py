@@ -2,6 +2,10 @@
 
 import json
 import os
+import resource
+import select
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -10,6 +14,7 @@ from typing import Any
 import pytest
 
 from balsam.client.outbox import Outbox, OutboxError, outbox_path
+from balsam.domain.clock import SystemClock
 from balsam.domain.job import Resources
 from balsam.domain.packing import Node, NodePool
 from balsam.domain.template import CommandTemplate
@@ -27,11 +32,12 @@ from balsam.launcher.job_queue import JobQueue
 from balsam.launcher.machine_messages import LaunchJob, Outcome, Record
 from balsam.launcher.main import make_partitions, parse_arguments
 from balsam.launcher.partition import Partition, PartitionNode
-from balsam.launcher.plans import CommandPlan, NotStarted, Planner
-from balsam.launcher.process import SpawnError
+from balsam.launcher.plans import CommandPlan, NotStarted, Planner, WorkerPlan
+from balsam.launcher.process import SpawnError, close_child
 from balsam.launcher.reports import MOST_WAITING, PACE_SEC, TRY_AGAIN_SEC, Reports
 from balsam.launcher.starter import Starter
 from balsam.launcher.workdir import DataRoot, WorkdirError, keep_earlier_output
+from balsam.launcher.workers import Worker, WorkerKey, Workers
 from balsam.platform.node.gpus import GpuVendor
 
 CONFIG = LauncherConfig(1, "/site", "/site/data", "/site/qsubmit/b", "/site/qsubmit/b/credentials.json", 2)
@@ -298,6 +304,50 @@ def test_shortage_is_not_the_jobs_fault(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(starter_module, "spawn", refuse)
     with pytest.raises(SpawnError):
         start(starter, launch_job())
+
+
+@contextmanager
+def files_left(number: int) -> Iterator[None]:
+    """So many files more may be opened by this process."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 20, before[1]))
+    try:
+        with suppress(OSError):
+            while True:
+                opened.append(os.open(os.devnull, os.O_RDONLY))
+        while number:
+            os.close(opened.pop())
+            number -= 1
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for fd in opened:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("left", range(9))
+def test_too_few_files_are_not_the_jobs_fault(tmp_path: Path, left: int) -> None:
+    """Whatever it is that can't be opened: the directory, the output, the channel to a worker, the process."""
+    starter, epoll, job = make_starter(tmp_path), select.epoll(), launch_job()
+    ended: list[Worker] = []
+    workers = Workers(epoll, SystemClock(), lambda *_: None, lambda worker, _: ended.append(worker))
+    command = starter.plan(job, placement_of(job))
+    assert isinstance(command, CommandPlan)
+    call = WorkerPlan(WorkerKey("a", ()), frozenset(), command.env, {"do": "run", "env": {}}, {}, False)
+    started: list[Worker] = []
+    with files_left(left), suppress(SpawnError):
+        child = starter.execute(job, command)
+        os.waitpid(child.pid, 0)
+        close_child(child)
+    with files_left(left), suppress(SpawnError):
+        started.append(starter.call(job, call, workers))
+    assert started or left < 8
+    workers.close()
+    while workers._of_fd:
+        for fd, _ in epoll.poll(5):
+            workers.heard(fd)
+    epoll.close()
 
 
 def test_unknown_app_and_missing_parameter(tmp_path: Path) -> None:

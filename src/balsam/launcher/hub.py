@@ -12,7 +12,6 @@ import contextlib
 import json
 import logging
 import os
-import resource
 import socket
 import sys
 import time
@@ -24,6 +23,7 @@ from balsam.launcher import guardian
 from balsam.launcher.engines.dask import NodeServer, address_towards
 from balsam.launcher.node_keys import NodeKeys, make_node_keys
 from balsam.launcher.node_messages import encode
+from balsam.launcher.open_files import allow_files
 from balsam.launcher.process import Child, Command, CommandError, SpawnError, close_child, reap, spawn
 from balsam.launcher.proctable import ALLOCATION_ENV
 from balsam.launcher.spreading import SpreadError, spread_words
@@ -32,7 +32,6 @@ log = logging.getLogger("balsam.hub")
 
 _READ_BYTES = 1 << 18
 SPREAD_OUTPUT = "nodes-{}.out"
-FILES_BESIDE_NODES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class Hub:
     async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         errand = self._errand
         left = errand.end - time.monotonic()
-        _allow_files(2 * len(errand.names) + FILES_BESIDE_NODES)
+        allow_files(2 * len(errand.names))
         keys = make_node_keys(SystemClock().now(), left)
         address = await self._server.open(address_towards(errand.names[-1]), keys)
         child = self._spread(json.dumps(self._guardian_config(address, keys, left)))
@@ -162,14 +161,6 @@ class Hub:
                 loop.add_writer(self._sock, self._flush)
             else:
                 loop.remove_writer(self._sock)
-
-
-def _allow_files(wanted: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        log.warning("%d files may be open, and so many nodes need %d: ulimit -Hn", hard, wanted)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else hard, hard))
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ from balsam.launcher.machine_messages import (
 )
 from balsam.launcher.monitors import Monitors
 from balsam.launcher.node_watch import NodeWatch
+from balsam.launcher.open_files import FILES_PER_JOB, allow_files
 from balsam.launcher.partition import Partition
 from balsam.launcher.proctable import ALLOCATION_ENV, find_descendants, kill_until_gone
 from balsam.launcher.service_side import ServiceSide
@@ -80,13 +81,17 @@ class Loop:
         self._allocation = allocation
         self._end = end
         self._clock = clock
-        self._machine = Machine(partition.machine_settings(end))
+        settings = partition.machine_settings(end)
+        self._machine = Machine(settings)
         self._epoll = select.epoll()
         self._inputs: list[Input] = []
         self._node_watch = self._watch_of_nodes(parts)
+        cores = sum(len(node.cpu_ids) for node in partition.nodes)
         self._fleet: Fleet | None = None
         if partition.is_spread:
             self._fleet = Fleet(self._epoll, partition, parts.apps, allocation, end, clock, self._inputs, make_hub)
+        else:
+            allow_files(FILES_PER_JOB * min(cores, settings.most_running))
         self._children = self._fleet or Children(
             self._epoll,
             parts.starter,
@@ -94,7 +99,7 @@ class Loop:
             Sweeper(allocation),
             clock,
             partition.config.error_tail_num_lines,
-            sum(len(node.cpu_ids) for node in partition.nodes),
+            cores,
             self._inputs,
             doubts=self._node_watch,
             steps=self._way_to_steps(parts),

@@ -26,6 +26,7 @@ from balsam.launcher.guardian_link import GuardianLink
 from balsam.launcher.machine_messages import Checkpoint, Drain, Input
 from balsam.launcher.node_keys import NodeKeys
 from balsam.launcher.node_messages import BadMessage, Told, decode, encode, of_input, signal_of, start_of
+from balsam.launcher.open_files import FILES_PER_JOB, allow_files
 from balsam.launcher.partition import Partition
 from balsam.launcher.proctable import ALLOCATION_ENV, find_marked, kill_until_gone
 from balsam.launcher.sweep import Sweeper
@@ -68,6 +69,8 @@ class NodeProcess:
         self._clock = SystemClock()
         self._epoll = select.epoll()
         self._inputs: list[Input] = []
+        cores = len(partition.nodes[index].cpu_ids)
+        allow_files(FILES_PER_JOB * cores)
         self._children = Children(
             self._epoll,
             parts.starter,
@@ -75,7 +78,7 @@ class NodeProcess:
             Sweeper(allocation),
             self._clock,
             partition.config.error_tail_num_lines,
-            len(partition.nodes[index].cpu_ids),
+            cores,
             self._inputs,
         )
         self._client = NodeClient(index, self._received)

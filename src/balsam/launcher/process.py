@@ -102,6 +102,11 @@ class SpawnError(Exception):
         self.shortage = shortage
 
 
+def is_shortage(error: BaseException | None) -> bool:
+    """Whether the machine has not enough processes, memory or descriptors for it now."""
+    return isinstance(error, OSError) and error.errno in _SHORTAGES
+
+
 def spawn(command: Command) -> Child:
     """Start `command`. Raises CommandError or SpawnError; then no process is left."""
     # The quick way changes what belongs to the whole process for a moment: not safe beside a second thread.
@@ -124,7 +129,7 @@ def spawn(command: Command) -> Child:
     except OSError as error:
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        raise SpawnError(f"cannot watch a new process: {error.strerror}", error.errno in _SHORTAGES) from error
+        raise SpawnError(f"cannot watch a new process: {error.strerror}", is_shortage(error)) from error
 
 
 def _start_quickly(command: Command, program: str, argv: tuple[str, ...]) -> int:
@@ -212,12 +217,13 @@ def _output_path(command: Command) -> str:
 def _blame(command: Command, error: OSError) -> NoReturn:
     """Tell apart what posix_spawn reports alike: a bad command, a bad directory or output file, a shortage."""
     reason = error.strerror or str(error)
-    if error.errno in _SHORTAGES:
+    if is_shortage(error):
         raise SpawnError(f"cannot start a process: {reason}", shortage=True) from error
     try:
         os.close(os.open(command.cwd, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError as failure:
-        raise SpawnError(f"cannot enter the work directory {command.cwd}: {failure.strerror}") from failure
+        text = f"cannot enter the work directory {command.cwd}: {failure.strerror}"
+        raise SpawnError(text, is_shortage(failure)) from failure
     _refuse(command, EXIT_NOT_FOUND if error.errno == errno.ENOENT else EXIT_NOT_EXECUTABLE, reason)
 
 
@@ -227,7 +233,7 @@ def _refuse(command: Command, exit_code: int, reason: str) -> NoReturn:
     try:
         fd = _open_output(command)
     except OSError as failure:
-        raise SpawnError(f"cannot write the output file {path}: {failure.strerror}") from failure
+        raise SpawnError(f"cannot write the output file {path}: {failure.strerror}", is_shortage(failure)) from failure
     try:
         os.write(fd, f"balsam: {text}\n".encode(errors="backslashreplace"))
     except OSError as failure:
@@ -253,7 +259,7 @@ def spawn_worker(argv: list[str], inherited_fd: int) -> Child:
         process.returncode = 0
         return Child(process.pid, os.pidfd_open(process.pid))
     except OSError as error:
-        raise SpawnError(f"cannot start {argv[0]}: {error.strerror}", error.errno in _SHORTAGES) from error
+        raise SpawnError(f"cannot start {argv[0]}: {error.strerror}", is_shortage(error)) from error
 
 
 def reap(child: Child) -> ExitStatus | None:

@@ -18,6 +18,7 @@ from balsam.launcher.process import (
     Command,
     CommandError,
     SpawnError,
+    is_shortage,
     open_output,
     spawn,
 )
@@ -93,11 +94,17 @@ class Starter:
         except CommandError as error:
             raise NotStarted(error.exit_code, str(error)) from error
         except WorkdirError as error:
-            raise NotStarted(EXIT_NOT_EXECUTABLE, str(error)) from error
+            raise _refusal(str(error), error.__cause__) from error
         except SpawnError as error:
             if error.shortage:
                 raise
             raise NotStarted(EXIT_NOT_EXECUTABLE, str(error)) from error
         except OSError as error:
             why = f"{error.filename or 'its files'}: {error.strerror or error}"
-            raise NotStarted(EXIT_NOT_EXECUTABLE, f"it can't be started: {why}") from error
+            raise _refusal(f"it can't be started: {why}", error) from error
+
+
+def _refusal(text: str, cause: BaseException | None) -> NotStarted | SpawnError:
+    if is_shortage(cause):
+        return SpawnError(text, shortage=True)
+    return NotStarted(EXIT_NOT_EXECUTABLE, text)
