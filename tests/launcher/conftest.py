@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +60,26 @@ def wait_until(true: Callable[[], object], timeout_sec: float = 5.0) -> float:
         assert time.monotonic() - start < timeout_sec, "this did not happen in time"
         time.sleep(0.01)
     return time.monotonic() - start
+
+
+@contextlib.contextmanager
+def files_left(number: int) -> Iterator[None]:
+    """So many files more may be opened by this process."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 20, before[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                opened.append(os.open(os.devnull, os.O_RDONLY))
+        while number:
+            os.close(opened.pop())
+            number -= 1
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for fd in opened:
+            os.close(fd)
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 import json
 import os
-import resource
 import select
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -39,6 +37,7 @@ from balsam.launcher.starter import Starter
 from balsam.launcher.workdir import DataRoot, WorkdirError, keep_earlier_output
 from balsam.launcher.workers import Worker, WorkerKey, Workers
 from balsam.platform.node.gpus import GpuVendor
+from tests.launcher.conftest import files_left
 
 CONFIG = LauncherConfig(1, "/site", "/site/data", "/site/qsubmit/b", "/site/qsubmit/b/credentials.json", 2)
 
@@ -304,26 +303,6 @@ def test_shortage_is_not_the_jobs_fault(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(starter_module, "spawn", refuse)
     with pytest.raises(SpawnError):
         start(starter, launch_job())
-
-
-@contextmanager
-def files_left(number: int) -> Iterator[None]:
-    """So many files more may be opened by this process."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    opened: list[int] = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 20, before[1]))
-    try:
-        with suppress(OSError):
-            while True:
-                opened.append(os.open(os.devnull, os.O_RDONLY))
-        while number:
-            os.close(opened.pop())
-            number -= 1
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-        for fd in opened:
-            os.close(fd)
 
 
 @pytest.mark.parametrize("left", range(9))

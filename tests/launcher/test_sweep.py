@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from balsam.launcher.process import Child, Command, ExitStatus, close_child, group_exists, kill, reap, spawn, terminate
-from balsam.launcher.proctable import ALLOCATION_ENV, read_process_table
+from balsam.launcher.proctable import ALLOCATION_ENV, find_marked, kill_until_gone, read_process_table
 from balsam.launcher.sweep import ATTEMPT_ENV, JOB_ENV, RETIRED_PERIOD_SEC, Run, Sweeper
-from tests.launcher.conftest import ZOO, Tag, wait_until
+from tests.launcher.conftest import ZOO, Tag, files_left, wait_until
 
 PYTHON = (sys.executable, "-S", "-E")
 
@@ -118,6 +118,20 @@ def test_slot_is_held_while_a_daemon_of_a_killed_run_lives(bench: Bench) -> None
     assert bench.sweeper.sweep(now + 61) == []
     wait_until(lambda: bench.tag.alive() == [])
     assert bench.sweeper.sweep(now + 62) == [run]
+
+
+def test_nothing_is_gone_that_could_not_be_looked_for(bench: Bench) -> None:
+    """S9: a launcher that can open no more files sees nobody."""
+    child = bench.start("daemon.py")
+    run = bench.run_of(child)
+    bench.end(child)
+    bench.sweeper.hold(run, kill_at=0.0)
+    bench.sweeper.retire(Run("2", "1", (999999,)), now=0.0)
+    with files_left(0):
+        assert bench.sweeper.sweep(time.monotonic()) == []
+        assert not kill_until_gone(lambda: find_marked(bench.allocation), give_up_at=time.monotonic() + 0.1)
+    bench.sweep_until_gone(run)
+    assert bench.sweeper.due() is None
 
 
 def test_members_that_are_left_in_the_group_are_killed(bench: Bench) -> None:

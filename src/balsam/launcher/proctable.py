@@ -7,6 +7,7 @@ True only after one full pass over the table saw none of the wanted processes al
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from typing import NamedTuple
 # In the environment of everything that runs in an allocation.
 ALLOCATION_ENV = "BALSAM_ALLOCATION"
 _KERNEL_THREAD = 0x00200000
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Process(NamedTuple):
@@ -30,7 +32,7 @@ class Process(NamedTuple):
 
 
 def read_process_table() -> dict[int, Process]:
-    """Return all user processes by pid, the newest first. A process that ends meanwhile is left out.
+    """Return all user processes by pid, the newest first. A process that ends meanwhile is left out. Raises OSError.
 
     Newest first, because a process that forks and exits in a loop is caught only while its number is fresh.
     """
@@ -38,11 +40,13 @@ def read_process_table() -> dict[int, Process]:
     for pid in sorted((int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()), reverse=True):
         try:
             fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except OSError as error:
+            _pass_over(error)
             continue
         try:
             stat = os.read(fd, 4096)
-        except OSError:
+        except OSError as error:
+            _pass_over(error)
             continue
         finally:
             os.close(fd)
@@ -56,20 +60,31 @@ def read_process_table() -> dict[int, Process]:
 
 
 def read_environ(pid: int) -> bytes:
-    """Return the environment `pid` was started with, as NUL-framed entries; empty when it is gone or not ours."""
+    """Return the environment `pid` was started with, as NUL-framed entries; empty when it is gone or not ours.
+
+    Raises OSError.
+    """
     try:
         fd = os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        _pass_over(error)
         return b""
     parts = [b"\0"]
     try:
         while part := os.read(fd, 1 << 17):
             parts.append(part)
-    except OSError:
+    except OSError as error:
+        _pass_over(error)
         return b""
     finally:
         os.close(fd)
     return b"".join(parts)
+
+
+def _pass_over(error: OSError) -> None:
+    """A process that is gone, or somebody else's. Raises what says nothing of it: the machine is short of something."""
+    if error.errno in _SHORTAGES:
+        raise error
 
 
 def find_descendants(root: int, allocation: str, spared: Collection[Process] = ()) -> list[Process]:
@@ -142,21 +157,26 @@ def kill_until_gone(
     """Kill what `find` returns until one full pass finds nothing; False when that failed until `give_up_at`.
 
     `give_up_at` is in CLOCK_MONOTONIC seconds; without it this waits as long as a process survives (for instance in an
-    uninterruptible read from a dead file server) and names it every 10 s.
+    uninterruptible read from a dead file server) and names it every 10 s. What `find` can't see is not gone.
     """
     delay, warn_at = 0.001, time.monotonic() + 10.0
     while True:
         reap()
-        survivors = find()
-        if not survivors:
-            return True
-        kill_processes(survivors)
+        try:
+            survivors = find()
+        except OSError as error:
+            trouble = f"processes can't be looked for: {error.strerror}"
+        else:
+            if not survivors:
+                return True
+            kill_processes(survivors)
+            pids = " ".join(str(process.pid) for process in survivors[:20])
+            trouble = f"still alive after SIGKILL: {len(survivors)} processes ({pids})"
         now = time.monotonic()
         if give_up_at is not None and now >= give_up_at:
             return False
         if now >= warn_at:
-            pids = " ".join(str(process.pid) for process in survivors[:20])
-            say(f"still alive after SIGKILL: {len(survivors)} processes ({pids}); waiting")
+            say(f"{trouble}; waiting")
             warn_at = now + 10.0
         time.sleep(delay)
         delay = min(delay * 2, 0.2)

@@ -8,12 +8,15 @@ nothing to look for.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from balsam.launcher.proctable import ALLOCATION_ENV, Process, kill_processes, read_environ, read_process_table
+
+log = logging.getLogger("balsam.launcher")
 
 JOB_ENV = "BALSAM_JOB_ID"
 ATTEMPT_ENV = "BALSAM_ATTEMPT"
@@ -80,7 +83,12 @@ class Sweeper:
 
     def sweep(self, now: float) -> list[Run]:
         """Make one pass, kill what is to be killed, return the held runs of which nothing lives any more (S9)."""
-        survivors = self._survivors([*self._retired, *self._held])
+        runs = [*self._retired, *self._held]
+        try:
+            survivors = self._survivors(runs)
+        except OSError as error:
+            log.warning("processes can't be looked for now: %s", error.strerror)
+            survivors = {run: [] for run in runs}
         gone = [run for run in self._held if run not in survivors]
         for run in gone:
             del self._held[run]
