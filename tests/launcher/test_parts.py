@@ -19,7 +19,7 @@ from balsam.domain.template import CommandTemplate
 from balsam.launcher import reports as reports_module
 from balsam.launcher import starter as starter_module
 from balsam.launcher.apps import AppShelf, RunnableApp
-from balsam.launcher.call_files import CallFiles
+from balsam.launcher.call_files import CallFiles, Left
 from balsam.launcher.config import LauncherConfig, LauncherConfigError
 from balsam.launcher.courier import Courier, Packed
 from balsam.launcher.engines.base import NotLaunchable, Words, argv_of
@@ -327,6 +327,15 @@ def test_too_few_files_are_not_the_jobs_fault(tmp_path: Path, left: int) -> None
         for fd, _ in epoll.poll(5):
             workers.heard(fd)
     epoll.close()
+
+
+def test_a_lost_directory_of_calls_is_the_end_of_no_launcher(tmp_path: Path) -> None:
+    """A shared file system may be away for a moment when the ranks of a Python Job have ended."""
+    calls, job = CallFiles(tmp_path / "calls"), launch_job()
+    path = calls.path_of(job)
+    calls.write(path, {})
+    (tmp_path / "calls").rename(tmp_path / "away")
+    assert calls.take(path) == Left(None, None, False)
 
 
 def test_unknown_app_and_missing_parameter(tmp_path: Path) -> None:

@@ -61,11 +61,11 @@ class CallFiles:
         return found
 
     def remove(self, path: str) -> None:
-        """Remove a call with all that belongs to it, drafts too."""
+        """Remove a call with all that belongs to it, drafts too, as far as that is possible now."""
         name = os.path.basename(path)  # noqa: PTH119
-        for entry in list(os.scandir(self._directory)):
-            if entry.name == name or entry.name.startswith(f"{name}."):
-                with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            for entry in list(os.scandir(self._directory)):
+                if entry.name == name or entry.name.startswith(f"{name}."):
                     os.unlink(entry.path)  # noqa: PTH108
 
 
