@@ -21,7 +21,8 @@ from balsam.platform.scheduler.base import (
 @dataclass
 class ScriptedScheduler:
     """Allocations by name. The faults: `unavailable`, `refuse`, `dies_after_submit` (taken, and the answer is lost),
-    `cut_off` (not taken yet, and nobody knows: `take_late` does), `unlisted`, `accounting_unavailable`.
+    `cut_off` (not taken yet, and nobody knows: `take` does it late), `unlisted`, `accounting_unavailable`,
+    `silent_about` (a name). `asked` counts the questions.
     """
 
     known: dict[str, SchedulerJob] = field(default_factory=dict)
@@ -38,8 +39,11 @@ class ScriptedScheduler:
     unlisted: set[str] = field(default_factory=set)
     accounting: bool = False
     listings: int = 0
+    asked: int = 0
+    silent_about: str = ""
 
     def _answer(self) -> None:
+        self.asked += 1
         if self.unavailable:
             raise SchedulerUnavailable("squeue: Unable to contact slurm controller")
 
@@ -70,6 +74,8 @@ class ScriptedScheduler:
 
     def find(self, name: str) -> str | None:
         self._answer()
+        if name == self.silent_about:
+            raise SchedulerUnavailable("sacct: timed out")
         return next((number for number, job in self.known.items() if job.name == name), None)
 
     def jobs(self) -> dict[str, SchedulerJob]:

@@ -114,6 +114,37 @@ def test_an_unavailable_scheduler_is_asked_again(bench: Bench) -> None:
     assert bench.state() is S.QUEUED
 
 
+def test_an_unavailable_scheduler_is_asked_once_in_a_pass(bench: Bench) -> None:
+    """Each question to one that hangs takes a minute, in which nothing else is done for any BatchJob."""
+    ends = [bench.service.add_batch_job() for _ in range(3)]
+    bench.go()
+    for number in ends:
+        bench.service.set_state(number, S.PENDING_DELETION)
+    waits = [bench.service.add_batch_job() for _ in range(5)]
+    bench.scheduler.unavailable = True
+    for _ in range(3):
+        bench.scheduler.asked = 0
+        bench.go(polling=False)
+        assert bench.scheduler.asked <= 2, "once for a request, once for what is followed"
+    assert {bench.told(number) for number in waits} == {
+        "the scheduler does not answer: squeue: Unable to contact slurm controller"
+    }
+    bench.scheduler.unavailable = False
+    bench.go()
+    assert [bench.state(number) for number in waits] == [S.QUEUED] * 5
+    assert sorted(bench.scheduler.cancelled) == ["100", "101", "102"]
+
+
+def test_one_that_the_scheduler_has_no_answer_to_does_not_keep_the_others_waiting(bench: Bench) -> None:
+    numbers = [bench.service.add_batch_job() for _ in range(3)]
+    bench.scheduler.silent_about = bench.name(numbers[0])
+    bench.go()
+    assert [bench.state(number) for number in numbers] == [S.PENDING_SUBMISSION] * 3
+    bench.go()
+    assert [bench.state(number) for number in numbers] == [S.PENDING_SUBMISSION, S.QUEUED, S.QUEUED]
+    assert "sacct: timed out" in bench.told(numbers[0])
+
+
 def test_deletion_is_asked_again_and_reported_when_it_is_gone(bench: Bench) -> None:
     bench.service.add_batch_job()
     bench.go()

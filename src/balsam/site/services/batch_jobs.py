@@ -12,12 +12,12 @@ from datetime import datetime
 
 from balsam.domain.clock import Clock
 from balsam.domain.states import BATCH_JOB_ENDED, BatchJobState
-from balsam.platform.scheduler.base import SchedulerUnavailable
+from balsam.platform.scheduler.base import SchedulerUnavailable, SubmitInDoubt
 from balsam.site.crash_points import crash_point
 from balsam.site.ledger import Entry, Ledger, Phase
 from balsam.site.service import MAX_PATCHES, ServiceAway, SiteService
 from balsam.site.services.allocations import Allocations
-from balsam.site.services.submission import GiveUp, NotNow, Submission
+from balsam.site.services.submission import GiveUp, NotNow, SchedulerAway, Submission
 from balsam.wire.batch_jobs import BatchJobView
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,9 @@ class BatchJobs:
         self._deliver = deliver
         self._clock = clock
         self._look_again = False
+        # Why the scheduler did not answer in this pass, and for which BatchJob it was asked last when it did not.
+        self._away = ""
+        self._asked_in_vain: int | None = None
 
     @property
     def has_unfinished_business(self) -> bool:
@@ -76,8 +79,13 @@ class BatchJobs:
         return heard
 
     def _take_requests(self, views: list[BatchJobView]) -> None:
-        for view in views:
-            with _bearing(view.id):
+        """A scheduler that does not answer is asked once in a pass: each question may last a minute, and others wait.
+
+        What it was asked for in vain goes last in the next pass, as that alone may be what it has no answer to.
+        """
+        self._away = ""
+        for view in sorted(views, key=lambda view: view.id == self._asked_in_vain):
+            with self._bearing(view.id):
                 self._take_request(view)
         listed = {view.id for view in views}
         unlisted = [entry for entry in self._ledger if entry.batch_job_id not in listed]
@@ -85,7 +93,7 @@ class BatchJobs:
         for entry in unlisted:
             found = known.get(entry.batch_job_id)
             if found is None or found.state in BATCH_JOB_ENDED:
-                with _bearing(entry.batch_job_id):
+                with self._bearing(entry.batch_job_id):
                     self._abandon(entry, gone=found is None)
 
     def _take_request(self, view: BatchJobView) -> None:
@@ -113,6 +121,8 @@ class BatchJobs:
         entry = entry or self._ledger.open(view)
         entry.filter_tags = dict(view.filter_tags)  # they may be changed until it is submitted
         try:
+            if self._away:
+                raise NotNow(self._away)
             scheduler_id = self._submission.submit(view, entry, self._active_in(view))
         except GiveUp as refused:
             log.warning("BatchJob %d is not submitted: %s", view.id, refused)
@@ -121,6 +131,8 @@ class BatchJobs:
             entry.over(BatchJobState.SUBMIT_FAILED, Phase.DELIVERED, self._clock.now())
             self._ledger.note(entry)
         except NotNow as trouble:
+            if isinstance(trouble, SchedulerAway):
+                self._away, self._asked_in_vain = str(trouble), view.id
             log.warning("BatchJob %d is not submitted yet: %s", view.id, trouble)
             if entry.status_info.get("error") != str(trouble):
                 entry.complain(str(trouble), self._clock.now())
@@ -150,7 +162,7 @@ class BatchJobs:
         entry = entry or self._ledger.open(view)
         entry.phase, entry.state, entry.status_info = Phase.SUBMITTED, view.state, info
         entry.start_time = view.start_time.isoformat() if view.start_time else None
-        entry.scheduler_id = self._submission.find(entry)  # not the service's word: it would be cancelled by it
+        entry.scheduler_id = self._find(entry)  # not the service's word: it would be cancelled by it
         self._ledger.save(entry)
 
     def _believe_launcher(self, entry: Entry) -> None:
@@ -170,7 +182,7 @@ class BatchJobs:
             self._ledger.save(entry)
         self._leave_intent(entry)
         if entry.phase is Phase.SUBMITTED:
-            self._look_again |= self._allocations.cancel(entry)
+            self._cancel(entry)
         elif entry.phase is Phase.DELIVERED and not entry.unreported:
             self._ledger.note(entry)
 
@@ -186,13 +198,13 @@ class BatchJobs:
             self._ledger.save(entry)
         self._leave_intent(entry)
         if entry.phase is Phase.SUBMITTED:
-            self._look_again |= self._allocations.cancel(entry)
+            self._cancel(entry)
 
     def _leave_intent(self, entry: Entry) -> None:
         """An entry that is to end: was it submitted? A crash may have come between submission and record (S11)."""
         if entry.phase is not Phase.INTENT:
             return
-        entry.scheduler_id = self._submission.find(entry)
+        entry.scheduler_id = self._find(entry)
         if entry.scheduler_id is None:
             entry.over(BatchJobState.FINISHED, Phase.DELIVERED, self._clock.now(), "ended before it was submitted")
             self._ledger.note(entry)
@@ -200,12 +212,22 @@ class BatchJobs:
             entry.phase = Phase.SUBMITTED
             self._ledger.save(entry)
 
+    def _find(self, entry: Entry) -> str | None:
+        if self._away:
+            raise SchedulerUnavailable(self._away)
+        return self._submission.find(entry)
+
+    def _cancel(self, entry: Entry) -> None:
+        if self._away:
+            raise SchedulerUnavailable(self._away)
+        self._look_again |= self._allocations.cancel(entry)
+
     def _deliver_ended(self) -> None:
         for entry in self._ledger:
             if entry.phase is not Phase.ENDED:
                 continue
             crash_point("after-end-before-delivery")
-            with _bearing(entry.batch_job_id):
+            with self._bearing(entry.batch_job_id):
                 if self._deliver(entry):
                     crash_point("after-delivery-before-finished")
                     entry.phase = Phase.DELIVERED
@@ -242,13 +264,14 @@ class BatchJobs:
             except OSError as error:
                 log.error("%s can't be tidied up (%s); trying again", self._ledger.directory(entry), error)
 
-
-@contextmanager
-def _bearing(batch_job_id: int) -> Iterator[None]:
-    """One BatchJob's trouble is not the others'; the next pass tries again."""
-    try:
-        yield
-    except SchedulerUnavailable as error:
-        log.warning("BatchJob %d: the scheduler does not answer: %s; trying again", batch_job_id, error)
-    except OSError as error:
-        log.error("BatchJob %d: %s; trying again", batch_job_id, error)
+    @contextmanager
+    def _bearing(self, batch_job_id: int) -> Iterator[None]:
+        """One BatchJob's trouble is not the others'; the next pass tries again."""
+        try:
+            yield
+        except SchedulerUnavailable as error:
+            if not self._away and not isinstance(error, SubmitInDoubt):
+                self._away, self._asked_in_vain = f"the scheduler does not answer: {error}", batch_job_id
+            log.warning("BatchJob %d: %s; trying again", batch_job_id, self._away or error)
+        except OSError as error:
+            log.error("BatchJob %d: %s; trying again", batch_job_id, error)

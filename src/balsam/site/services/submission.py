@@ -52,6 +52,10 @@ class NotNow(Exception):
     """It could not be submitted this time; the text says why."""
 
 
+class SchedulerAway(NotNow):
+    """The scheduler does not answer; it need not be asked for others either, for now."""
+
+
 class Submission:
     """Submits BatchJobs of one Site. `launcher_config` makes the content of launcher.json."""
 
@@ -102,7 +106,7 @@ class Submission:
         except SubmitInDoubt as error:
             raise NotNow(str(error)) from error
         except SchedulerUnavailable as error:
-            raise NotNow(f"the scheduler does not answer: {error}") from error
+            raise SchedulerAway(f"the scheduler does not answer: {error}") from error
         except ServiceAway as error:
             raise NotNow(f"no token for its launcher: {error}") from error
         except (CredentialsError, SiteError) as error:
