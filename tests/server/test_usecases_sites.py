@@ -306,6 +306,26 @@ def test_what_a_site_does_not_allow_is_named(world: StoreWorld, fields: dict, wh
     assert [(detail.where, said in detail.message) for detail in error.value.details] == [(where, True)]
 
 
+@pytest.mark.parametrize(
+    ("queues", "said"),
+    [
+        (
+            {"local": QueueLimits(max_nodes=4)},
+            "none; its owner puts them into scheduler.allowed_projects of its settings",
+        ),
+        ({}, "it allows: none yet: its agent tells them when it starts"),
+    ],
+)
+def test_a_site_without_projects_says_whether_its_agent_was_heard(
+    world: StoreWorld, queues: dict[str, QueueLimits], said: str
+) -> None:
+    patch = SitePatch(allowed_queues=queues, allowed_projects=[])
+    world.write(lambda tx: sites.change_site(tx, world.agent(), world.site.id, patch, world.now))
+    with pytest.raises(Invalid) as error:
+        world.submit_batch_job()
+    assert said in {detail.where: detail.message for detail in error.value.details}["project"]
+
+
 def test_the_number_of_waiting_batch_jobs_is_limited(world: StoreWorld) -> None:
     patch = SitePatch(allowed_queues={"local": QueueLimits(max_nodes=4, max_queued_jobs=2)})
     world.write(lambda tx: sites.change_site(tx, world.agent(), world.site.id, patch, world.now))

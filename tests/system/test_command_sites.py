@@ -270,6 +270,7 @@ def findings(machine: Machine, *words: Any, code: int = 0) -> dict[str, dict[str
 
 def test_doctor_looks_at_everything_a_site_needs(machine: Machine, site: Path) -> None:
     found = findings(machine, "site", "doctor", site)
+    assert found["service"]["message"].endswith("launchers that report to it now: 0")
     checks = {"site", "directories", "settings", "template", "scheduler", "queues", "MPI", "service", "agent"}
     assert found.keys() == checks and {one["status"] for one in found.values()} == {"ok"}
     shown = machine.run("site", "doctor", str(site))
@@ -280,6 +281,9 @@ def test_doctor_looks_at_everything_a_site_needs(machine: Machine, site: Path) -
     settings.write_text(good.replace("    local:\n", "    night:\n"))
     found = findings(machine, "site", "doctor", site, code=1)
     assert (found["queues"]["status"], found["queues"]["message"]) == ("problem", "local has no 'night'; it has: local")
+    settings.write_text(good.replace("allowed_projects: [local]", "allowed_projects: []"))
+    found = findings(machine, "site", "doctor", site, code=1)
+    assert "allows no projects" in found["projects"]["message"] and "site sync" in found["projects"]["fix"]
     template.write_text("{{ launcher_cmd")
     assert "job-template.sh, line 1" in findings(machine, "site", "doctor", site, code=1)["template"]["message"]
     settings.write_text(good.replace("sync_period: 10", "sync_period: 0"))

@@ -85,6 +85,11 @@ def _settings(site: "SiteDirectory", plan: "list[Plan]") -> Iterator[Finding]:
         yield Finding("template", "problem", str(error), "correct the line; nothing can be submitted before")
         return
     yield Finding("template", "ok", str(plan[0].template.path))
+    scheduler = plan[0].settings.scheduler
+    for what, allowed in (("queues", scheduler.allowed_queues), ("projects", scheduler.allowed_projects)):
+        if not allowed:
+            said = f"settings.yml allows no {what}: every allocation is refused"
+            yield Finding(what, "problem", said, f"put yours into scheduler.allowed_{what}, then: balsam site sync")
 
 
 def _scheduler(plan: "Plan") -> Iterator[Finding]:
@@ -144,6 +149,7 @@ def _mpi(plan: "Plan") -> Iterator[Finding]:
 
 
 def _service(site: "SiteDirectory") -> Iterator[Finding]:
+    from balsam.domain.lease import SessionPurpose
     from balsam.site.service import ServiceAway, ServiceLink
 
     link = ServiceLink.connect(site, site.identity().id)
@@ -154,7 +160,8 @@ def _service(site: "SiteDirectory") -> Iterator[Finding]:
         return
     finally:
         link.close()
-    said = f"{link.url} takes this Site's token; {counted(len(sessions), 'launcher')} report to it now"
+    launchers = sum(session.purpose is SessionPurpose.RUN for session in sessions)
+    said = f"{link.url} takes this Site's token; launchers that report to it now: {launchers}"
     yield Finding("service", "ok", said)
     here = str(site.root)
     if row.path != here:

@@ -78,7 +78,7 @@ def create_batch_job(tx: Tx, principal: Principal, message: BatchJobCreate, now:
 def _problems(tx: ReadTx, site: SiteRow, message: BatchJobCreate) -> Iterator[tuple[str, str]]:
     yield from _queue_problems(tx, site, message)
     if message.project not in site.allowed_projects:
-        allowed = ", ".join(site.allowed_projects) or "none yet: its agent tells them when it starts"
+        allowed = ", ".join(site.allowed_projects) or _none(site, "projects")
         yield "project", f"Site {site.name!r} has no project {message.project!r}; it allows: {allowed}"
     for name in message.optional_params:
         if name not in site.optional_batch_job_params:
@@ -96,9 +96,16 @@ def _problems(tx: ReadTx, site: SiteRow, message: BatchJobCreate) -> Iterator[tu
             yield f"partitions[{index}].filter_tags", why
 
 
+def _none(site: SiteRow, what: str) -> str:
+    """Why a Site allows no queues or projects: its settings.yml has none, or nobody has heard of them."""
+    if site.allowed_queues or site.allowed_projects:
+        return f"none; its owner puts them into scheduler.allowed_{what} of its settings.yml, then: balsam site sync"
+    return "none yet: its agent tells them when it starts"
+
+
 def _queue_problems(tx: ReadTx, site: SiteRow, message: BatchJobCreate) -> Iterator[tuple[str, str]]:
     if message.queue not in site.allowed_queues:
-        allowed = ", ".join(site.allowed_queues) or "none yet: its agent tells them when it starts"
+        allowed = ", ".join(site.allowed_queues) or _none(site, "queues")
         yield "queue", f"Site {site.name!r} has no queue {message.queue!r}; it allows: {allowed}"
         return
     limits = QueueLimits.model_validate(site.allowed_queues[message.queue])
