@@ -66,7 +66,8 @@ class CallFiles:
         with contextlib.suppress(OSError):
             for entry in list(os.scandir(self._directory)):
                 if entry.name == name or entry.name.startswith(f"{name}."):
-                    os.unlink(entry.path)  # noqa: PTH108
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry.path)  # noqa: PTH108
 
 
 def _read(path: str) -> Answer | None:
