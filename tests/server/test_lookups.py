@@ -25,7 +25,7 @@ from balsam.testing.store_world import StoreWorld, run
 from balsam.wire.apps import AppFilter
 from balsam.wire.batch_jobs import BatchJobFilter, BatchJobPatch, BatchJobQuery, BatchJobsSelect, BatchJobsUpdate
 from balsam.wire.jobs import JobFilter
-from balsam.wire.limits import MAX_BULK
+from balsam.wire.limits import MAX_BULK, MAX_TAGS
 from balsam.wire.lookups import MAX_LOOKUPS, Lookup
 from balsam.wire.sites import SiteFilter
 from tests.server.world import make_app, make_jobs, make_site, ok
@@ -304,6 +304,15 @@ def test_wrong_look_ups_are_422(client: httpx2.Client, where: str, status: int, 
     assert re.search(says, text), text
     many = {"where": [{"field": "id", "value": 1}] * (MAX_LOOKUPS + 1)}
     assert client.post("/api/jobs/search", json=many).status_code == 422
+
+
+@pytest.mark.parametrize("path", ["jobs", "events", "transfers", "batch-jobs"])
+def test_more_tags_than_a_job_can_have_are_422(client: httpx2.Client, path: str) -> None:
+    """Thousands of them would be more conditions than SQLite takes."""
+    name = "filter_tags" if path == "batch-jobs" else "tags"
+    for number, status in ((MAX_TAGS, 200), (MAX_TAGS + 1, 422), (1500, 422)):
+        reply = client.post(f"/api/{path}/search", json={name: [f"a:{value}" for value in range(number)]})
+        assert reply.status_code == status, reply.text
 
 
 def test_a_slow_selection_is_an_error_with_a_name(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"
 Short = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 # Only said here: the use case that checks it says better what is wrong.
 TagName = Annotated[Short, Field(json_schema_extra={"pattern": r"^[^:\x00-\x1f\x7f]+$"})]
-TagFilter = Annotated[str, Field(json_schema_extra={"pattern": ":"})]  # KEY:VALUE
+TagFilters = Annotated[  # KEY:VALUE; no Job has more, and no database takes any number of conditions
+    list[Annotated[str, Field(json_schema_extra={"pattern": ":"})]], Field(max_length=MAX_TAGS)
+]
 ById: Any = Field(json_schema_extra={"propertyNames": {"pattern": "^[1-9][0-9]{0,17}$"}})  # beside a dict of Id
 Tags = Annotated[dict[TagName, Short], Field(max_length=MAX_TAGS)]
 JsonDict = dict[str, Any]

@@ -7,7 +7,7 @@ from pydantic import Field
 from balsam.domain.job import MAX_WALL_TIME_MIN
 from balsam.domain.states import BatchJobState, JobMode
 from balsam.wire import lookups
-from balsam.wire.base import ById, Count, Id, JsonDict, Message, Number, Short, TagFilter, Tags, Timestamp
+from balsam.wire.base import ById, Count, Id, JsonDict, Message, Number, Short, TagFilters, Tags, Timestamp
 from balsam.wire.lookups import Where
 
 
@@ -71,7 +71,7 @@ class BatchJobFilter(Message):
     state: list[BatchJobState] | None = None
     scheduler_id: str | None = None
     queue: str | None = None
-    filter_tags: list[TagFilter] | None = None
+    filter_tags: TagFilters | None = None
     created_after: Timestamp | None = None
     start_time_before: Timestamp | None = None
     start_time_after: Timestamp | None = None

@@ -7,7 +7,7 @@ from pydantic import Field
 from balsam.domain.failure import Failure
 from balsam.domain.states import JobState
 from balsam.wire import lookups
-from balsam.wire.base import Count, JsonDict, Message, Number, TagFilter, Timestamp
+from balsam.wire.base import Count, JsonDict, Message, Number, TagFilters, Timestamp
 from balsam.wire.limits import MAX_PAGE
 from balsam.wire.lookups import Where
 
@@ -43,8 +43,8 @@ class EventFilter(Message):
     workdir__contains: str | None = None
     batch_job_id: list[Number] | None = None
     scheduler_id: str | None = None
-    tags: list[TagFilter] | None = None
-    data: list[TagFilter] | None = None
+    tags: TagFilters | None = None
+    data: TagFilters | None = None
     timestamp_before: Timestamp | None = None
     timestamp_after: Timestamp | None = None
     from_state: JobState | None = None

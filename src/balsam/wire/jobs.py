@@ -8,7 +8,7 @@ from balsam.domain.failure import Failure
 from balsam.domain.job import MAX_WALL_TIME_MIN
 from balsam.domain.states import JobState
 from balsam.wire import lookups
-from balsam.wire.base import AtLeastOne, ById, Count, Id, JsonDict, Message, Number, Short, TagFilter, Tags, Timestamp
+from balsam.wire.base import AtLeastOne, ById, Count, Id, JsonDict, Message, Number, Short, TagFilters, Tags, Timestamp
 from balsam.wire.limits import MAX_BULK, MAX_PAGE, MAX_PARENTS, MAX_TAGS, MAX_WORKDIR
 from balsam.wire.lookups import MAX_LOOKUP_DEPTH, Where
 from balsam.wire.transfers import JobTransfer
@@ -108,7 +108,7 @@ class JobFilter(Message):
     state: list[JobState] | None = None
     state__ne: JobState | None = None
     failure: list[Failure] | None = None
-    tags: list[TagFilter] | None = None  # "KEY:VALUE", all must match
+    tags: TagFilters | None = None  # "KEY:VALUE", all must match
     workdir__contains: str | None = None
     last_update_before: Timestamp | None = None
     last_update_after: Timestamp | None = None

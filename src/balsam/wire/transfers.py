@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints
 
 from balsam.domain.states import JobState, TransferState
 from balsam.domain.transfers import MAX_REMOTE_PATH, TransferDirection
-from balsam.wire.base import ById, Count, Id, JsonDict, Message, Number, Short, TagFilter, Timestamp
+from balsam.wire.base import ById, Count, Id, JsonDict, Message, Number, Short, TagFilters, Timestamp
 from balsam.wire.blobs import Sha256, Size
 from balsam.wire.limits import MAX_BULK, MAX_PAGE
 
@@ -98,7 +98,7 @@ class TransferFilter(Message):
     state: list[TransferState] | None = None
     direction: TransferDirection | None = None
     job_state: list[JobState] | None = None
-    tags: list[TagFilter] | None = None  # "KEY:VALUE" of the Job, all must match
+    tags: TagFilters | None = None  # "KEY:VALUE" of the Job, all must match
 
 
 class TransferQuery(TransferFilter):
