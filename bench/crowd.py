@@ -17,6 +17,7 @@ from balsam.server.usecases.sites import AGENT_RENEW_SEC
 from bench import machine
 from bench.launcher import BATCH, Launcher
 from bench.result import Goal
+from bench.sizes import sized, sized_sec
 from tests.server.world import Person, make_app, make_site, make_user, ok
 from tests.services import RunningService, running_service
 
@@ -27,23 +28,26 @@ _REPORTED = 1e9  # no bound
 
 def measure(root: Path, rows: int, env: Mapping[str, str]) -> list[Goal]:
     """Cost of a Job at few and at `rows` waiting Jobs; memory, and CPU when nothing happens."""
+    few = sized(FEW)
     with ExitStack() as stack:
         service = stack.enter_context(running_service(root / "crowd", env=env))
         user = make_user(service, "ann")
         with service.client(user.token) as client:
-            sites = [_site(client, user) for _ in range(SITES)]
+            sites = [_site(client, user) for _ in range(sized(SITES, 10))]
         for site in sites:
             stack.enter_context(closing(_stream(service, f"/api/sites/{site.site_id}/stream", site.site_token)))
-        active = sites[:: SITES // ACTIVE]
+        active = sites[:: len(sites) // sized(ACTIVE, 5)]
         for site in active:
             place = f"/api/sessions/{site.session_id}/stream"
             stack.enter_context(closing(_stream(service, place, site.site_token)))
         idle = _idle_cores(service, sites, active)
         launchers = [Launcher(service, site) for site in active]
-        few_ms, memory_few = _cost_ms(service, launchers, FEW), machine.rss_mb(service.pid)
+        few_ms, memory_few = _cost_ms(service, launchers, few), machine.rss_mb(service.pid)
         many_ms, memory_many = _cost_ms(service, launchers, rows), machine.rss_mb(service.pid)
-    note = f"{SITES} Sites, {ACTIVE} active; {few_ms:.3f} ms at {FEW:,} waiting Jobs, {many_ms:.3f} at {rows:,}"
-    memory = f"{memory_few:.0f} MB at {FEW:,} Jobs"
+    note = (
+        f"{len(sites)} Sites, {len(active)} active; {few_ms:.3f} ms at {few:,} waiting Jobs, {many_ms:.3f} at {rows:,}"
+    )
+    memory = f"{memory_few:.0f} MB at {few:,} Jobs"
     unbounded = (_REPORTED, _REPORTED, True)
     return [
         Goal("crowd", "cost of a Job at few over at many", few_ms / many_ms, "x", 0.8, 1, False, note),
@@ -77,7 +81,7 @@ def _idle_cores(service: RunningService, sites: list[Person], active: list[Perso
     agents = [(site, f"/api/sites/{site.site_id}/agent", claim) for site in sites]
     leases = [(site, f"/api/sessions/{site.session_id}/renew", None) for site in active]
     begin, started = machine.cpu_seconds(service.pid), time.monotonic()
-    time.sleep(5)
+    time.sleep(sized_sec(5))
     nothing = (machine.cpu_seconds(service.pid) - begin) / (time.monotonic() - started)
     return nothing + _cpu_sec(service, agents) / AGENT_RENEW_SEC + _cpu_sec(service, leases) / LEASE_RENEW_SEC
 

@@ -19,6 +19,7 @@ from bench import CHECKOUT, machine
 from bench.heavy_lists import TOKEN
 from bench.launcher import read_ms
 from bench.result import Goal
+from bench.sizes import sized, sized_sec
 from tests.server.world import Person, furnish, make_jobs, make_user
 from tests.services import RunningService, running_service
 
@@ -31,20 +32,22 @@ READS = 600  # p99 is the sixth slowest
 
 def measure(root: Path, env: Mapping[str, str] | None = None) -> list[Goal]:
     """The other user's p99 under the heavy lists, and over what it is without them."""
+    bulk, few_sec = sized(BULK), sized_sec(FEW_SEC)
+    rows, at_once = bulk * (ROWS // BULK), sized(AT_ONCE, 4)
     with running_service(root / "fairness", env=env) as service:
         greedy, other = (furnish(service, make_user(service, name)) for name in ("greedy", "other"))
         with service.client(greedy.token) as client:
-            for _ in range(ROWS // BULK):
-                make_jobs(client, greedy.app_id, BULK)
+            for _ in range(rows // bulk):
+                make_jobs(client, greedy.app_id, bulk)
         with _heavy_lists(service, greedy, FEW) as answered_alone:
-            time.sleep(FEW_SEC)
+            time.sleep(few_sec)
         before = _p99_ms(service, other)
-        with _heavy_lists(service, greedy, AT_ONCE) as answered:
+        with _heavy_lists(service, greedy, at_once) as answered:
             beside = _p99_ms(service, other)
         after = _p99_ms(service, other)
-    note = f"beside {AT_ONCE} lists over {ROWS:,} Jobs, {len(answered)} of them answered"
+    note = f"beside {at_once} lists over {rows:,} Jobs, {len(answered)} of them answered"
     alone = (
-        f"{before:.1f} and {after:.1f} ms alone; the lists alone, {FEW} at once: {len(answered_alone) / FEW_SEC:.1f}/s"
+        f"{before:.1f} and {after:.1f} ms alone; the lists alone, {FEW} at once: {len(answered_alone) / few_sec:.1f}/s"
     )
     return [
         Goal("fairness", "p99 of another user's reads", beside / max(before, after), "x alone", 2, 1.5, True, alone),
@@ -56,7 +59,7 @@ def _p99_ms(service: RunningService, person: Person) -> float:
     times = []
     paths = itertools.cycle((f"/api/jobs/{person.job_id}", "/api/jobs?limit=100", "/api/sites", "/api/jobs/counts"))
     with service.client(person.token) as client:
-        for path in itertools.islice(paths, READS):
+        for path in itertools.islice(paths, sized(READS)):
             times.append(read_ms(client, path))
             time.sleep(0.002)
     return machine.percentile(times, 0.99)

@@ -12,6 +12,7 @@ from pathlib import Path
 from bench import CHECKOUT
 from bench.bare_rows import open_rows
 from bench.machine import timed_ms
+from bench.sizes import sized, sized_sec
 
 # Parsl 2026.10, HTEX, 2 workers, no-op python_app: 900 per second, on a machine where F was 1,732 per second. It keeps
 # nothing on disk, and starts nothing for a task.
@@ -26,6 +27,7 @@ def pilot_rate(root: Path, jobs: int = 1500) -> float:
     """
     base = Path(tempfile.mkdtemp(dir=root))
     env = {**os.environ, "BALSAM_JOB_ID": "0"}
+    jobs = sized(jobs)
     running: list[subprocess.Popen[bytes]] = []
     begin = time.perf_counter()
     for number in range(jobs):
@@ -49,7 +51,7 @@ def commit_rate(root: Path, database: str = "", seconds: float = 2.0) -> float:
     """Durable commits per second, each of one row of `bench.bare_rows` with its events, over one connection."""
     with tempfile.TemporaryDirectory(dir=root) as directory, open_rows(Path(directory), database) as rows:
         count, begin = 0, time.perf_counter()
-        while time.perf_counter() - begin < seconds:
+        while time.perf_counter() - begin < sized_sec(seconds):
             count += 1
             rows.insert(_ONE)
         return count / (time.perf_counter() - begin)
@@ -98,7 +100,8 @@ def post_ms(service: BareService, times: int = 300) -> float:
     body = json.dumps(_ONE).encode()
     with httpx2.Client(timeout=60, trust_env=False) as client:
         values = sorted(
-            timed_ms(lambda: client.post(f"{service.url}/bulk", content=body).raise_for_status()) for _ in range(times)
+            timed_ms(lambda: client.post(f"{service.url}/bulk", content=body).raise_for_status())
+            for _ in range(sized(times))
         )
     return values[len(values) // 2]
 
@@ -120,7 +123,7 @@ def wake_ms(times: int = 300) -> float:
         peer = subprocess.Popen([sys.executable, "-c", script, str(port)])
         reader, writer = await connected
         values = []
-        for _ in range(times):
+        for _ in range(sized(times)):
             begin = time.perf_counter()
             writer.write(b"ping\n")
             await reader.readline()

@@ -32,17 +32,20 @@ from balsam.launcher.workdir import DataRoot
 from bench import CHECKOUT, machine
 from bench.pilot import LocalQueue, job
 from bench.result import Goal
+from bench.sizes import sized
 
-JOBS, CORES = 10_000, 8
+NODES, CORES = 1_250, 8
 
 
 def measure() -> list[Goal]:
     """Resident memory once all Jobs were reported as running."""
+    nodes = sized(NODES)
+    jobs = nodes * CORES
     with tempfile.TemporaryDirectory(prefix="balsam-bench-") as directory:
-        words = [sys.executable, "-m", "bench.holding", directory, str(JOBS)]
+        words = [sys.executable, "-m", "bench.holding", directory, str(jobs)]
         answer = subprocess.run(words, cwd=CHECKOUT, check=True, stdout=subprocess.PIPE, timeout=300)
     held = json.loads(answer.stdout)
-    note = f"{JOBS:,} Jobs on {JOBS // CORES:,} nodes; {held['empty_mb']:.0f} MB before the first"
+    note = f"{jobs:,} Jobs on {nodes:,} nodes; {held['empty_mb']:.0f} MB before the first"
     return [Goal("scale", "memory of a launcher that holds them", held["rss_mb"], "MB", 200, 100, True, note)]
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from bench.sizes import sized, sized_sec
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -24,9 +26,9 @@ def busy_cores(seconds: float) -> float:
 
 def wait_for_quiet(limit: float = 0.15, patience_sec: float = 20.0) -> float:
     """Wait until nobody else uses the machine; returns the load that was left, so that a report can say it."""
-    deadline = time.monotonic() + patience_sec
-    while (load := busy_cores(0.5)) > limit and time.monotonic() < deadline:
-        time.sleep(0.5)
+    deadline = time.monotonic() + sized_sec(patience_sec)
+    while (load := busy_cores(sized_sec(0.5))) > limit and time.monotonic() < deadline:
+        time.sleep(sized_sec(0.5))
     return load
 
 
@@ -55,7 +57,7 @@ def processes(marker: str) -> dict[int, str]:
 
 def median_ms(call: Callable[[], object], times: int) -> float:
     """Median of single calls, in milliseconds."""
-    return statistics.median(timed_ms(call) for _ in range(times))
+    return statistics.median(timed_ms(call) for _ in range(sized(times)))
 
 
 def timed_ms(call: Callable[[], object]) -> float:

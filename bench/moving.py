@@ -18,6 +18,7 @@ import psutil
 
 from bench.product import Product
 from bench.result import Goal
+from bench.sizes import sized
 
 LARGE_BYTES = 10**9
 SMALL_BYTES = 2000
@@ -45,8 +46,8 @@ def measure(product: Product, root: Path) -> list[Goal]:
 
 
 def _large(product: Product, root: Path) -> list[Goal]:
-    given, taken = root / "given", root / "taken"
-    _fill(given)
+    given, taken, size = root / "given", root / "taken", sized(LARGE_BYTES)
+    _fill(given, size)
     floor = _curl_rate(given)
     app = _app(product, "ln in.dat out.dat", input="in.dat", result="out.dat")
     with _growth(product, "balsam.server") as service, _growth(product, "balsam.site") as agent:
@@ -60,13 +61,13 @@ def _large(product: Product, root: Path) -> list[Goal]:
         job.result(timeout=600)
         taken_sec = time.perf_counter() - begin
         own = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - own_before) / 1024
-    assert taken.stat().st_size == LARGE_BYTES
-    up, down = LARGE_BYTES / sent_sec, LARGE_BYTES / taken_sec
+    assert taken.stat().st_size == size
+    up, down = size / sent_sec, size / taken_sec
     memory = max(own, service[0], agent[0])
     told = f"client {own:.0f}, service {service[0]:.0f}, agent {agent[0]:.0f}"
     return [
-        Goal("G-files", "1 GB to the service", up / floor, "x curl", 0.5, 0.8, False, _rates(up, floor)),
-        Goal("G-files", "1 GB home", down / floor, "x curl", 0.5, 0.8, False, _rates(down, floor)),
+        Goal("G-files", f"{size / 1e9:g} GB to the service", up / floor, "x curl", 0.5, 0.8, False, _rates(up, floor)),
+        Goal("G-files", f"{size / 1e9:g} GB home", down / floor, "x curl", 0.5, 0.8, False, _rates(down, floor)),
         Goal("G-files", "memory grown by it, at most", memory, "MB", MAX_MEMORY_MB, MAX_MEMORY_MB / 2, True, told),
     ]
 
@@ -77,22 +78,22 @@ def _small(product: Product, root: Path) -> Goal:
 
     command = f"head -c {SMALL_BYTES} /dev/zero > out.dat"
     plain, sending = _app(product, command), _app(product, command, result="out.dat")
-    elapsed = []
+    elapsed, count = [], sized(SMALL_JOBS)
     product.allocation()
     for name, app in (("plain", plain), ("sending", sending)):
         jobs = [
             app.submit(
                 f"moving/{name}/{n}", node_packing_count=16, save=False, transfers=_home(root, n, app is sending)
             )
-            for n in range(SMALL_JOBS)
+            for n in range(count)
         ]
         begin = time.perf_counter()
         Job.objects.wait(Job.objects.bulk_create(jobs), timeout=600)
         elapsed.append(time.perf_counter() - begin)
-    assert sum(path.stat().st_size for path in (root / "small").iterdir()) == SMALL_JOBS * SMALL_BYTES
-    added = (elapsed[1] - elapsed[0]) / SMALL_JOBS * 1000
+    assert sum(path.stat().st_size for path in (root / "small").iterdir()) == count * SMALL_BYTES
+    added = (elapsed[1] - elapsed[0]) / count * 1000
     note = f"{elapsed[1]:.1f} s, without transfers {elapsed[0]:.1f} s"
-    return Goal("G-files", "2 kB home from 1,000 Jobs, each", added, "ms", 5, 2, True, note)
+    return Goal("G-files", f"2 kB home from {count:,} Jobs, each", added, "ms", 5, 2, True, note)
 
 
 def _home(root: Path, number: int, is_sending: bool) -> dict[str, str]:
@@ -110,10 +111,10 @@ def _app(product: Product, command: str, **slots: str) -> Any:
     return type(f"Moving{len(slots)}", (ApplicationDefinition,), attributes)
 
 
-def _fill(path: Path) -> None:
+def _fill(path: Path, size: int) -> None:
     block = os.urandom(1_000_000)
     with path.open("wb") as file:
-        for number in range(LARGE_BYTES // len(block)):
+        for number in range(size // len(block)):
             file.write(number.to_bytes(8, "big") + block[8:])
 
 

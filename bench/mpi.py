@@ -20,6 +20,7 @@ from balsam.platform.mpirun import detect
 from bench import CHECKOUT, apps, machine
 from bench.product import Product
 from bench.result import Goal
+from bench.sizes import sized
 from tests.testbed import mpi
 
 RANKS, IN_FLIGHT = 2, 2
@@ -34,12 +35,12 @@ def measure(root: Path) -> list[Goal]:
     os.environ[detect.VARIABLE] = f"mpich:{mpiexec}"  # as a job-template.sh may say it
     try:
         with Product(root / "mpi") as product:
-            return [_own_time(mpiexec, root), _rate(mpiexec, product)]
+            return [_own_time(mpiexec, root, sized(150)), _rate(mpiexec, product, sized(600))]
     finally:
         del os.environ[detect.VARIABLE]
 
 
-def _own_time(mpiexec: str, root: Path, jobs: int = 150) -> Goal:
+def _own_time(mpiexec: str, root: Path, jobs: int) -> Goal:
     before = _bare_ms(mpiexec)
     with tempfile.TemporaryDirectory(dir=root) as directory:
         words = [sys.executable, "-m", "bench.pilot", directory, str(jobs), "--mpiexec", mpiexec, "--ranks", str(RANKS)]
@@ -51,10 +52,11 @@ def _own_time(mpiexec: str, root: Path, jobs: int = 150) -> Goal:
 
 def _bare_ms(mpiexec: str, times: int = 60) -> float:
     words = [mpiexec, "-launcher", "fork", "-hosts", "localhost", "-n", str(RANKS), "/bin/true"]
+    times = sized(times)
     return sum(machine.timed_ms(lambda: subprocess.run(words, check=True)) for _ in range(times)) / times
 
 
-def _rate(mpiexec: str, product: Product, jobs: int = 600) -> Goal:
+def _rate(mpiexec: str, product: Product, jobs: int) -> Goal:
     _pretend_cores(product)
     no_op = apps.no_op(product.site["name"])
     allocation = product.allocation()
@@ -97,6 +99,7 @@ def _libe_rate(mpiexec: str, count: int = 400) -> float:
     executor = MPIExecutor(custom_info={"mpi_runner": "mpich", "runner_name": mpiexec})
     executor.register_app(full_path=shutil.which("true"), app_name="true")
     running: list[Any] = []
+    count = sized(count)
     begin = time.perf_counter()
     for _ in range(count):
         running.append(executor.submit(app_name="true", num_procs=RANKS))

@@ -24,6 +24,7 @@ from bench import crowd, fairness, machine, running, storing
 from bench.launcher import BATCH, Launcher, at_once, read_ms
 from bench.product import Product
 from bench.result import Goal
+from bench.sizes import sized
 from tests.server.world import Person, furnish, make_user
 from tests.services import RunningService, running_service
 from tests.testbed.postgres import PostgresServer, wheel_programs
@@ -88,6 +89,7 @@ def _database(server: PostgresServer) -> Iterator[str]:
 
 def _floors(url: str, batches: int = 200) -> tuple[float, float]:
     """Rows per second of bare statements over one connection, a hundred to a commit: acquired; updated and logged."""
+    batches = sized(batches)
     with psycopg.connect(url, autocommit=True) as db:
         db.execute(_FLOOR)
         begin = time.perf_counter()
@@ -111,21 +113,22 @@ def _several(server: PostgresServer, root: Path, rows: int) -> list[Goal]:
         wake = _wake_ms(first, second, person)
         launcher = Launcher(first, person)
         floor, update_floor = _floors(url)
-        launcher.fill(FEW)
+        few_jobs, batches = sized(FEW), sized(BATCHES, 2)
+        launcher.fill(few_jobs)
         machine.wait_for_quiet()
-        few = launcher.acquire_rate(BATCHES)
+        few = launcher.acquire_rate(batches)
         begin = time.perf_counter()
         updates = launcher.update(report=REPORT) / (time.perf_counter() - begin)
         with _reads(second, person) as read_ms:
-            while launcher.left > BATCH * BATCHES:
-                launcher.acquire_rate(BATCHES)
-            launcher.update(BATCH * BATCHES)
-        last = launcher.acquire_rate(BATCHES)
-        acquired_together, updated_together = _crowd_rates([first, second], BATCHES * BATCH // 2)
+            while launcher.left > BATCH * batches:
+                launcher.acquire_rate(batches)
+            launcher.update(BATCH * batches)
+        last = launcher.acquire_rate(batches)
+        acquired_together, updated_together = _crowd_rates([first, second], BATCH * batches // 2)
         launcher.fill(rows)
         machine.wait_for_quiet()  # the server tidies up behind a million rows
-        many = launcher.acquire_rate(BATCHES)
-    note = f"{few:,.0f} rows/s at {FEW:,} Jobs, {last:,.0f} at the end of them, {many:,.0f} at {rows:,}; "
+        many = launcher.acquire_rate(batches)
+    note = f"{few:,.0f} rows/s at {few_jobs:,} Jobs, {last:,.0f} at the end of them, {many:,.0f} at {rows:,}; "
     return [
         Goal("wake", "NOTIFY and SSE, POST to event", wake, "ms", 5, 3, True, "between two processes, median"),
         Goal("G9", "acquire by 100", few / floor, "x floor", 0.33, 0.5, False, f"{note}floor {floor:,.0f}/s"),
@@ -201,7 +204,7 @@ def _wake_ms(first: RunningService, second: RunningService, person: Person, time
     body = json.dumps({"jobs": [{"app_id": person.app_id, "workdir": "wake"}]}).encode()
     headers = {**first.headers(person.token), "Content-Type": "application/json"}
     poster = http.client.HTTPConnection(urlsplit(first.url).hostname or "", urlsplit(first.url).port)
-    for _ in range(times):
+    for _ in range(sized(times)):
         time.sleep(0.02)
         while heard.acquire(blocking=False):
             pass

@@ -14,6 +14,7 @@ from typing import Any
 from bench import CHECKOUT, apps, floors, machine
 from bench.product import Product
 from bench.result import Goal
+from bench.sizes import sized, sized_sec
 
 
 def measure(product: Product, root: Path, jobs: int, database: str = "") -> list[Goal]:
@@ -26,10 +27,10 @@ def measure(product: Product, root: Path, jobs: int, database: str = "") -> list
     with _allocation(product, no_op):
         goals += [
             _rate(no_op, root, jobs),
-            _python_rate(apps.python_no_op(product.site["name"]), root),
+            _python_rate(apps.python_no_op(product.site["name"]), root, sized(1000)),
             _executor(no_op),
         ]
-    return [*goals, _pilot(root)]
+    return [*goals, _pilot(root, sized(2000))]
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def _warm_up(no_op: Any) -> None:
 
 
 def _latency(no_op: Any, clock: Any, root: Path, database: str, times: int = 150) -> list[Goal]:
-    started, ended = [], []
+    started, ended, times = [], [], sized(times)
     for number in range(times):
         begin = time.time()
         job = clock.submit(workdir=f"latency/start{number}", node_packing_count=2)
@@ -81,16 +82,16 @@ def _latency_goal(name: str, what: str, values: list[float], floor: float, must:
 
 def _rate(no_op: Any, root: Path, count: int, rounds: int = 3) -> Goal:
     """Median of a few rounds, each between two measurements of its floor."""
-    measured = sorted(_rate_once(no_op, root, count) for _ in range(rounds))
-    ratio, rate, floor = measured[rounds // 2]
+    measured = sorted(_rate_once(no_op, root, count) for _ in range(sized(rounds)))
+    ratio, rate, floor = measured[len(measured) // 2]
     note = f"{rate:,.0f}/s; F {floor:,.0f}/s; rounds {', '.join(f'{one[0]:.2f}' for one in measured)}"
     return Goal("G1", "no-op Jobs, end to end", ratio, "F", 0.5, 0.75, False, note)
 
 
-def _python_rate(no_op: Any, root: Path, count: int = 1000, rounds: int = 3) -> Goal:
+def _python_rate(no_op: Any, root: Path, count: int, rounds: int = 3) -> Goal:
     """In warm workers, against what Parsl's HTEX did where F was measured beside it, in proportion to F now."""
-    measured = sorted(_rate_once(no_op, root, count) for _ in range(rounds))
-    ratio, rate, floor = measured[rounds // 2]
+    measured = sorted(_rate_once(no_op, root, count) for _ in range(sized(rounds)))
+    ratio, rate, floor = measured[len(measured) // 2]
     parsl = floors.PARSL_OF_F
     note = f"{rate:,.0f}/s; Parsl here {floor * parsl:,.0f}/s, as {parsl:.2f} F; F {floor:,.0f}/s"
     return Goal("G3", f"{count:,} no-op Python Jobs", ratio / parsl, "Parsl", 1.0, 2.0, False, note)
@@ -111,7 +112,7 @@ def _rate_once(no_op: Any, root: Path, count: int) -> tuple[float, float, float]
     return count / elapsed / floor, count / elapsed, floor
 
 
-def _pilot(root: Path, count: int = 2000) -> Goal:
+def _pilot(root: Path, count: int) -> Goal:
     before = floors.pilot_rate(root)
     with tempfile.TemporaryDirectory(dir=root) as directory:
         command = [sys.executable, "-m", "bench.pilot", directory, str(count)]
@@ -146,7 +147,8 @@ def _executor(no_op: Any, times: int = 100) -> Goal:
 
 
 def _idle(product: Product, seconds: float = 20.0) -> list[Goal]:
-    time.sleep(2)
+    seconds = sized_sec(seconds)
+    time.sleep(sized_sec(2))
     found = machine.processes(product.marker)
     before = {pid: machine.cpu_seconds(pid) for pid in found}
     time.sleep(seconds)

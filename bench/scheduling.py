@@ -21,7 +21,9 @@ from balsam.launcher.machine_messages import (
 )
 from balsam.launcher.machine_settings import MachineSettings
 from bench.result import Goal
+from bench.sizes import sized
 
+JOBS = 100_000
 NODES, CORES, GPUS = 1_000, 64, 8
 SHAPES = (
     Resources(node_packing_count=64),
@@ -30,8 +32,9 @@ SHAPES = (
 )
 
 
-def measure(jobs: int = 100_000) -> list[Goal]:
+def measure() -> list[Goal]:
     """CPU time of the machine's steps, from the grant of a Job to the record of its end."""
+    jobs = sized(JOBS)
     cost = _cost_us(jobs, Random(1))
     note = f"{jobs:,} Jobs of {len(SHAPES)} shapes on {NODES:,} nodes of {CORES} cores and {GPUS} GPUs"
     return [Goal("scale", "scheduling of one Job", cost, "us", 50, 30, True, note)]

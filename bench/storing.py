@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from bench import apps, floors, machine
 from bench.product import Product
 from bench.result import Goal
+from bench.sizes import sized, sized_sec
 
 BULK = 10_000
 MANY = 100_000  # chunked by the client
@@ -29,18 +30,18 @@ def measure(product: Product, root: Path, rows: int, database: str = "") -> list
 def _bulk(no_op: Any, root: Path, database: str) -> list[Goal]:
     from balsam.api import Job
 
-    rates = []
+    rates, count = [], sized(BULK)
     for turn in range(5):
-        jobs = [no_op.submit(workdir=f"bulk/{turn}/{number}", save=False) for number in range(BULK)]
-        rates.append(BULK / machine.timed_ms(partial(Job.objects.bulk_create, jobs)) * 1000)
-    body = json.dumps([{"workdir": f"bulk/{number}", "parameters": {}} for number in range(BULK)]).encode()
+        jobs = [no_op.submit(workdir=f"bulk/{turn}/{number}", save=False) for number in range(count)]
+        rates.append(count / machine.timed_ms(partial(Job.objects.bulk_create, jobs)) * 1000)
+    body = json.dumps([{"workdir": f"bulk/{number}", "parameters": {}} for number in range(count)]).encode()
     with floors.BareService(root, database) as bare:
-        floor = floors.bulk_rate(bare, body, BULK)
+        floor = floors.bulk_rate(bare, body, count)
     rate = sorted(rates)[len(rates) // 2]
     note = f"{rate:,.0f} Jobs/s; floor {floor:,.0f}/s"
     return [
-        Goal("G7", "bulk_create of 10,000", rate / floor, "x floor", 0.33, 0.5, False, note),
-        Goal("G7", "bulk_create of 10,000", rate, "Jobs/s", 20_000, 30_000, False, note),
+        Goal("G7", f"bulk_create of {count:,}", rate / floor, "x floor", 0.33, 0.5, False, note),
+        Goal("G7", f"bulk_create of {count:,}", rate, "Jobs/s", 20_000, 30_000, False, note),
         _many(no_op),
     ]
 
@@ -49,21 +50,22 @@ def _many(no_op: Any) -> Goal:
     """A hundred thousand in one call, with its progress bar, which goes to stderr."""
     from balsam.api import Job
 
-    jobs = [no_op.submit(workdir=f"many/{number}", save=False) for number in range(MANY)]
+    count = sized(MANY)
+    jobs = [no_op.submit(workdir=f"many/{number}", save=False) for number in range(count)]
     elapsed_sec = machine.timed_ms(lambda: Job.objects.bulk_create(jobs, progress=True)) / 1000
     note = f"{elapsed_sec:.1f} s with progress bar"
-    return Goal("G7", "bulk_create of 100,000", MANY / elapsed_sec, "Jobs/s", 20_000, 30_000, False, note)
+    return Goal("G7", f"bulk_create of {count:,}", count / elapsed_sec, "Jobs/s", 20_000, 30_000, False, note)
 
 
 def _fill(no_op: Any, rows: int) -> int:
     """At least once: it is these that have tags. How many Jobs there are then."""
     from balsam.api import Job
 
-    have = Job.objects.all().count()
-    rows = max(rows, have + BULK)
+    have, chunk = Job.objects.all().count(), sized(BULK)
+    rows = max(rows, have + chunk)
     while have < rows:
         tags = {"part": str(have // 1000 % 100)}
-        jobs = [no_op.submit(workdir=f"fill/{have + n}", save=False, tags=tags) for n in range(min(BULK, rows - have))]
+        jobs = [no_op.submit(workdir=f"fill/{have + n}", save=False, tags=tags) for n in range(min(chunk, rows - have))]
         have += len(Job.objects.bulk_create(jobs))
     return have
 
@@ -115,7 +117,7 @@ def _posts(product: Product, no_op: Any, floor: float, connections: int = 16, se
 
     app = App.objects.get(name=no_op.__name__)
     body = json.dumps({"jobs": [{"app_id": app.id, "workdir": "post/x"}]}).encode()
-    token = default_client().settings.token
+    token, seconds = default_client().settings.token, sized_sec(seconds)
     rate = asyncio.run(_post_loop(product.url, token, body, connections, seconds))
     return Goal(
         "G12",
