@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import pytest
 
+from balsam.client.transport import ServerEvent
 from balsam.domain.states import BatchJobState
 from balsam.platform.processes import look
+from balsam.site.agent import Agent
 from balsam.site.control import site_status, start_site, stop_site
 from balsam.site.directory import SiteDirectory, SiteError
 from balsam.site.lock import read_status
@@ -63,6 +69,20 @@ def test_pending_deletion_of_what_was_never_submitted(site: SiteDirectory, servi
         view = service.wait_for(number, FINISHED)
     assert "before it was submitted" in view.status_info["scheduler"]
     assert starts(site) == 0
+
+
+def test_a_stream_that_is_opened_while_the_agent_ends_is_left_at_once() -> None:
+    """The one before it was closed by then. This one nobody would close: after a reload it would take the pushes that
+    are meant for the next agent of this process."""
+    stopping, heard = threading.Event(), list[ServerEvent]()
+
+    def events() -> Iterator[ServerEvent]:
+        stopping.set()
+        return iter([ServerEvent("hello", "{}")])
+
+    ending = SimpleNamespace(_stopping=stopping, _link=SimpleNamespace(events=events), _heard=heard.append)
+    Agent._follow_stream(cast("Agent", ending))
+    assert heard == []
 
 
 @pytest.mark.parametrize(

@@ -223,8 +223,10 @@ class Agent:
         return reasons
 
     def _follow_stream(self) -> None:
-        while not self._stopping.is_set():
+        while True:
             self._stream = self._link.events()
+            if self._stopping.is_set():  # else `_end` closes this one
+                return
             try:
                 for event in self._stream:
                     self._heard(event)
