@@ -101,6 +101,19 @@ def test_delivered_records_leave_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+def test_s1_the_smaller_file_has_the_name_before_anything_is_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is not on the disk yet may lead to the old file after a loss of power."""
+    monkeypatch.setattr(module, "COMPACT_BYTES", 2000)
+    outbox = fill(outbox_path(tmp_path, 7))
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    outbox.ack(48)
+    assert synced == [str(tmp_path)]
+    outbox.close()
+
+
 def test_compaction_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "COMPACT_BYTES", 2000)
     path = outbox_path(tmp_path, 7)

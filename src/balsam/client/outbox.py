@@ -179,6 +179,10 @@ class Outbox:
             return
         os.close(self._fd)
         self._fd, self._size = fd, len(data)
+        try:
+            _sync_directory(self.path.parent)  # a loss of power would bring the old file back, without what comes now
+        except OSError as error:
+            logger.warning("%s is not safe against the loss of power: %s", self.path, error.strerror)
 
 
 def read_outbox(path: Path) -> OutboxContents:
