@@ -1,7 +1,7 @@
-"""The container image's own command as a container runtime runs it: process 1 of its process ids, ended by its STOPSIGNAL.
+"""The image's own command as a container runtime runs it: process 1 of its process ids, ended by the STOPSIGNAL.
 
-Process 1 is special: a signal that it does not handle is thrown away. Network, process ids and /proc are of the container's
-own, program and Python those of this environment; there is no image here to take files and user from.
+Process 1 is special: a signal that it does not handle is thrown away. It has a network, process ids and a /proc of its
+own; program and Python are those of this environment: there is no image here to take files and user from.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PYTHON_DIR = Path(sys.executable).parent
 
 def said(instruction: str) -> str:
     """The image's last word on something."""
-    return re.findall(rf"^{instruction} (.*)$", FILE, re.MULTILINE)[-1]
+    return str(re.findall(rf"^{instruction} (.*)$", FILE, re.MULTILINE)[-1])
 
 
 def words(instruction: str) -> list[str]:
