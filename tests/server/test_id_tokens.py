@@ -119,3 +119,12 @@ def test_a_code_is_shown_to_the_provider_only_that_gave_it(promised: bool) -> No
             came_back(answers, issuer)
     assert answers.asked == 0
     assert came_back(answers, ISSUER) == "ann"
+
+
+@pytest.mark.parametrize(("page", "joined"), [("/authorize", "?"), ("/authorize?policy=signin", "&")])
+def test_what_is_asked_of_the_providers_page_stays(page: str, joined: str) -> None:
+    settings = ProviderSettings("lab", ISSUER, CLIENT, allow_anybody=True)
+    answers = Answers("", authorization_endpoint=ISSUER + page)
+    provider = Provider(settings, "https://balsam.example/login/callback", answers, CLOCK)
+    address = asyncio.run(provider.authorization_url("state", NONCE, "verifier"))
+    assert address.startswith(f"{ISSUER}{page}{joined}response_type=code&client_id={CLIENT}&")

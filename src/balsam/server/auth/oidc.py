@@ -69,7 +69,8 @@ class Provider:
             "code_challenge": challenge,
             "code_challenge_method": "S256",
         }
-        return f"{document['authorization_endpoint']}?{urlencode(query)}"
+        page = str(document["authorization_endpoint"])
+        return f"{page}{'&' if '?' in page else '?'}{urlencode(query)}"
 
     async def identify(self, code: str, issuer: str, nonce: str, verifier: str) -> Identity:
         """Who came back with this code; `issuer` is the `iss` beside it. Raises LoginRefused, ProviderAway."""

@@ -118,8 +118,10 @@ def _provider(entry: object, where: str) -> ProviderSettings:
         raise SettingsError(f"{where}: name {fields['name']!r} must be small letters, digits and dashes")
     fields["issuer"] = _address(fields["issuer"], f"{where}.issuer")
     fields["allow_domains"] = tuple(domain.lower() for domain in fields.get("allow_domains", ()))
+    if not isinstance(anybody := fields.get("allow_anybody", False), bool):
+        raise SettingsError(f"{where}: allow_anybody is true or false, not {anybody!r}")
     made = ProviderSettings(**fields)
-    if made.allow_anybody is not True and not made.allow_domains and not made.allow_groups:
+    if not made.allow_anybody and not made.allow_domains and not made.allow_groups:
         raise SettingsError(f"{where}: say who may log in: allow_domains, allow_groups, or allow_anybody: true")
     return made
 
