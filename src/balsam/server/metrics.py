@@ -8,7 +8,7 @@ here names a person, a Site, a Job or anything that users wrote.
 import os
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -19,6 +19,8 @@ from balsam.domain.states import DONE_STATES, JobState
 from balsam.server.shared_counts import SHARED
 from balsam.server.usecases.figures import Figures
 
+# In this format the moment at which a series began is a series of its own; nothing asks for it.
+disable_created_metrics()
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 

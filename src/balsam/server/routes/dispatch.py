@@ -164,8 +164,9 @@ class Dispatcher:
         seen.route = endpoint.path
         call = Call(self._service, scope, headers, seen.request_id, endpoint.audit)
         if endpoint.needs.kinds:
-            await self._authenticate(call, endpoint)
+            await call.authenticate()
             seen.username = call.principal.username
+            await self._admit(call, endpoint)
         arguments = _path_values(bound.path_types, texts)
         more: dict[str, Any] = {}
         if endpoint.query is not None:
@@ -191,8 +192,7 @@ class Dispatcher:
         finally:
             self._service.crowd.leave(user_id)
 
-    async def _authenticate(self, call: Call, endpoint: Endpoint) -> None:
-        await call.authenticate()
+    async def _admit(self, call: Call, endpoint: Endpoint) -> None:
         self._service.rates.check(call.principal, self._service.clock.monotonic())
         try:
             endpoint.needs.check(call.principal)
