@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import yaml
 
+from balsam.server.store.protocol import Tx
+from balsam.server.store.records import IdentityRow, micros
+from balsam.server.store.sqlite import SqliteStore
+from balsam.server.usecases import accounts
 from tests.server.test_routes_tenancy import MISSING
 from tests.server.world import PASSWORD, Person, furnish, make_app, make_jobs, make_site, make_user, ok
 from tests.services import RunningService, running_service
@@ -44,6 +50,26 @@ def test_a_disabled_account_is_out_with_all_its_tokens_and_comes_back(
     for token in tokens:
         with service.client(token) as one:
             ok(one.get("/api/auth/me"))
+
+
+def test_a_forgotten_password_is_reset_and_ends_every_login(service: RunningService, client: httpx2.Client) -> None:
+    fay = furnish(service, make_user(service, "fay"))
+    number = id_of(client, "fay")
+    other = {"password": "four words of another one"}
+    with service.client(fay.token) as user:
+        program = ok(user.post("/api/tokens", json={"label": "p", "scopes": ["jobs:read"]}))["token"]
+        assert user.post(f"/api/users/{number}/password", json=other).status_code == 403
+        assert client.post(f"/api/users/{number}/password", json={"password": "short"}).status_code == 422
+        ok(user.get("/api/auth/me"))
+    assert client.post(f"/api/users/{MISSING}/password", json=other).status_code == 404
+    ok(client.post(f"/api/users/{number}/password", json=other))
+    for token, status in ((fay.token, 401), (program, 401), (fay.site_token, 200), (fay.launcher_token, 200)):
+        with service.client(token) as one:
+            assert one.get("/api/auth/me").status_code == status
+    tries = [client.post("/api/auth/login", json={"username": "fay", **one}) for one in ({"password": PASSWORD}, other)]
+    assert [reply.status_code for reply in tries] == [401, 200]
+    (row,) = [row for row in log(client) if row["event"] == "password_reset"]
+    assert row["detail"] == {"user_id": number} and row["actor"] != "fay"
 
 
 def test_the_last_administrator_stays(service: RunningService, client: httpx2.Client) -> None:
@@ -148,6 +174,33 @@ def test_the_first_administrator_needs_the_code_of_the_log_and_is_the_only_one(t
         assert service.stop() == 0
     with running_service(tmp_path / "home", options=["--multi-user"]) as again:
         assert "--code" not in again.log.rpartition("stopped")[2]
+
+
+def test_an_administrator_who_comes_in_through_a_provider_is_one(tmp_path: Path) -> None:
+    """Else each start would tell whoever reads the log how to become another one."""
+
+    def code_of_another_start(*options: str) -> str | None:
+        with running_service(tmp_path / "home", options=["--multi-user", *options]) as service:
+            return re.search(r"--code (\S+)", service.log.rpartition("stopped")[2])
+
+    def make_root_a_persons_of(issuer: str) -> None:
+        store = SqliteStore(tmp_path / "home" / "service" / "balsam.sqlite3")
+        store.write_sync(lambda tx: add_identity(tx, issuer))
+        store.close()
+
+    def add_identity(tx: Tx, issuer: str) -> None:
+        now = datetime.now(UTC)
+        root = accounts.add_user(tx, "root", None, True, now)
+        tx.put(IdentityRow(tx.new_id(IdentityRow), issuer, "root", root.id, micros(now)))
+
+    login_file = tmp_path / "login.yml"
+    login_file.touch(0o600)
+    provider = {"name": "lab", "issuer": "https://login.lab.example/", "client_id": "balsam", "allow_groups": ["staff"]}
+    login_file.write_text(yaml.safe_dump({"public_url": "https://balsam.example", "providers": [provider]}))
+    assert code_of_another_start("--login-file", str(login_file))
+    make_root_a_persons_of("https://login.lab.example")
+    assert code_of_another_start("--login-file", str(login_file)) is None
+    assert code_of_another_start(), "the provider is gone, and nobody can log in"
 
 
 @pytest.mark.parametrize("bad", [{"max_jobs": -1}, {"requests_per_sec": 0}, {"owner_id": 1}, {"username": "x"}])

@@ -213,6 +213,7 @@ WITHOUT_OBJECTS = {
     "collect_device_login": "test_oidc",
     "create_first_user": "test_admin",
     "change_user": "test_admin: administrators",
+    "reset_password": "test_admin: administrators",
     "prune_jobs": "test_admin: administrators",
     "list_audit": "test_admin: administrators",
     "list_tokens": "test_tokens: the caller's own",

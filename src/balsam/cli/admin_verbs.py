@@ -1,4 +1,4 @@
-"""`balsam admin first`, `users`, `quota`, `disable`, `enable`, `prune` and `audit`."""
+"""`balsam admin first`, `users`, `quota`, `disable`, `enable`, `role`, `password`, `prune` and `audit`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,43 @@ def _switch(username: str, as_json: bool, *, disabled: bool) -> None:
         print_json(done)
     else:
         click.echo(f"{plain(username)} is {'disabled' if disabled else 'enabled'}.")
+
+
+@click.command()
+@click.argument("username")
+@click.argument("role", type=click.Choice(["admin", "user"]))
+@json_option
+def role(username: str, role: str, as_json: bool) -> None:
+    """Make an account an administrator's (`admin`), or one like the others (`user`).
+
+    The service keeps one administrator at least. Have two: one can give the other one another password.
+    """
+    from balsam.client.admin import change_user
+
+    done = change_user(_transport(), username, is_admin=role == "admin")
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(f"{plain(username)} is {'an administrator' if done.is_admin else 'no administrator'}.")
+
+
+@click.command()
+@click.argument("username")
+@new_password_options
+@json_option
+def password(username: str, password: Password, as_json: bool) -> None:
+    """Give an account another password, for who has forgotten it; they change it with `balsam password`.
+
+    Logins of the account and tokens of its programs end; agents and launchers go on. The password is asked for, or
+    taken from the environment variable BALSAM_PASSWORD or from --password-stdin.
+    """
+    from balsam.client.admin import reset_password
+
+    reset_password(_transport(), username, password.read())
+    if as_json:
+        print_json({"username": username})
+    else:
+        click.echo(f"{plain(username)} has another password, and is logged out everywhere.")
 
 
 @click.command()

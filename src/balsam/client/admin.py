@@ -7,7 +7,16 @@ from balsam.client.errors import NotFound
 from balsam.client.settings import ClientSettings
 from balsam.client.transport import Transport
 from balsam.client.values import checked
-from balsam.wire.admin import AuditPage, AuditQuery, AuditView, FirstUser, Pruned, PruneRequest, UserPatch
+from balsam.wire.admin import (
+    AuditPage,
+    AuditQuery,
+    AuditView,
+    FirstUser,
+    PasswordReset,
+    Pruned,
+    PruneRequest,
+    UserPatch,
+)
 from balsam.wire.auth import Users, UserView
 
 DEADLINE_SEC = 30.0
@@ -22,11 +31,23 @@ def list_users(transport: Transport) -> list[UserView]:
 def change_user(transport: Transport, username: str, **changes: Any) -> UserView:
     """Change an account: `is_admin`, `disabled`, `max_jobs`, `quota_bytes`, `requests_per_sec` (None: no own limit)."""
     body = checked(UserPatch, "", changes)
-    found = [user for user in list_users(transport) if user.username == username]
-    if not found:
-        raise NotFound(f"there is no account {username!r}; see: balsam admin users")
-    path = f"/users/{found[0].id}"
+    path = f"/users/{_account(transport, username).id}"
     return transport.request("PATCH", path, body=body, reply=UserView, deadline_sec=DEADLINE_SEC)
+
+
+def reset_password(transport: Transport, username: str, password: str) -> None:
+    """Give an account another password; its logins and its programs' tokens end."""
+    checked(PasswordReset, "", {"password": password})
+    path = f"/users/{_account(transport, username).id}/password"
+    body = json.dumps({"password": password}).encode()  # the message prints its secrets as stars
+    transport.request("POST", path, body=body, deadline_sec=DEADLINE_SEC)
+
+
+def _account(transport: Transport, username: str) -> UserView:
+    for user in list_users(transport):
+        if user.username == username:
+            return user
+    raise NotFound(f"there is no account {username!r}; see: balsam admin users")
 
 
 def read_audit(transport: Transport, **query: Any) -> list[AuditView]:
@@ -37,6 +58,8 @@ def read_audit(transport: Transport, **query: Any) -> list[AuditView]:
 
 def prune_jobs(transport: Transport, *, older_than_days: int, username: str | None, dry_run: bool) -> int:
     """Remove Jobs that ended so many days ago (`dry_run`: count them); returns how many. It may be interrupted."""
+    if username is not None:
+        _account(transport, username)  # says who is not there
     body = checked(PruneRequest, "", {"older_than_days": older_than_days, "username": username, "dry_run": dry_run})
     removed = 0
     while True:

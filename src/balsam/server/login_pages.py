@@ -49,6 +49,7 @@ class Providers:
         parts = urlsplit(settings.public_url)
         self.origin = f"{parts.scheme}://{parts.netloc}"
         self.titles = {one.name: one.title or one.name for one in settings.providers}
+        self.issuers = frozenset(one.issuer for one in settings.providers)
         self.form_targets = " ".join(sorted({"/".join(one.issuer.split("/")[:3]) for one in settings.providers}))
         self.policy = (
             f"default-src 'none'; style-src 'self'; form-action 'self' {self.form_targets}; frame-ancestors 'none'; "

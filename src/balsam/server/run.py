@@ -34,6 +34,7 @@ from balsam.domain.clock import Clock, SystemClock
 from balsam.server import handover, tracing, workers
 from balsam.server.app import ServiceApp, create_app, stop_streams
 from balsam.server.auth import local, tokens
+from balsam.server.auth.providers import load
 from balsam.server.connections import guarded
 from balsam.server.database_address import DatabaseAddress
 from balsam.server.errors import Unavailable
@@ -391,7 +392,7 @@ def _end_local_login(settings: ServerSettings, data_dir: Path, store: Store, clo
 
 def _first_code(settings: ServerSettings, store: Store, url: str) -> str | None:
     """An empty service tells whoever reads its log how to become its administrator, once."""
-    if settings.is_single_user or not store.read_sync(users.needs_first_user):
+    if settings.is_single_user or not store.read_sync(lambda tx: users.needs_first_user(tx, _issuers_of(settings))):
         return None
     code = secrets.token_urlsafe(16)
     log.warning(
@@ -401,6 +402,13 @@ def _first_code(settings: ServerSettings, store: Store, url: str) -> str | None:
         code,
     )
     return code
+
+
+def _issuers_of(settings: ServerSettings) -> frozenset[str]:
+    """Where people can log in, but for by password. Raises SettingsError for the login file."""
+    if settings.login_file is None:
+        return frozenset()
+    return frozenset(provider.issuer for provider in load(settings.login_file).providers)
 
 
 def _calm_collector() -> None:

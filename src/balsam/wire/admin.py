@@ -21,6 +21,12 @@ class UserPatch(Message):
     requests_per_sec: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
+class PasswordReset(Message):
+    """An administrator gives an account another password."""
+
+    password: NewPassword
+
+
 class FirstUser(Message):
     """The first administrator of a new service, who has read the code in its log."""
 

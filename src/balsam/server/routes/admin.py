@@ -10,7 +10,7 @@ from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
 from balsam.server.store.protocol import ReadTx
 from balsam.server.usecases import audit, retention, users
-from balsam.wire.admin import AuditPage, AuditQuery, FirstUser, Pruned, PruneRequest, UserPatch
+from balsam.wire.admin import AuditPage, AuditQuery, FirstUser, PasswordReset, Pruned, PruneRequest, UserPatch
 from balsam.wire.auth import UserCreate, Users, UserView
 
 routes = Routes("administration", reads=Scope.ALL, writes=Scope.ALL)
@@ -39,7 +39,8 @@ async def create_first_user(call: Call, body: FirstUser) -> UserView:
         raise Unauthenticated("this is not the code in the service's log, or there is an administrator already")
     hashed = await hash_new(call.service.passwords, body.password.get_secret_value())
     call.note(username=body.username)
-    made = await call.write(lambda tx: users.create_first_user(tx, body.username, hashed, call.now))
+    issuers = () if service.providers is None else service.providers.issuers
+    made = await call.write(lambda tx: users.create_first_user(tx, body.username, hashed, issuers, call.now))
     service.first_code = None
     return await call.read(lambda tx: users.view(tx, made))
 
@@ -55,6 +56,14 @@ async def change_user(call: Call, user_id: int, body: UserPatch) -> UserView:
     """Disable an account or enable it, set its limits, make it an administrator's."""
     call.note(**body.model_dump(exclude_unset=True))
     return await call.write(lambda tx: users.change_user(tx, call.principal, user_id, body, call.now))
+
+
+@routes.post("/users/{user_id}/password", needs=ADMIN, status=204, body_limit=ACCOUNT_BYTES, audit="password_reset")
+async def reset_password(call: Call, user_id: int, body: PasswordReset) -> None:
+    """Another password, for who has forgotten theirs. Logins and programs' tokens of the account end, Sites' stay."""
+    call.note(user_id=user_id)
+    hashed = await hash_new(call.service.passwords, body.password.get_secret_value())
+    await call.write(lambda tx: users.reset_password(tx, call.principal, user_id, hashed, call.now))
 
 
 @routes.post("/jobs/prune", needs=ADMIN, body_limit=ACCOUNT_BYTES, audit="jobs_pruned")

@@ -4,7 +4,7 @@ Endpoints are given a `Call`; the dispatcher makes it. Nothing here knows a sing
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -56,6 +56,11 @@ class LoginDoors(Protocol):
     @property
     def titles(self) -> Mapping[str, str]:
         """The providers' names, and what people call them."""
+        ...
+
+    @property
+    def issuers(self) -> Collection[str]:
+        """Where the providers are."""
         ...
 
     @property

@@ -1,6 +1,6 @@
 """What administrators do with accounts: make, list, disable, limit. The service always keeps one who can."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -8,9 +8,9 @@ from typing import Any
 from balsam.server.errors import Conflict, NotFound, ServiceError
 from balsam.server.principal import Principal
 from balsam.server.store.protocol import ReadTx, Tx, Wake
-from balsam.server.store.records import UserRow, micros, moment, moment_or_none
+from balsam.server.store.records import IdentityRow, UserRow, micros, moment, moment_or_none
 from balsam.server.store.selections import JobSelection
-from balsam.server.usecases.accounts import add_user
+from balsam.server.usecases.accounts import add_user, set_password
 from balsam.wire.admin import UserPatch
 from balsam.wire.auth import UserView
 
@@ -49,19 +49,30 @@ def change_user(tx: Tx, principal: Principal, user_id: int, message: UserPatch, 
     return view(tx, changed)
 
 
+def reset_password(tx: Tx, principal: Principal, user_id: int, password_hash: str, now: datetime) -> None:
+    """Another password for who has forgotten theirs. Raises NotFound."""
+    principal.require_admin()
+    set_password(tx, user_id, password_hash, principal.token_id, now)
+
+
 def is_active_admin(user: UserRow) -> bool:
     return user.is_admin and user.disabled_at is None
 
 
-def needs_first_user(tx: ReadTx) -> bool:
-    """Whether nobody can log in as an administrator."""
-    admins = [user for user in tx.find(UserRow, is_admin=True) if is_active_admin(user)]
-    return not any(user.password_hash is not None for user in admins)
+def needs_first_user(tx: ReadTx, issuers: Collection[str]) -> bool:
+    """Whether nobody can log in as an administrator: neither by password nor at one of these providers."""
+    for user in tx.find(UserRow, is_admin=True):
+        is_known = user.password_hash is not None or any(
+            one.issuer in issuers for one in tx.find(IdentityRow, user_id=user.id)
+        )
+        if is_known and is_active_admin(user):
+            return False
+    return True
 
 
-def create_first_user(tx: Tx, username: str, password_hash: str, now: datetime) -> UserRow:
+def create_first_user(tx: Tx, username: str, password_hash: str, issuers: Collection[str], now: datetime) -> UserRow:
     """The first administrator. Raises Conflict `not_the_first` once there is one."""
-    if not needs_first_user(tx):
+    if not needs_first_user(tx, issuers):
         raise Conflict("not_the_first", "this service has an administrator already; ask them for an account")
     return add_user(tx, username, password_hash, True, now)
 
