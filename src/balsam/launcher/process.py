@@ -35,22 +35,15 @@ class Command(NamedTuple):
     opened `cwd`, when that was checked and must not be looked up again. `stdin_fd` becomes its standard input; None:
     nothing to read.
 
-    `argv[0]` without a slash is searched on the PATH of `env`, which is the whole environment (PWD is added). `umask`
-    None keeps the launcher's.
+    `argv[0]` without a slash is searched on the PATH of `env`, which is the whole environment (PWD is added).
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: str
     stdout: str
-    umask: int | None = None
     cwd_fd: int | None = None
     stdin_fd: int | None = None
-
-    @classmethod
-    def shell(cls, text: str, env: Mapping[str, str], cwd: str, stdout: str, umask: int | None = None) -> Command:
-        """The command that runs `text` in bash."""
-        return cls(("bash", "-c", text), env, cwd, stdout, umask)
 
 
 class Child(NamedTuple):
@@ -143,15 +136,12 @@ def _start_quickly(command: Command, program: str, argv: tuple[str, ...]) -> int
     )
     env = {**command.env, "PWD": command.cwd}
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)
-    umask = None if command.umask is None else os.umask(command.umask)
     try:
         os.chdir(command.cwd if command.cwd_fd is None else command.cwd_fd)
         return os.posix_spawn(
             program, argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_DEFAULT_SIGNALS
         )
     finally:
-        if umask is not None:
-            os.umask(umask)
         os.fchdir(here)
         os.close(here)
 
@@ -164,7 +154,6 @@ def _start_with_subprocess(command: Command, program: str, argv: tuple[str, ...]
             executable=program,
             env={**command.env, "PWD": command.cwd},
             cwd=command.cwd if command.cwd_fd is None else f"/proc/self/fd/{command.cwd_fd}",
-            umask=-1 if command.umask is None else command.umask,
             stdin=subprocess.DEVNULL if command.stdin_fd is None else command.stdin_fd,
             stdout=output,
             stderr=output,
@@ -201,13 +190,13 @@ def _find_program(name: str, command: Command) -> str:
 
 def _open_output(command: Command) -> int:
     if command.cwd_fd is not None:
-        return open_output(command.stdout, command.cwd_fd, command.umask or 0)
-    return open_output(_output_path(command), None, command.umask or 0)
+        return open_output(command.stdout, command.cwd_fd)
+    return open_output(_output_path(command), None)
 
 
-def open_output(name: str, directory: int | None, umask: int = 0) -> int:
+def open_output(name: str, directory: int | None) -> int:
     """Open an output file as a command gets it; `directory` is an opened one that it is in. Raises OSError."""
-    return os.open(name, _OUTPUT_FLAGS | os.O_CLOEXEC, 0o666 & ~umask, dir_fd=directory)
+    return os.open(name, _OUTPUT_FLAGS | os.O_CLOEXEC, 0o666, dir_fd=directory)
 
 
 def _output_path(command: Command) -> str:

@@ -110,7 +110,7 @@ class Workers:
         ours, theirs = socket.socketpair()
         try:
             env = {**command.env, JOB_ENV: name, ATTEMPT_ENV: WORKER_ATTEMPT}
-            child = spawn(Command(ARGV, env, command.cwd, command.stdout, None, command.cwd_fd, theirs.fileno()))
+            child = spawn(Command(ARGV, env, command.cwd, command.stdout, command.cwd_fd, theirs.fileno()))
         except BaseException:
             ours.close()
             raise

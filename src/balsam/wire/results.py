@@ -7,9 +7,9 @@ from pydantic import Field, StringConstraints
 from balsam.domain.states import JobState
 from balsam.wire.base import Id, JsonDict, Message
 
-MAX_RESULT_BYTES = 512_000
 MAX_RESULTS = 1000
-# As it is stored: an envelope is a third larger in its text form, and a traceback may stand beside it.
+# As it is stored: an envelope (domain.envelope.MAX_PAYLOAD_BYTES) is a third larger in its text form, and a traceback
+# may stand beside it.
 MAX_STORED_BYTES = 1024 * 1024
 
 

@@ -6,7 +6,7 @@ from pydantic import Base64Bytes, Field, StringConstraints
 
 from balsam.domain.roles import Role
 from balsam.wire import lookups
-from balsam.wire.base import AtLeastOne, Count, Id, JsonDict, Message, Name, Number, Short, Timestamp
+from balsam.wire.base import AtLeastOne, Count, JsonDict, Message, Name, Number, Short, Timestamp
 from balsam.wire.limits import MAX_FILE_READ_BYTES
 from balsam.wire.lookups import Where
 
@@ -166,6 +166,3 @@ class SiteCreated(Message):
 
     site: SiteView
     token: SiteToken
-
-
-SiteId = Id

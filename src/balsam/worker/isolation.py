@@ -126,9 +126,9 @@ def _streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper, io.TextIOWrapper]:
     return text(0, "r"), text(1, "w"), text(2, "w")
 
 
-def kill_children(longest_sec: float = _LONGEST_CLEAN_SEC) -> tuple[bool, bool]:
+def kill_children() -> tuple[bool, bool]:
     """Kill every process below this one; whether any was alive, and whether all were seen gone."""
-    had_any, deadline, pause = False, time.monotonic() + longest_sec, 0.0005
+    had_any, deadline, pause = False, time.monotonic() + _LONGEST_CLEAN_SEC, 0.0005
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)

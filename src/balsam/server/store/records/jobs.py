@@ -214,10 +214,9 @@ class GrantedRow:
     parent_ids: list[int]
 
 
-def steps_mask(hooks: frozenset[Hook], *, has_stage_in: bool = False, has_stage_out: bool = False) -> int:
-    """The `steps` of a Job whose App has these hooks."""
-    mask = sum(HOOK_BITS[hook] for hook in hooks)
-    return mask | (STAGE_IN_BIT if has_stage_in else 0) | (STAGE_OUT_BIT if has_stage_out else 0)
+def steps_mask(hooks: frozenset[Hook]) -> int:
+    """The `steps` of a Job whose App has these hooks, and that transfers nothing."""
+    return sum(HOOK_BITS[hook] for hook in hooks)
 
 
 @dataclass(slots=True)
