@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.result import Goal
+from bench.sizes import sized
 from tests.cluster.live_cluster import TEMPLATE, LiveCluster, live_cluster
 from tests.testbed import session_rules
-from tests.testbed.slurm_bed import running_slurm
+from tests.testbed.slurm_bed import SlurmBed, running_slurm
 
 JOBS, AT_A_TIME = 240, 16
 SERIAL_JOBS = 2_000
@@ -92,15 +93,23 @@ loop > after
 def measure() -> list[Goal]:
     """All goals. Each floor runs before and after what is measured against it."""
     os.environ.setdefault(session_rules.MARKER, uuid.uuid4().hex)
-    with running_slurm() as bed, live_cluster(bed, _with_srun, TIMED) as cluster:
+    with running_slurm() as bed:
+        return measure_on(bed)
+
+
+def measure_on(bed: SlurmBed) -> list[Goal]:
+    """The same, on a cluster that is up."""
+    with live_cluster(bed, _with_srun, TIMED) as cluster:
         return [*_mpi(cluster), *_serial(cluster)]
 
 
 def _mpi(cluster: LiveCluster) -> list[Goal]:
     before = _bare_rate(cluster)
-    started, rate = (float(line) for line in cluster.run(FIRST.replace("JOBS", str(JOBS)), timeout=300).split())
+    started, rate = (
+        float(line) for line in cluster.run(FIRST.replace("JOBS", str(sized(JOBS, 8))), timeout=300).split()
+    )
     bare = (before + _bare_rate(cluster)) / 2
-    note = f"{JOBS} Jobs of 2 ranks, {AT_A_TIME} at a time; bare srun loop {bare:.0f}/s, product {rate:.0f}/s"
+    note = f"{sized(JOBS, 8)} Jobs of 2 ranks, {AT_A_TIME} at a time; bare srun loop {bare:.0f}/s, product {rate:.0f}/s"
     return [
         Goal("scale", "allocation starts -> first rank runs", started, "s", 3, 1.5, True, "4 nodes of a real Slurm"),
         Goal("scale", "mpi mode on 4 nodes / bare srun loop", rate / bare, "x", 0.8, 1.0, False, note),
@@ -110,13 +119,13 @@ def _mpi(cluster: LiveCluster) -> list[Goal]:
 def _serial(cluster: LiveCluster) -> list[Goal]:
     """The engine's must is 1,300/s or 0.65 of the floor, whichever is less."""
     loop, engine, loop_after = _engine_rate(cluster)
-    rate = float(cluster.run(SERIAL.replace("JOBS", str(SERIAL_JOBS)), timeout=300))
+    rate = float(cluster.run(SERIAL.replace("JOBS", str(sized(SERIAL_JOBS))), timeout=300))
     later = (loop_after + _engine_rate(cluster)[0]) / 2
     bare = (loop + loop_after) / 2
-    said = f"{SERIAL_JOBS:,} no-op Jobs; {engine:,.0f}/s, bare spawn loop {bare:,.0f}/s"
+    said = f"{sized(SERIAL_JOBS):,} no-op Jobs; {engine:,.0f}/s, bare spawn loop {bare:,.0f}/s"
     alone = Goal("scale", "serial mode on 4 nodes, engine alone / bare loop", engine / bare, "x",
                  min(0.65, 1300 / bare), 0.8, False, said)  # fmt: skip
-    note = f"{SERIAL_JOBS:,} no-op Jobs; {rate:,.0f}/s, bare spawn loop {later:,.0f}/s"
+    note = f"{sized(SERIAL_JOBS):,} no-op Jobs; {rate:,.0f}/s, bare spawn loop {later:,.0f}/s"
     return [alone, Goal("scale", "the same with service and events", rate / later, "x", 0.4, 0.6, False, note)]
 
 
@@ -127,7 +136,7 @@ def _with_srun(settings: dict[str, Any]) -> None:
 
 def _bare_rate(cluster: LiveCluster) -> float:
     result = cluster.root / "bare.out"
-    _batch(cluster, BARE.replace("JOBS", str(JOBS)).replace("AT_A_TIME", str(AT_A_TIME)), result)
+    _batch(cluster, BARE.replace("JOBS", str(sized(JOBS, 8))).replace("AT_A_TIME", str(AT_A_TIME)), result)
     rate: float = json.loads(result.read_text())
     return rate
 
@@ -137,7 +146,7 @@ def _engine_rate(cluster: LiveCluster) -> tuple[float, float, float]:
     directory = cluster.user.directory()
     try:
         shutil.copytree(Path(__file__).parent, directory / "bench")
-        _batch(cluster, ENGINE.replace("JOBS", str(SERIAL_JOBS)).replace("NODES", " ".join(NODES)), directory)
+        _batch(cluster, ENGINE.replace("JOBS", str(sized(SERIAL_JOBS))).replace("NODES", " ".join(NODES)), directory)
         before, said, after = (json.loads((directory / name).read_text()) for name in ("before", "rate", "after"))
     finally:
         shutil.rmtree(directory)
