@@ -86,13 +86,10 @@ def test_a_lone_rank_that_is_executed_directly_is_asked_about_once_for_each_plac
 
 
 def test_a_rank_that_is_not_executed_directly_is_asked_about_for_each_job() -> None:
-    """Its command line is its Job's own: also of a lone rank elsewhere, and of one that is to go to the mpirun."""
-    for engine in (
-        MpirunEngine(Srun(single_rank="mpirun"), [HERE]),
-        MpirunEngine(Srun(), [PartitionNode("n", (0, 1), is_here=False)]),
-    ):
-        said = [words(engine, number, 1, {}) for number in (1, 2)]
-        assert all(each.argv[0] == "srun" and each.spreads and each.reach == "step" for each in said)
+    """Its command line is its Job's own: also of a lone rank elsewhere."""
+    engine = MpirunEngine(Srun(), [PartitionNode("n", (0, 1), is_here=False)])
+    said = [words(engine, number, 1, {}) for number in (1, 2)]
+    assert all(each.argv[0] == "srun" and each.spreads and each.reach == "step" for each in said)
     with pytest.raises(NotLaunchable, match="no mpiexec was found"):
         words(MpirunEngine(Plain(), [PartitionNode("n", (0, 1), is_here=False)]), 1, 1, {})
 

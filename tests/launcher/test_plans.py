@@ -102,10 +102,9 @@ def test_jobs_share_a_worker_when_all_that_libraries_read_at_load_is_the_same() 
         (1, {"ranks_per_node": 2}, None),
         (3, {}, None),
         (4, {}, None),
-        (1, {}, mpi_engine(single_rank="mpirun")),
         (1, {}, mpi_engine(is_here=False)),
     ],
-    ids=["ranks", "mpi4py", "python_exe", "mpirun wanted", "another node"],
+    ids=["ranks", "mpi4py", "python_exe", "another node"],
 )
 def test_others_get_processes_of_their_own(app: int, given: dict[str, Any], engine: Engine | None) -> None:
     plan = Bench(engine).plan(app, **given)

@@ -14,6 +14,7 @@ import pytest
 
 from balsam.domain.job import Resources
 from balsam.domain.packing import Node, NodePool
+from balsam.platform.mpirun import mpich as mpich_module
 from balsam.platform.mpirun import openmpi_ranks
 from balsam.platform.mpirun.base import (
     LaunchParamRefused,
@@ -170,9 +171,8 @@ def test_intelmpi_is_told_to_follow_the_placement() -> None:
 
 
 @pytest.mark.parametrize("adapter", [Mpich, OpenMpi, Srun])
-def test_one_rank_runs_directly_unless_asked_otherwise(adapter: type[Mpich] | type[OpenMpi] | type[Srun]) -> None:
+def test_one_rank_runs_directly_where_the_launcher_is(adapter: type[Mpich] | type[OpenMpi] | type[Srun]) -> None:
     assert adapter().command(ONE_RANK, ["app", "x"], {}).argv == ["app", "x"]
-    assert adapter(single_rank="mpirun").command(ONE_RANK, ["app"], MARKS).argv[0] in ("mpiexec", "srun")
     elsewhere = RankPlacement((NodeRanks("n2", 1),), is_local=False)
     assert adapter().command(elsewhere, ["app"], MARKS).argv[0] in ("mpiexec", "srun")
 
@@ -342,16 +342,17 @@ while not os.path.exists(os.path.join(sys.argv[1], "seen")) and time.monotonic()
 
 @pytest.mark.parametrize("bind", ["cpus", "none"])
 def test_real_mpich_jobs_side_by_side_have_cores_of_their_own(
-    mpich: Path, bind: Literal["none", "cpus"], tmp_path: Path
+    mpich: Path, bind: Literal["none", "cpus"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S9, by the kernel's word for each living rank; not bound, each may use all."""
+    monkeypatch.setattr(mpich_module, "is_direct", lambda placement: False)  # on few cores each has one rank only
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         pytest.skip("needs two cores")
     each = min(4, len(cpus) // 2)
     node = Node("here", tuple(cpus))
     pool = NodePool.of([node])
-    mpirun = Mpich(str(mpich), single_rank="mpirun", bind=bind)
+    mpirun = Mpich(str(mpich), bind=bind)
     jobs: list[subprocess.Popen[bytes]] = []
     given: list[set[int]] = []
     try:

@@ -32,7 +32,7 @@ def engine_for(partition: Partition, environ: Mapping[str, str]) -> Engine:
         pmi = choose_pmi(mpirun.srun, [node.name for node in partition.nodes], environ)
         log.info("mpirun: %s", pmi.reason)
         cpus = cpus_per_core(max(len(node.cpu_ids) for node in partition.nodes), environ)
-        mpirun = Srun(mpirun.srun, mpirun.single_rank, pmi.name, mpirun.binds, cpus)
+        mpirun = Srun(mpirun.srun, pmi.name, mpirun.binds, cpus)
     return MpirunEngine(mpirun, partition.nodes)
 
 
@@ -42,9 +42,9 @@ def _binding(mpirun: MpiRun) -> MpiRun:
     from balsam.platform.mpirun.srun import Srun
 
     if isinstance(mpirun, Srun):
-        return Srun(mpirun.srun, mpirun.single_rank, mpirun.pmi, binds=True)
+        return Srun(mpirun.srun, mpirun.pmi, binds=True)
     # Intel's kind of Mpich has rules of its own.
     if type(mpirun) is Mpich:
-        return Mpich(mpirun.mpiexec, mpirun.single_rank, bind="cpus")
+        return Mpich(mpirun.mpiexec, bind="cpus")
     log.info("mpirun: whether %s binds is not for mpirun_binds_cpus to say, only srun and mpich ask it", mpirun.name)
     return mpirun

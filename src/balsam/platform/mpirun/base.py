@@ -5,7 +5,7 @@ gives each rank a session of its own and Open MPI each rank a process group of i
 with its environment marker is left, not when the group of the mpiexec is.
 
 A Job with one rank is started directly, without mpiexec: an MPI program then initialises as a singleton (size 1), and
-the start costs nothing (hydra 4 ms, Open MPI 50 ms). `single_rank="mpirun"` is for programs that spawn ranks.
+the start costs nothing (hydra 4 ms, Open MPI 50 ms).
 """
 
 import re
@@ -16,7 +16,6 @@ from typing import Literal, Protocol
 
 from balsam.domain.packing import Node, Placement
 
-SingleRank = Literal["direct", "mpirun"]
 # How a signal gets to the ranks: with the process group; by the mpirun, which passes on what it is sent; by a program
 # beside it, to which RankCommand.step names them.
 SignalReach = Literal["group", "mpirun", "step"]
@@ -146,7 +145,7 @@ class RankCommand:
 class MpiRun(Protocol):
     """One way to start ranks.
 
-    Made as `cls(mpiexec_path, single_rank)`. `programs` are the names to look for on PATH, the most telling first;
+    Made as `cls(mpiexec_path)`. `programs` are the names to look for on PATH, the most telling first;
     none: it needs no program and is made as `cls()`.
     """
 
@@ -223,6 +222,6 @@ def step_name(env: Mapping[str, str]) -> str:
     return f"balsam-{env['BALSAM_JOB_ID']}.{env['BALSAM_ATTEMPT']}"
 
 
-def is_direct(placement: RankPlacement, single_rank: SingleRank) -> bool:
+def is_direct(placement: RankPlacement) -> bool:
     """Whether the Job is started without mpiexec."""
-    return placement.num_ranks == 1 and placement.is_local and single_rank == "direct"
+    return placement.num_ranks == 1 and placement.is_local

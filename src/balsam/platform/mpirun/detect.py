@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from balsam.platform.mpirun.base import MpiRun, SingleRank
+from balsam.platform.mpirun.base import MpiRun
 from balsam.platform.registry import MPIRUNS
 
 VARIABLE = "BALSAM_MPIRUN"
@@ -49,9 +49,7 @@ class Detected:
     reason: str
 
 
-def detect(
-    setting: str = AUTO, environ: Mapping[str, str] | None = None, single_rank: SingleRank = "direct"
-) -> Detected:
+def detect(setting: str = AUTO, environ: Mapping[str, str] | None = None) -> Detected:
     """Choose the mpirun.
 
     `setting` (overridden by BALSAM_MPIRUN) is `auto`, a registered name (`srun`, `flux`, `jsrun`, `pals`, `mpich`,
@@ -68,14 +66,14 @@ def detect(
     wanted = environ.get(VARIABLE) or setting
     why = f"{VARIABLE}={wanted}" if environ.get(VARIABLE) else f"setting {wanted!r}"
     if wanted == AUTO:
-        return _automatic(search, environ, single_rank)
+        return _automatic(search, environ)
     name, _, program = ("", "", wanted) if wanted.startswith("/") else wanted.partition(":")
     if not program:
-        return _named(name, search, why, single_rank)
+        return _named(name, search, why)
     if not os.access(program, os.X_OK) or Path(program).is_dir():
         raise MpiRunMissing(f"{why} names {program}, which is no program that can be executed")
     name = name or _recognise(program, why)
-    return Detected(MPIRUNS.load(name)(program, single_rank), f"{name}: {program}, by {why}")
+    return Detected(MPIRUNS.load(name)(program), f"{name}: {program}, by {why}")
 
 
 def as_in_allocation(scheduler: str, environ: Mapping[str, str]) -> dict[str, str]:
@@ -97,11 +95,11 @@ def recognise_on_path(environ: Mapping[str, str]) -> tuple[str | None, str]:
     return (None, f"{path} is not known ({said})") if found is None else (found, path)
 
 
-def _automatic(search: str, environ: Mapping[str, str], single_rank: SingleRank) -> Detected:
+def _automatic(search: str, environ: Mapping[str, str]) -> Detected:
     for variable, name, where in _IN_ALLOCATION:
         program = shutil.which(name, path=search) if environ.get(variable) else None
         if program is not None:
-            return Detected(MPIRUNS.load(name)(program, single_rank), f"{name}: {program}, {where}")
+            return Detected(MPIRUNS.load(name)(program), f"{name}: {program}, {where}")
     path = shutil.which("mpiexec", path=search)
     if path is None:
         return Detected(MPIRUNS.load("plain")(), "no mpiexec on PATH: ranks are started as plain processes")
@@ -112,10 +110,10 @@ def _automatic(search: str, environ: Mapping[str, str], single_rank: SingleRank)
     if found is None:
         reason = f"{path} is not known ({said}): ranks are started as plain processes; set `mpirun` to override"
         return Detected(MPIRUNS.load("plain")(), reason)
-    return Detected(MPIRUNS.load(found)(path, single_rank), f"{found}: {path} is {said}")
+    return Detected(MPIRUNS.load(found)(path), f"{found}: {path} is {said}")
 
 
-def _named(wanted: str, search: str, why: str, single_rank: SingleRank) -> Detected:
+def _named(wanted: str, search: str, why: str) -> Detected:
     adapter = MPIRUNS.load(wanted)
     if not adapter.programs:
         return Detected(adapter(), f"{adapter.name} by {why}")
@@ -126,7 +124,7 @@ def _named(wanted: str, search: str, why: str, single_rank: SingleRank) -> Detec
             continue
         found, said = _ask(path)
         if found in (None, adapter.name):
-            return Detected(adapter(path, single_rank), f"{adapter.name}: {path}, by {why}")
+            return Detected(adapter(path), f"{adapter.name}: {path}, by {why}")
         others.append(f"{path} is {found} ({said!r})")
     there = "; ".join(others) or f"there is no {' or '.join(adapter.programs)} on PATH"
     raise MpiRunMissing(f"{why} asks for {adapter.name}, but {there}; load its module, or set `mpirun: auto`")

@@ -8,7 +8,7 @@ Flux numbers GPUs by CUDA_VISIBLE_DEVICES only: those of other vendors stay as t
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from balsam.platform.mpirun.base import RankCommand, RankPlacement, SingleRank, is_direct, param_words
+from balsam.platform.mpirun.base import RankCommand, RankPlacement, is_direct, param_words
 
 _OTHER_VENDORS = frozenset({"ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"})
 
@@ -20,14 +20,13 @@ class FluxRun:
     programs: tuple[str, ...] = ("flux",)
     params: Mapping[str, str] = {name: f"-o{name}=" for name in ("cpu-affinity", "gpu-affinity", "mpi", "pmi")}
 
-    def __init__(self, flux: str = "flux", single_rank: SingleRank = "direct") -> None:
+    def __init__(self, flux: str = "flux") -> None:
         self.flux = flux
-        self.single_rank = single_rank
 
     def command(self, placement: RankPlacement, argv: Sequence[str], env: Mapping[str, str]) -> RankCommand:
         pairs = iter(param_words(placement.launch_params, self.params, self.name))
         extra = dict(zip(pairs, pairs, strict=True))
-        if is_direct(placement, self.single_rank):
+        if is_direct(placement):
             return RankCommand(list(argv))
         count = len(placement.nodes)
         words = [self.flux, "run", f"--nodes={count}", f"--cores={count}"]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from balsam.platform.mpirun.base import NodeRanks, RankCommand, RankPlacement, SingleRank, is_direct, param_words
+from balsam.platform.mpirun.base import NodeRanks, RankCommand, RankPlacement, is_direct, param_words
 
 _STARTER = str(Path(__file__).with_name("erf.py"))
 _THREADS_PER_CORE = 4
@@ -31,14 +31,13 @@ class Jsrun:
     programs: tuple[str, ...] = ("jsrun",)
     params: Mapping[str, str] = {"smpiargs": "--smpiargs", "launch-distribution": "--launch_distribution"}
 
-    def __init__(self, jsrun: str = "jsrun", single_rank: SingleRank = "direct") -> None:
+    def __init__(self, jsrun: str = "jsrun") -> None:
         self.jsrun = jsrun
-        self.single_rank = single_rank
         self.python = sys.executable
 
     def command(self, placement: RankPlacement, argv: Sequence[str], env: Mapping[str, str]) -> RankCommand:
         extra = param_words(placement.launch_params, self.params, self.name)
-        if is_direct(placement, self.single_rank):
+        if is_direct(placement):
             return RankCommand(list(argv))
         # A rank that fails ends the others.
         words = [self.jsrun, "--exit_on_error=1", *extra, *argv]

@@ -10,7 +10,6 @@ from typing import Literal
 from balsam.platform.mpirun.base import (
     RankCommand,
     RankPlacement,
-    SingleRank,
     is_direct,
     one_program,
     param_words,
@@ -28,16 +27,13 @@ class Mpich:
     programs: tuple[str, ...] = ("mpiexec.mpich", "mpiexec.hydra", "mpiexec")
     params: Mapping[str, str] = {"bind-to": "-bind-to", "cpu-bind": "-bind-to", "map-by": "-map-by"}
 
-    def __init__(
-        self, mpiexec: str = "mpiexec", single_rank: SingleRank = "direct", bind: Literal["none", "cpus"] = "none"
-    ) -> None:
+    def __init__(self, mpiexec: str = "mpiexec", bind: Literal["none", "cpus"] = "none") -> None:
         self.mpiexec = mpiexec
-        self.single_rank = single_rank
         self.bind = bind
 
     def command(self, placement: RankPlacement, argv: Sequence[str], env: Mapping[str, str]) -> RankCommand:
         extra = param_words(placement.launch_params, self.params, self.name)
-        if is_direct(placement, self.single_rank):
+        if is_direct(placement):
             return RankCommand(list(argv))
         words = [self.mpiexec, *self._where(placement), "-n", str(placement.num_ranks)]
         if not extra:

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from balsam.platform.mpirun.base import (
     RankCommand,
     RankPlacement,
-    SingleRank,
     is_direct,
     one_program,
     param_words,
@@ -36,18 +35,16 @@ class OpenMpi:
     def __init__(
         self,
         mpiexec: str = "mpiexec",
-        single_rank: SingleRank = "direct",
         is_root: bool | None = None,
         in_slurm: bool | None = None,
     ) -> None:
         self.mpiexec = mpiexec
-        self.single_rank = single_rank
         self.is_root = os.geteuid() == 0 if is_root is None else is_root
         self.in_slurm = "SLURM_JOB_ID" in os.environ if in_slurm is None else in_slurm
 
     def command(self, placement: RankPlacement, argv: Sequence[str], env: Mapping[str, str]) -> RankCommand:
         extra = param_words(placement.launch_params, self.params, self.name) or ["--bind-to", "none"]
-        if is_direct(placement, self.single_rank):
+        if is_direct(placement):
             return RankCommand(list(argv))
         words = [self.mpiexec]
         if self.is_root:

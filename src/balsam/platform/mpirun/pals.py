@@ -9,7 +9,7 @@ tile of an Intel GPU for each rank; else the ranks see the GPUs of their Job by 
 import re
 from collections.abc import Mapping, Sequence
 
-from balsam.platform.mpirun.base import RankCommand, RankPlacement, SingleRank, is_direct, one_program, param_words
+from balsam.platform.mpirun.base import RankCommand, RankPlacement, is_direct, one_program, param_words
 
 _TILE = re.compile(r"\d+\.\d+")
 
@@ -21,13 +21,12 @@ class Pals:
     programs: tuple[str, ...] = ("mpiexec",)
     params: Mapping[str, str] = {name: f"--{name}" for name in ("cpu-bind", "gpu-bind", "mem-bind", "depth")}
 
-    def __init__(self, mpiexec: str = "mpiexec", single_rank: SingleRank = "direct") -> None:
+    def __init__(self, mpiexec: str = "mpiexec") -> None:
         self.mpiexec = mpiexec
-        self.single_rank = single_rank
 
     def command(self, placement: RankPlacement, argv: Sequence[str], env: Mapping[str, str]) -> RankCommand:
         extra = param_words(placement.launch_params, self.params, self.name)
-        if is_direct(placement, self.single_rank):
+        if is_direct(placement):
             return RankCommand(list(argv))
         words = [self.mpiexec, "--envall", "--hosts", ",".join(node.host for node in placement.nodes)]
         words += ["-n", str(placement.num_ranks), "--ppn", str(placement.ranks_of_each_node(self.name))]

@@ -10,7 +10,7 @@ complain of it in the output of each Job.
 
 from collections.abc import Mapping, Sequence
 
-from balsam.platform.mpirun.base import RankCommand, RankPlacement, SingleRank, is_direct, param_words, step_name
+from balsam.platform.mpirun.base import RankCommand, RankPlacement, is_direct, param_words, step_name
 from balsam.platform.node import gpus
 
 # What a step's daemon writes when the nodes' PMIx servers can't reach each other: the ranks then wait without end.
@@ -43,20 +43,18 @@ class Srun:
     def __init__(
         self,
         srun: str = "srun",
-        single_rank: SingleRank = "direct",
         pmi: str | None = None,
         binds: bool = False,
         cpus_per_core: int = 1,
     ) -> None:
         self.srun = srun
-        self.single_rank = single_rank
         self.pmi = pmi
         self.binds = binds
         self.cpus_per_core = cpus_per_core
 
     def command(self, placement: RankPlacement, argv: Sequence[str], env: Mapping[str, str]) -> RankCommand:
         extra = param_words(placement.launch_params, self.params, self.name)
-        if is_direct(placement, self.single_rank):
+        if is_direct(placement):
             return RankCommand(list(argv))
         step = step_name(env)
         words = [self.srun, *self._where(placement), *_ALWAYS, f"--job-name={step}"]
