@@ -353,3 +353,23 @@ def test_the_ready_line_for_people(tmp_path: Path) -> None:
         process.terminate()
         assert process.wait(10) == 0
         process.stdout.close()
+
+
+def test_a_log_file_is_rotated_with_what_else_goes_to_stderr(tmp_path: Path) -> None:
+    log = tmp_path / "service.log"
+    log.write_bytes(b"old\n" * 2_500_000)
+    with running_service(tmp_path / "home", options=["--log-file", str(log), "--access-log"]) as service:
+        with httpx2.Client(trust_env=False) as client:
+            ok(client.get(f"{service.url}/readyz"))
+        stderr = Path(f"/proc/{service.process.pid}/fd/2").readlink()
+    assert stderr == log
+    assert "listening on" in log.read_text() and "old" not in log.read_text()
+    assert (tmp_path / "service.log.1").stat().st_size == 10_000_000
+    assert service.log == ""
+
+
+def test_several_processes_rotate_no_file(tmp_path: Path) -> None:
+    options = ["--log-file", str(tmp_path / "log"), "--workers", "2", "--database", "postgresql://x@127.0.0.1/x"]
+    command = [sys.executable, "-m", "balsam.server", "--port", "0", "--data-dir", str(tmp_path / "d"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "several processes can't rotate one file" in done.stderr

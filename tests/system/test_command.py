@@ -144,6 +144,18 @@ def test_open_without_a_screen_leaves_the_link_to_the_reader(site: LiveSite) -> 
     assert done.stderr == "No browser could be started here; open the link yourself.\n"
 
 
+def test_the_log_of_up_s_service_is_rotated(tmp_path: Path) -> None:
+    site = LiveSite(tmp_path / "home")
+    (site.home / "log").mkdir(mode=0o700, parents=True)
+    site.home.chmod(0o700)
+    log = site.home / "log" / "service.log"
+    log.write_bytes(b"old\n" * 2_500_000)
+    site.start()
+    assert site.stop() == 0
+    assert "listening on" in log.read_text() and "old" not in log.read_text()
+    assert (log.parent / "service.log.1").stat().st_size >= 10_000_000  # and what it says on stdout
+
+
 def test_a_second_up_for_the_same_home_is_refused(site: LiveSite) -> None:
     assert "runs already" in balsam(site.environment, "up", code=1)
 

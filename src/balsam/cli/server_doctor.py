@@ -24,7 +24,7 @@ from balsam.server.settings import ServerSettings, SettingsError
 _MIB = 1024**2
 
 
-def _doctor(*, as_json: bool, log_format: str, **options: Any) -> None:
+def _doctor(*, as_json: bool, log_format: str, log_file: Path | None, **options: Any) -> None:
     settings = settings_of(click.get_current_context(), **options)
     show(list(findings_of(settings)), as_json=as_json)
 

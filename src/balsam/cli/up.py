@@ -66,12 +66,13 @@ def _run(home: Path, port: int | None, site_dir: Path, name: str, as_json: bool)
     log_dir = home / "log"
     log_dir.mkdir(mode=0o700, exist_ok=True)
     wanted_port = int(_remembered().get("port") or 0) if port is None else port
-    service = Child("service", _service_command(home, wanted_port), log_dir / "service.log")
+    service_log = log_dir / "service.log"
+    service = Child("service", _service_command(home, wanted_port, service_log), service_log)
     with Supervisor(on_event=lambda text: click.echo(f"balsam up: {text}", err=True)) as supervisor:
         supervisor.start(service)
         running = supervisor.wait_until(service, lambda: _is_of(read_mapping(home / SERVICE_FILE), service.pid))
         # A restarted service must be found where the clients know it.
-        service.command = _service_command(home, _port_of(running["url"]))
+        service.command = _service_command(home, _port_of(running["url"]), service_log)
         _remember(port=_port_of(running["url"]), site=str(site_dir))
         client = _client(_service_settings(home), {"retry_for_sec": START_PATIENCE_SEC})
         site = _make_site(client, site_dir, name)
@@ -160,9 +161,9 @@ def _allocations_ended(client: "Client", site_id: int) -> bool:
     return not found
 
 
-def _service_command(home: Path, port: int) -> list[str]:
-    data_dir = str(home / "service")
-    return [sys.executable, "-m", "balsam.server", "--host", "127.0.0.1", "--port", str(port), "--data-dir", data_dir]
+def _service_command(home: Path, port: int, log: Path) -> list[str]:
+    where = ["--data-dir", str(home / "service"), "--log-file", str(log)]
+    return [sys.executable, "-m", "balsam.server", "--host", "127.0.0.1", "--port", str(port), *where]
 
 
 def _agent_command(site: Path) -> list[str]:

@@ -76,18 +76,33 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the log on stderr."
 )
+@click.option("--log-file", type=_PATH, help="Write the log there, rotated at 10 MB; one process only.")
 @click.option("--access-log", is_flag=True, help="Log each request: path, status, duration, who, from where.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when the service is ready.")
 @click.pass_context
 def up(
-    ctx: click.Context, /, as_json: bool, multi_user: bool, database: str | None, log_format: LogFormat, **settings: Any
+    ctx: click.Context,
+    /,
+    as_json: bool,
+    multi_user: bool,
+    database: str | None,
+    log_format: LogFormat,
+    log_file: Path | None,
+    **settings: Any,
 ) -> None:
     """Run a service in this terminal until Ctrl-C.
 
     On a loopback address your own Unix user is logged in without a password, and nobody else is.
     """
     made = settings_of(ctx, multi_user=multi_user, database=database, **settings)
-    logs.configure(log_format)
+    if log_file is not None and made.workers > 1:
+        raise click.BadParameter(
+            "several processes can't rotate one file; leave it to what reads stderr", ctx, param_hint="'--log-file'"
+        )
+    try:
+        logs.configure(log_format, log_file)
+    except OSError as error:
+        raise click.BadParameter(str(error), ctx, param_hint="'--log-file'") from None
     sys.exit(_run_here(made, as_json=as_json))
 
 

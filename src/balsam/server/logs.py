@@ -6,10 +6,14 @@ line of its own: control characters are written as escapes (T18).
 
 import json
 import logging
+import os
 import sys
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from balsam.domain.clock import Clock
@@ -99,8 +103,23 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(found, ensure_ascii=True, default=str)
 
 
-def configure(log_format: LogFormat) -> None:
-    """Write the log of this process to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
+class RotatedStderr(RotatingFileHandler):
+    """A log file that is stderr as well: what crashes and libraries write there follows the rotation.
+
+    Five old ones of 10 MB are kept, as many as of an agent's log.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=10_000_000, backupCount=5, encoding="utf-8")
+
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        os.dup2(stream.fileno(), 2)
+        return stream
+
+
+def configure(log_format: LogFormat, log_file: Path | None = None) -> None:
+    """Write the log of this process to stderr, or to this file. Raises OSError when that can't be written."""
+    handler = logging.StreamHandler(sys.stderr) if log_file is None else RotatedStderr(log_file)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
