@@ -69,7 +69,7 @@ def test_create_with_every_option(site: LiveSite) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "why"),
     [
-        ("-w x -a Sya", 2, "there is no App 'Sya' here; there are: "),
+        ("-w x -a Sya", 2, "there is no App 'Sya' at Site local; did you mean 'Say'?"),
         ("-w x -a Say", 1, "text"),
         ("-w ../x -a Say -p text=a", 1, "workdir"),
         ("-w x -a Say -s in=client", 2, "SLOT=ALIAS:/ABSOLUTE/PATH"),
@@ -250,7 +250,12 @@ def test_app_rm_takes_its_jobs_and_asks(site: LiveSite) -> None:
     assert [app["name"] for app in as_json(site.environment, "app", "ls", "Gone", "-s", "local")] == ["Gone"]
     assert "Remove App Gone of local and 1 Job?" in run(site, "app", "rm", "Gone").stderr
     refused = as_json(site.environment, "app", "rm", "-n", "Gnoe", code=2)["error"]["message"]
-    assert {"Gone", "Say"} <= set(refused.partition("there are: ")[2].partition(".")[0].split(", "))
+    assert "there is no App 'Gnoe' at Site local; did you mean 'Gone'?" in refused
+    several = run(site, "app", "ls", "Gnoe", "Say", "nothing-like-it")
+    assert "there is no App 'Gnoe' at Site local; did you mean 'Gone'?" in several.stderr
+    there = several.stderr.partition("'nothing-like-it' at Site local; there are: ")[2]
+    assert {"Gone", "Say"} <= set(there.partition("\n")[0].split(", "))
+    assert several.stdout.count("Say") and "Gone" not in several.stdout
     assert balsam(site.environment, "app", "rm", "-n", "Gone", put="y\n") == "Removed 1 App.\n"
     assert as_json(site.environment, "app", "ls", "Gone") == ls(site, "-t", "kind=gone") == []
     assert as_json(site.environment, "app", "rm", "--all", "Say", code=2)["exit_code"] == 2

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from balsam.cli.app_selectors import apps_of, named_apps
+from balsam.cli.app_selectors import apps_of, missing, named_apps, no_such_app
 from balsam.cli.output import json_option, plain, print_json
 from balsam.cli.selectors import SiteScope, site_option, site_scope
 from balsam.cli.table import print_table
@@ -25,7 +25,10 @@ def list_apps(names: tuple[str, ...], verbose: bool, site: str | None, as_json: 
     """List Apps with their parameters: all, or those with these names or ids."""
     scope = site_scope(site)
     scope.mention_left_out()
-    apps = apps_of(scope, names)
+    every = apps_of(scope)
+    apps = [one for one in every if not names or one.name in names or str(one.id) in names]
+    for word in missing(names, every):
+        click.echo(no_such_app(word, every, scope), err=True)
     if as_json:
         print_json([one.display_dict() for one in apps])
     elif verbose and apps:
