@@ -153,6 +153,8 @@ class AppDirectory:
         return self._ids[key]
 
     def _no_such_app(self, name: str, site_name: str | None) -> str:
+        if site_name is not None:
+            self._client.site_id(site_name)  # no such Site: that is what is wrong, and it is said there
         where = {} if site_name is None else {"site_name": site_name}
         known = {app.name for app in self._client.App.objects.filter(**where)}
         place = "" if site_name is None else f" at Site {site_name!r}"
