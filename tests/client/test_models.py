@@ -356,6 +356,8 @@ def test_apps_load_back_as_classes(client: Client, hello: Any, site: Any) -> Non
     assert by_name.command_template == by_id.command_template == hello.command_template
     with pytest.raises(errors.ValidationFailed, match="did you mean 'Hello'"):
         client.ApplicationDefinition.load_by_name("Hallo", site.name)
+    with pytest.raises(errors.ValidationFailed, match=rf"^there is no Site '{site.name}x'; did you mean '{site.name}'"):
+        client.ApplicationDefinition.load_by_name("Hello", f"{site.name}x")
     assert set(client.ApplicationDefinition.load_by_site(site.id)) == {"Hello"}
 
 
@@ -481,6 +483,17 @@ def test_an_app_that_was_deleted_is_synced_again_after_one_clear_error(client: C
         ({"parameters": ["name"]}, errors.ValidationFailed, r"parameters must be a dict, not \['name'\]"),
         ({"transfers": {"r": "x"}}, errors.ValidationFailed, r"transfers\.r must be a dict, not 'x'"),
         ({"transfers": {"r": 3}}, errors.ValidationFailed, r"transfers\.r must be a dict, not 3"),
+        (
+            {"transfers": {"r": {"required": True, "direction": "out", "local_path": "../x"}}},
+            errors.ValidationFailed,
+            r"^App Faulty: transfers\.r\.local_path: local_path '\.\./x' contains",
+        ),
+        ({"cleanup_files": ["../x"]}, errors.ValidationFailed, r"^App Faulty: cleanup_files: "),
+        (
+            {"python_exe": "/usr/bin/python3"},
+            errors.ValidationFailed,
+            r"python_exe is the interpreter for run\(\), which",
+        ),
         ({"command_template": 3}, errors.ValidationFailed, "command_template must be text, not 3"),
         ({"environment_variables": "A=1"}, errors.ValidationFailed, "environment_variables must be a dict, not 'A=1'"),
         (

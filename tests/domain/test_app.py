@@ -6,6 +6,7 @@ import pytest
 
 from balsam.domain.app import AppParameter, AppSpec, TransferSlot, with_template_parameters
 from balsam.domain.lifecycle import Hook
+from balsam.domain.monitors import Monitor, MonitorAction
 from balsam.domain.template import TemplateError
 
 HELLO = AppSpec("hello", "echo {{ name }} {{ n }}", {"name": AppParameter(), "n": AppParameter(False, "1")})
@@ -32,7 +33,15 @@ def test_a_sound_definition_has_no_problems() -> None:
     ],
 )
 def test_faults_are_named(spec: AppSpec, said: str) -> None:
-    assert any(said in problem for problem in spec.problems())
+    assert any(said in problem for _, problem in spec.problems())
+
+
+def test_faults_have_their_place() -> None:
+    slot, monitor = TransferSlot(True, "in", "../x"), Monitor(MonitorAction.KILL, pattern="(")
+    spec = replace(HELLO, transfers={"slot": slot}, cleanup_files=["/abs"], monitors={"m": monitor})
+    places = [where for where, _ in spec.problems()]
+    assert places[:2] == ["transfers.slot.local_path", "cleanup_files"]
+    assert places[2].startswith("monitors.m")
 
 
 def test_parameters_that_only_the_template_names_are_required() -> None:

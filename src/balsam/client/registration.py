@@ -128,17 +128,16 @@ def definition(app: Definition) -> AppSync:
     if app.monitors:  # not told otherwise: a service before them would not know the word
         fields["monitors"] = {key: dict(value) for key, value in app.monitors.items()}
     content = checked(AppSync, f"App {found.name}", fields)
-    _check_monitors(content)
+    _check(content.spec())
     return content
 
 
-def _check_monitors(content: AppSync) -> None:
-    if not content.monitors:
-        return
-    problems = [Problem(where, why) for where, why in content.spec().monitor_problems()]
+def _check(spec: AppSpec) -> None:
+    """Raises ValidationFailed with every fault and its place, as the service would."""
+    problems = [Problem(where, why) for where, why in spec.problems()]
     if problems:
-        said = "; ".join(f"{problem.where}: {problem.message}" for problem in problems)
-        raise ValidationFailed(f"App {content.name}: {said}", code="validation", details=problems)
+        said = "; ".join(it.message if it.where in it.message else f"{it.where}: {it.message}" for it in problems)
+        raise ValidationFailed(f"App {spec.name}: {said}", code="validation", details=problems)
 
 
 def vars_of(parameter: AppParameter) -> dict[str, Any]:
@@ -244,9 +243,11 @@ def _new_spec(app: Definition) -> AppSpec:
         hooks=frozenset(hook for hook in Hook if hook in methods),
         code=_code(app, methods, accepts_any) if methods else None,
     )
-    problems = list(made.problems())
-    if problems:
-        raise _faulty(name, "command_template", "; ".join(problems))
+    if app.python_exe is not None and "run" not in methods:
+        raise _faulty(
+            name, "python_exe", "is the interpreter for run(), which it has not: commands and hooks ignore it"
+        )
+    _check(made)
     return made
 
 

@@ -159,53 +159,58 @@ class AppSpec:
     def defaults(self) -> dict[str, str]:
         return {name: spec.default for name, spec in self.parameters.items() if spec.default is not None}
 
-    def problems(self) -> Iterator[str]:
-        """What is wrong with the definition, one sentence each."""
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """(where, what is wrong) with the definition, one sentence each."""
         if not self.name.isidentifier() or len(self.name) > MAX_NAME_LENGTH:
-            yield f"App name {self.name!r} must be a Python identifier of at most {MAX_NAME_LENGTH} characters"
-        for name, spec in self.parameters.items():
-            if not name.isidentifier():
-                yield f"parameter name {name!r} must be a Python identifier"
-            if spec.required and spec.default is not None:
-                yield f"parameter {name!r} is required and has a default; choose one"
-            if not spec.required and spec.default is None and not self.runs_python:
-                yield f"parameter {name!r} is optional and needs a default"
+            yield "name", f"App name {self.name!r} must be a Python identifier of at most {MAX_NAME_LENGTH} characters"
+        yield from self._parameter_problems()
         for name, slot in self.transfers.items():
             if why := local_path_problem(slot.local_path):
-                yield f"transfer slot {name!r}: {why}"
+                yield f"transfers.{name}.local_path", why
         yield from self._pattern_problems()
+        yield from monitor_problems(self.monitors)
         if self.hooks and self.code is None:
-            yield f"hooks ({', '.join(sorted(self.hooks))}) are declared and the code of the class is missing"
+            yield "code", f"hooks ({', '.join(sorted(self.hooks))}) are declared and the code of the class is missing"
         if self.runs_python:
             if self.command_template is not None:
-                yield "command_template and run() are both there; an App has one of them"
+                yield "command_template", "command_template and run() are both there; an App has one of them"
             if self.code is not None and LaunchMethod.GET_ARG_STR in self.code.launch_methods:
-                yield "get_arg_str() and run() are both there; get_arg_str() is for Apps with a command_template"
+                yield (
+                    "code",
+                    "get_arg_str() and run() are both there; get_arg_str() is for Apps with a command_template",
+                )
             return
         yield from self._template_problems()
 
-    def monitor_problems(self) -> Iterator[tuple[str, str]]:
-        """(where, what is wrong) with its monitors."""
-        return monitor_problems(self.monitors)
+    def _parameter_problems(self) -> Iterator[tuple[str, str]]:
+        for name, spec in self.parameters.items():
+            where = f"parameters.{name}"
+            if not name.isidentifier():
+                yield where, f"parameter name {name!r} must be a Python identifier"
+            if spec.required and spec.default is not None:
+                yield where, f"parameter {name!r} is required and has a default; choose one"
+            if not spec.required and spec.default is None and not self.runs_python:
+                yield where, f"parameter {name!r} is optional and needs a default"
 
-    def _pattern_problems(self) -> Iterator[str]:
+    def _pattern_problems(self) -> Iterator[tuple[str, str]]:
         for pattern in self.cleanup_files:
             try:
                 Glob.parse(pattern)
             except BadPattern as error:
-                yield f"cleanup_files: {error}"
+                yield "cleanup_files", str(error)
 
-    def _template_problems(self) -> Iterator[str]:
+    def _template_problems(self) -> Iterator[tuple[str, str]]:
+        where = "command_template"
         if self.command_template is None:
-            yield "command_template is missing, and so is run(); an App needs one of them"
+            yield where, "command_template is missing, and so is run(); an App needs one of them"
             return
         try:
             used = CommandTemplate.parse(self.command_template).parameters
         except TemplateError as error:
-            yield str(error)
+            yield where, str(error)
             return
         if unused := sorted(self.parameters.keys() - set(used)):
-            yield f"parameters not used in command_template: {', '.join(unused)}"
+            yield "parameters", f"parameters not used in command_template: {', '.join(unused)}"
 
 
 def _check_names(app: AppSpec, given: Mapping[str, object]) -> None:

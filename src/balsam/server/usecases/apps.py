@@ -66,8 +66,7 @@ def sync_app(tx: Tx, principal: Principal, message: AppSync, now: datetime, rena
         spec = message.spec()
     except BadEnvelope as error:
         raise Invalid([ErrorDetail(where="code.envelope", message=str(error))]) from None
-    problems = [ErrorDetail(where="command_template", message=text) for text in spec.problems()]
-    problems += [ErrorDetail(where=where, message=why) for where, why in spec.monitor_problems()]
+    problems = [ErrorDetail(where=where, message=why) for where, why in spec.problems()]
     definition = message.model_dump(mode="json")
     try:
         json_text(definition, "the App's definition", MAX_DEFINITION_BYTES)
