@@ -1,7 +1,7 @@
 """What the shared SQL needs of a connection: sqlite3's and the one of PostgreSQL look the same from here.
 
-Statements are written in SQLite's SQL, with question marks; postgres_sql.py says the few things that PostgreSQL says
-otherwise. What the two do in different ways for the sake of speed stands in sqlite_tx.py and postgres_tx.py.
+Statements are written in SQLite's SQL, with question marks; postgres/sql.py says the few things that PostgreSQL says
+otherwise. What the two do in different ways for the sake of speed stands in sqlite_tx.py and postgres/tx.py.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 `SqlTx` is made by the writer thread for one item of a grouped commit. What can be summed over the commit (counters,
 wakes) is collected in its `Pending` and given up with the item when the item fails. What the databases do in ways of
-their own for the sake of speed are methods that sqlite_tx.py and postgres_tx.py fill in.
+their own for the sake of speed are methods that sqlite_tx.py and postgres/tx.py fill in.
 """
 
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
