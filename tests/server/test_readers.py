@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from balsam.server.errors import Unavailable
+from balsam.server.store import readers as module
 from balsam.server.store.readers import ALONE, COMPANY_SEC, NOBODY, READERS, Patience, Readers
 from balsam.testing.clock import FakeClock
 
@@ -70,6 +71,25 @@ def test_s16_heavy_reads_of_one_account_leave_a_thread_to_the_others(readers: Re
             await heavy.end()
 
     in_loop(check())
+
+
+def test_threads_that_were_kept_for_company_are_used_when_it_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks for anything more, which would wake them."""
+    monkeypatch.setattr(module, "COMPANY_SEC", 0.2)
+    readers = Readers(cores=2)
+
+    async def check() -> None:
+        heavy = HeavyReads(readers)
+        await readers.run(lambda: None, OTHER)
+        try:
+            await heavy.ask(ALONE)
+            for number in range(ALONE):
+                assert await asyncio.to_thread(heavy._at_work.acquire, timeout=10), number
+        finally:
+            await heavy.end()
+
+    in_loop(check())
+    readers.close()
 
 
 @pytest.mark.parametrize(("cores", "most"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 3), (64, 3)])

@@ -136,7 +136,8 @@ class Readers:
                 if (read := self._line.take(full)) is not None:
                     self._at_work[read[0]] += 1
                     return read
-                self._come.wait()
+                # What waits here may be begun as soon as its account is alone, which nobody tells.
+                self._come.wait(COMPANY_SEC if self._line else None)
             return None
 
     def _note(self, account: int) -> None:
