@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, suppress
@@ -14,8 +15,9 @@ import pytest
 
 from balsam.server.database_address import DatabaseAddress
 from balsam.server.store.postgres import pipeline
+from balsam.server.store.postgres.connection import Unreachable
 from balsam.server.store.postgres.store import PostgresStore
-from balsam.server.store.protocol import Duplicate, GuardFailed, Tx
+from balsam.server.store.protocol import Duplicate, GuardFailed, Tx, Wake
 from balsam.server.store.records import HotJob, UserRow
 from balsam.server.store.sql_database import listed
 from balsam.server.store.writer import Item
@@ -107,6 +109,15 @@ def test_s1_what_is_written_by_a_second_run_is_not_answered_with_the_error_of_th
     items = written(store, once_refused, lose_the_connection)
     assert names(world) == {"ada", "bob"}
     assert [(item.result, item.error) for item in items] == [("bob", None), (None, None)]
+
+
+def test_who_is_refused_without_a_try_says_nothing_new_of_the_server(store: PostgresStore) -> None:
+    """It may be back since the last try: who asked after that has one of its own."""
+    early = time.monotonic()
+    store._outage.note(Unreachable("the database is away"))
+    later = time.monotonic()
+    store._tell(Wake("files", 1, "question", {}), early)
+    store._outage.check(later)
 
 
 def test_s6_what_a_statement_was_to_change_is_known_before_the_commit(world: StoreWorld) -> None:

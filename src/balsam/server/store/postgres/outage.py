@@ -5,8 +5,9 @@ server is away would try again for seconds, one after another, long after their 
 """
 
 import time
+from collections.abc import Callable
 
-from balsam.server.store.postgres.connection import Unreachable
+from balsam.server.store.postgres.connection import Connection, Unreachable
 
 
 class Outage:
@@ -19,6 +20,15 @@ class Outage:
     def note(self, error: Unreachable) -> None:
         """A try failed."""
         self._text, self._noted_at = error.message, time.monotonic()
+
+    def connected(self, asked_at: float, connect: Callable[[], Connection]) -> Connection:
+        """What `connect` makes. Raises Unreachable, without a try for who has waited since before the last one."""
+        self.check(asked_at)
+        try:
+            return connect()
+        except Unreachable as error:
+            self.note(error)
+            raise
 
     def check(self, asked_at: float) -> None:
         """Raises Unreachable for who has been waiting since before the last try failed (time.monotonic)."""

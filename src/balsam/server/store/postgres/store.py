@@ -24,7 +24,6 @@ from balsam.server.store.postgres.connection import (
     Connection,
     ConnectionLost,
     PostgresDatabase,
-    Unreachable,
     connect,
     patiently,
 )
@@ -113,12 +112,8 @@ class PostgresStore:
     def _reader(self, asked_at: float) -> Connection:
         with suppress(queue.Empty):
             return self._readers.get_nowait()
-        self._outage.check(asked_at)
-        try:
-            return patiently(self._address, "reader", limit_sec=self._read_limit_sec, **_READER)
-        except Unreachable as error:
-            self._outage.note(error)
-            raise
+        make = partial(patiently, self._address, "reader", limit_sec=self._read_limit_sec, **_READER)
+        return self._outage.connected(asked_at, make)
 
     def _drop_readers(self) -> None:
         with suppress(queue.Empty):
@@ -134,17 +129,15 @@ class PostgresStore:
 
     def _tell(self, wake: Wake, asked_at: float) -> None:
         """Twice when the connection turns out to be dead: it was idle while the server restarted."""
+        make = partial(connect, self._address, "teller", limit_sec=TELL_LIMIT_SEC, synchronous_commit="off")
         for _ in range(2):
             try:
                 if self._telling is None or self._telling.closed:
-                    self._outage.check(asked_at)
-                    self._telling = connect(self._address, "teller", limit_sec=TELL_LIMIT_SEC, synchronous_commit="off")
+                    self._telling = self._outage.connected(asked_at, make)
                 with self._telling.transaction():
                     notifications.send(PostgresDatabase(self._telling), self._origin, [wake])
                 return
             except (Unavailable, ConnectionLost, psycopg.OperationalError) as error:
-                if isinstance(error, Unreachable):
-                    self._outage.note(error)
                 log.info("other processes were not told of %s %s: %s", wake.topic, wake.event, error)
 
     def _hear(self, wakes: Sequence[Wake]) -> None:
