@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +40,14 @@ ALONE = """\
 exec /usr/bin/srun "${@/--mpi=pmi2/--mpi=none}"
 """
 LIBRARY = {"mpich": "libmpich.so.12", "openmpi": "libmpi.so.40"}
+# How large its world is. Debian's packages bring no headers; this much of the ABI does not change.
+PROGRAM = """\
+#include <stdio.h>
+extern char ompi_mpi_comm_world[];
+int MPI_Init(void *, void *); int MPI_Comm_size(COMM, int *); int MPI_Finalize(void);
+int main(void) { int size; MPI_Init(0, 0); MPI_Comm_size(WORLD, &size); printf("%d\\n", size); return MPI_Finalize(); }
+"""
+WORLD = {"mpich": ("int", "0x44000000"), "openmpi": ("void *", "ompi_mpi_comm_world")}
 
 
 def with_choice(settings: dict[str, Any]) -> None:
@@ -235,6 +245,41 @@ def test_ranks_that_do_not_see_each_other_are_refused(cluster: LiveCluster) -> N
     assert "ranks of mpich" in said and "do not see each other" in said, told
     assert "world sizes 1, 1 instead of 2, 2" in said
     assert "set `mpirun: mpich`" in said
+
+
+def test_programs_of_either_mpi_see_all_their_ranks_under_srun(cluster: LiveCluster) -> None:
+    """One `--mpi` is not right for both; the wrong one makes each rank a world of its own, and all end well."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("the program of two MPIs needs a C compiler")
+    for flavour in ("MPICH", "Open MPI"):
+        mpi.require(flavour)
+    for name, (kind, world) in WORLD.items():
+        text = PROGRAM.replace("COMM", kind).replace("WORLD", world)
+        words = [compiler, "-x", "c", "-", "-o", str(cluster.site / name), "-l:" + LIBRARY[name]]
+        subprocess.run(words, input=text, text=True, check=True)
+    said = cluster.run(
+        """
+        class Mpich(ApplicationDefinition):
+            site = "cluster"
+            command_template = f"{ROOT}/mpich"
+        class OpenMpi(ApplicationDefinition):
+            site = "cluster"
+            command_template = f"{ROOT}/openmpi"
+        tags = {"group": "either"}
+        jobs = [Job(app_id=app, workdir=f"either/{app.__name__}", num_nodes=2, ranks_per_node=2, tags=tags)
+                for app in (Mpich, OpenMpi)]
+        batch = allocation(num_nodes=4, filter_tags=tags)
+        for job in jobs:
+            job.save()
+        for job in jobs:
+            assert job.wait(90), job.explain()
+            print(json.dumps([job.state.value, job.read_text("job.out").split()]))
+        batch.cancel()
+        reach(batch, "finished")
+        """
+    )
+    assert answers(said) == [["JOB_FINISHED", ["4"] * 4]] * 2
 
 
 def test_a_node_that_lacks_the_program_is_set_aside(cluster: LiveCluster) -> None:

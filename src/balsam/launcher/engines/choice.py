@@ -32,7 +32,9 @@ def engine_for(partition: Partition, environ: Mapping[str, str]) -> Engine:
         pmi = choose_pmi(mpirun.srun, [node.name for node in partition.nodes], environ)
         log.info("mpirun: %s", pmi.reason)
         cpus = cpus_per_core(max(len(node.cpu_ids) for node in partition.nodes), environ)
-        mpirun = Srun(mpirun.srun, pmi.name, mpirun.binds, cpus)
+        for family, name in pmi.of_others.items():
+            log.info("mpirun: --mpi=%s for programs that are linked with %s, not tried out", name, family)
+        mpirun = Srun(mpirun.srun, pmi.name, mpirun.binds, cpus, pmi.of_others)
     return MpirunEngine(mpirun, partition.nodes)
 
 

@@ -1,8 +1,9 @@
 """Which process management interface (`srun --mpi`) the MPI of this machine needs, tried out once for each allocation.
 
 With the wrong one every rank of an MPI program takes itself for the only one, and srun ends with 0 all the same. So two
-ranks of a small program are started with the MPI whose mpiexec is on PATH, and must see each other. Programs that were
-built with another MPI are not known here: their Apps say `launch_params={"mpi": "pmix"}`.
+ranks of a small program are started with the MPI whose mpiexec is on PATH, and must see each other. Programs that are
+linked with another MPI get what that one needs, untried (`linked_mpi`); of those that hide it (scripts, Python) nothing
+is known here: their Apps say `launch_params={"mpi": "pmix"}`.
 """
 
 import re
@@ -10,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from balsam.platform.mpirun.detect import recognise_on_path
@@ -22,6 +23,7 @@ _TIMEOUT_SEC = 20.0
 _SIZE = re.compile(r"^balsam-mpi-size (\d+)$", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 _WANTED = {"mpich": ("pmi2", "cray_shasta"), "intelmpi": ("pmi2",), "openmpi": ("pmix",)}
+_LINKED = ("mpich", "openmpi")  # what `linked_mpi` tells apart
 _LIBRARIES = {
     "mpich": ("libmpi.so.12", "libmpich.so.12", "libmpi_cray.so.12"),
     "intelmpi": ("libmpi.so.12",),
@@ -35,10 +37,14 @@ class Singletons(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Pmi:
-    """What `--mpi` is to say, None for Slurm's own default, and why, one sentence."""
+    """What `--mpi` is to say, None for Slurm's own default, and why, one sentence.
+
+    `of_others`: what it is to say for programs that are linked with another MPI, by its family.
+    """
 
     name: str | None
     reason: str
+    of_others: Mapping[str, str] = field(default_factory=dict)
 
 
 def choose_pmi(srun: str, hosts: Sequence[str], environ: Mapping[str, str]) -> Pmi:
@@ -54,17 +60,20 @@ def choose_pmi(srun: str, hosts: Sequence[str], environ: Mapping[str, str]) -> P
         if forced:
             return Pmi(forced, f"--mpi={forced} by {variable}, not tried out")
     family, mpiexec = recognise_on_path(environ)
-    if family not in _WANTED:
-        return Pmi(None, f"Slurm's own --mpi, not tried out: {mpiexec}; {VARIABLE} chooses another")
     known = _run([srun, "--mpi=list"], environ)[1]
-    candidates = [name for name in _WANTED[family] if re.search(rf"\b{name}\b", known)]
+    like = "mpich" if family == "intelmpi" else family
+    others = {other: names[0] for other in _LINKED if other != like and (names := _there(other, known))}
+    if family not in _WANTED:
+        reason = f"Slurm's own --mpi, not tried out: {mpiexec}; {VARIABLE} chooses another"
+        return Pmi(None, reason, others)
+    candidates = _there(family, known)
     said = []
     alone = False
     for name in candidates:
         code, text = _run(_probe_words(srun, name, hosts, family, mpiexec), environ)
         sizes = [int(size) for size in _SIZE.findall(text)]
         if code == 0 and sizes == [2, 2]:
-            return Pmi(name, f"--mpi={name}: two ranks of {family} ({mpiexec}) see each other")
+            return Pmi(name, f"--mpi={name}: two ranks of {family} ({mpiexec}) see each other", others)
         alone |= 1 in sizes
         said.append(f"--mpi={name}: {_told(code, sizes)}")
     tried = "; ".join(said) or f"this Slurm has none of {', '.join(_WANTED[family])}"
@@ -73,7 +82,12 @@ def choose_pmi(srun: str, hosts: Sequence[str], environ: Mapping[str, str]) -> P
             f"ranks of {family} ({mpiexec}) that srun starts do not see each other ({tried}); set `mpirun: {family}` "
             f"in settings.yml to start them with its own mpiexec, or {VARIABLE} in job-template.sh"
         )
-    return Pmi(candidates[0], f"--mpi={candidates[0]} as {family} is on PATH; not verified: {tried}")
+    return Pmi(candidates[0], f"--mpi={candidates[0]} as {family} is on PATH; not verified: {tried}", others)
+
+
+def _there(family: str, known: str) -> list[str]:
+    """What the MPI may need, of that which this Slurm has."""
+    return [name for name in _WANTED[family] if re.search(rf"\b{name}\b", known)]
 
 
 def _probe_words(srun: str, pmi: str, hosts: Sequence[str], family: str, mpiexec: str) -> list[str]:

@@ -8,9 +8,11 @@ in steps with all of a node only (`binds`). Without them nothing is said of bind
 complain of it in the output of each Job.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 
 from balsam.platform.mpirun.base import RankCommand, RankPlacement, is_direct, param_words, step_name
+from balsam.platform.mpirun.linked_mpi import linked_mpi
 from balsam.platform.node import gpus
 
 # What a step's daemon writes when the nodes' PMIx servers can't reach each other: the ranks then wait without end.
@@ -28,6 +30,7 @@ class Srun:
 
     `pmi`: what `--mpi` says, None for Slurm's own default. `binds`: pin each rank to its part of the cores.
     `cpus_per_core`: how many of Slurm's CPUs make up one core of the Job's (2 where Slurm counts hyperthreads).
+    `pmi_of_others`: what `--mpi` says for programs that are linked with another MPI, by its family.
     """
 
     name = "srun"
@@ -46,11 +49,13 @@ class Srun:
         pmi: str | None = None,
         binds: bool = False,
         cpus_per_core: int = 1,
+        pmi_of_others: Mapping[str, str] | None = None,
     ) -> None:
         self.srun = srun
         self.pmi = pmi
         self.binds = binds
         self.cpus_per_core = cpus_per_core
+        self.pmi_of_others = pmi_of_others or {}
 
     def command(self, placement: RankPlacement, argv: Sequence[str], env: Mapping[str, str]) -> RankCommand:
         extra = param_words(placement.launch_params, self.params, self.name)
@@ -58,8 +63,9 @@ class Srun:
             return RankCommand(list(argv))
         step = step_name(env)
         words = [self.srun, *self._where(placement), *_ALWAYS, f"--job-name={step}"]
-        if self.pmi is not None and "--mpi" not in extra:
-            words.append(f"--mpi={self.pmi}")
+        pmi = None if "--mpi" in extra else self._pmi(argv[0], env)
+        if pmi is not None:
+            words.append(f"--mpi={pmi}")
         # Slurm takes no hint beside a binding.
         own = "--cpu-bind" in extra or "--hint" in extra
         masks = [] if own else self._masks(placement)
@@ -70,6 +76,12 @@ class Srun:
         if "--distribution" not in extra:
             words.append("--distribution=block")
         return RankCommand([*words, *extra, "--", *_with_gpus(env), *argv], reach="step", step=step)
+
+    def _pmi(self, program: str, env: Mapping[str, str]) -> str | None:
+        if not self.pmi_of_others:
+            return self.pmi
+        search = env.get("PATH") or os.environ.get("PATH", os.defpath)
+        return self.pmi_of_others.get(linked_mpi(program, search) or "", self.pmi)
 
     def _where(self, placement: RankPlacement) -> list[str]:
         nodes = placement.nodes
