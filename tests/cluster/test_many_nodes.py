@@ -178,7 +178,7 @@ def test_a_node_that_crashes_takes_only_its_own_jobs(cluster: LiveCluster) -> No
 
 
 def test_nothing_of_the_zoo_survives_its_job(cluster: LiveCluster) -> None:
-    """S9: ranks that ignore SIGTERM, are stopped, leave a daemon with the pipe or zombies; no node is used before."""
+    """S9: ranks fork, ignore SIGTERM, are stopped, leave zombies or a daemon with the pipe; no node is used early."""
     cluster.copy(ZOO)
     said = cluster.run(
         """
@@ -189,6 +189,7 @@ def test_nothing_of_the_zoo_survives_its_job(cluster: LiveCluster) -> None:
             "setsid": f"{python} {zoo}/daemon.py 48171 stay",
             "zombies": f"{python} {zoo}/zombies.py 48171",
         }
+        forks = f"{python} {zoo}/bomb.py 48171"
         def made(name, code, **fields):
             job = Job(app_id=Sh, workdir=f"zoo/{name}", parameters={"code": code}, **fields)
             job.save()
@@ -200,9 +201,10 @@ def test_nothing_of_the_zoo_survives_its_job(cluster: LiveCluster) -> None:
         batch = allocation(num_nodes=4)
         wide = made("wide", " & ".join(animals.values()) + " & wait", num_nodes=2)
         packed = [made(name, f"exec {code}", ranks_per_node=2, node_packing_count=4) for name, code in animals.items()]
+        packed.append(made("forks", f"exec {forks}", node_packing_count=4))
         until(ready(wide, 8), wide.explain())
         for job in packed:
-            until(ready(job, 2), job.explain())
+            until(ready(job, job.ranks_per_node), job.explain())
         after = made("after", "ps -eo stat,args | grep -v ^Z | grep -c '4817[1]'; true", num_nodes=4)
         jobs = [wide, *packed]
         for job in jobs:
@@ -216,7 +218,7 @@ def test_nothing_of_the_zoo_survives_its_job(cluster: LiveCluster) -> None:
         """
     )
     ((states, left),) = answers(said)
-    assert states == ["CANCELLED"] * 5
+    assert states == ["CANCELLED"] * 6
     assert left == ["0"] * 4, "processes of Jobs that are over"
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from balsam.launcher.node_keys import make_node_keys
 from tests.cluster.live_cluster import LiveCluster, eventually, finished, live_cluster, next_line, processes_of
+from tests.launcher.conftest import ZOO
 from tests.testbed.slurm_bed import ClusterUser, SlurmBed
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left")]
@@ -239,3 +240,44 @@ reach(batch, "finished")
     assert pids == 2 * (32 + 8 + 32), "an attempt did not look"
     finished(script, 60)
     eventually(lambda: not cluster.bed.processes(scheduler_id), "processes are left")
+
+
+def test_nothing_of_the_zoo_survives_its_job(cluster: LiveCluster) -> None:
+    """S9: Jobs fork, ignore SIGTERM, are stopped, leave zombies or a daemon with the pipe; no node is used early."""
+    cluster.copy(ZOO)
+    said = cluster.run(
+        BEGIN
+        + """
+zoo, python = ROOT.parent / "zoo", f"{sys.executable} -S -E"
+animals = {
+    "ignores": (7, f"bash {zoo}/ignores_term.sh 58171"),
+    "stopped": (7, f"bash {zoo}/stopped.sh 58171"),
+    "setsid": (7, f"{python} {zoo}/daemon.py 58171 stay"),
+    "zombies": (7, f"{python} {zoo}/zombies.py 58171"),
+    "forks": (2, f"{python} {zoo}/bomb.py 58171"),
+}
+jobs = [job for name, (number, animal) in animals.items() for job in many(f"zoo/{name}", f"exec {animal}", number)]
+def ready():
+    outs = [ROOT / "data" / job.workdir / "job.out" for job in jobs]
+    return all(out.exists() and "ready" in out.read_text() for out in outs)
+until(ready, "not all run")
+on = sorted({where(job) for job in jobs})
+# Each takes a whole node, as soon as it has one, and counts what of the zoo lives there: zombies have no environment.
+COUNT = ("for pid in $(pgrep -f '5817[1]'); do "
+         "grep -qzsx SLURMD_NODENAME=$SLURMD_NODENAME /proc/$pid/environ && echo $pid; done | wc -l; uname -n; "
+         "touch up; until [ $(ls ../*/up | wc -l) = 4 ]; do sleep 0.1; done")
+after = [Job(app_id=Sh, workdir=f"zoo/after/{i}", parameters={"code": COUNT}) for i in range(4)]
+after = Job.objects.bulk_create(after)
+for job in jobs:
+    job.cancel()
+wait_for(after)
+states = sorted({str(job.state.value) for job in Job.objects.filter(id=[job.id for job in jobs])})
+say(on, states, sorted(job.read_text("job.out").split() for job in after))
+batch.cancel()
+reach(batch, "finished")
+        """
+    )
+    on, states, counts = json.loads(said)
+    assert on == ["node1", "node2", "node3", "node4"]
+    assert states == ["CANCELLED"]
+    assert counts == [["0", name] for name in on], "a node was used while processes of its Jobs lived"
