@@ -1,13 +1,24 @@
 """What the Slurm adapter makes of Slurm's words; the adapter against a real Slurm is in tests/cluster."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from balsam.platform.scheduler.base import BackfillWindow, QueueLimits, SchedulerState
+from balsam.domain.clock import SystemClock
+from balsam.platform.scheduler.base import (
+    BackfillWindow,
+    QueueLimits,
+    SchedulerConfig,
+    SchedulerState,
+    SubmitRequest,
+    no_crash,
+)
+from balsam.platform.scheduler.slurm import Slurm
 from balsam.platform.scheduler.slurm_capacity import backfill_windows, partition_limits, qos_limits
 from balsam.platform.scheduler.slurm_records import FACTS, FIELD, LISTED, accounted, listed
 from balsam.platform.scheduler.slurm_words import hosts, is_hopeless, seconds, state_of
+from tests.platform.fake_commands import write_program
 
 S = SchedulerState
 FACT = {
@@ -27,6 +38,30 @@ FACT = {
     "reason": "None",
     "script_node": "node1",
 }
+
+
+def test_an_agents_own_job_is_not_the_allocations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What sbatch is given becomes the environment of the allocation's script."""
+    write_program(tmp_path / "bin", "squeue", "exit 0")
+    write_program(tmp_path / "bin", "sacct", "exit 0")
+    write_program(tmp_path / "bin", "sbatch", f"env >{tmp_path}/$NAME; echo 17")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    mine = {"SLURM_CONF": "/etc/slurm.conf", "SLURM_MPI_TYPE": "pmix", "SBATCH_QOS": "mine"}
+    jobs = {"SLURM_NTASKS": "1", "SLURM_MEM_PER_NODE": "2048", "SLURMD_NODENAME": "login1"}
+    for name, value in {**mine, **jobs}.items():
+        monkeypatch.setenv(name, value)
+
+    def given(name: str) -> dict[str, str]:
+        monkeypatch.setenv("NAME", name)
+        scheduler = Slurm(SchedulerConfig(tmp_path, {}, SystemClock(), no_crash))
+        scheduler.submit(tmp_path / "script.sh", "balsam-1", SubmitRequest(1, 10, "batch", "proj1"))
+        lines = (tmp_path / name).read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines if line.startswith(("SLURM", "SBATCH")))
+
+    assert given("outside") == mine | jobs, "a person's own wishes"
+    monkeypatch.setenv("SLURM_JOB_ID", "16")
+    assert given("inside") == mine
 
 
 def squeue(**facts: str) -> str:

@@ -104,7 +104,7 @@ def run_agent(
             os.chdir(plan.site.root)
             start_logging(plan.site, plan.settings.logging, terminal=terminal)
             link = ServiceLink.connect(plan.site, plan.identity.id)
-            agent = build_agent(plan, lock, link, SystemClock(), on_status, reload_wanted=reloads.wanted)
+            agent = build_agent(plan, lock, link, SystemClock(), _logged(on_status), reload_wanted=reloads.wanted)
             log.info("agent of Site %s (%d) at %s starts", plan.identity.name, plan.identity.id, link.url)
             signals.obeyed_by(agent)
             agent.run()
@@ -253,18 +253,29 @@ def _transfers(site: SiteDirectory, settings: TransferSettings | None, link: Ser
     return Transfers(link, backends, limits, clock)
 
 
+def _logged(on_status: Callable[[AgentStatus], None]) -> Callable[[AgentStatus], None]:
+    """As `on_status`, and a line in the log when the agent runs, waits for the service, or stops."""
+    last = ""
+
+    def status(status: AgentStatus) -> None:
+        nonlocal last
+        if status.state not in (last, "starting"):
+            log.info("agent is %s%s", status.state, f": {status.detail}" if status.detail else "")
+        last = status.state
+        on_status(status)
+
+    return status
+
+
 class _Told:
     """Whoever started this agent, waiting at the other end of a pipe for one line."""
 
     def __init__(self, handle: int | None) -> None:
         self._handle = handle
-        self._last = ""
 
     def status(self, status: AgentStatus) -> None:
-        if status.state not in (self._last, "starting"):
-            log.info("agent is %s%s", status.state, f": {status.detail}" if status.detail else "")
+        if status.state != "starting":
             self._write(asdict(status))
-        self._last = status.state
 
     def failed(self, error: str) -> None:
         self._write({"error": error})

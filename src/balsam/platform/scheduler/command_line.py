@@ -39,6 +39,7 @@ class CommandScheduler(ABC):
     _script_on_stdin: ClassVar[bool] = False
     _has_large_codes: ClassVar[bool] = False
     _forget: ClassVar[tuple[str, ...]] = ()
+    _keep: ClassVar[tuple[str, ...]] = ()
     _add: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, config: SchedulerConfig) -> None:
@@ -48,7 +49,7 @@ class CommandScheduler(ABC):
         self._crash_point = config.crash_point
         self._clock = config.clock
         timeout_sec = options.positive(config.options, "command_timeout_sec", TIMEOUT_SEC)
-        self._commands = Commands(timeout_sec, self._forget, self._add)
+        self._commands = Commands(timeout_sec, self._forgotten(), self._add, self._keep)
         self.doubt_sec = timeout_sec + min(SETTLE_SEC, timeout_sec)
 
     # What an adapter says
@@ -78,6 +79,10 @@ class CommandScheduler(ABC):
 
     @abstractmethod
     def time_left_sec(self, scheduler_id: str) -> float | None: ...
+
+    def _forgotten(self) -> tuple[str, ...]:
+        """How the variables begin that commands do not get, but for those of `_keep`."""
+        return self._forget
 
     def backfill_windows(self) -> dict[str, list[BackfillWindow]]:
         return {}

@@ -42,12 +42,19 @@ class Answer:
 
 class Commands:
     """Runs commands with one time-out. Environment variables that begin with one of `forget` are not passed on, as
-    some change what a command lists; those of `add` are given to questions.
+    some change what a command lists, unless `keep` names them; those of `add` are given to questions.
     """
 
-    def __init__(self, timeout_sec: float, forget: tuple[str, ...] = (), add: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        timeout_sec: float,
+        forget: tuple[str, ...] = (),
+        add: Mapping[str, str] | None = None,
+        keep: tuple[str, ...] = (),
+    ) -> None:
         self.timeout_sec = timeout_sec
         self._forget = forget
+        self._keep = keep
         self._add = add or {}
 
     def ask(self, words: Sequence[str]) -> Answer:
@@ -69,7 +76,9 @@ class Commands:
         return self._run(words[0], _bounded(words, self.timeout_sec + 1), environment, script)
 
     def _environment(self) -> dict[str, str]:
-        return {name: value for name, value in os.environ.items() if not name.startswith(self._forget)}
+        return {
+            name: value for name, value in os.environ.items() if name in self._keep or not name.startswith(self._forget)
+        }
 
     def _run(
         self, program: str, words: Sequence[str], environment: Mapping[str, str], stdin: Path | None = None

@@ -5,6 +5,7 @@ idle nodes in `slurm_capacity`. Allocations are submitted with --no-requeue: Slu
 the same id while processes of its first life may go on, and the Jobs come back by themselves in the next allocation.
 """
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,12 +56,19 @@ class Slurm(CommandScheduler):
     )
     # They would narrow what the commands list. SBATCH_* are the user's own defaults and stay.
     _forget = ("SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SQUEUE_")
+    _keep = ("SLURM_CLUSTERS", "SLURM_CONF", "SLURM_MPI_TYPE")
     _add: ClassVar = {"SLURM_TIME_FORMAT": "%s"}
 
     def __init__(self, config: SchedulerConfig) -> None:
         super().__init__(config)
         self._queue_is = options.choice(config.options, "queue_is", ("partition", "qos"))
         self._accounting = options.flag(config.options, "accounting", True)
+
+    def _forgotten(self) -> tuple[str, ...]:
+        # An agent that is a job itself was told what that job has. An allocation would inherit what sbatch does not
+        # happen to set for it too, and its srun take that for wishes: one task, the agent's memory.
+        is_a_job = "SLURM_JOB_ID" in os.environ
+        return (*self._forget, "SLURM_", "SLURMD_") if is_a_job else self._forget
 
     def _words(self, script_path: Path, name: str, request: SubmitRequest) -> list[str]:
         output = str(self._submit_dir / f"{name}.output").replace("%", "%%")
