@@ -49,8 +49,10 @@ _FLOOR = """CREATE TABLE floor AS SELECT id, 1 AS site, id % 7 AS app, 5 AS stat
     ANALYZE floor"""
 _FLOOR_ACQUIRE = """UPDATE floor SET session = 1 WHERE id = ANY (ARRAY(SELECT id FROM floor
     WHERE site = 1 AND session IS NULL AND state = 5 ORDER BY id LIMIT 100 FOR UPDATE SKIP LOCKED)) RETURNING *"""
-_FLOOR_UPDATE = "UPDATE floor SET state = 6, updated = 1 WHERE id = ANY (%s) AND state = 5"
-_FLOOR_LOG = "INSERT INTO floor_log SELECT id * 100, id, 5, 6, 0 FROM unnest(%s::bigint[]) AS id"
+# In one statement, one way there and back: half as fast again as one for the Jobs and one for the log.
+_FLOOR_UPDATE = """WITH changed AS
+    (UPDATE floor SET state = 6, updated = 1 WHERE id = ANY (%s) AND state = 5 RETURNING id)
+    INSERT INTO floor_log SELECT id * 100, id, 5, 6, 0 FROM changed"""
 
 
 def measure(root: Path, jobs: int, rows: int, parts: Sequence[str]) -> list[Goal]:
@@ -88,17 +90,18 @@ def _database(server: PostgresServer) -> Iterator[str]:
 
 
 def _floors(url: str, batches: int = 200) -> tuple[float, float]:
-    """Rows per second of bare statements over one connection, a hundred to a commit: acquired; updated and logged."""
+    """Rows per second of bare, prepared statements over one connection, a hundred to a commit: acquired; updated and
+    logged."""
     batches = sized(batches)
     with psycopg.connect(url, autocommit=True) as db:
         db.execute(_FLOOR)
         begin = time.perf_counter()
-        batches_of_ids = [[row[0] for row in db.execute(_FLOOR_ACQUIRE).fetchall()] for _ in range(batches)]
+        batches_of_ids = [
+            [row[0] for row in db.execute(_FLOOR_ACQUIRE, prepare=True).fetchall()] for _ in range(batches)
+        ]
         between = time.perf_counter()
         for ids in batches_of_ids:
-            with db.transaction():
-                db.execute(_FLOOR_UPDATE, (ids,))
-                db.execute(_FLOOR_LOG, (ids,))
+            db.execute(_FLOOR_UPDATE, (ids,), prepare=True)
         end = time.perf_counter()
         db.execute("DROP TABLE floor, floor_log")
     return batches * BATCH / (between - begin), batches * BATCH / (end - between)
