@@ -106,6 +106,15 @@ def test_s3_busy_answers_are_repeated_with_the_same_key(script: Script, transpor
     assert [got.headers["idempotency-key"] for got in script.received] == ["k1"] * 3
 
 
+@pytest.mark.parametrize(("times", "told"), [(2, False), (6, True)])
+def test_who_calls_too_fast_is_slowed_down_and_told_only_when_it_lasts(
+    script: Script, transport: Transport, caplog: pytest.LogCaptureFixture, times: int, told: bool
+) -> None:
+    script.answers = [error(429, "too_many", "50 a second")] * times
+    transport.request("GET", "/x", reply=Deleted)
+    assert ("can't" in caplog.text) is ("is back" in caplog.text) is told
+
+
 def test_retry_after_is_honoured(script: Script, transport: Transport) -> None:
     script.answers = [error(503, "busy", "busy", retry_after="0.7")]
     start = time.monotonic()

@@ -67,6 +67,7 @@ def test_list_comes_from_the_agent_and_errors_are_named(service: RunningService,
         ({"entries": [entry]}, 200),
         ({"error": "not_found"}, 404),
         ({"error": "refused"}, 403),
+        ({"error": "busy: this Site answers 50 file requests per second; try again"}, 429),  # clients ask again
         ({"error": "disk on fire"}, 409),
     ):
         seen = len(agent.events)

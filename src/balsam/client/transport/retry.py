@@ -7,9 +7,11 @@ A call is repeated when that can't do harm: it never reached the service, the se
 from dataclasses import dataclass
 from random import Random
 
-REFUSED_UNTOUCHED = frozenset({429, 503})
+TOO_FAST = 429
+REFUSED_UNTOUCHED = frozenset({TOO_FAST, 503})
 MAYBE_DONE = frozenset({502, 504})
 SHORTEST_TRY_SEC = 0.05
+QUIET_TRIES = 5  # of a call that is only slowed down, before it is told like an outage
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,16 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A try without answer. `maybe_done`: the service may have carried it out; `final`: no try will do better."""
+    """A try without answer. `maybe_done`: the service may have carried it out; `final`: no try will do better.
+
+    `too_fast`: the service is well and wants fewer calls in a second.
+    """
 
     reason: str
     maybe_done: bool
     retry_after_sec: float | None = None
     final: bool = False
+    too_fast: bool = False
 
 
 @dataclass(slots=True)

@@ -37,8 +37,10 @@ from balsam.client.transport.link import HttpLink, LinkError, OpenReply, PooledL
 from balsam.client.transport.outage import Outage
 from balsam.client.transport.retry import (
     MAYBE_DONE,
+    QUIET_TRIES,
     REFUSED_UNTOUCHED,
     SHORTEST_TRY_SEC,
+    TOO_FAST,
     Attempts,
     Failure,
     RetryPolicy,
@@ -251,7 +253,8 @@ class Transport:
             pause = attempts.failed(outcome, self._clock.monotonic())
             if pause is None:
                 raise self._unavailable(outcome, where, attempts, deadline_sec)
-            self._outage.began(self.url, outcome)
+            if not outcome.too_fast or attempts.count >= QUIET_TRIES:
+                self._outage.began(self.url, outcome)
             self._pause(pause)
             if self._closed.is_set() or is_given_up():
                 why = "the client was closed" if self._closed.is_set() else "the caller went away"
@@ -277,7 +280,7 @@ class Transport:
             return Failure(str(error), error.maybe_done, final=error.final)
         if raw.status in REFUSED_UNTOUCHED or (raw.status in MAYBE_DONE and not is_final(raw)):
             reason = error_of(raw)[1] or f"answered {raw.status}"
-            return Failure(reason, raw.status in MAYBE_DONE, retry_after_sec(raw))
+            return Failure(reason, raw.status in MAYBE_DONE, retry_after_sec(raw), too_fast=raw.status == TOO_FAST)
         self._outage.ended(self.url)
         return raw
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from balsam.domain.paths import BadPath, contained
 from balsam.domain.scopes import Scope
 from balsam.server.auth.needs import USER_SITE_OR_JOB
-from balsam.server.errors import Conflict, Forbidden, Invalid, NotFound, ServiceError
+from balsam.server.errors import Conflict, Forbidden, Invalid, NotFound, ServiceError, TooMany
 from balsam.server.problems import Problem
 from balsam.server.routes.call import Call
 from balsam.server.routes.endpoint import Routes
@@ -119,4 +119,6 @@ def _refusal(error: str, path: str) -> ServiceError:
     if kind == "refused":
         reason = why or "it is no plain file, or leads out of the workdir"
         return Forbidden(f"the Site does not let {path!r} be read: {reason}")
+    if kind == "busy":
+        return TooMany(why)
     return Conflict("file_error", error)
