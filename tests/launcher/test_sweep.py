@@ -164,6 +164,14 @@ def test_daemon_of_a_run_that_ended_by_itself_is_gone_within_seconds(bench: Benc
     assert bench.sweeper.due() is None
 
 
+def test_a_process_that_writes_over_its_marks_is_found_by_its_session(bench: Bench) -> None:
+    child = bench.start("retitled.py")
+    bench.sweeper.hold(bench.run_of(child), kill_at=0.0)
+    assert bench.sweeper.sweep(time.monotonic()) == []
+    bench.end(child)
+    bench.sweep_until_gone(bench.run_of(child))
+
+
 def test_others_are_left_alone(bench: Bench) -> None:
     """A sweep for one run touches no other job, no other attempt, no other allocation, nothing older."""
     alive = [bench.start("daemon.py", "stay", job_id=str(number)) for number in (1, 2)]

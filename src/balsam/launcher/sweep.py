@@ -144,4 +144,5 @@ def _value(environ: bytes, name: str) -> bytes | None:
     if start < 0:
         return None
     start += len(name) + 2
-    return environ[start : environ.index(b"\0", start)]
+    end = environ.find(b"\0", start)  # there is none where the process has written over it
+    return None if end < 0 else environ[start:end]
