@@ -37,6 +37,7 @@ from balsam.launcher.starter import Starter
 from balsam.launcher.workdir import DataRoot, WorkdirError, keep_earlier_output
 from balsam.launcher.workers import Worker, WorkerKey, Workers
 from balsam.platform.node.gpus import GpuVendor
+from balsam.worker.protocol import take_answer
 from tests.launcher.conftest import files_left
 
 CONFIG = LauncherConfig(1, "/site", "/site/data", "/site/qsubmit/b", "/site/qsubmit/b/credentials.json", 2)
@@ -327,6 +328,17 @@ def test_too_few_files_are_not_the_jobs_fault(tmp_path: Path, left: int) -> None
         for fd, _ in epoll.poll(5):
             workers.heard(fd)
     epoll.close()
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[" * 100_000, b'{"code":0,"result":{"value":' + b"[" * 100_000])
+def test_what_a_rank_writes_in_the_place_of_an_answer_ends_no_launcher(tmp_path: Path, text: bytes) -> None:
+    calls, job = CallFiles(tmp_path / "calls"), launch_job()
+    path = calls.path_of(job)
+    calls.write(path, {})
+    Path(f"{path}.answer").write_bytes(text)
+    assert calls.take(path) == Left(None, None, False)
+    with pytest.raises(ValueError, match="."):
+        take_answer(bytearray(len(text).to_bytes(4, "big") + text))
 
 
 def test_a_lost_directory_of_calls_is_the_end_of_no_launcher(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def decode(data: bytes) -> list[dict[str, Any]]:
     """What `encode` made. Raises BadMessage."""
     try:
         messages = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadMessage(f"no JSON: {data[:100]!r}") from error
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise BadMessage(f"no list of messages: {data[:100]!r}")

@@ -133,7 +133,7 @@ class Keeper:
         try:
             message: dict[str, object] = json.loads(line)
             what = message["is"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise RunnerLost("it wrote into the channel of its process") from error
         if what == "loaded":  # it reads its Job now; a service that is away is not the hook's fault
             self._deadline = None

@@ -114,7 +114,10 @@ def clean(text: str, most: int) -> str:
 
 def checked_answer(text: bytes) -> Answer:
     """An answer out of its JSON, which code of the Job may have written. Raises ValueError."""
-    answer = json.loads(text)
+    try:
+        answer = json.loads(text)
+    except RecursionError:
+        raise ValueError("an answer that is nested too deeply") from None
     if not isinstance(answer, dict) or type(answer.get("code")) is not int or not 0 <= answer["code"] < 256:
         raise ValueError("no answer of a worker")
     result = answer.get("result")
