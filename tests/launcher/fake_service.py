@@ -288,7 +288,8 @@ class FakeService:
         elif event == "noted":
             pass
         elif event in ("released", "run_timeout"):
-            job.state, job.session = "runnable", None
+            # As at the service, nobody gets a Job again that a user has cancelled.
+            job.state, job.session = "cancelled" if job.id in self.cancel else "runnable", None
         else:
             job.state, job.session = event, None
             self.cancel.discard(job.id)
