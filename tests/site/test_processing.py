@@ -6,9 +6,12 @@ The service here is its use cases over a store; it can be away, lose answers, an
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
 
 import pytest
 
@@ -20,11 +23,13 @@ from balsam.server.principal import Principal
 from balsam.server.store.memory import MemoryStore
 from balsam.server.store.protocol import Tx
 from balsam.server.usecases import acquire, report, sessions
-from balsam.site.hook_workers import LOG_NAME, HookEnd, HookOrder, NotBegun, _open_log
+from balsam.site.hook_workers import LOG_NAME, HookEnd, HookOrder, HookWorkers, NotBegun, _open_log
 from balsam.site.processing_link import RecordsRefused, SessionOver
+from balsam.site.processing_loop import ProcessingLoop
 from balsam.site.service import ServiceAway
 from balsam.site.services.hook_apps import HookApps, HooksRefused
 from balsam.site.services.processing import POLL_SEC, Processing
+from balsam.testing.clock import FakeClock
 from balsam.testing.store_world import StoreWorld
 from balsam.wire.sessions import (
     AcquireReply,
@@ -575,3 +580,32 @@ def test_what_is_no_outbox_is_in_nobodys_way(bench: Bench) -> None:
     assert list(bench.workers.orders) == [job_id]
     assert (bench.directory / "notes.txt").exists()
     assert bench.outboxes == ["session-1.outbox"]
+
+
+# The threads
+
+
+def test_a_fault_while_workers_are_heard_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
+    """All hooks of the Site would stand still."""
+    passes, again, started_over = list[int](), threading.Event(), threading.Event()
+
+    def run_once() -> bool:
+        passes.append(1)
+        if len(passes) > 1:
+            again.set()
+        return True
+
+    def wait(seconds: float) -> None:
+        if len(passes) == 1:
+            raise RecursionError("what a worker said is nested too deeply")
+        time.sleep(0.01)
+
+    processing = SimpleNamespace(
+        run_once=run_once, due_at=0.0, start_over=started_over.set, renew=lambda: 60.0, close=lambda: None
+    )
+    workers = SimpleNamespace(wait=wait, wake=lambda: None, close=lambda longest_sec: True)
+    loop = ProcessingLoop(cast("Processing", processing), cast("HookWorkers", workers), FakeClock())
+    loop.start()
+    assert again.wait(10)
+    assert started_over.is_set() and "begins anew" in caplog.text
+    loop.stop()

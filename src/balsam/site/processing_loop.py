@@ -57,24 +57,23 @@ class ProcessingLoop:
     def _run(self) -> None:
         pause_sec = FIRST_PAUSE_SEC
         while not self._stopping.is_set():
-            if self._pass():
-                pause_sec = FIRST_PAUSE_SEC
-                self._workers.wait(max(0.0, self._processing.due_at - self._clock.monotonic()))
-            else:
-                self._workers.wait(pause_sec)
-                pause_sec = min(pause_sec * 2, LONGEST_PAUSE_SEC)
+            pause_sec = FIRST_PAUSE_SEC if self._turn(pause_sec) else min(pause_sec * 2, LONGEST_PAUSE_SEC)
         if not self._workers.close(LONGEST_STOP_SEC):
             log.error("hooks that do not end are left to their keepers")
             return
         self._processing.close()
 
-    def _pass(self) -> bool:
-        """One pass. Whatever goes wrong in it, there will be another one."""
+    def _turn(self, pause_sec: float) -> bool:
+        """One pass, and the wait for the next one; whether it was whole. Whatever goes wrong, there will be another."""
         try:
-            return self._processing.run_once()
+            is_whole = self._processing.run_once()
+            due_sec = self._processing.due_at - self._clock.monotonic()
+            self._workers.wait(max(0.0, due_sec) if is_whole else pause_sec)
+            return is_whole
         except Exception:
             log.exception("a pass of the agent's processing failed; it gives up what it holds and begins anew")
             self._processing.start_over()
+            self._stopping.wait(pause_sec)
             return False
 
     def _renew(self) -> None:
