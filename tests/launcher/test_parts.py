@@ -337,7 +337,7 @@ def test_what_a_rank_writes_in_the_place_of_an_answer_ends_no_launcher(tmp_path:
     calls.write(path, {})
     Path(f"{path}.answer").write_bytes(text)
     assert calls.take(path) == Left(None, None, False)
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         take_answer(bytearray(len(text).to_bytes(4, "big") + text))
 
 
