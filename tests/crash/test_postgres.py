@@ -7,11 +7,13 @@ is the state (S5), the counters are the rows; and the errors are over within 5 s
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,7 +27,8 @@ from balsam.server.store.codec import STATES
 from balsam.server.store.postgres.store import PostgresStore
 from balsam.testing.store_world import StoreWorld
 from tests.conformance.histories import check, rows_of, until
-from tests.server.world import furnish, make_user
+from tests.server.test_proxy import running_nginx
+from tests.server.world import PASSWORD, furnish, make_user, ok
 from tests.services import RunningService, running_service
 from tests.testbed.load import Books, load_on
 from tests.testbed.postgres import PostgresServer, wheel_programs
@@ -143,6 +146,42 @@ def test_f3_one_of_three_workers_is_killed_under_load(
     assert load.books.clean_after() < killed + CLEAN_SEC
     settle(address, load.books)
     figure(f"4 kills of one of three processes: {told(load.books)}")
+
+
+def test_f3_one_of_two_services_behind_a_proxy_is_killed_under_load(
+    address: DatabaseAddress, tmp_path: Path, figure: Callable[[str], None]
+) -> None:
+    """As on two machines: nginx finds out by itself, and nobody has to know of more than its address."""
+    env, options = {"BALSAM_DATABASE": address.text}, ["--multi-user", "--behind-proxy"]
+    with ExitStack() as stack:
+        pair = [stack.enter_context(running_service(tmp_path / name, options=options, env=env)) for name in "ab"]
+        nginx = tmp_path / "nginx"
+        nginx.mkdir()
+        proxy = stack.enter_context(running_nginx(nginx, *pair))
+        code = re.search(r"--code (\S+)", pair[0].log)
+        assert code is not None
+        with proxy.client("") as nobody:
+            account = {"username": "root", "password": PASSWORD}
+            ok(pair[0].client("").post("/api/users/first", json={**account, "code": code[1]}))
+            pair[0].token = ok(nobody.post("/api/auth/login", json=account))["token"]
+        person = furnish(pair[0], make_user(pair[0], "ann"))
+        through = replace(pair[0], url=f"https://localhost:{proxy.port}"), proxy.trusted
+        with load_on(pair, person, through=through) as load:
+            for _ in range(3):
+                time.sleep(1.5)
+                pair[1].kill()
+                time.sleep(1.5)
+                assert not load.books.broken
+                pair[1] = pair[1].restart()
+                stack.callback(pair[1].stop)
+            killed = time.monotonic()
+            time.sleep(CLEAN_SEC + 1)
+        assert load.books.clean_after() < killed + CLEAN_SEC
+        settle(address, load.books)
+        figure(
+            f"3 kills of one of two services behind nginx: {len(load.books.failed_at)} requests were not answered by a "
+            f"service, the slowest was answered after {load.books.slowest_sec:.1f} s; {told(load.books)}"
+        )
 
 
 def test_the_network_between_a_process_and_the_database_is_cut(

@@ -59,11 +59,11 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def configuration(root: Path, port: int, service: RunningService) -> str:
+def configuration(root: Path, port: int, *services: RunningService) -> str:
     """The shipped file with this test's ports and certificate, inside what Debian's nginx.conf has around it."""
     text = CONFIGURATION.read_text()
     changes = {
-        "server 127.0.0.1:8124;": f"server 127.0.0.1:{service.port};",
+        "server 127.0.0.1:8124;": " ".join(f"server 127.0.0.1:{service.port};" for service in services),
         "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
         "server_name balsam.example.org;": "server_name localhost;",
         "/etc/ssl/balsam/fullchain.pem": str(root / "cert.pem"),
@@ -83,7 +83,7 @@ def configuration(root: Path, port: int, service: RunningService) -> str:
 
 
 @contextmanager
-def running_nginx(root: Path, service: RunningService) -> Iterator[Proxy]:
+def running_nginx(root: Path, service: RunningService, *others: RunningService) -> Iterator[Proxy]:
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin")
     if program is None or shutil.which("openssl") is None:
         pytest.skip("no nginx: apt-get install nginx-light openssl")
@@ -92,7 +92,7 @@ def running_nginx(root: Path, service: RunningService) -> Iterator[Proxy]:
     files = ["-keyout", str(root / "key.pem"), "-out", str(root / "cert.pem")]
     subprocess.run(["openssl", "req", *made, *names, *files], check=True, capture_output=True)
     port = free_port()
-    (root / "nginx.conf").write_text(configuration(root, port, service))
+    (root / "nginx.conf").write_text(configuration(root, port, service, *others))
     process = subprocess.Popen(
         [program, "-p", str(root), "-e", str(root / "error.log"), "-c", str(root / "nginx.conf")]
     )

@@ -7,6 +7,7 @@ it is answered: the two ways in which clients of this service repeat what they d
 from __future__ import annotations
 
 import itertools
+import ssl
 import threading
 import time
 import uuid
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -44,11 +46,15 @@ class Books:
 class Caller:
     """Asks one process of the service until that one fails, then the next. Each request has a connection of its own."""
 
-    def __init__(self, services: list[RunningService]) -> None:
+    def __init__(self, services: list[RunningService], trusted: ssl.SSLContext | None) -> None:
         self._services = itertools.cycle(services)
         self._url = next(self._services).url
         self._client = httpx2.Client(
-            timeout=30, trust_env=False, limits=httpx2.Limits(max_keepalive_connections=0), headers={"Balsam-Wire": "1"}
+            timeout=30,
+            trust_env=False,
+            limits=httpx2.Limits(max_keepalive_connections=0),
+            headers={"Balsam-Wire": "1"},
+            verify=trusted or ssl.create_default_context(),
         )
 
     def __enter__(self) -> None:
@@ -74,14 +80,21 @@ class Caller:
 class Load:
     """Submitters and launchers, each in a thread with connections of its own."""
 
-    def __init__(self, services: list[RunningService], person: Person, launchers: list[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        services: list[RunningService],
+        person: Person,
+        launchers: list[dict[str, Any]],
+        trusted: ssl.SSLContext | None = None,
+    ) -> None:
         self.books = Books()
         self._person = person
         self._stopping = threading.Event()
+        caller = partial(Caller, trusted=trusted)
         works: list[tuple[Any, Any]]
         works = [(self._submit, n) for n in range(3)] + [(self._launch, session) for session in launchers]
         self._threads = [
-            threading.Thread(target=self._guarded, args=(work, Caller(services[n % len(services) :] + services), what))
+            threading.Thread(target=self._guarded, args=(work, caller(services[n % len(services) :] + services), what))
             for n, (work, what) in enumerate(works)
         ]
 
@@ -156,9 +169,16 @@ def sessions(service: RunningService, person: Person, count: int) -> list[dict[s
 
 
 @contextmanager
-def load_on(services: list[RunningService], person: Person, launchers: int = 2) -> Iterator[Load]:
-    """Load for the length of a block."""
-    load = Load(services, person, sessions(services[0], person, launchers))
+def load_on(
+    services: list[RunningService],
+    person: Person,
+    launchers: int = 2,
+    through: tuple[RunningService, ssl.SSLContext] | None = None,
+) -> Iterator[Load]:
+    """Load for the length of a block; all of it goes `through` a proxy with this address, when there is one."""
+    proxy, trusted = through or (None, None)
+    asked = services if proxy is None else [proxy]
+    load = Load(asked, person, sessions(services[0], person, launchers), trusted)
     load.start()
     try:
         yield load
