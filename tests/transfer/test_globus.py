@@ -88,6 +88,16 @@ def test_a_login_that_expired_is_said_on_the_item_and_mended_by_another_one(worl
 
 
 @pytest.mark.slow
+def test_a_login_that_others_can_read_is_not_used(world: World) -> None:
+    world.login()
+    world.site.globus_tokens.chmod(0o640)
+    outcome = run(world.backend(), [ORDER])[1]
+    assert f"chmod 600 {world.site.globus_tokens}" in outcome.error and outcome.trouble is Trouble.TRANSIENT
+    world.site.globus_tokens.chmod(0o600)
+    assert not run(world.backend(), [ORDER])[1].error
+
+
+@pytest.mark.slow
 def test_a_task_that_globus_holds_for_credentials_is_said_and_begun_anew(world: World) -> None:
     world.login()
     world.globus.hold = "INACTIVE"

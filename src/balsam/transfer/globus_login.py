@@ -7,6 +7,7 @@ owner's eyes only. Needs the extra `globus`.
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class GlobusLogin:
 def transfer_client(path: Path) -> "TransferClient":
     """A client with the tokens that are kept at `path`; new ones are kept there too. Raises PeerRefused."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(_read(path))
         client_id, refresh_token = str(kept["client_id"]), str(kept["refresh_token"])
         access_token, expires_at = str(kept["access_token"]), int(kept["expires_at_seconds"])
     except FileNotFoundError:
@@ -98,6 +99,19 @@ def _auth_client(client_id: str) -> "NativeAppAuthClient":
 
 def _kept(tokens: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tokens[name] for name in ("access_token", "refresh_token", "expires_at_seconds")}
+
+
+def _read(path: Path) -> str:
+    """Raises OSError, ValueError, and PeerRefused for a file that others can read."""
+    with path.open(encoding="utf-8") as file:
+        about = os.fstat(file.fileno())
+        if about.st_uid != os.geteuid() or about.st_mode & 0o077:
+            raise PeerRefused(
+                f"{path} is another user's or open to others (mode {stat.S_IMODE(about.st_mode):04o}); its login "
+                f"at Globus is not used. Run: chmod 600 {path}   (and {LOGIN_AGAIN} if somebody may have read it)",
+                is_final=False,
+            )
+        return file.read()
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
