@@ -148,7 +148,7 @@ def _executor(no_op: Any, times: int = 100) -> Goal:
 
 def _idle(product: Product, seconds: float = 20.0) -> list[Goal]:
     seconds = sized_sec(seconds)
-    time.sleep(sized_sec(2))
+    time.sleep(2)  # what ended has gone, however little is measured
     found = machine.processes(product.marker)
     before = {pid: machine.cpu_seconds(pid) for pid in found}
     time.sleep(seconds)

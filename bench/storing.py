@@ -61,7 +61,7 @@ def _fill(no_op: Any, rows: int) -> int:
     """At least once: it is these that have tags. How many Jobs there are then."""
     from balsam.api import Job
 
-    have, chunk = Job.objects.all().count(), sized(BULK)
+    have, chunk = Job.objects.all().count(), sized(BULK, 1000)
     rows = max(rows, have + chunk)
     while have < rows:
         tags = {"part": str(have // 1000 % 100)}
