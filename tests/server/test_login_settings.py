@@ -98,6 +98,8 @@ def test_who_is_let_in(rules: dict[str, Any], claims: dict[str, Any], comes_in: 
         (LAB | {"title": 7}, "are texts"),
         (LAB | {"allow_domains": "lab.example"}, "providers[0].allow_domains must be a list of texts"),
         (LAB | {"allow_domains": []}, "say who may log in"),
+        (LAB | {"allow_domains": ["@lab.example"]}, "allow_domains: '@lab.example' is no domain, such as example.org"),
+        (LAB | {"allow_domains": ["*.lab.example"]}, "'*.lab.example' is no domain"),
         (LAB | {"allow_domains": [], "allow_anybody": False}, "say who may log in"),
         (LAB | {"allow_domains": [], "allow_anybody": "yes"}, "allow_anybody is true or false, not 'yes'"),
         (LAB | {"allow_anybody": "no"}, "allow_anybody is true or false, not 'no'"),

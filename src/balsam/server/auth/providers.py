@@ -26,6 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+_DOMAIN = re.compile(r"[^@*\s/]+")
 _TEXTS = ("issuer", "client_id", "client_secret", "title", "name_claim", "domain_claim", "groups_claim")
 _LISTS = ("allow_domains", "allow_groups", "scopes")
 _KNOWN = {"name", "preset", "allow_anybody", *_TEXTS, *_LISTS}
@@ -117,13 +118,22 @@ def _provider(entry: object, where: str) -> ProviderSettings:
     if not _NAME.fullmatch(fields["name"]):
         raise SettingsError(f"{where}: name {fields['name']!r} must be small letters, digits and dashes")
     fields["issuer"] = _address(fields["issuer"], f"{where}.issuer")
-    fields["allow_domains"] = tuple(domain.lower() for domain in fields.get("allow_domains", ()))
-    if not isinstance(anybody := fields.get("allow_anybody", False), bool):
-        raise SettingsError(f"{where}: allow_anybody is true or false, not {anybody!r}")
+    fields |= _allowed(fields, where)
     made = ProviderSettings(**fields)
     if not made.allow_anybody and not made.allow_domains and not made.allow_groups:
         raise SettingsError(f"{where}: say who may log in: allow_domains, allow_groups, or allow_anybody: true")
     return made
+
+
+def _allowed(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Of who may come in, what has to be of a kind."""
+    anybody, domains = fields.get("allow_anybody", False), fields.get("allow_domains", ())
+    if not isinstance(anybody, bool):
+        raise SettingsError(f"{where}: allow_anybody is true or false, not {anybody!r}")
+    for domain in domains:
+        if not _DOMAIN.fullmatch(domain):  # it would let nobody in, and nobody would know why
+            raise SettingsError(f"{where}.allow_domains: {domain!r} is no domain, such as example.org")
+    return {"allow_domains": tuple(domain.lower() for domain in domains)}
 
 
 def _texts(value: object, where: str) -> tuple[str, ...]:
