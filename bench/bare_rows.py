@@ -1,5 +1,6 @@
 """The rows of the floors, without any rule of ours: a Job's of thirteen columns with three indexes, and its first three
-events with an index, in SQLite or in PostgreSQL, each as fast as one connection of Python writes them durably.
+events with an index, in SQLite or in PostgreSQL, each as fast as one connection of Python writes them durably. Jobs can
+be found by their tags in PostgreSQL, as in the product: one of the three is a GIN index there.
 
 SQLite: a file with WAL and synchronous=FULL, `executemany`. PostgreSQL: many Jobs go by COPY, while the server takes
 them in, and it makes their events itself; a single Job and its events are one prepared statement, one way there and
@@ -21,7 +22,7 @@ CREATE TABLE job (
 );
 CREATE INDEX by_state ON job (site, state, id);
 CREATE INDEX by_app ON job (app, id);
-CREATE INDEX by_update ON job (updated);
+CREATE INDEX {third};
 CREATE TABLE event (id BIGINT PRIMARY KEY, job BIGINT, source INTEGER, target INTEGER, at BIGINT);
 CREATE INDEX by_job ON event (job);
 """
@@ -57,8 +58,9 @@ class SqliteRows:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
+        schema = SCHEMA.format(json="TEXT", third="by_update ON job (updated)")
         # Only with this name of its type is the key the row's own number, without an index beside it.
-        self._db.executescript(SCHEMA.format(json="TEXT").replace("BIGINT PRIMARY KEY", "INTEGER PRIMARY KEY"))
+        self._db.executescript(schema.replace("BIGINT PRIMARY KEY", "INTEGER PRIMARY KEY"))
         self._last = 0
 
     def insert(self, jobs: Sequence[Job]) -> Sequence[int]:
@@ -84,7 +86,7 @@ class PostgresRows:
 
         self._db = psycopg.connect(database, autocommit=True)
         schema = "DROP SCHEMA IF EXISTS bare CASCADE; CREATE SCHEMA bare; SET search_path TO bare;"
-        self._db.execute((schema + SCHEMA.format(json="JSONB")).encode())
+        self._db.execute((schema + SCHEMA.format(json="JSONB", third="by_tags ON job USING gin (tags)")).encode())
         self._last = 0
 
     def insert(self, jobs: Sequence[Job]) -> Sequence[int]:
