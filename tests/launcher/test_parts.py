@@ -330,7 +330,14 @@ def test_too_few_files_are_not_the_jobs_fault(tmp_path: Path, left: int) -> None
     epoll.close()
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b"[" * 100_000, b'{"code":0,"result":{"value":' + b"[" * 100_000])
+NO_ANSWERS = [
+    *(b"", b"{}", b"[" * 100_000, b'{"code":0,"result":{"value":' + b"[" * 100_000),
+    *(b'{"code":0,"prepared":{"get_arg_str":{}}}', b'{"code":0,"prepared":{"get_environ_vars":"A=1"}}'),
+    b'{"code":0,"prepared":{"get_environ_vars":{"A":{}}}}',
+]
+
+
+@pytest.mark.parametrize("text", NO_ANSWERS)
 def test_what_a_rank_writes_in_the_place_of_an_answer_ends_no_launcher(tmp_path: Path, text: bytes) -> None:
     calls, job = CallFiles(tmp_path / "calls"), launch_job()
     path = calls.path_of(job)

@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
+from itertools import starmap
 from typing import Any
 
 PROTOCOL = 1
@@ -124,12 +125,16 @@ def checked_answer(text: bytes) -> Answer:
     if result is not None and not (isinstance(result, dict) and result.keys() <= {"value", "error"}):
         raise ValueError("a result that is none")
     prepared = answer.get("prepared", {})
-    if not isinstance(prepared, dict) or not all(map(_is_text_or_texts, prepared.values())):
+    if not isinstance(prepared, dict) or not all(starmap(_can_be_prepared, prepared.items())):
         raise ValueError("methods that returned what they can't")
     return answer
 
 
-def _is_text_or_texts(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(_is_text_or_texts(text) and not isinstance(text, dict) for text in (*value, *value.values()))
+def _can_be_prepared(method: str, value: object) -> bool:
+    if method != "get_environ_vars":
+        return _is_text(value)
+    return isinstance(value, dict) and all(map(_is_text, (*value, *value.values())))
+
+
+def _is_text(value: object) -> bool:
     return isinstance(value, str) and "\0" not in value
