@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from balsam.launcher import workers as module
 from balsam.launcher.process import Command
 from balsam.launcher.workers import Worker, WorkerKey, Workers
 from balsam.testing.clock import FakeClock
+from balsam.worker.protocol import encode
 
 MINE, THEIRS = WorkerKey("mine", ()), WorkerKey("theirs", ())
 GPU, OTHER_GPU = frozenset({(0, "0")}), frozenset({(0, "1")})
@@ -68,6 +70,18 @@ def test_idle_workers_of_others_are_waited_for_and_ones_own_is_called(bench: Ben
     assert set(bench.workers.holders_of(GPU, None)) == {mine, theirs}
     theirs.job_id = 7
     assert bench.workers.holders_of(GPU, MINE) == [], "it shares the GPU with a Job that runs"
+
+
+def test_one_that_says_more_than_its_answer_is_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its Job would wait for ever: the answer would count for nothing."""
+    answer = encode({"code": 0, "stays": True})
+    said = len(answer).to_bytes(4, "big") + answer + b"more"
+    talks = f"import os, time; os.write(0, {said!r}); time.sleep(60)"
+    monkeypatch.setattr(module, "ARGV", (sys.executable, "-S", "-c", talks))
+    command = Command((), {"PATH": os.environ["PATH"]}, str(bench._directory), "out", cwd_fd=bench._fd)
+    worker = bench.workers._start(MINE, GPU, command)
+    worker.job_id = 7
+    bench.see_end(worker)
 
 
 @pytest.mark.parametrize("key", [MINE, THEIRS, None])

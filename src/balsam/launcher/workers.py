@@ -162,9 +162,12 @@ class Workers:
             while data := worker.sock.recv(_READ_BYTES):
                 worker.inbox += data
                 answer = take_answer(worker.inbox)
-                if answer is not None and worker.job_id is not None and not worker.inbox:
-                    self._on_answer(worker, answer)
-                    return  # there is no more before the next call; the end of its stream is told again
+                if answer is None:
+                    continue
+                if worker.job_id is None or worker.inbox:
+                    raise ValueError("more than an answer to its call")
+                self._on_answer(worker, answer)
+                return  # there is no more before the next call; the end of its stream is told again
         except BlockingIOError:
             return
         except ConnectionResetError:
