@@ -264,6 +264,25 @@ def test_s16_one_users_many_streams_do_not_hold_up_those_of_another(monkeypatch:
     in_loop(check)
 
 
+def test_a_wake_that_can_not_be_told_stops_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be of a process of another version."""
+    monkeypatch.setattr(broker_module, "SLICE_SEC", -1)  # the second one is in a slice of its own
+
+    async def check() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        broker, box = Broker(), Mailbox([("jobs", 1)])
+        broker.start()
+        broker.open(box, "ann", per_holder=False)
+        broker.publish([jobs_wake([[1, "READY", None]]), Wake("jobs", 1, "states", {})])
+        await asyncio.sleep(0.05)
+        assert b"READY" in box.take()
+        broker.publish([jobs_wake([[1, "RUNNING", None]])])
+        await box.wait(5)
+        assert b"RUNNING" in box.take()
+
+    in_loop(check)
+
+
 def test_s16_streams_of_one_account_make_their_texts_one_at_a_time() -> None:
     async def check() -> None:
         broker = Broker()

@@ -166,6 +166,7 @@ class Broker:
 
     def _fill(self) -> None:
         """Put what was heard into mailboxes, one of each topic in turn, for a moment; then again after all others."""
+        self._filling = False  # as long as it is not sure to be called again
         loop = asyncio.get_running_loop()
         until = loop.time() + SLICE_SEC
         while (told := self._line.take()) is not None:
