@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -48,6 +49,15 @@ def uploads(tmp_path: Path) -> Iterator[Uploads]:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(work, WAIT_SEC))
+
+
+def test_an_upload_that_is_completed_while_old_ones_are_looked_for_stops_nothing(uploads: Uploads) -> None:
+    """A name that leads nowhere any more, as it does between the listing and the look."""
+    old = left_by_an_earlier_life(uploads, CONTENT)
+    os.utime(old, (1, 1))
+    old.with_name("1-0-gone.part").symlink_to("nowhere")
+    assert uploads.forget_idle(SystemClock().now()) == 1
+    assert not old.exists()
 
 
 def left_by_an_earlier_life(uploads: Uploads, content: bytes) -> Path:

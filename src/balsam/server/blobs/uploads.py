@@ -14,6 +14,7 @@ import os
 import secrets
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -173,11 +174,14 @@ class Uploads:
 
     def forget_idle(self, before: datetime) -> int:
         """Drop uploads that nothing was added to since. Called by the sweep, in its thread; returns how many."""
-        old = [path for path in self._directory.glob(f"*{SUFFIX}") if path.stat().st_mtime < before.timestamp()]
-        for path in old:
-            self._open.pop(path, None)
-            path.unlink(missing_ok=True)
-        return len(old)
+        number = 0
+        for path in self._directory.glob(f"*{SUFFIX}"):
+            with suppress(FileNotFoundError):  # it was completed meanwhile
+                if path.stat().st_mtime < before.timestamp():
+                    self._open.pop(path, None)
+                    path.unlink()
+                    number += 1
+        return number
 
     def stop(self) -> None:
         """No more work in threads. What arrived stays on disk."""
