@@ -120,6 +120,28 @@ def test_a_small_file_that_changes_while_it_is_read_is_noticed(data: Path) -> No
             Sender(MemoryBlobs()).send(selection, "x")
 
 
+def test_nothing_of_what_was_given_up_travels_with_the_next(data: Path) -> None:
+    give(data, 1, b"changed while it is read")
+    give(data, 2, b"well")
+    sink = MemoryBlobs()
+    sender = Sender(sink)
+    with open_directory(data / "run1", make=False) as root:
+        selection = select(Contained(root), "out.dat", recursive=False)
+        files = selection.files
+
+        def then_broken() -> Iterator[SourceFile]:
+            yield from files
+            raise FileChanged("the next one was changed")
+
+        selection.files = then_broken()
+        with pytest.raises(FileChanged):
+            sender.send(selection, "x")
+    with open_directory(data / "run2", make=False) as root:
+        selection = select(Contained(root), "out.dat", recursive=False)
+        sender.finish(sender.send(selection, "y"), selection.is_tree)
+    assert list(sink.kept.values()) == [b"well"]
+
+
 def test_a_file_that_shrinks_is_noticed(data: Path) -> None:
     give(data, 1, os.urandom(3_000_000))
     with open_directory(data / "run1", make=False) as root:

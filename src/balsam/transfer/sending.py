@@ -79,6 +79,8 @@ class Sender:
     def forget(self, writer: ManifestWriter) -> None:
         """A transfer was given up."""
         self._packed = [packed for packed in self._packed if packed.writer is not writer]
+        if not self._packed:
+            self._pack.clear()
         writer.close()
 
     def finish(self, writer: ManifestWriter, is_tree: bool) -> Content:
