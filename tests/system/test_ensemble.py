@@ -113,6 +113,67 @@ def test_comms_threads(site: LiveSite) -> None:
     assert "workers [" in said
 
 
+ENDLESS = """
+import numpy as np
+from libensemble import Ensemble
+from libensemble.executors.balsam_executors import BalsamExecutor
+from libensemble.gen_funcs.sampling import uniform_random_sample
+from libensemble.specs import ExitCriteria, GenSpecs, LibeSpecs, SimSpecs
+from balsam.api import ApplicationDefinition
+
+
+class Endless(ApplicationDefinition):
+    site = "{name}"
+    command_template = "sleep {{{{ seconds }}}}"
+
+
+def sim_f(H, persis_info, sim_specs, libE_info):
+    task = libE_info["executor"].submit(app_name="endless", app_args={{"seconds": 1000}}, wait_on_start=True)
+    print("runs", flush=True)
+    task.wait()
+    return np.zeros(1, dtype=sim_specs["out"]), persis_info
+
+
+if __name__ == "__main__":
+    with BalsamExecutor() as executor:
+        executor.register_app(Endless, app_name="endless")
+        executor.submit_allocation(site_id={id}, num_nodes=1, wall_time_min=10)
+        ensemble = Ensemble(
+            libE_specs=LibeSpecs(nworkers=1, comms="{comms}"),
+            executor=executor,
+            sim_specs=SimSpecs(sim_f=sim_f, inputs=["x"], outputs=[("f", float)]),
+            gen_specs=GenSpecs(
+                gen_f=uniform_random_sample,
+                outputs=[("x", float, (1,))],
+                user={{"gen_batch_size": 2, "lb": np.array([1]), "ub": np.array([2])}},
+            ),
+            exit_criteria=ExitCriteria(sim_max=2),
+        )
+        ensemble.add_random_streams()
+        ensemble.run()
+"""
+
+
+@pytest.mark.parametrize("comms", ["local", "threads"])
+def test_ctrl_c_that_reaches_the_manager_alone_ends_the_tasks_and_the_script(site: LiveSite, comms: str) -> None:
+    """libEnsemble waits for simulations that run; a worker that is a thread hears of no signal."""
+    script = site.begin(ENDLESS.format(name=site.name, id=site.id, comms=comms), name=f"endless_{comms}.py")
+    try:
+        assert script.stdout is not None and script.stdout.readline() == "runs\n"
+        script.send_signal(signal.SIGINT)
+        _, said = script.communicate(timeout=30)
+    finally:
+        if script.poll() is None:
+            os.killpg(script.pid, signal.SIGKILL)
+            script.communicate()
+    assert script.returncode == -signal.SIGINT and said.count("Traceback") == 1, said
+    with Client(ClientSettings.load({"BALSAM_HOME": str(site.home)})) as client:
+        [job] = client.Job.objects.filter(workdir__startswith="libe_workflow/libe_task_endless").order_by("-id")[:1]
+        assert job.state is JobState.CANCELLED
+        live = [BatchJobState.QUEUED, BatchJobState.RUNNING]
+        assert not client.BatchJob.objects.filter(state=live).exists()
+
+
 def test_comms_tcp(site: LiveSite) -> None:
     """Each worker is a process of its own that makes its own executor."""
     code = ensemble_script(site, parse_args=True)

@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import Any
 
 from libensemble.executors.executor import NOT_STARTED_STATES, Application, Executor, ExecutorException, jassert
+from libensemble.message_numbers import MAN_KILL_SIGNALS, STOP_TAG
 
 from balsam.api import ApplicationDefinition, BatchJob, EventLog, Job, JobMode, NotFound
 from balsam.domain.paths import BadPath, contained
@@ -24,9 +25,10 @@ from balsam.libensemble.definition import (
     run_line,
     unpacked_application,
 )
+from balsam.libensemble.interrupt import Interrupt
 from balsam.libensemble.log import MANAGER_WARNING, logger
 from balsam.libensemble.placement import Placement, gpus, positive, resolve_placement
-from balsam.libensemble.revocation import Revocation, end_allocations, end_tasks
+from balsam.libensemble.revocation import Revocation, cancel_tasks, end_allocations, end_tasks
 from balsam.libensemble.task import BalsamTask
 
 __all__ = ["ApplicationDefinition", "BalsamExecutor", "BalsamTask", "BatchJob", "EventLog", "Job"]
@@ -60,22 +62,27 @@ class BalsamExecutor(Executor):
         self.workflow_name = "libe_workflow"
         self.allocations: list[Any] = []
         self.own_tags: dict[str, str] = {}
+        self._interrupt: Interrupt | None = None
 
     def __enter__(self) -> "BalsamExecutor":
         """Give what is submitted from here on a tag ``libe_executor``, by which ``__exit__`` finds it."""
-        self.own_tags = {EXECUTOR_TAG: secrets.token_hex(8)}
+        tags = self.own_tags = {EXECUTOR_TAG: secrets.token_hex(8)}
+        self._interrupt = Interrupt(lambda: cancel_tasks(Job.objects, tags))
+        self._interrupt.watch()
         return self
 
     def __exit__(self, *exc: object) -> None:
         """Kill the tasks of this block that are not done, and revoke its allocations; waits a minute for their end."""
         tags, self.own_tags = self.own_tags, {}
+        if self._interrupt is not None:
+            self._interrupt.leave()
         end_tasks(Job.objects, tags)
         end_allocations([Revocation(allocation, BatchJob.objects) for allocation in self.allocations])
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to a worker process: the registered Apps, without the comm of this process."""
         state = dict(self.__dict__)
-        state["comm"] = None
+        state["comm"] = state["_interrupt"] = None
         state["apps"] = {name: packed_application(app) for name, app in self.apps.items()}
         defaults = self.default_apps.items()
         state["default_apps"] = {kind: None if app is None else app.name for kind, app in defaults}
@@ -93,6 +100,18 @@ class BalsamExecutor(Executor):
     def set_resources(self, resources: object) -> None:
         """Keep libEnsemble's resources. They divide local nodes and say nothing about those of a site."""
         self.resources = resources
+
+    def manager_poll(self) -> int | None:
+        """The manager's signal to stop or kill, None without one; the same until the user function has returned.
+
+        libEnsemble's own tells it once, and whoever polls after ``wait_on_start`` met it would never learn.
+        """
+        held = getattr(self.comm, "recv_buffer", None)
+        if held is not None and held[0] == STOP_TAG and held[1] in MAN_KILL_SIGNALS:
+            self.manager_signal = held[1]
+            return int(held[1])
+        signal: int | None = super().manager_poll()
+        return signal
 
     def register_app(
         self,

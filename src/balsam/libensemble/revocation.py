@@ -68,20 +68,24 @@ def _has_ended(allocation: Any) -> bool:
     return state in ENDED or (allocation.scheduler_id is not None and state not in ACTIVE)
 
 
-def end_tasks(objects: Any, tags: Mapping[str, str]) -> None:
-    """Kill the Jobs with these tags that are not done. `objects` is the manager of Jobs. Warns when it is not heard."""
+def cancel_tasks(objects: Any, tags: Mapping[str, str]) -> int:
+    """Kill the Jobs with these tags that are not done, and say how many. `objects` is the manager of Jobs."""
     not_done = [state for state in JobState if state not in DONE_STATES]
+    query = objects.filter(tags=dict(tags), state=not_done)
+    return int(objects.cancel(query, "its executor was left", deadline_sec=HEARD_SEC))
+
+
+def end_tasks(objects: Any, tags: Mapping[str, str]) -> None:
+    """As `cancel_tasks`; warns when it is not heard."""
     words = " ".join(f"--tag {key}={value}" for key, value in tags.items())
     try:
-        count = objects.cancel(
-            objects.filter(tags=dict(tags), state=not_done), "its executor was left", deadline_sec=HEARD_SEC
-        )
+        count = cancel_tasks(objects, tags)
     except NotConfigured:  # so nothing was submitted, as with dry runs alone
         return
     except BalsamError as error:
         logger.log(MANAGER_WARNING, f"Tasks were left behind: {error}; end them later by: balsam job cancel {words}")
     else:
-        logger.info(f"{int(count)} tasks were not done and are killed")
+        logger.info(f"{count} tasks were not done and are killed")
 
 
 def end_allocations(revocations: Sequence[Revocation]) -> None:
