@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import time
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,6 +17,7 @@ from balsam.domain.clock import SystemClock
 from balsam.domain.job import Resources
 from balsam.domain.packing import Node, NodePool
 from balsam.domain.template import CommandTemplate
+from balsam.launcher import line_link
 from balsam.launcher import reports as reports_module
 from balsam.launcher import starter as starter_module
 from balsam.launcher.apps import AppShelf, RunnableApp
@@ -27,11 +29,12 @@ from balsam.launcher.engines.local import LocalEngine
 from balsam.launcher.environment import JobEnvironment
 from balsam.launcher.guardian_link import LINK_ENV
 from balsam.launcher.job_queue import JobQueue
+from balsam.launcher.line_link import LineLink
 from balsam.launcher.machine_messages import LaunchJob, Outcome, Record
 from balsam.launcher.main import make_partitions, parse_arguments
 from balsam.launcher.partition import Partition, PartitionNode
 from balsam.launcher.plans import CommandPlan, NotStarted, Planner, WorkerPlan
-from balsam.launcher.process import SpawnError, close_child
+from balsam.launcher.process import SpawnError, close_child, kill
 from balsam.launcher.reports import MOST_WAITING, PACE_SEC, TRY_AGAIN_SEC, Reports
 from balsam.launcher.starter import Starter
 from balsam.launcher.workdir import DataRoot, WorkdirError, keep_earlier_output
@@ -361,6 +364,22 @@ def test_unknown_app_and_missing_parameter(tmp_path: Path) -> None:
     starter = make_starter(tmp_path)
     with pytest.raises(NotStarted, match="sent no definition of App 7"):
         start(starter, LaunchJob(1, 7, 1, 1, "a", Resources()))
+
+
+# Processes of the launcher's own
+
+
+def test_one_that_does_not_end_though_it_was_killed_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that hangs holds its readers so."""
+    with monkeypatch.context() as patch:
+        patch.setattr(line_link, "kill", lambda group: None)
+        patch.setattr(line_link, "LONGEST_END_SEC", 0.1)
+        link = LineLink(["sleep", "5"])
+        begun = time.monotonic()
+        link.close()
+        assert time.monotonic() - begun < 3
+    kill(link._child.group)
+    os.waitpid(link._child.pid, 0)
 
 
 # The queue and the reports

@@ -5,11 +5,13 @@ The loop's end of the courier and of the hub. The child gets the number of its d
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Sequence
 
 from balsam.launcher.process import Child, close_child, kill, spawn_worker
 
+LONGEST_END_SEC = 1.0
 _READ_BYTES = 1 << 18
 
 
@@ -68,9 +70,12 @@ class LineLink:
         return lines
 
     def close(self) -> None:
-        """Kill it."""
+        """Kill it. One that a file system holds in spite of that is left to whoever started us."""
         self._sock.close()
         kill(self._child.group)
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PIDFD, self._child.pidfd, os.WEXITED)
+        poll = select.poll()
+        poll.register(self._child.pidfd, select.POLLIN)
+        if poll.poll(LONGEST_END_SEC * 1000):
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, self._child.pidfd, os.WEXITED)
         close_child(self._child)
