@@ -6,19 +6,48 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from balsam.launcher.courier import DOUBT_SEC
 from tests.server.world import PASSWORD, Person, furnish
 from tests.services import RunningService, running_service
-from tests.system.live_site import BALSAM
+from tests.system.live_site import BALSAM, eventually
 
 pytestmark = pytest.mark.slow
 OTHER = "four words of another one"
+# A first attempt stays until it is ended; each says that it is there.
+LONG = """
+import sys, time
+from balsam.api import ApplicationDefinition, BatchJob, Job, Site
+
+class Long(ApplicationDefinition):
+    site = "dans"
+    command_template = "echo $BALSAM_ATTEMPT $$ >>spells; [ $BALSAM_ATTEMPT != 1 ] || exec sleep 600"
+
+site = Site.objects.get(name="dans")
+if sys.argv[1] == "first":
+    Long.submit(workdir="long")
+allocation = BatchJob.objects.create(
+    site_id=site.id, num_nodes=1, wall_time_min=20, job_mode="mpi", queue="local", project="local"
+)
+(job,) = Job.objects.filter(workdir="long")
+if sys.argv[1] == "again":
+    assert job.wait(90), job.explain()
+    print(job.state.value, job.attempt)
+    allocation.cancel()
+    while allocation.state != "finished":
+        time.sleep(0.1)
+        allocation.refresh_from_db()
+"""
 
 
 @dataclass
@@ -93,11 +122,62 @@ def test_limits_of_an_account(root: Home, service: RunningService) -> None:
 def test_an_account_is_disabled_and_enabled(root: Home, service: RunningService) -> None:
     dan = make(root, service, "dan")
     assert root.says("admin", "disable", "dan") == "dan is disabled.\n"
-    assert "this account is disabled; ask the administrators" in dan.fails("site", "ls")
+    refusal = dan.fails("site", "ls")
+    assert "this account is disabled; ask the administrators" in refusal
+    assert "balsam login" not in refusal, "it would not help"
     assert account(root, "dan")["disabled_at"] and "disabled" in root.says("admin", "users")
     assert root.says("admin", "enable", "dan") == "dan is enabled.\n"
     dan.says("site", "ls")
     assert "root is the only administrator" in root.fails("admin", "disable", "root")
+
+
+@contextmanager
+def agent_of(person: Home, site: Path) -> Iterator[Path]:
+    """A Site with its agent; the agent's log."""
+    person.says("site", "init", site, "--name", "dans", "--machine", "local")
+    log = site.parent / "agent.log"
+    words = [str(BALSAM), "site", "start", "--foreground", str(site)]
+    with log.open("w") as file:
+        env = {**os.environ, "BALSAM_HOME": str(person.home)}
+        agent = subprocess.Popen(words, stdout=file, stderr=file, env=env)
+    try:
+        eventually(lambda: "agent is running" in log.read_text(), "no agent", 30)
+        yield log
+        assert agent.poll() is None, "it lived through all of it"
+    finally:
+        agent.terminate()
+        agent.wait()
+        for process in psutil.process_iter():  # where the test has failed
+            with suppress(psutil.Error):
+                if process.environ().get("BALSAM_HOME") == str(person.home):
+                    process.kill()
+
+
+@pytest.mark.timeout(300)
+def test_an_account_whose_jobs_run_is_disabled_and_enabled(
+    root: Home, service: RunningService, tmp_path: Path, figure: Callable[[str], None]
+) -> None:
+    """What runs ends, once the launcher has been refused for a minute. Nothing is lost: it runs again afterwards."""
+    ed = make(root, service, "ed")
+    script, spells = tmp_path / "long.py", tmp_path / "site" / "data" / "long" / "spells"
+    script.write_text(LONG)
+    env = {**os.environ, "BALSAM_HOME": str(ed.home)}
+    with agent_of(ed, tmp_path / "site") as log:
+        subprocess.run([sys.executable, script, "first"], env=env, check=True, timeout=60)
+        eventually(lambda: spells.exists() and spells.read_text().endswith("\n"), "the Job does not run", 60)
+        pid = int(spells.read_text().split()[1])
+        root.says("admin", "disable", "ed")
+        begun = time.monotonic()
+        eventually(lambda: "this account is disabled" in log.read_text(), "the agent does not say why", 60)
+        eventually(lambda: not psutil.pid_exists(pid), "the Job runs on", 150)
+        ended_sec = time.monotonic() - begun
+        assert ended_sec > DOUBT_SEC, "an answer that may be a mistake ends nothing"
+        root.says("admin", "enable", "ed")
+        again = subprocess.run(
+            [sys.executable, script, "again"], env=env, capture_output=True, text=True, check=False, timeout=150
+        )
+        assert again.stdout.split() == ["JOB_FINISHED", "2"], again.stderr
+    figure(f"a Job of a disabled account ended after {ended_sec:.0f} s, and ran again once it was enabled")
 
 
 def test_another_administrator_is_made_and_unmade(root: Home, service: RunningService) -> None:

@@ -203,6 +203,7 @@ _BY_CODE: Mapping[str, type[BalsamError]] = {
     "site_offline": SiteOffline,
     "too_slow": QueryTooSlow,
 }
+_DISABLED = "account_disabled"  # refused like a bad token; another one would not help
 _ADVICE: Mapping[type[BalsamError], str] = {
     Unauthorized: "log in again with `balsam login {url}` (on the machine of a local service: start `balsam up`)",
     WireVersionMismatch: "bring both to one version: `pip install -U openbalsam` here, or ask who runs {url}",
@@ -221,7 +222,7 @@ def from_reply(
     text = [message or f"the service answered {status}", *(f"  {problem}" for problem in listed)]
     if len(details) > _SHOWN_DETAILS:
         text.append(f"  ... and {len(details) - _SHOWN_DETAILS} more")
-    if kind in _ADVICE:
+    if kind in _ADVICE and code != _DISABLED:
         text.append(_ADVICE[kind].format(url=url))
     if kind is ServiceFault:
         text.append(f"({where} at {url}, request {request_id or 'without id'}; the service's log has the cause)")

@@ -80,6 +80,14 @@ class Unauthenticated(ServiceError):
         super().__init__(401, "unauthenticated", message)
 
 
+class AccountDisabled(Unauthenticated):
+    """The account was disabled by an administrator; its tokens work again once it is enabled."""
+
+    def __init__(self) -> None:
+        super().__init__("this account is disabled; ask the administrators of the service")
+        self.code = "account_disabled"
+
+
 class AllocationEnded(Unauthenticated):
     """The token went with its BatchJob. A launcher that still lives kills its runs and exits (S6)."""
 

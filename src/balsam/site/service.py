@@ -323,6 +323,8 @@ def _json(content: Mapping[str, object]) -> str:
 
 
 def _explain(error: BalsamError, site: SiteDirectory) -> str:
+    if error.code == "account_disabled":  # another token would be refused as well
+        return f"the service refuses this Site's agent: {error}"
     if isinstance(error, Unauthorized):
         return (
             f"the service does not accept the token in {site.credentials}; it was revoked, or the service is another "

@@ -12,7 +12,7 @@ from typing import cast
 
 from balsam.domain.scopes import Scope
 from balsam.domain.states import BATCH_JOB_ENDED
-from balsam.server.errors import AllocationEnded, Conflict, NotFound, Unauthenticated
+from balsam.server.errors import AccountDisabled, AllocationEnded, Conflict, NotFound, Unauthenticated
 from balsam.server.principal import Kind, Principal
 from balsam.server.store.protocol import ReadTx, Tx, Wake
 from balsam.server.store.records import BatchJobRow, SiteRow, TokenRow, UserRow, micros, moment_or_none
@@ -51,7 +51,7 @@ def authenticate(tx: ReadTx, token: str, now: datetime) -> Authenticated:
     if user is None or not is_alive(tx, row):
         raise Unauthenticated
     if user.disabled_at is not None:
-        raise Unauthenticated("this account is disabled; ask the administrators of the service")
+        raise AccountDisabled
     is_admin = user.is_admin and row.kind == "user"
     kind = cast(Kind, row.kind)
     scopes = frozenset(Scope(scope) for scope in row.scopes)
