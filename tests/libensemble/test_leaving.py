@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -68,6 +72,22 @@ def test_tasks_and_allocations_of_the_block_are_ended_however_it_is_left(
     assert not {"JOB_FINISHED", "FAILED", "CANCELLED"} & {str(state) for state in asked["state"]}
     assert allocation.state == "finished"
     assert submit(exctr) == {}
+
+
+def test_what_a_worker_began_that_ran_the_script_itself_ends_with_the_outer_block(
+    exctr: BalsamExecutor, jobs: Jobs
+) -> None:
+    """Over tcp: libEnsemble ends such a worker by a signal, so that it leaves no block by itself."""
+    code = "from balsam.libensemble import *; import json; print(json.dumps(BalsamExecutor().__enter__().own_tags))"
+    with exctr:
+        ours = exctr.own_tags
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    theirs = json.loads(done.stdout)
+    assert ours.items() < theirs.items()  # so a worker that leaves ends its own only
+    assert jobs.cancelled[0]["tags"] == ours
+    with BalsamExecutor(), BalsamExecutor() as inner:
+        assert len(inner.own_tags) == 1  # two blocks of one process have nothing to do with each other
+    assert not [name for name in os.environ if name.startswith("BALSAM_LIBE")]
 
 
 def test_two_blocks_do_not_meet(exctr: BalsamExecutor, jobs: Jobs) -> None:

@@ -5,6 +5,7 @@ Apps, ask for an allocation; user functions submit. It holds no connection of it
 The names of `balsam.api` imported here are looked up as globals of this module, where tests of others patch them.
 """
 
+import os
 import secrets
 import time
 from collections.abc import Mapping
@@ -38,6 +39,9 @@ _NO_ITEMS: dict[str, Any] = {}
 _NO_PARTITIONS: list[dict[str, Any]] = []
 
 EXECUTOR_TAG = "libe_executor"
+WORKER_TAG = "libe_worker"
+# Workers over tcp are processes that run the calling script, and enter a block of their own within that of the manager.
+_OUTER_BLOCK = "BALSAM_LIBE_EXECUTOR"
 _JOB_MODES = tuple(mode.value for mode in JobMode)
 
 
@@ -66,7 +70,10 @@ class BalsamExecutor(Executor):
 
     def __enter__(self) -> "BalsamExecutor":
         """Give what is submitted from here on a tag ``libe_executor``, by which ``__exit__`` finds it."""
-        tags = self.own_tags = {EXECUTOR_TAG: secrets.token_hex(8)}
+        own, here = secrets.token_hex(8), str(os.getpid())
+        pid, _, outer = os.environ.get(_OUTER_BLOCK, here).partition(":")
+        tags = self.own_tags = {EXECUTOR_TAG: own} if pid == here else {EXECUTOR_TAG: outer, WORKER_TAG: own}
+        os.environ.setdefault(_OUTER_BLOCK, f"{here}:{own}")
         self._interrupt = Interrupt(lambda: cancel_tasks(Job.objects, tags))
         self._interrupt.watch()
         return self
@@ -74,6 +81,8 @@ class BalsamExecutor(Executor):
     def __exit__(self, *exc: object) -> None:
         """Kill the tasks of this block that are not done, and revoke its allocations; waits a minute for their end."""
         tags, self.own_tags = self.own_tags, {}
+        if os.environ.get(_OUTER_BLOCK) == f"{os.getpid()}:{tags.get(EXECUTOR_TAG)}":
+            del os.environ[_OUTER_BLOCK]
         if self._interrupt is not None:
             self._interrupt.leave()
         end_tasks(Job.objects, tags)
