@@ -277,10 +277,17 @@ def test_squeue_forgets_and_sacct_is_missing(cluster: LiveCluster) -> None:
             print(json.dumps(batch.status_info.get("error")))
             """,
         )
-        (faults.bin / "sacct").rename(faults.bin / "sacct.away")
-        (faults.bin / "sacct").write_text("#!/bin/sh\necho 'sacct: command not found' >&2\nexit 127\n")
-        (faults.bin / "sacct").chmod(0o755)
+
+        def times_accounting_was_asked() -> int:
+            return sum(program == "sacct" for program, _ in faults.calls())
+
         with faults.fault("empty", "squeue"):
+            # Accounting says that it runs: that is no end, however often the listing lacks it.
+            before = times_accounting_was_asked()
+            eventually(lambda: times_accounting_was_asked() >= before + 4, "accounting is not asked")
+            (faults.bin / "sacct").rename(faults.bin / "sacct.away")
+            (faults.bin / "sacct").write_text("#!/bin/sh\necho 'sacct: command not found' >&2\nexit 127\n")
+            (faults.bin / "sacct").chmod(0o755)
             why = next_line(script)
         (faults.bin / "sacct.away").rename(faults.bin / "sacct")
         assert answers(finished(script, 200)) == [None]
