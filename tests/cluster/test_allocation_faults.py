@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -257,6 +258,7 @@ def agent_with_faults(cluster: LiveCluster) -> Iterator[CommandFaults]:
         yield faults
     finally:
         cluster.restart_agent()
+        shutil.rmtree(directory)
 
 
 def test_squeue_forgets_and_sacct_is_missing(cluster: LiveCluster) -> None:
