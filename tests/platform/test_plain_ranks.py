@@ -97,15 +97,30 @@ def test_ranks_that_fail_together_are_no_trouble(tmp_path: Path) -> None:
     assert ended(process) == (3, "")
 
 
-def test_sigterm_reaches_the_ranks_and_the_starter_waits_for_them(tmp_path: Path) -> None:
-    script = (
-        "trap 'sleep 0.3; touch done-$BALSAM_RANK; exit 0' TERM; touch up-$BALSAM_RANK; while :; do sleep 0.05; done"
-    )
+def test_sigterm_to_the_group_reaches_each_rank_once_and_the_starter_waits_for_them(tmp_path: Path) -> None:
+    """One that fails of it takes no other along, which is told nothing more while it saves what it has."""
+    saving = "echo told >> told-$BALSAM_RANK; if [ $BALSAM_RANK = 1 ]; then exit 7; fi"
+    script = f"trap '{saving}' TERM; touch up-$BALSAM_RANK; while [ ! -e go ]; do sleep 0.05; done; touch saved"
     process = start(2, script, tmp_path)
     wait_files(tmp_path, "up-*", 2)
-    process.send_signal(signal.SIGTERM)
-    assert ended(process)[0] == 0
-    assert len(list(tmp_path.glob("done-*"))) == 2
+    os.killpg(process.pid, signal.SIGTERM)
+    wait_files(tmp_path, "told-*", 2)
+    deadline = time.monotonic() + 20
+    while any(info.id.pid != process.pid and "BALSAM_RANK=1" in environment(info.id.pid) for info in living(tmp_path)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.3)
+    (tmp_path / "go").touch()
+    assert ended(process)[0] == 7
+    assert [(tmp_path / f"told-{rank}").read_text() for rank in (0, 1)] == ["told\n"] * 2
+    assert (tmp_path / "saved").exists()
+
+
+def environment(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_text().split("\0")
+    except OSError:
+        return []
 
 
 def test_missing_program_is_127_with_a_line(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -114,7 +113,8 @@ def test_a_file_that_is_written_meanwhile_is_sent_again(sshd: Sshd, data: Path, 
 
 @pytest.mark.slow
 def test_progress_is_told_and_a_closed_back_end_ends_soon(sshd: Sshd, data: Path, far: Path) -> None:
-    (data / "run" / "out.dat").write_bytes(os.urandom(1_000_000) * 300)
+    with (data / "run" / "out.dat").open("wb") as file:
+        file.truncate(8 << 30)  # takes no space; as it is sent, much longer than until the first word of progress
     there, changed = backend(data, sshd.url("rsync", far)), threading.Event()
     there.submit("task", [out(1, "/out.dat")], changed.set)
     deadline = time.monotonic() + 60

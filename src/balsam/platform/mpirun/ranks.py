@@ -3,6 +3,10 @@
 Run by the launcher where no MPI is installed (see `plain`), as a file and by the standard library alone. Ranks inherit
 everything, are started in the order of their numbers, and write to the same output. The exit code is that of the first
 rank that failed (128+n after signal n), which also ends the others: SIGTERM, SIGKILL five seconds later.
+
+Signals are sent to the whole process group, ours and theirs: what is passed on would reach the ranks twice, and in the
+middle of what they do about it. A rank that fails once all were told to end takes no other along: each has the time
+that whoever told them gives.
 """
 
 import os
@@ -12,8 +16,7 @@ import time
 
 KILL_AFTER_SEC = 5.0
 EXIT_USAGE = 64
-_PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-# Sent to the whole group: the ranks have them already.
+_ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _FOR_RANKS = {signal.SIGUSR1, signal.SIGUSR2}
 
 
@@ -23,7 +26,7 @@ def main(words: list[str]) -> int:
         print("usage: ranks.py N -- ARGV...", file=sys.stderr)  # noqa: T201 -- a program of its own
         return EXIT_USAGE
     # Blocked, so that none is lost between two looks; ranks get them unblocked.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *_PASSED_ON, *_FOR_RANKS})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *_ENDING, *_FOR_RANKS})
     size, argv = int(words[0]), words[2:]
     living: list[int] = []
     code = 0
@@ -53,18 +56,21 @@ def _start(rank: int, size: int, argv: list[str]) -> int:
 
 def _wait(living: list[int], code: int) -> int:
     kill_at = time.monotonic() + KILL_AFTER_SEC if code else None
+    are_told = False
     while True:
         failed = [rank_code for rank_code in _reap(living) if rank_code]
         if failed and not code:
             code = failed[0]
-            _signal(living, signal.SIGTERM)
-            kill_at = time.monotonic() + KILL_AFTER_SEC
+            are_told = are_told or signal.sigtimedwait(_ENDING, 0) is not None  # which the rank may have died of
+            if not are_told:
+                _signal(living, signal.SIGTERM)
+                kill_at = time.monotonic() + KILL_AFTER_SEC
         if not living:
             return code
         pause = 3600.0 if kill_at is None else max(0.0, kill_at - time.monotonic())
-        caught = signal.sigtimedwait({signal.SIGCHLD, *_PASSED_ON}, pause)
+        caught = signal.sigtimedwait({signal.SIGCHLD, *_ENDING}, pause)
         if caught and caught.si_signo != signal.SIGCHLD:
-            _signal(living, caught.si_signo)
+            are_told = True
         elif kill_at is not None and time.monotonic() >= kill_at:
             _signal(living, signal.SIGKILL)
             kill_at = time.monotonic() + KILL_AFTER_SEC
