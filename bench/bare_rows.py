@@ -1,6 +1,6 @@
 """The rows of the floors, without any rule of ours: a Job's of thirteen columns with three indexes, and its first three
-events with an index, in SQLite or in PostgreSQL, each as fast as one connection of Python writes them durably. Jobs can
-be found by their tags in PostgreSQL, as in the product: one of the three is a GIN index there.
+events with an index, in SQLite or in PostgreSQL, each as fast as one connection of Python writes them durably. One of
+the three is a GIN index of the tags in PostgreSQL, for pages by tag; the product has a table of tags in its place.
 
 SQLite: a file with WAL and synchronous=FULL, `executemany`. PostgreSQL: many Jobs go by COPY, while the server takes
 them in, and it makes their events itself; a single Job and its events are one prepared statement, one way there and
