@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from balsam.client.transport import ServerEvent, Transport
 from balsam.wire.base import Deleted
 from balsam.wire.jobs import JobFilter, JobQuery
 from tests.client.loopback import Script, drip, error, events, hang_up, reply, serving
+from tests.testbed.ports import free_port
 
 OK = {"deleted": 3, "skipped": [], "reason": ""}
 
@@ -386,7 +386,4 @@ def test_a_forked_child_leaves_its_parents_stream_alone(script: Script, transpor
 
 @pytest.fixture
 def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_port()

@@ -138,7 +138,8 @@ def test_mpi4py_inside_run_and_the_value_of_rank_0(pilot: Pilot, mpich: Path) ->
         pilot.start(mpirun="auto")
     finally:
         del os.environ["BALSAM_MPIRUN"]
-    assert ended(pilot, job_id)["result"] == {"value": [0, 1, 4]}
+    record = ended(pilot, job_id)
+    assert record.get("result") == {"value": [0, 1, 4]}, (record, pilot.said(), pilot.output(job_id))
     assert ended(pilot, single)["result"] == {"value": [0]}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import threading
 import time
@@ -39,15 +38,10 @@ from balsam.testing.clock import START, FakeClock
 from balsam.testing.store_world import StoreWorld
 from tests.cli.commands import balsam
 from tests.services import running_service
+from tests.testbed.ports import free_port
 from tests.testbed.postgres import PostgresServer
 
 NEWEST = migrations("postgres")[-1].number
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from balsam.server.auth.outbound import TIMEOUT_SEC
 from tests.server.test_oidc import begin, poll, to_consent
 from tests.server.world import Person, furnish, make_jobs, ok
 from tests.services import RunningService, running_service
-from tests.testbed.oidc import IS_THERE, Browser, free_port, login_file, running_provider
+from tests.testbed.oidc import IS_THERE, Browser, login_file, running_provider
+from tests.testbed.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not IS_THERE, reason="there is no Node here")]
 AT_ONCE = 12  # more logins than one provider is given connections

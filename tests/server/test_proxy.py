@@ -25,6 +25,7 @@ from balsam.wire.blobs import MAX_PIECE_BYTES
 from tests.server.test_handover import Asking, start_anew
 from tests.server.world import PASSWORD, Person, furnish, make_jobs, make_user, ok
 from tests.services import RunningService, running_service
+from tests.testbed.ports import free_port
 
 pytestmark = pytest.mark.slow
 CONFIGURATION = Path(__file__).parents[2] / "packaging" / "nginx" / "balsam.conf"
@@ -52,11 +53,6 @@ class Proxy:
         return httpx2.Client(
             base_url=f"https://localhost:{self.port}", headers=headers, timeout=PATIENCE_SEC, transport=transport
         )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def configuration(root: Path, port: int, *services: RunningService) -> str:

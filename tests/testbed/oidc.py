@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,16 +20,11 @@ import httpx2
 import yaml
 
 from tests.services import RunningService, running_service
+from tests.testbed.ports import free_port
 
 DIRECTORY = Path(__file__).parent.parent / "oidc"
 CLIENT = {"client_id": "balsam", "client_secret": "not a secret: of the tests"}
 IS_THERE = shutil.which("npm") is not None
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def install() -> None:

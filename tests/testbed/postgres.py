@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -27,6 +26,7 @@ import pytest
 from balsam.server.database_address import DatabaseAddress
 from balsam.server.store.postgres.migrate import migrate
 from balsam.server.store.postgres.store import PostgresStore
+from tests.testbed.ports import free_port
 
 START_SEC = 60.0
 # Quick, for tests that are not about losing power. What survives a `kill -9` is the same.
@@ -74,7 +74,7 @@ class PostgresServer:
         self._root = Path(tempfile.mkdtemp(prefix="balsam-pg-"))
         self._tcp = tcp
         self.socket_dir = self._root / "s"
-        self.port = _free_port() if tcp else 5432
+        self.port = free_port() if tcp else 5432
         self._settings = {**_SETTINGS, **settings}
         self._server: subprocess.Popen[bytes] | None = None
         self._has_template = False
@@ -222,11 +222,6 @@ class PostgresServer:
                 yield store
             finally:
                 store.close()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def _nobody() -> tuple[int, int]:

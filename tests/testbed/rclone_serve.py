@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.testbed.ports import free_port
+
 WAIT_SEC = 30.0
 
 
@@ -25,9 +27,7 @@ def require_rclone() -> None:
 def rclone_serving(kind: str, root: Path, *more: str) -> Iterator[str]:
     """HOST:PORT of a server of this kind."""
     require_rclone()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = ["rclone", "serve", kind, str(root), f"--addr=127.0.0.1:{port}", "--config=/dev/null", "--log-level=ERROR"]
     # what it remembers of directories would hide what a test puts there meanwhile
     server = subprocess.Popen([*words, "--dir-cache-time=0s", *more])

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.testbed.ports import free_port
+
 WAIT_SEC = 30.0
 
 
@@ -39,9 +41,7 @@ def running_sshd(home: Path) -> Iterator[Sshd]:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / name], check=True)
     if os.getuid() == 0:
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (home / "config").write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {home}/host\nPidFile {home}/pid\nStrictModes no\nUsePAM no\n"
         f"AuthorizedKeysFile {home}/user.pub\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
