@@ -5,11 +5,13 @@ import socket
 
 # Below what the kernel gives to connections and to servers that ask for any port: nobody gets one of these by chance.
 _PORTS = range(20_000, 32_000)
+# pytest-randomly seeds `random` alike before each test: two workers would choose the same port at the same time.
+_CHOICE = random.SystemRandom()
 
 
 def free_port() -> int:
     """A loopback port on which nobody listens. Raises RuntimeError when there is none."""
-    for port in random.sample(_PORTS, 200):
+    for port in _CHOICE.sample(_PORTS, 200):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
