@@ -5,29 +5,137 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from balsam.launcher import proctable
-from balsam.launcher.proctable import Process, kill_until_gone, read_environ, read_process_table
+from balsam.launcher.proctable import (
+    ALLOCATION_ENV,
+    Killer,
+    Process,
+    find_marked,
+    kill_until_gone,
+    look_over,
+    read_environ,
+    read_process,
+    read_process_table,
+)
+from balsam.launcher.sweep import Run, Sweeper
+from tests.launcher.conftest import wait_until
 
 
-def test_true_only_after_a_pass_that_saw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_true_only_after_a_look_that_saw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """S6, S9: what was killed is looked for again, since it may have forked meanwhile."""
     survivor = Process(2**22 + 5, 1, 2**22 + 5, 2**22 + 5, 0, False)
-    passes = [[survivor], [survivor], [survivor], []]
-    killed: list[int] = []
-    monkeypatch.setattr(proctable, "kill_processes", lambda found: killed.append(len(found)))
-    assert kill_until_gone(lambda: passes.pop(0))
-    assert (passes, killed) == ([], [1, 1, 1])
+    looks = [[survivor], [survivor], [survivor], []]
+    killed: list[Process] = []
+    monkeypatch.setattr(Killer, "kill", lambda _, process: killed.append(process))
+    assert kill_until_gone(lambda: looks.pop(0))
+    assert (looks, killed) == ([], [survivor] * 3)
 
 
 def test_gives_up_in_time_and_says_who_survives(monkeypatch: pytest.MonkeyPatch) -> None:
     survivor = Process(2**22 + 5, 1, 2**22 + 5, 2**22 + 5, 0, False)
-    monkeypatch.setattr(proctable, "kill_processes", lambda found: None)
+    monkeypatch.setattr(Killer, "kill", lambda _, process: None)
     start = time.monotonic()
     assert not kill_until_gone(lambda: [survivor], give_up_at=start + 0.3)
     assert 0.3 <= time.monotonic() - start < 2
+
+
+class Chain:
+    """A process that forks and ends when told to, and so on: one of it lives at any time, in a session of its own."""
+
+    _CODE = """if True:
+        import os, sys
+        while True:
+            print(os.getpid(), flush=True)
+            if sys.stdin.readline() == "":
+                break
+            if os.fork():
+                os._exit(0)
+            os.setsid()
+    """
+
+    def __init__(self, mark: str) -> None:
+        environ = {**os.environ, ALLOCATION_ENV: mark}
+        argv = [sys.executable, "-S", "-E", "-c", self._CODE]
+        self._first = subprocess.Popen(argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.pid = self._told()
+
+    def _told(self) -> int:
+        assert self._first.stdout is not None
+        return int(self._first.stdout.readline())
+
+    def move_on(self) -> None:
+        """Returns when the next one lives and the one before is dead."""
+        assert self._first.stdin is not None
+        before = self.pid
+        self._first.stdin.write(b"on\n")
+        self._first.stdin.flush()
+        self.pid = self._told()
+        wait_until(lambda: (row := read_process(before)) is None or row.dead)
+
+    def end(self) -> None:
+        self._first.communicate()
+
+
+@pytest.fixture
+def chain() -> Iterator[Chain]:
+    chain = Chain(f"chain.{os.getpid()}")
+    yield chain
+    chain.end()
+
+
+def _moving(monkeypatch: pytest.MonkeyPatch, chain: Chain, times: int) -> list[int]:
+    """The chain moves on as soon as it was listed, so many times. Returns what counts the listings."""
+    listed: list[int] = []
+    listing = proctable._listing
+
+    def listing_and_moving() -> list[int]:
+        pids = listing()
+        listed.append(len(pids))
+        if len(listed) <= times:
+            chain.move_on()
+        return pids
+
+    monkeypatch.setattr(proctable, "_listing", listing_and_moving)
+    return listed
+
+
+def test_what_forks_and_ends_between_a_listing_and_its_turn_is_found(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S6, S9: its child is not in that listing, so a look that saw nobody alive would prove nothing."""
+    listed = _moving(monkeypatch, chain, 3)
+    assert [process.pid for process in find_marked(f"chain.{os.getpid()}")] == [chain.pid]
+    assert len(listed) > 3
+
+
+def test_nothing_is_gone_while_the_table_does_not_hold_still(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S6, S9: one that always escapes is not gone."""
+    listed = _moving(monkeypatch, chain, 10_000)
+    with pytest.raises(OSError, match="come and go"):
+        list(find_marked(f"chain.{os.getpid()}"))
+    assert len(listed) == proctable._LISTINGS
+    sweeper = Sweeper(f"chain.{os.getpid()}")
+    run = Run("1", "1", (chain.pid,))
+    sweeper.hold(run, kill_at=0.0)
+    assert sweeper.sweep(time.monotonic()) == []
+    assert sweeper.holds(run)
+
+
+def test_a_process_in_the_middle_of_an_exec_has_its_turn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment can't be read for a moment; it would pass for somebody else's."""
+    seen: list[int] = []
+
+    def read_later(pid: int) -> bytes:
+        seen.append(pid)
+        return read_environ(pid) if seen.count(pid) > 1 else b"\0"
+
+    monkeypatch.setattr(proctable, "read_environ", read_later)
+    me = [environ for process, environ in look_over() if process.pid == os.getpid()]
+    assert me == [read_environ(os.getpid())]
 
 
 def test_sees_itself_and_what_it_was_started_with() -> None:

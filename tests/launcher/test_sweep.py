@@ -7,13 +7,13 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from balsam.launcher.process import Child, Command, ExitStatus, close_child, group_exists, kill, reap, spawn, terminate
-from balsam.launcher.proctable import ALLOCATION_ENV, find_marked, kill_until_gone, read_process_table
+from balsam.launcher.proctable import ALLOCATION_ENV, Process, find_marked, kill_until_gone, look_over
 from balsam.launcher.sweep import ATTEMPT_ENV, JOB_ENV, RETIRED_PERIOD_SEC, Run, Sweeper
 from tests.launcher.conftest import ZOO, Tag, files_left, wait_until
 
@@ -204,11 +204,11 @@ def test_death_by_signal_is_told(bench: Bench) -> None:
 def test_a_thousand_ended_runs_cost_one_pass(bench: Bench) -> None:
     passes = []
 
-    def counted() -> dict[int, object]:
+    def counted(since: int) -> Iterator[tuple[Process, bytes]]:
         passes.append(1)
-        return read_process_table()  # type: ignore[return-value]
+        return look_over(since)
 
-    sweeper = Sweeper(bench.allocation, counted)  # type: ignore[arg-type]
+    sweeper = Sweeper(bench.allocation, counted)
     assert sweeper.due() is None
     for number in range(1000):
         sweeper.retire(Run(str(number), "1", (900000 + number,)), now=10.0)

@@ -17,7 +17,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 if not __package__:
@@ -313,7 +313,7 @@ class Guardian:
             if self._status is None:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-        def find() -> list[Process]:
+        def find() -> Iterator[Process]:
             return find_descendants(os.getpid(), self._allocation, self._spared)
 
         clean = kill_until_gone(find, self._reap, self._end, say)

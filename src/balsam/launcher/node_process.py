@@ -109,7 +109,7 @@ class NodeProcess:
         """S6: nobody watches our lease any more. Whatever runs here is found by its mark and killed."""
         log.error("the guardian is gone: killing all Jobs")
         allocation = os.environ[ALLOCATION_ENV]
-        kill_until_gone(lambda: [row for row in find_marked(allocation) if row.pid != os.getpid()])
+        kill_until_gone(lambda: (row for row in find_marked(allocation) if row.pid != os.getpid()))
         os._exit(EXIT_DISCONNECTED)
 
     def _received(self, data: bytes) -> None:

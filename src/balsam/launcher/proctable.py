@@ -1,7 +1,8 @@
 """The process table as Linux shows it under /proc: who descends from whom, who carries a mark, and killing them all.
 
 Called by the guardian and by `process.py`. Standard library only, no state. It promises that `kill_until_gone` answers
-True only after one full pass over the table saw none of the wanted processes alive (S6, S9).
+True only after a look over the whole table that no living process can have escaped saw none of those that are wanted
+(S6, S9).
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 # In the environment of everything that runs in an allocation.
 ALLOCATION_ENV = "BALSAM_ALLOCATION"
 _KERNEL_THREAD = 0x00200000
+_LISTINGS = 20  # in one look
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
@@ -31,32 +33,70 @@ class Process(NamedTuple):
     dead: bool
 
 
-def read_process_table() -> dict[int, Process]:
-    """Return all user processes by pid, the newest first. A process that ends meanwhile is left out. Raises OSError.
+def read_process(pid: int) -> Process | None:
+    """Return a process's row; None when it has gone, is the kernel's own or can't be read. Raises OSError."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        _pass_over(error)
+        return None
+    try:
+        stat = os.read(fd, 4096)
+    except OSError as error:
+        _pass_over(error)
+        return None
+    finally:
+        os.close(fd)
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    if int(fields[6]) & _KERNEL_THREAD:
+        return None
+    # A thread group whose first thread ended looks like a zombie, while its other threads run on.
+    dead = fields[0] in b"ZX" and int(fields[17]) <= 1
+    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), dead)
 
-    Newest first, because a process that forks and exits in a loop is caught only while its number is fresh.
+
+def read_process_table() -> dict[int, Process]:
+    """Return all user processes by pid, the newest first. A process that ends meanwhile is left out. Raises OSError."""
+    return {pid: row for pid in _listing() if (row := read_process(pid)) is not None}
+
+
+def look_over(since: int = 0) -> Iterator[tuple[Process, bytes]]:
+    """Yield the living user processes, the newest first, each with its environment as `read_environ` has it.
+
+    What started before `since` comes without it. Raises OSError, also when the table never holds still.
+
+    A process that forks and ends between a listing and its turn has a child that this listing has not. So the table is
+    listed again, and what is new in it is looked at, until nothing of a listing had ended unseen (S6, S9): whatever
+    lived when that listing was made was yielded.
     """
-    table = {}
-    for pid in sorted((int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()), reverse=True):
-        try:
-            fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            _pass_over(error)
-            continue
-        try:
-            stat = os.read(fd, 4096)
-        except OSError as error:
-            _pass_over(error)
-            continue
-        finally:
-            os.close(fd)
-        fields = stat[stat.rindex(b")") + 2 :].split()
-        if int(fields[6]) & _KERNEL_THREAD:
-            continue
-        # A thread group whose first thread ended looks like a zombie, while its other threads run on.
-        dead = fields[0] in b"ZX" and int(fields[17]) <= 1
-        table[pid] = Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), dead)
-    return table
+    known: set[int] = set()
+    bare: set[int] = set()
+    for _ in range(_LISTINGS):
+        all_seen = True
+        for pid in _listing():
+            if pid in known:
+                continue
+            row = read_process(pid)
+            if row is None or row.dead:
+                known.add(pid)
+                all_seen = False
+                continue
+            environ = read_environ(pid) if row.started >= since else b""
+            if row.started >= since and len(environ) <= 1 and pid not in bare:
+                # It has just ended, or is in the middle of an exec: it has its turn once more.
+                bare.add(pid)
+                all_seen = False
+                continue
+            known.add(pid)
+            yield row, environ
+        if all_seen:
+            return
+    raise OSError(errno.EAGAIN, "they come and go too fast")
+
+
+def _listing() -> list[int]:
+    """Newest first, because a process that forks and exits in a loop is caught only while its number is fresh."""
+    return sorted((int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()), reverse=True)
 
 
 def read_environ(pid: int) -> bytes:
@@ -87,59 +127,62 @@ def _pass_over(error: OSError) -> None:
         raise error
 
 
-def find_descendants(root: int, allocation: str, spared: Collection[Process] = ()) -> list[Process]:
-    """Return the living processes below `root`, and those anywhere that carry the allocation's mark.
+def find_descendants(root: int, allocation: str, spared: Collection[Process] = ()) -> Iterator[Process]:
+    """Yield the living processes below `root`, and those anywhere that carry the allocation's mark. Raises OSError.
 
     The mark finds what the tree cannot: processes that were adopted by init because a guardian had died.
     `spared` are children of `root` whose trees are nobody's business (the batch script's own background helpers).
     """
-    table = read_process_table()
+    top = read_process(root)
+    mark = f"\0{ALLOCATION_ENV}={allocation}\0".encode()
+    above = _line_of_parents(os.getpid())
+    seen: dict[int, Process] = {}
     children: dict[int, list[int]] = {}
-    for process in table.values():
+    marked: set[int] = set()
+    for process, environ in look_over(0 if top is None else top.started):
+        seen[process.pid] = process
         children.setdefault(process.parent, []).append(process.pid)
-    below: set[int] = set()
+        if mark in environ and process.pid not in above:
+            marked.add(process.pid)
+            yield process
     left_alone = {(process.pid, process.started) for process in spared}
-    heads = [pid for pid in children.get(root, []) if (pid, table[pid].started) not in left_alone]
+    heads = [pid for pid in children.get(root, []) if (pid, seen[pid].started) not in left_alone]
+    below: set[int] = set()
     while heads:
         pid = heads.pop()
         below.add(pid)
         heads.extend(child for child in children.get(pid, []) if child not in below)
-    above = _line_of_parents(table, os.getpid())
-    mark = f"\0{ALLOCATION_ENV}={allocation}\0".encode()
-    since = table[root].started if root in table else 0
-    found = []
-    for process in table.values():
-        if process.dead or process.pid in above:
-            continue
-        if process.pid in below or (process.started >= since and mark in read_environ(process.pid)):
-            found.append(process)
-    return found
+    yield from (seen[pid] for pid in below - marked - above)
 
 
-def find_marked(beginning: str) -> list[Process]:
-    """Return the living processes whose allocation's mark begins so, whatever their age and parents."""
+def find_marked(beginning: str) -> Iterator[Process]:
+    """Yield the living processes whose allocation's mark begins so, whatever their age and parents. Raises OSError."""
     mark = f"\0{ALLOCATION_ENV}={beginning}".encode()
-    return [row for row in read_process_table().values() if not row.dead and mark in read_environ(row.pid)]
+    return (process for process, environ in look_over() if mark in environ)
 
 
-def _line_of_parents(table: Mapping[int, Process], pid: int) -> set[int]:
-    line = set()
-    while pid in table and pid not in line:
+def _line_of_parents(pid: int) -> set[int]:
+    line: set[int] = set()
+    while pid not in line and (process := read_process(pid)) is not None:
         line.add(pid)
-        pid = table[pid].parent
+        pid = process.parent
     return line
 
 
-def kill_processes(processes: Collection[Process]) -> None:
-    """SIGKILL these, group by group and one by one. Call it right after they were read from the process table.
+class Killer:
+    """SIGKILL for processes, each right after it was read from the process table, and once for the group of it.
 
     A group is killed in one step in the kernel, so a member that forks just then cannot escape. Numbers are not given
-    again within the milliseconds since the table was read: that takes a whole turn of the pid space.
+    again within the milliseconds since a process was read: that takes a whole turn of the pid space.
     """
-    own_group = os.getpgrp()
-    for group in {process.group for process in processes} - {own_group, 0, 1}:
-        _signal_quietly(os.killpg, group)
-    for process in processes:
+
+    def __init__(self) -> None:
+        self._groups = {os.getpgrp(), 0, 1}
+
+    def kill(self, process: Process) -> None:
+        if process.group not in self._groups:
+            self._groups.add(process.group)
+            _signal_quietly(os.killpg, process.group)
         _signal_quietly(os.kill, process.pid)
 
 
@@ -149,12 +192,12 @@ def _signal_quietly(send: Callable[[int, int], None], number: int) -> None:
 
 
 def kill_until_gone(
-    find: Callable[[], list[Process]],
+    find: Callable[[], Iterable[Process]],
     reap: Callable[[], None] = lambda: None,
     give_up_at: float | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> bool:
-    """Kill what `find` returns until one full pass finds nothing; False when that failed until `give_up_at`.
+    """Kill what `find` gives, each as it comes, until that is nothing; False when that failed until `give_up_at`.
 
     `give_up_at` is in CLOCK_MONOTONIC seconds; without it this waits as long as a process survives (for instance in an
     uninterruptible read from a dead file server) and names it every 10 s. What `find` can't see is not gone.
@@ -162,14 +205,16 @@ def kill_until_gone(
     delay, warn_at = 0.001, time.monotonic() + 10.0
     while True:
         reap()
+        killer, survivors = Killer(), []
         try:
-            survivors = find()
+            for process in find():
+                killer.kill(process)
+                survivors.append(process)
         except OSError as error:
             trouble = f"processes can't be looked for: {error.strerror}"
         else:
             if not survivors:
                 return True
-            kill_processes(survivors)
             pids = " ".join(str(process.pid) for process in survivors[:20])
             trouble = f"still alive after SIGKILL: {len(survivors)} processes ({pids})"
         now = time.monotonic()

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from balsam.launcher.proctable import ALLOCATION_ENV, Process, kill_processes, read_environ, read_process_table
+from balsam.launcher.proctable import ALLOCATION_ENV, Killer, Process, look_over, read_process
 
 log = logging.getLogger("balsam.launcher")
 
@@ -51,10 +51,13 @@ class _Held:
 class Sweeper:
     """The runs that ended and are not yet known to be gone. Times are of one monotonic clock, in seconds."""
 
-    def __init__(self, allocation: str, read_table: Callable[[], dict[int, Process]] = read_process_table) -> None:
+    def __init__(
+        self, allocation: str, look_over: Callable[[int], Iterator[tuple[Process, bytes]]] = look_over
+    ) -> None:
         self._allocation_mark = f"\0{ALLOCATION_ENV}={allocation}\0".encode()
-        self._read_table = read_table
-        self._started = read_process_table()[os.getpid()].started
+        self._look_over = look_over
+        me = read_process(os.getpid())
+        self._started = 0 if me is None else me.started
         self._retired: list[Run] = []
         self._held: dict[Run, _Held] = {}
         self._next_retired = 0.0
@@ -83,20 +86,14 @@ class Sweeper:
 
     def sweep(self, now: float) -> list[Run]:
         """Make one pass, kill what is to be killed, return the held runs of which nothing lives any more (S9)."""
-        runs = [*self._retired, *self._held]
-        try:
-            survivors = self._survivors(runs)
-        except OSError as error:
-            log.warning("processes can't be looked for now: %s", error.strerror)
-            survivors = {run: [] for run in runs}
+        doomed = {run for run, held in self._held.items() if now >= held.kill_at}.union(self._retired)
+        survivors = self._survivors(doomed)
         gone = [run for run in self._held if run not in survivors]
         for run in gone:
             del self._held[run]
         # One that was killed is looked for again too: it may have forked during this pass.
         self._retired = [run for run in self._retired if run in survivors]
         self._next_retired = now + self._period_sec
-        doomed = [run for run, held in self._held.items() if now >= held.kill_at] + self._retired
-        kill_processes([process for run in doomed for process in survivors[run]])
         for held in self._held.values():
             _pace(held, now)
         return gone
@@ -105,24 +102,34 @@ class Sweeper:
         """The last pass took so long."""
         self._period_sec = max(RETIRED_PERIOD_SEC, seconds / RETIRED_COST)
 
-    def _survivors(self, runs: list[Run]) -> dict[Run, list[Process]]:
-        """Processes older than the launcher are none of its runs, and their environments are not read."""
+    def _survivors(self, doomed: Collection[Run]) -> set[Run]:
+        """The runs of which something lives, or may live; of the doomed ones it is killed as soon as it is seen.
+
+        Processes older than the launcher are none of its runs, and their environments are not read.
+        """
+        runs = [*self._retired, *self._held]
         by_mark = {(run.job_id.encode(), run.attempt.encode()): run for run in runs}
         by_mark |= {(name.encode(), WORKER_ATTEMPT.encode()): run for run in runs for name in run.workers}
         by_session = {session: run for run in runs for session in run.sessions}
-        found: dict[Run, list[Process]] = {}
-        for process in self._read_table().values():
-            if process.dead or process.started < self._started:
-                continue
-            mark = self._mark(process.pid)
-            run = by_session.get(process.session) if mark is None else by_mark.get(mark)
-            if run is not None:
-                found.setdefault(run, []).append(process)
+        found: set[Run] = set()
+        killer = Killer()
+        try:
+            for process, environ in self._look_over(self._started):
+                if process.started < self._started:
+                    continue
+                mark = self._mark(environ)
+                run = by_session.get(process.session) if mark is None else by_mark.get(mark)
+                if run is not None:
+                    found.add(run)
+                    if run in doomed:
+                        killer.kill(process)
+        except OSError as error:
+            log.warning("processes can't be looked for now: %s", error.strerror)
+            found.update(runs)
         return found
 
-    def _mark(self, pid: int) -> tuple[bytes, bytes] | None:
+    def _mark(self, environ: bytes) -> tuple[bytes, bytes] | None:
         """(job id, attempt) of a process of this allocation; None when it carries no such mark."""
-        environ = read_environ(pid)
         if self._allocation_mark not in environ:
             return None
         job_id, attempt = _value(environ, JOB_ENV), _value(environ, ATTEMPT_ENV)
