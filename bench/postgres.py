@@ -29,7 +29,7 @@ from tests.server.world import Person, furnish, make_user
 from tests.services import RunningService, running_service
 from tests.testbed.postgres import PostgresServer, wheel_programs
 
-BATCHES = 50
+BATCHES = 200
 # Two reports of a Job, of its start and of its end, change its state four times: so many Jobs' reports change a hundred
 # states each on average, as a commit of the floor does.
 REPORT = BATCH // 2

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from balsam.domain.states import JobState
 from balsam.server.store.postgres.connection import Connection, PostgresDatabase
 from balsam.server.store.postgres.pipeline import PipelinedDatabase
 from balsam.server.store.postgres.store import PostgresStore
@@ -20,6 +21,7 @@ from balsam.server.usecases.idempotent import once
 from balsam.server.usecases.submit import submit_jobs
 from balsam.testing.store_world import StoreWorld
 from balsam.wire.jobs import JobQuery, JobsCreate, JobsCreated
+from balsam.wire.sessions import LaunchEvent
 from tests.testbed.postgres import PostgresServer
 
 pytestmark = pytest.mark.slow
@@ -117,3 +119,21 @@ def test_no_more_ways_than_these(world: StoreWorld, name: str, monkeypatch: pyte
     ways = Ways(monkeypatch)
     act(world)
     assert 0 < len(ways.asked) <= most, "\n".join(ways.asked)
+
+
+def test_a_report_waits_for_what_it_is_judged_by_and_for_the_commit(
+    world: StoreWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = set(world.submit(50))
+    session = world.open_session()
+    jobs = [job for job in world.acquire(session.id, 1000) if job.id in ids]
+
+    def tell(event: LaunchEvent) -> None:
+        world.send(session.id, *[world.record(session.id, job, event) for job in jobs])
+
+    ways = Ways(monkeypatch)
+    tell(LaunchEvent.STARTED)
+    assert ways.asked == ["(waited for)"] * 2
+    tell(LaunchEvent.RUN_DONE)
+    assert ways.asked == ["(waited for)"] * 4
+    assert {world.state(job.id) for job in jobs} == {JobState.JOB_FINISHED}

@@ -17,7 +17,7 @@ from balsam.domain.states import Actor, JobEvent, JobState
 from balsam.server.errors import ServiceError, SessionEnded
 from balsam.server.store import selections
 from balsam.server.store.protocol import GuardFailed
-from balsam.server.store.records import HotJob, JobUpdate, ResultRow, Step
+from balsam.server.store.records import HotJob, JobUpdate, ResultRow, SessionRow, Step
 from balsam.server.store.selections import AcquireCriteria, EventSelection, PageWindow
 from balsam.testing.store_world import StoreWorld
 from balsam.wire.results import JobResult
@@ -367,6 +367,32 @@ class JobRules:
         assert world.read(lambda tx: tx.waiting_children([child])) == set()
         assert world.retry([child]).changed == 1
         assert world.state(child) is JobState.PREPROCESSED
+
+    def test_a_report_is_answered_with_what_the_session_still_holds_and_is_to_stop(self, world: StoreWorld) -> None:
+        world.submit(5)
+        session = world.open_session()
+        going_on, ending, handed_back, waiting, _ = jobs = world.acquire(session.id)
+        world.tell(session.id, ending, LaunchEvent.STARTED)
+        assert world.cancel([job.id for job in jobs[:4]]).changed == 4
+        started = world.record(session.id, going_on, LaunchEvent.STARTED)
+        ended = world.record(session.id, ending, LaunchEvent.RUN_DONE)
+        released = world.record(session.id, handed_back, LaunchEvent.RELEASED)
+        assert world.send(session.id, started, ended, released).cancel == [going_on.id, waiting.id]
+        assert world.renew(session.id).cancel == [going_on.id, waiting.id]
+
+    def test_what_a_report_is_judged_by_is_as_each_of_it_alone(self, world: StoreWorld) -> None:
+        parents = world.submit(3)
+        child, other = (world.submit(parent_ids=parents[:2])[0], world.submit(parent_ids=parents[2:])[0])
+        session = world.open_session()
+        world.acquire(session.id)
+        world.cancel(parents[1:2])
+        basis = world.write(lambda tx: tx.report_basis(session.id, parents, parents[:2]))
+        assert basis.session == world.read(lambda tx: tx.get(SessionRow, session.id))
+        assert basis.jobs == world.read(lambda tx: tx.hot_jobs(parents))
+        assert basis.children == [(parents[0], child), (parents[1], child)]
+        assert basis.to_stop == parents[1:2]
+        nothing = world.write(lambda tx: tx.report_basis(session.id + 1, [other + 1], []))
+        assert nothing == (None, {}, [], [])
 
     def test_deleting_leaves_no_trace(self, world: StoreWorld) -> None:
         parent = world.submit(tags={"a": "b"})

@@ -30,7 +30,9 @@ from balsam.server.store.records import (
     JobRow,
     JobUpdate,
     NewJob,
+    ReportBasis,
     ResultRow,
+    SessionRow,
     ShownJob,
     Step,
     TransferItemRow,
@@ -133,6 +135,10 @@ class MemoryTx(MemoryFilesTx):
     def jobs_to_stop(self, session_id: int) -> list[int]:
         held = self._held(session_id)
         return [job.id for job in held if job.cancel_requested or job.state is JobState.CANCELLED]
+
+    def report_basis(self, session_id: int, job_ids: Sequence[int], ending: Sequence[int]) -> ReportBasis:
+        to_stop = self.jobs_to_stop(session_id)
+        return ReportBasis(self.get(SessionRow, session_id), self.hot_jobs(job_ids), self.children(ending), to_stop)
 
     def children(self, parent_ids: Iterable[int]) -> list[tuple[int, int]]:
         return [

@@ -19,6 +19,7 @@ from balsam.server.store.records import (
     JobRow,
     JobUpdate,
     NewJob,
+    ReportBasis,
     Row,
     ShownJob,
     TransferItemRow,
@@ -241,6 +242,10 @@ class Tx(ReadTx, Protocol):
     def apps_at_sites(self, app_ids: Sequence[int]) -> list[AppAtSite]:
         """Apps, each with its Site. An App stays until the transaction is over; of its Site and the Site's owner this
         is what they were at this moment, and they may change meanwhile."""
+        ...
+
+    def report_basis(self, session_id: int, job_ids: Sequence[int], ending: Sequence[int]) -> ReportBasis:
+        """What a report of a Session on these Jobs is judged by; `ending`: those of them that may end by it."""
         ...
 
     def insert_jobs(self, jobs: Sequence[NewJob], at: int) -> list[int]:

@@ -6,7 +6,7 @@
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -38,7 +38,7 @@ from balsam.server.store.records import EVENT_SEQ_BITS, EventRow, GrantedRow, Ho
 from balsam.server.store.selections import Census, EventSelection, JobSelection, PageWindow
 from balsam.server.store.sql_apps import AppsReadTx
 from balsam.server.store.sql_census import census
-from balsam.server.store.sql_database import Database, listed
+from balsam.server.store.sql_database import Cursor, Database, listed
 from balsam.server.store.sql_files import FilesReadTx
 from balsam.server.store.sql_groups import row_groups
 from balsam.server.store.sql_runnable import RunnableReadTx
@@ -76,6 +76,9 @@ class SqlReadTx(RunnableReadTx, FilesReadTx, AppsReadTx):
         return found[0] if found else None
 
     def find(self, kind: type[R], /, **equals: Value | tuple[Value, ...]) -> list[R]:
+        return list(map(table(kind).decode, self._ask_rows(kind, **equals)))
+
+    def _ask_rows(self, kind: type[R], /, **equals: Value | tuple[Value, ...]) -> Cursor:
         conditions: list[tuple[str, str]] = []
         params: list[Any] = []
         for column, value in equals.items():
@@ -92,7 +95,7 @@ class SqlReadTx(RunnableReadTx, FilesReadTx, AppsReadTx):
                 params.append(sql_value(value))
         its = table(kind)
         sql = _find_sql(its, tuple(conditions)) + self._row_lock(kind)
-        return [its.decode(row) for row in self._db.execute(sql, params)]
+        return self._db.execute(sql, params)
 
     def newest(self, kind: type[R], before_id: int, limit: int, /, **equals: Value) -> list[R]:
         its = table(kind)
@@ -260,8 +263,10 @@ class SqlReadTx(RunnableReadTx, FilesReadTx, AppsReadTx):
                 yield (site, app, state), n
 
     def hot_jobs(self, job_ids: Iterable[int]) -> dict[int, HotJob]:
-        sql = f"{SELECT_HOT} WHERE {_BY_IDS} ORDER BY id{self._job_lock}"
-        return {row[0]: hot_job(row) for row in self._db.execute(sql, (listed(job_ids),)).fetchall()}
+        return by_id(self._ask_hot_jobs(job_ids))
+
+    def _ask_hot_jobs(self, job_ids: Iterable[int]) -> Cursor:
+        return self._db.execute(f"{SELECT_HOT} WHERE {_BY_IDS} ORDER BY id{self._job_lock}", (listed(job_ids),))
 
     def held_jobs(self, session_id: int) -> list[HotJob]:
         sql = f"{SELECT_HOT} INDEXED BY jobs_held WHERE session_id = ? ORDER BY id{self._job_lock}"
@@ -273,18 +278,24 @@ class SqlReadTx(RunnableReadTx, FilesReadTx, AppsReadTx):
         return [granted_row(row) for row in self._db.execute(sql, (session_id, grant_seq))]
 
     def jobs_to_stop(self, session_id: int) -> list[int]:
+        return [row[0] for row in self._ask_to_stop(session_id)]
+
+    def _ask_to_stop(self, session_id: int) -> Cursor:
         sql = (
             "SELECT id FROM jobs INDEXED BY jobs_to_stop WHERE session_id = ? AND session_id IS NOT NULL"
             " AND (cancel_requested = 1 OR state = 15) ORDER BY id"
         )
-        return [row[0] for row in self._db.execute(sql, (session_id,))]
+        return self._db.execute(sql, (session_id,))
 
     def children(self, parent_ids: Iterable[int]) -> list[tuple[int, int]]:
+        return self._ask_children(parent_ids).fetchall()
+
+    def _ask_children(self, parent_ids: Iterable[int]) -> Cursor:
         sql = (
             "SELECT parent_id, child_id FROM job_parents WHERE parent_id IN (SELECT value FROM json_each(?))"
             " ORDER BY parent_id, child_id"
         )
-        return self._db.execute(sql, (listed(parent_ids),)).fetchall()
+        return self._db.execute(sql, (listed(parent_ids),))
 
     def unfinished_parents(self, child_ids: Iterable[int]) -> dict[int, int]:
         sql = (
@@ -365,3 +376,7 @@ def _place_in(window: PageWindow) -> Callable[[ShownJob], tuple[Any, int]]:
 def _find_sql(its: Table, conditions: tuple[tuple[str, str], ...]) -> str:
     """The text is made once for each shape of question; their number is that of the calls of `find` in the program."""
     return its.find_sql(conditions)
+
+
+def by_id(rows: Iterable[Sequence[Any]]) -> dict[int, HotJob]:
+    return {row[0]: hot_job(row) for row in rows}

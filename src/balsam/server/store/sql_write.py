@@ -16,6 +16,7 @@ from itertools import groupby, islice
 from operator import attrgetter
 from typing import Any, Protocol
 
+from balsam.domain.lifecycle import JobFacts
 from balsam.domain.states import RUNNABLE_STATES, JobState
 from balsam.server.store import selections
 from balsam.server.store.codec import (
@@ -25,6 +26,7 @@ from balsam.server.store.codec import (
     TABLE_NAMES,
     dump,
     granted_row,
+    table,
     tag_number,
 )
 from balsam.server.store.protocol import GuardFailed, Wake
@@ -35,13 +37,15 @@ from balsam.server.store.records import (
     JobShape,
     JobUpdate,
     NewJob,
+    ReportBasis,
     Row,
+    SessionRow,
     event_id,
 )
 from balsam.server.store.selections import AcquireCriteria, fitting, light_enough
 from balsam.server.store.sql_database import Database, Outcome, listed
 from balsam.server.store.sql_files import FilesTx
-from balsam.server.store.sql_read import EVENTS_COUNTER, SqlReadTx
+from balsam.server.store.sql_read import EVENTS_COUNTER, SqlReadTx, by_id
 from balsam.server.store.sql_rows import (
     EVENT_COLUMNS,
     RUNNABLE_TAG_COLUMNS,
@@ -114,8 +118,9 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         """Insert the events of new Jobs that are alike; the ids are successive numbers where that is of use."""
 
     @abstractmethod
-    def _update_jobs(self, rows: Sequence[Sequence[Any]]) -> Outcome:
-        """Carry out the rows of `update_values`, for Jobs that are as the guard asks (S4)."""
+    def _update_jobs(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Carry out the rows of `update_values`. Raises GuardFailed, at the latest with the commit, when a Job is not
+        as its guard asks (S4)."""
 
     def _expect(self, outcome: Outcome, number: int, said: str) -> None:
         """Raise GuardFailed, at the latest before the commit, unless a statement changed so many rows. `said` has two
@@ -180,6 +185,18 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         ]
         self._insert_many("job_parents", ("parent_id", "child_id", "unfinished"), rows)
 
+    def report_basis(self, session_id: int, job_ids: Sequence[int], ending: Sequence[int]) -> ReportBasis:
+        """All is asked before an answer is looked at, which may have to be waited for."""
+        session, jobs = self._ask_rows(SessionRow, id=session_id), self._ask_hot_jobs(job_ids)
+        children = self._ask_children(ending) if ending else None
+        to_stop = self._ask_to_stop(session_id)
+        return ReportBasis(
+            next(map(table(SessionRow).decode, session), None),
+            by_id(jobs),
+            children.fetchall() if children else [],
+            [row[0] for row in to_stop],
+        )
+
     def apply(self, updates: Sequence[JobUpdate], at: int) -> None:
         offered = [update.job.id for update in updates if update.job.tagged and _is_available(update.job)]
         self._withdraw(offered)
@@ -192,7 +209,7 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
         finished = [update.job.id for update in updates if update.after.state is JobState.JOB_FINISHED]
         if finished:
             self._db.execute(_NOTE_FINISHED, (listed(finished),))
-        self._offer([update.job.id for update in updates if update.job.tagged])
+        self._offer([update.job.id for update in updates if update.job.tagged and _is_available(update.after)])
 
     def _write_rows(self, updates: Sequence[JobUpdate], at: int) -> None:
         """The rows of the Jobs (S4), and the counters."""
@@ -213,7 +230,7 @@ class SqlTx(FilesTx, SqlReadTx, ABC):
             moved[home, old[0], new[0]] += 1
             logged[home] += taken
         if rows:
-            self._expect(self._update_jobs(rows), len(rows), "S4: {} of {} Jobs were not as they were read")
+            self._update_jobs(rows)
         moves: dict[_Move, int] = {(*home, STATES[was], STATES[now]): n for (home, was, now), n in moved.items()}
         self._tally(moves, logged)
 
@@ -342,5 +359,5 @@ def _column_value(column: str, value: Any) -> Any:
     return int(value) if isinstance(value, bool) else value
 
 
-def _is_available(job: HotJob) -> bool:
+def _is_available(job: HotJob | JobFacts) -> bool:
     return job.session_id is None and job.state in RUNNABLE_STATES

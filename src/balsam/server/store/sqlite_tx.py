@@ -9,7 +9,6 @@ from typing import Any
 
 from balsam.server.store.protocol import Duplicate
 from balsam.server.store.records import EVENT_SEQ_BITS, JobShape, Row
-from balsam.server.store.sql_database import Outcome
 from balsam.server.store.sql_rows import (
     NEW_JOB,
     OWN_COLUMNS,
@@ -86,8 +85,9 @@ class SqliteTx(SqlTx):
         numbered = chain.from_iterable((number, *values) for number, values in enumerate(events, 1))
         self._db.execute(sql, (ids[0], ids[-1], *numbered, shape.owner_id, at))
 
-    def _update_jobs(self, rows: Sequence[Sequence[Any]]) -> Outcome:
-        return self._db.executemany(_UPDATE_JOB, rows)
+    def _update_jobs(self, rows: Sequence[Sequence[Any]]) -> None:
+        said = "S4: {} of {} Jobs were not as they were read"
+        self._expect(self._db.executemany(_UPDATE_JOB, rows), len(rows), said)
 
 
 def _at_once(rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[Any]]]:

@@ -18,7 +18,7 @@ from balsam.server.store.protocol import Tx
 from balsam.server.store.records import HotJob, Json, ResultRow, SessionRow, micros
 from balsam.server.usecases.limits import BadJson, json_text
 from balsam.server.usecases.notes import tag_noted
-from balsam.server.usecases.scope import find_session
+from balsam.server.usecases.scope import checked_session
 from balsam.server.usecases.transitions import Transitions
 from balsam.server.usecases.verdicts import Verdicts
 from balsam.wire.base import ErrorDetail
@@ -34,22 +34,32 @@ _EVENTS = {
     LaunchEvent.KILLED: JobEvent.KILLED,
 }
 
+_GOING_ON = frozenset({LaunchEvent.STARTED, LaunchEvent.NOTED})
+
 
 def report(tx: Tx, principal: Principal, session_id: int, message: Report, now: datetime) -> ReportReply:
     """Apply the records. Also for a Session that has ended: its late results are judged by their tokens."""
-    session = find_session(tx, principal, session_id, Role.OWNER)
+    job_ids = list({record.job_id: None for record in message.records})
+    ending = list({record.job_id: None for record in message.records if record.event not in _GOING_ON})
+    basis = tx.report_basis(session_id, job_ids, ending)
+    session = checked_session(tx, principal, basis.session, Role.OWNER)
     _check_order(message)
     work = _Work(tx, session, now)
     work.verdicts.make_changes(message.records)
     tag_noted(tx, session, message.records, now)
-    work.steps.load({record.job_id for record in message.records})
+    if any(record.changes for record in message.records):
+        work.steps.load(job_ids)  # as they are now
+    else:
+        work.steps.add(basis.jobs.values())
+    work.steps.add_children(ending, basis.children)
     for record in message.records:
         work.judge(record)
+    to_stop = [job_id for job_id in basis.to_stop if work.holds(job_id)]
     work.finish()
     acked = max(session.report_seq, message.records[-1].seq)
     if acked != session.report_seq:
         tx.put(replace(session, report_seq=acked))
-    return ReportReply(acked_seq=acked, fenced=list(work.fenced), cancel=tx.jobs_to_stop(session.id))
+    return ReportReply(acked_seq=acked, fenced=list(work.fenced), cancel=to_stop)
 
 
 def _check_order(message: Report) -> None:
@@ -152,6 +162,12 @@ class _Work:
             self.steps.take(job.id, request, reported_at=micros(record.at), data=_data(record))
         else:
             self.unlocked[job.id] = job
+
+    def holds(self, job_id: int) -> bool:
+        """Whether the Session, which held the Job before, does so after this."""
+        if job_id in self.unlocked:
+            return False
+        return self.steps.get(job_id) is None or self.steps.facts(job_id).session_id == self.session.id
 
     def finish(self) -> None:
         self.tx.unlock(self.session.id, list(self.unlocked.values()))

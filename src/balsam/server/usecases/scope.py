@@ -195,7 +195,11 @@ def find_batch_job(tx: ReadTx, principal: Principal, batch_job_id: int, need: Ro
 
 def find_session(tx: ReadTx, principal: Principal, session_id: int, need: Role) -> SessionRow:
     """The Session, ended or not. A launcher sees those of its BatchJob only."""
-    session = tx.get(SessionRow, session_id)
+    return checked_session(tx, principal, tx.get(SessionRow, session_id), need)
+
+
+def checked_session(tx: ReadTx, principal: Principal, session: SessionRow | None, need: Role) -> SessionRow:
+    """As `find_session`, of one that was read already."""
     if session is None or (principal.kind == "launcher" and session.batch_job_id != principal.batch_job_id):
         raise NotFound
     access = access_to(tx, principal, [(session.owner_id, session.site_id)])

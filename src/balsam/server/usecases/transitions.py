@@ -24,6 +24,7 @@ class Transitions:
         self._tx = tx
         self._at = micros(now)
         self._jobs: dict[int, HotJob] = {}
+        self._children: dict[int, list[int]] = {}
         self._updates: dict[int, JobUpdate] = {}
         self._decisions: dict[tuple[JobFacts, Request], Decision] = {}
         self._same: dict[tuple[int, int], tuple[Request, Decision]] = {}
@@ -38,6 +39,12 @@ class Transitions:
     def add(self, jobs: Iterable[HotJob]) -> None:
         """Take Jobs that were read already."""
         self._jobs.update((job.id, job) for job in jobs)
+
+    def add_children(self, parent_ids: Iterable[int], links: Iterable[tuple[int, int]]) -> None:
+        """Take the (parent, child) pairs of these parents, which were read after the parents were."""
+        self._children.update((parent, []) for parent in parent_ids)
+        for parent, child in links:
+            self._children[parent].append(child)
 
     def get(self, job_id: int) -> HotJob | None:
         """The Job as it was read."""
@@ -165,7 +172,10 @@ class Transitions:
                 failed[update.job.id] = update.after.state
         if not finished and not failed:
             return
-        links = self._tx.children([*finished, *failed])
+        ended = sorted([*finished, *failed])
+        if unknown := [parent for parent in ended if parent not in self._children]:
+            self.add_children(unknown, self._tx.children(unknown))
+        links = [(parent, child) for parent in ended for child in self._children[parent]]
         if not links:
             return
         self.load({child for _, child in links})

@@ -5,6 +5,7 @@ that takes statements and answers none; no text of an error has a password in it
 """
 
 import logging
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from psycopg.types.numeric import Int8Dumper
 
 from balsam.server.database_address import DatabaseAddress
 from balsam.server.errors import Invalid, TooSlow, Unavailable
+from balsam.server.store.postgres.many_rows import GUARD_SAID
 from balsam.server.store.postgres.sql import translated
 from balsam.server.store.protocol import Duplicate, GuardFailed
 from balsam.server.store.sql_database import Cursor, Listed, Outcome
@@ -92,6 +94,7 @@ class ListedDumper(Dumper):
 
 
 _NUMBER = {int}
+_GUARD = re.compile(f'"({GUARD_SAID}[^"]*)"')
 
 
 def _element(value: Any) -> str:
@@ -215,6 +218,8 @@ class PostgresDatabase:
             return GuardFailed(f"{error.diag.constraint_name}: a row that is referred to has gone")
         if isinstance(error, (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure)):
             return Collision(str(error))
+        if isinstance(error, errors.InvalidTextRepresentation) and (said := _GUARD.search(str(error))):
+            return GuardFailed(said[1])
         if isinstance(error, psycopg.DataError) and "NUL" in str(error):
             return Invalid("a text has a NUL character, which can't be stored; leave it out")
         if isinstance(error, errors.QueryCanceled) and self._time_limit_sec:

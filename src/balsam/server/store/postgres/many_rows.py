@@ -20,6 +20,12 @@ _OWN = frozenset(("event_seq", "batch_job_id", "return_code", "started_at", "end
 _OF_UPDATES = frozenset((*UPDATED_COLUMNS, *GUARDS)) - _OWN
 _OF_INSERTS = {"events": frozenset({"owner_id", "timestamp", "attempt", "data"})}
 
+_NUMBER = "(number of rows)"
+GUARD_SAID = "S4: "
+# The text is no number, which is the error; it says in the server's words what went wrong (connection.py reads it).
+_ALL_OR_ERROR = f"""CASE WHEN count(*) = ?::bigint THEN 0 ELSE CAST(concat('{GUARD_SAID}', ?::bigint - count(*), ' of ',
+    ?::bigint, ' Jobs were not as they were read') AS BIGINT) END"""
+
 Statement = tuple[str, list[Any]]
 
 
@@ -60,7 +66,7 @@ def update_jobs(rows: Sequence[Sequence[Any]]) -> Statement:
     values = dict(zip((*UPDATED_COLUMNS, *GUARDS), zip(*rows, strict=True), strict=True))
     once = _same(values, _OF_UPDATES)
     text, marks = _update(once)
-    return text, _params(values, marks, once)
+    return text, _params({**values, _NUMBER: (len(rows),)}, marks, once | {_NUMBER})
 
 
 def _same(values: Mapping[str, Sequence[Any]], columns: frozenset[str]) -> frozenset[str]:
@@ -88,4 +94,7 @@ def _update(once: frozenset[str]) -> tuple[str, list[str]]:
     found = f"jobs.id = {text.value('old_id')}"
     guards = [f"jobs.{column} + 0 = {text.value(f'old_{column}')}" for column in UPDATE_GUARD if column != "id"]
     holder = f"jobs.session_id IS NOT DISTINCT FROM {text.value('old_session_id')}"
-    return f"UPDATE jobs SET {sets} {rows} WHERE {' AND '.join((found, *guards, holder))}", text.marks  # noqa: S608 - names of ours
+    where = " AND ".join((found, *guards, holder))
+    text.marks += [_NUMBER, _NUMBER, _NUMBER]
+    moved = f"UPDATE jobs SET {sets} {rows} WHERE {where} RETURNING 1"  # noqa: S608 - names of ours
+    return f"WITH moved AS ({moved}) SELECT {_ALL_OR_ERROR} FROM moved", text.marks  # noqa: S608 - names of ours

@@ -202,8 +202,9 @@ class PostgresTx(SqlTx):
                 ]
         self._insert_many("events", EVENT_COLUMNS, rows)
 
-    def _update_jobs(self, rows: Sequence[Sequence[Any]]) -> Outcome:
-        return self._db.execute(*many_rows.update_jobs(rows))
+    def _update_jobs(self, rows: Sequence[Sequence[Any]]) -> None:
+        """The statement itself fails when it changed too few: nobody waits for its answer before the COMMIT."""
+        self._db.execute(*many_rows.update_jobs(rows))
 
     def _delete_many(self, name: str, key: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         if not rows:

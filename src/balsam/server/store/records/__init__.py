@@ -32,7 +32,7 @@ from balsam.server.store.records.jobs import (
     event_id,
     steps_mask,
 )
-from balsam.server.store.records.sites import AppAtSite, AppRow, BatchJobRow, SessionRow, SiteRow
+from balsam.server.store.records.sites import AppAtSite, AppRow, BatchJobRow, ReportBasis, SessionRow, SiteRow
 from balsam.server.store.records.values import Json, micros, moment, moment_or_none
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "Json",
     "MembershipRow",
     "NewJob",
+    "ReportBasis",
     "ResultRow",
     "Row",
     "SessionRow",

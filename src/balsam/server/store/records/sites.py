@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from balsam.domain.lease import LeaseKind, SessionPurpose
 from balsam.domain.states import BatchJobState, JobMode
+from balsam.server.store.records.jobs import HotJob
 from balsam.server.store.records.values import Json
 
 
@@ -106,3 +107,13 @@ class SessionRow:
     report_seq: int
     max_gpus_per_node: int | None
     purpose: SessionPurpose = SessionPurpose.RUN
+
+
+class ReportBasis(NamedTuple):
+    """What a report is judged by. Of the Jobs it names: (parent, child) pairs of those that may end; and what the
+    Session, if there is one, was asked to stop."""
+
+    session: SessionRow | None
+    jobs: dict[int, HotJob]
+    children: list[tuple[int, int]]
+    to_stop: list[int]
