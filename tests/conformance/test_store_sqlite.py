@@ -170,32 +170,56 @@ def test_the_numbers_of_states_and_actors_never_change() -> None:
 # The writer
 
 
-def test_writes_that_queue_share_a_commit(store: SqliteStore) -> None:
-    """No linger: the first is committed at once, what came meanwhile together."""
+def _together(store: SqliteStore, *writes: Callable[[Any], Any]) -> list[Any]:
+    """What came of writes that share a commit: results and errors."""
     gate, entered = threading.Event(), threading.Event()
-    commits: list[int] = []
 
     def slow(tx: Any) -> None:
         entered.set()
         gate.wait(10)
 
-    async def scenario() -> None:
+    async def scenario() -> list[Any]:
         first = asyncio.ensure_future(store.write(slow))
         await asyncio.get_running_loop().run_in_executor(None, entered.wait)
-        store._db.set_trace_callback(lambda text: commits.append(1) if text == "COMMIT" else None)
-        rest = [asyncio.ensure_future(store.write(lambda tx: tx.new_id(UserRow))) for _ in range(50)]
+        rest = [asyncio.ensure_future(store.write(write)) for write in writes]
         await asyncio.sleep(0)
         gate.set()
-        await asyncio.gather(first, *rest)
+        return (await asyncio.gather(first, *rest, return_exceptions=True))[1:]
 
-    run(scenario())
+    return run(scenario())
+
+
+def test_writes_that_queue_share_a_commit(store: SqliteStore) -> None:
+    """No linger: the first is committed at once, what came meanwhile together."""
+    commits: list[int] = []
+    store._db.set_trace_callback(lambda text: commits.append(1) if text == "COMMIT" else None)
+    assert _together(store, *[lambda tx: tx.new_id(UserRow)] * 50) == list(range(1, 51))
     assert sum(commits) == 2
 
 
-def test_a_group_that_can_not_be_committed_fails_as_a_whole(store: SqliteStore) -> None:
-    with pytest.raises(sqlite3.OperationalError):
-        store.write_sync(lambda tx: tx._db.execute("SELECT * FROM nowhere"))
-    assert store.write_sync(lambda tx: tx.new_id(UserRow)) == 1
+def test_a_statement_that_sqlite_refuses_is_its_own_writes_trouble(store: SqliteStore) -> None:
+    """As one with more terms than SQLite takes: those who wrote at the same time did nothing wrong."""
+
+    def refused(tx: Any) -> None:
+        tx.new_id(UserRow)
+        tx._db.execute(f"SELECT {'-' * 2000}1")
+
+    before, trouble, after = _together(store, lambda tx: tx.new_id(UserRow), refused, lambda tx: tx.new_id(UserRow))
+    assert isinstance(trouble, sqlite3.OperationalError)
+    assert before < after == store.write_sync(lambda tx: tx.new_id(UserRow)) - 1
+
+
+def test_what_the_database_can_not_do_is_the_trouble_of_all_who_share_a_commit(store: SqliteStore) -> None:
+    """They did not get their answers, and nothing of them is written (S1)."""
+
+    def full(tx: Any) -> None:
+        tx._db.execute("PRAGMA max_page_count = 1")  # no page more than there are
+        tx._db.executemany("INSERT INTO filler VALUES (?)", [("x" * 4000,)] * 1000)
+
+    store.write_sync(lambda tx: tx._db.execute("CREATE TABLE filler (text TEXT)"))
+    first, trouble, last = _together(store, lambda tx: tx.new_id(UserRow), full, lambda tx: tx.new_id(UserRow))
+    assert {type(answer) for answer in (first, trouble, last)} == {Unavailable}
+    assert trouble.status == 507
 
 
 def test_a_write_inside_a_write_is_refused(store: SqliteStore) -> None:

@@ -168,9 +168,9 @@ class SqliteStore:
         self._db.execute("SAVEPOINT item")
         try:
             item.result = item.fn(tx)
-        except sqlite3.OperationalError:
-            raise
         except BaseException as error:
+            if not self._db.in_transaction or (isinstance(error, sqlite3.OperationalError) and _refusal(error)):
+                raise
             item.error = error
             self._db.execute("ROLLBACK TO item")
         else:
@@ -234,7 +234,7 @@ def _typed_errors(read_limit_sec: float = 0.0) -> Iterator[None]:
         raise refusal from error
 
 
-def _refusal(error: sqlite3.OperationalError, read_limit_sec: float) -> ServiceError | None:
+def _refusal(error: sqlite3.OperationalError, read_limit_sec: float = 0.0) -> ServiceError | None:
     """What the caller is told; None for a fault of our own in the SQL."""
     name = getattr(error, "sqlite_errorname", "") or ""
     if name == "SQLITE_INTERRUPT":
