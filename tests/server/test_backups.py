@@ -25,6 +25,7 @@ from balsam.server.store.backups import (
     restore_database,
     restore_file,
 )
+from balsam.server.store.postgres.connection import connect
 from balsam.server.store.postgres.store import PostgresStore
 from balsam.server.store.postgres.whole import WholeDatabase
 from balsam.server.store.protocol import Store
@@ -267,6 +268,19 @@ def test_what_is_there_stays(source: Path, tmp_path: Path, postgres: PostgresSer
         pytest.raises(Unavailable, match="a service uses the database"),
     ):
         restore_database(backup, address)
+
+
+def test_who_is_just_leaving_a_database_does_not_use_it(source: Path, tmp_path: Path, postgres: PostgresServer) -> None:
+    """A server lists a connection for a moment after its end, here that of the migration before."""
+    backup = tmp_path / "backup"
+    with closing(SqliteStore(source)) as store:
+        lived(store)
+    counted = back_up_file(source, backup).rows
+    with empty_database(postgres) as address, connect(address, "migrate") as leaving:
+        end = threading.Timer(0.5, leaving.close)
+        end.start()
+        assert restore_database(backup, address).rows == counted
+        end.join()
 
 
 def test_where_there_are_no_hard_links_a_backup_is_made_and_nothing_written_over(

@@ -2,6 +2,7 @@
 
 # ruff: noqa: S608 - the texts are put together from names of our own; every value is a parameter
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ _SETTINGS = {"enable_seqscan": "on", "idle_in_transaction_session_timeout": "0",
 _COUNTS = "SELECT owner_id, site_id, app_id, state, sum(n)::bigint FROM state_counts GROUP BY 1, 2, 3, 4"
 _OTHERS = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
     AND application_name LIKE 'balsam %'"""
+_LEAVING_SEC = 3.0
 
 
 class WholeDatabase:
@@ -63,7 +65,7 @@ def reading(address: DatabaseAddress) -> Iterator[WholeDatabase]:
 def filling(address: DatabaseAddress, tables: Sequence[Table]) -> Iterator[WholeDatabase]:
     """A database that must be empty and that no service uses; all or nothing is written."""
     with _spoken(), connect(address, "restore", limit_sec=None, **_SETTINGS) as connection:
-        if connection.execute(_OTHERS.encode()).fetchone() != (0,):
+        if not _is_alone(connection):
             raise Unavailable(f"a service uses the database {address}; stop it first")
         with connection.transaction():
             for table in tables:
@@ -71,6 +73,16 @@ def filling(address: DatabaseAddress, tables: Sequence[Table]) -> Iterator[Whole
                     raise Unavailable(f"the database {address} has rows in {table.name}; give one that is empty")
             yield WholeDatabase(connection)
         connection.execute(b"ANALYZE")
+
+
+def _is_alone(connection: Connection) -> bool:
+    """Whether nobody uses the database. Who has just left, as the migration before this, is listed a moment more."""
+    until = time.monotonic() + _LEAVING_SEC
+    while connection.execute(_OTHERS.encode()).fetchone() != (0,):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 @contextmanager
