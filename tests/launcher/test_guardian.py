@@ -426,6 +426,8 @@ runpy.run_path({guardian.__file__!r}, run_name='__main__')"
         "balsam.launcher.guardian_config",
         "balsam.launcher.guardian_link",
         "balsam.launcher.proctable",
+        "balsam.platform",
+        "balsam.platform.process_table",
     }
     assert modules & {"subprocess", "threading", "asyncio", "dataclasses", "logging", "pydantic"} == set()
 

@@ -9,19 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from balsam.launcher import proctable
-from balsam.launcher.proctable import (
-    ALLOCATION_ENV,
-    Killer,
-    Process,
-    find_marked,
-    kill_until_gone,
-    look_over,
-    read_environ,
-    read_process,
-    read_process_table,
-)
+from balsam.launcher.proctable import ALLOCATION_ENV, Killer, find_marked, kill_until_gone
 from balsam.launcher.sweep import Run, Sweeper
+from balsam.platform import process_table
+from balsam.platform.process_table import Process, look_over, read_environ, read_process, read_process_table
 from tests.launcher.conftest import wait_until
 
 
@@ -90,7 +81,7 @@ def chain() -> Iterator[Chain]:
 def _moving(monkeypatch: pytest.MonkeyPatch, chain: Chain, times: int) -> list[int]:
     """The chain moves on as soon as it was listed, so many times. Returns what counts the listings."""
     listed: list[int] = []
-    listing = proctable._listing
+    listing = process_table._listing
 
     def listing_and_moving() -> list[int]:
         pids = listing()
@@ -99,7 +90,7 @@ def _moving(monkeypatch: pytest.MonkeyPatch, chain: Chain, times: int) -> list[i
             chain.move_on()
         return pids
 
-    monkeypatch.setattr(proctable, "_listing", listing_and_moving)
+    monkeypatch.setattr(process_table, "_listing", listing_and_moving)
     return listed
 
 
@@ -117,7 +108,7 @@ def test_nothing_is_gone_while_the_table_does_not_hold_still(chain: Chain, monke
     listed = _moving(monkeypatch, chain, 10_000)
     with pytest.raises(OSError, match="come and go"):
         list(find_marked(f"chain.{os.getpid()}"))
-    assert len(listed) == proctable._LISTINGS
+    assert len(listed) == process_table._LISTINGS
     sweeper = Sweeper(f"chain.{os.getpid()}")
     run = Run("1", "1", (chain.pid,))
     sweeper.hold(run, kill_at=0.0)
@@ -125,17 +116,42 @@ def test_nothing_is_gone_while_the_table_does_not_hold_still(chain: Chain, monke
     assert sweeper.holds(run)
 
 
-def test_a_process_in_the_middle_of_an_exec_has_its_turn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_in_the_middle_of_an_exec_has_its_turn_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its environment can't be read for a moment; it would pass for somebody else's."""
     seen: list[int] = []
 
     def read_later(pid: int) -> bytes:
         seen.append(pid)
-        return read_environ(pid) if seen.count(pid) > 1 else b"\0"
+        return read_environ(pid) if seen.count(pid) > 3 else b"\0"
 
-    monkeypatch.setattr(proctable, "read_environ", read_later)
+    monkeypatch.setattr(process_table, "read_environ", read_later)
     me = [environ for process, environ in look_over() if process.pid == os.getpid()]
     assert me == [read_environ(os.getpid())]
+
+
+def test_what_was_just_started_is_found_by_its_mark() -> None:
+    """`Popen` returns when the old program is gone; its environment is there some moments later, or milliseconds where
+    others want the core."""
+    for number in range(200):
+        mark = f"started.{os.getpid()}.{number}."
+        with subprocess.Popen(["sleep", "60"], env={ALLOCATION_ENV: mark}) as child:
+            try:
+                assert [process.pid for process in find_marked(mark)] == [child.pid]
+            finally:
+                child.kill()
+
+
+def test_an_empty_environment_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it to become another one."""
+    pauses: list[float] = []
+    with subprocess.Popen(["sleep", "60"], env={}) as child:
+        try:
+            wait_until(lambda: (row := read_process(child.pid)) is not None and row.has_environ is False)
+            monkeypatch.setattr(process_table.time, "sleep", pauses.append)
+            assert (child.pid, b"\0") in [(process.pid, environ) for process, environ in look_over()]
+        finally:
+            child.kill()
+    assert sum(pauses) == 0
 
 
 def test_sees_itself_and_what_it_was_started_with() -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from balsam.launcher.process import Child, Command, ExitStatus, close_child, group_exists, kill, reap, spawn, terminate
-from balsam.launcher.proctable import ALLOCATION_ENV, Process, find_marked, kill_until_gone, look_over
+from balsam.launcher.proctable import ALLOCATION_ENV, find_marked, kill_until_gone
 from balsam.launcher.sweep import ATTEMPT_ENV, JOB_ENV, RETIRED_PERIOD_SEC, Run, Sweeper
+from balsam.platform.process_table import Process, look_over
 from tests.launcher.conftest import ZOO, Tag, files_left, wait_until
 
 PYTHON = (sys.executable, "-S", "-E")

@@ -1,9 +1,12 @@
 """The local scheduler: the shipped conformance suite, and what is special about processes of this machine."""
 
+import itertools
 import json
 import os
+import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from balsam.domain.clock import SystemClock
-from balsam.platform import processes
+from balsam.platform import process_table, processes
 from balsam.platform.scheduler import local_run
 from balsam.platform.scheduler.base import (
     SchedulerConfig,
@@ -68,8 +71,11 @@ class LocalHarness:
         return None
 
     def vanish(self, scheduler_id: str, name: str) -> None:
-        for info in sorted(processes.marked("BALSAM_BATCH_NAME", name), key=lambda info: info.id.pid):
-            processes.send(info.id, signal.SIGKILL)
+        """Of this directory only: tests that run at the same time use the same names."""
+        record = (self.directory / f"{name}.json").read_text()
+        for mark in re.findall('"mark": ?"([0-9a-f]+)"', record):
+            for info in sorted(processes.marked(local_run.MARKER, mark), key=lambda info: info.id.pid):
+                processes.send(info.id, signal.SIGKILL)
 
     def script(self, body: str) -> Path:
         path = self.directory / "script.sh"
@@ -165,6 +171,39 @@ def test_look_while_the_shell_writes_its_claim_ends_nothing_s9(
     assert left_sec is not None and left_sec > local_run.WALL_TIME_GRACE_SEC + 5  # nobody decided that it is to end
     job = over(scheduler, scheduler_id)
     assert (job.state, job.exit_code) == (SchedulerState.FINISHED, 0)
+
+
+def test_a_shell_in_the_middle_of_its_exec_counts_as_started_s11(
+    bed: LocalHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that was killed just after the start left it; it has no environment yet, and has written nothing."""
+    scheduler = bed.make()
+    scheduler_id = scheduler.submit(bed.script("sleep 600"), "bexec", bed.request())
+    monkeypatch.setattr(RecordDir, "claim", lambda *_: None)
+    read_environ, looks = process_table.read_environ, Counter[int]()
+
+    def nothing_yet(pid: int) -> bytes:
+        looks[pid] += 1
+        return read_environ(pid) if looks[pid] > 3 else b"\0"
+
+    monkeypatch.setattr(process_table, "read_environ", nothing_yet)
+    assert bed.make().find("bexec") == scheduler_id
+
+
+def test_whether_it_was_started_is_not_known_while_no_process_can_be_looked_for_s11(
+    bed: LocalHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = bed.make()
+    scheduler_id = scheduler.submit(bed.script("sleep 600"), "bshort", bed.request())
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordDir, "claim", lambda *_: None)
+        numbers = itertools.count(2**22)
+        patch.setattr(process_table, "_listing", lambda: [next(numbers)])  # always new ones, gone when looked at
+        again = bed.make()
+        for ask in (lambda: again.find("bshort"), again.jobs):
+            with pytest.raises(SchedulerUnavailable, match="can't be looked for now: they come and go too fast"):
+                ask()
+    assert again.find("bshort") == scheduler_id
 
 
 def test_cancel_sends_sigterm_first_and_lets_the_script_drain(bed: LocalHarness) -> None:

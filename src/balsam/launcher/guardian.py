@@ -28,12 +28,11 @@ from balsam.launcher.guardian_config import Config, ConfigError, is_number, read
 from balsam.launcher.guardian_link import LINK_ENV
 from balsam.launcher.proctable import (
     ALLOCATION_ENV,
-    Process,
     find_descendants,
     find_marked,
     kill_until_gone,
-    read_process_table,
 )
+from balsam.platform.process_table import Process, read_process_table
 
 RESTART_ENV = "BALSAM_LAUNCHER_RESTART"
 END_ENV = "BALSAM_ALLOCATION_END"

@@ -1,130 +1,22 @@
-"""The process table as Linux shows it under /proc: who descends from whom, who carries a mark, and killing them all.
+"""Finding processes in the process table, by descent and by mark, and killing them all.
 
-Called by the guardian and by `process.py`. Standard library only, no state. It promises that `kill_until_gone` answers
-True only after a look over the whole table that no living process can have escaped saw none of those that are wanted
-(S6, S9).
+Called by the guardian, the launcher and the processes on its nodes. Standard library only, no state. It promises that
+`kill_until_gone` answers True only after a look over the whole table, which nothing that lives can have escaped, saw
+none of those that are wanted (S6, S9).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import NamedTuple
+
+from balsam.platform.process_table import Process, look_over, read_process
 
 # In the environment of everything that runs in an allocation.
 ALLOCATION_ENV = "BALSAM_ALLOCATION"
-_KERNEL_THREAD = 0x00200000
-_LISTINGS = 20  # in one look
-_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-
-
-class Process(NamedTuple):
-    """One row of the process table. `started` is in clock ticks since boot."""
-
-    pid: int
-    parent: int
-    group: int
-    session: int
-    started: int
-    dead: bool
-
-
-def read_process(pid: int) -> Process | None:
-    """Return a process's row; None when it has gone, is the kernel's own or can't be read. Raises OSError."""
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        _pass_over(error)
-        return None
-    try:
-        stat = os.read(fd, 4096)
-    except OSError as error:
-        _pass_over(error)
-        return None
-    finally:
-        os.close(fd)
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    if int(fields[6]) & _KERNEL_THREAD:
-        return None
-    # A thread group whose first thread ended looks like a zombie, while its other threads run on.
-    dead = fields[0] in b"ZX" and int(fields[17]) <= 1
-    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), dead)
-
-
-def read_process_table() -> dict[int, Process]:
-    """Return all user processes by pid, the newest first. A process that ends meanwhile is left out. Raises OSError."""
-    return {pid: row for pid in _listing() if (row := read_process(pid)) is not None}
-
-
-def look_over(since: int = 0) -> Iterator[tuple[Process, bytes]]:
-    """Yield the living user processes, the newest first, each with its environment as `read_environ` has it.
-
-    What started before `since` comes without it. Raises OSError, also when the table never holds still.
-
-    A process that forks and ends between a listing and its turn has a child that this listing has not. So the table is
-    listed again, and what is new in it is looked at, until nothing of a listing had ended unseen (S6, S9): whatever
-    lived when that listing was made was yielded.
-    """
-    known: set[int] = set()
-    bare: set[int] = set()
-    for _ in range(_LISTINGS):
-        all_seen = True
-        for pid in _listing():
-            if pid in known:
-                continue
-            row = read_process(pid)
-            if row is None or row.dead:
-                known.add(pid)
-                all_seen = False
-                continue
-            environ = read_environ(pid) if row.started >= since else b""
-            if row.started >= since and len(environ) <= 1 and pid not in bare:
-                # It has just ended, or is in the middle of an exec: it has its turn once more.
-                bare.add(pid)
-                all_seen = False
-                continue
-            known.add(pid)
-            yield row, environ
-        if all_seen:
-            return
-    raise OSError(errno.EAGAIN, "they come and go too fast")
-
-
-def _listing() -> list[int]:
-    """Newest first, because a process that forks and exits in a loop is caught only while its number is fresh."""
-    return sorted((int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()), reverse=True)
-
-
-def read_environ(pid: int) -> bytes:
-    """Return the environment `pid` was started with, as NUL-framed entries; empty when it is gone or not ours.
-
-    Raises OSError.
-    """
-    try:
-        fd = os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        _pass_over(error)
-        return b""
-    parts = [b"\0"]
-    try:
-        while part := os.read(fd, 1 << 17):
-            parts.append(part)
-    except OSError as error:
-        _pass_over(error)
-        return b""
-    finally:
-        os.close(fd)
-    return b"".join(parts)
-
-
-def _pass_over(error: OSError) -> None:
-    """A process that is gone, or somebody else's. Raises what says nothing of it: the machine is short of something."""
-    if error.errno in _SHORTAGES:
-        raise error
 
 
 def find_descendants(root: int, allocation: str, spared: Collection[Process] = ()) -> Iterator[Process]:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from balsam.launcher.proctable import ALLOCATION_ENV, Killer, Process, look_over, read_process
+from balsam.launcher.proctable import ALLOCATION_ENV, Killer
+from balsam.platform.process_table import Process, look_over, read_process
 
 log = logging.getLogger("balsam.launcher")
 

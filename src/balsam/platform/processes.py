@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from balsam.platform import process_table
+
 _PROC = Path("/proc")
 _IS_LINUX = sys.platform == "linux"
 
@@ -55,21 +57,12 @@ def is_alive(process: ProcessId) -> bool:
     return info is not None and info.id == process
 
 
-def marked(variable: str, value: str) -> Iterator[ProcessInfo]:
-    """Living processes of this user that were started with `variable=value` in their environment."""
-    entry = f"{variable}={value}".encode()
-    for pid in psutil.pids():
-        if entry in _environment(pid):
-            info = look(pid)
-            if info is not None:
-                yield info
-
-
-def in_session(session: int) -> Iterator[ProcessInfo]:
-    """Living processes of the session."""
-    for pid in psutil.pids():
-        info = look(pid)
-        if info is not None and info.session == session:
+def marked(variable: str, value: str, session: int | None = None) -> Iterator[ProcessInfo]:
+    """Living processes of this user that were started with `variable=value` in their environment; and those of the
+    session, if one is given. Raises OSError when they can't be looked for, or come and go too fast."""
+    entry = f"\0{variable}={value}\0".encode()
+    for info, environ in _look_over():
+        if entry in environ or (session is not None and info.session == session):
             yield info
 
 
@@ -127,13 +120,21 @@ def _look_proc(pid: int) -> ProcessInfo | None:
     return ProcessInfo(ProcessId(pid, int(fields[19])), int(fields[1]), int(fields[3]))
 
 
-def _environment(pid: int) -> list[bytes]:
+def _look_over() -> Iterator[tuple[ProcessInfo, bytes]]:
+    """Living processes with their environments as NUL-framed entries, as far as they can be read."""
     if _IS_LINUX:
-        try:
-            return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
-        except OSError:
-            return []
+        for row, environ in process_table.look_over():
+            yield ProcessInfo(ProcessId(row.pid, row.started), row.parent, row.session), environ
+        return
+    for pid in psutil.pids():
+        info = look(pid)
+        if info is not None:
+            yield info, _environment(pid)
+
+
+def _environment(pid: int) -> bytes:
     try:
-        return [f"{name}={value}".encode() for name, value in psutil.Process(pid).environ().items()]
+        entries = psutil.Process(pid).environ().items()
     except (psutil.Error, OSError):
-        return []
+        return b""
+    return "".join(f"\0{name}={value}" for name, value in entries).encode() + b"\0"

@@ -9,21 +9,20 @@ import logging
 import os
 import signal
 import subprocess
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from balsam.domain.clock import Clock
 from balsam.platform import processes
 from balsam.platform.processes import ProcessId, ProcessInfo
-from balsam.platform.scheduler.base import SchedulerJob, SchedulerState
+from balsam.platform.scheduler.base import SchedulerJob, SchedulerState, SchedulerUnavailable
 from balsam.platform.scheduler.local_files import Record, RecordDir
 
 log = logging.getLogger(__name__)
 
 MARKER = "BALSAM_LOCAL_ALLOCATION"
 WALL_TIME_GRACE_SEC = 30.0
-_RESCAN_SEC = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ class LocalRun:
             self.record.is_over
             or self._child is not None
             or self._claimed_by() is not None
-            or (self._is_visible and any(processes.marked(MARKER, self.record.mark)))
+            or (self._is_visible and any(True for _ in self._living()))
         )
 
     def step(self) -> SchedulerJob | None:
@@ -142,8 +141,8 @@ class LocalRun:
             self.stop(f"wall time of {record.wall_time_min} min reached", WALL_TIME_GRACE_SEC)
         if record.kill_mono is not None and self._clock.monotonic() >= record.kill_mono:
             # The shell last: it can then still record the exit code of a killed script.
-            for target in [info.id for info in self._members()] or [leader]:
-                processes.send(target, signal.SIGKILL)
+            if not self._kill(leader):
+                processes.send(leader, signal.SIGKILL)
         elif record.kill_mono is not None and leader not in self._terminated:
             self._terminated.add(leader)
             with contextlib.suppress(ProcessLookupError):
@@ -151,43 +150,43 @@ class LocalRun:
         return record.as_job(SchedulerState.RUNNING, record.stop_cause)
 
     def _step_without_leader(self) -> SchedulerJob:
-        left = self._members()
-        if not left:
-            return self._end("")
         claim = self._claimed_by()
         # The claim is made empty and then written: who looked in between saw no leader of a shell that lives.
-        if claim is None or claim.pid == 0 or processes.is_alive(claim):
+        is_starting = claim is None or claim.pid == 0 or processes.is_alive(claim)
+        is_kill_due = self.record.kill_mono is not None and self.due_sec() <= 0 and not is_starting
+        left = self._kill(self._seen_alive) if is_kill_due else list(self._members(self._seen_alive))
+        if not left:
+            return self._end("")
+        if is_starting:
             return self.record.as_job(SchedulerState.RUNNING, "starting")
         # Like any scheduler: what a script leaves behind ends with it.
         self.stop("", WALL_TIME_GRACE_SEC)
-        is_kill_due = self.due_sec() <= 0
         pids = {info.id.pid for info in left}
         for info in left:
-            if is_kill_due:
-                processes.send(info.id, signal.SIGKILL)
-            elif info.parent not in pids and info.id not in self._terminated:
+            if not is_kill_due and info.parent not in pids and info.id not in self._terminated:
                 # Only the topmost: a guardian or launcher among them ends the rest in its own order.
                 self._terminated.add(info.id)
                 processes.send(info.id, signal.SIGTERM)
         return self.record.as_job(SchedulerState.RUNNING, f"its script ended; {len(left)} of its processes are left")
 
-    def _members(self) -> list[ProcessInfo]:
-        """Living processes of the allocation but for its leader.
+    def _kill(self, leader: ProcessId | None) -> list[ProcessInfo]:
+        """SIGKILL to the members, to each as soon as it is seen."""
+        killed = []
+        for info in self._members(leader):
+            processes.send(info.id, signal.SIGKILL)
+            killed.append(info)
+        return killed
 
-        Looked for twice when none is found: a process that forks or executes during the look can be missed.
-        """
-        leader = self._seen_alive
-        for attempt in range(2):
-            if attempt:
-                time.sleep(_RESCAN_SEC)
-            found = {info.id: info for info in processes.marked(MARKER, self.record.mark)}
-            # A session id is sure to be ours only if this object saw its leader alive: later it may be used again.
-            if leader:
-                found.update({info.id: info for info in processes.in_session(leader.pid)})
-                found.pop(leader, None)
-            if found:
-                return list(found.values())
-        return []
+    def _members(self, leader: ProcessId | None) -> Iterator[ProcessInfo]:
+        """Living processes of the allocation but for its leader, if that was ever seen. Raises SchedulerUnavailable."""
+        # A session id is sure to be ours only if this object saw its leader alive: later it may be used again.
+        return (info for info in self._living(leader.pid if leader else None) if info.id != leader)
+
+    def _living(self, session: int | None = None) -> Iterator[ProcessInfo]:
+        try:
+            yield from processes.marked(MARKER, self.record.mark, session)
+        except OSError as error:
+            raise SchedulerUnavailable(f"processes can't be looked for now: {error.strerror}") from error
 
     def _end(self, lost: str) -> SchedulerJob:
         """Record that no process is left. `lost` says why there can be no exit code."""
