@@ -80,7 +80,7 @@ def allocation(queue="batch", project="proj1", num_nodes=1, wall_time_min=10, jo
 def until(look, what, seconds=60):
     deadline = time.monotonic() + seconds
     while not look():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, what() if callable(what) else what
         time.sleep(0.1)
 
 def reach(batch, *states, seconds=60):

@@ -141,8 +141,12 @@ def test_ranks_on_all_nodes_are_asked_for_a_checkpoint(cluster: LiveCluster) -> 
                                       optional_params={"mpirun": job.tags["saves"]}))
         def there(kind):
             return [len(list((ROOT / "data" / job.workdir).glob(kind + ".*"))) for job in jobs]
+        def story(kind):
+            logs = sorted((ROOT / "log").glob("launcher*")) + sorted((ROOT / "qsubmit").glob("*.output"))
+            return "\\n".join([f"{kind}: {there(kind)} of [2, 2] nodes", *[str(states_of(job)) for job in jobs],
+                              *[f"{path.name}: {path.read_text(errors='replace')[-3000:]}" for path in logs]])
         for kind in ("up", "saved"):
-            until(lambda: there(kind) == [2, 2], f"{kind}: not on both nodes")
+            until(lambda: there(kind) == [2, 2], lambda: story(kind))
         for job, batch in zip(jobs, batches):
             until(lambda: states_of(job)[-1] == "RESTART_READY", str(states_of(job)))
             reach(batch, "finished")
