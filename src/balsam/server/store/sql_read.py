@@ -379,4 +379,5 @@ def _find_sql(its: Table, conditions: tuple[tuple[str, str], ...]) -> str:
 
 
 def by_id(rows: Iterable[Sequence[Any]]) -> dict[int, HotJob]:
+    """Jobs of rows of SELECT_HOT."""
     return {row[0]: hot_job(row) for row in rows}

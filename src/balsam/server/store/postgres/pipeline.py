@@ -1,10 +1,10 @@
 """The writing connection of a process: statements are sent as they come, and waited for when an answer is looked at.
 
-Used by groups.py and tx.py. A commit of a dozen statements waits for the server four times, which works on one of them
-while this process prepares the next. libpq is spoken to without psycopg's cursors, which cost more than most of the
-statements and forget, after an error, which of them the server has prepared. Promises: what a statement was expected to
-change is known before the COMMIT is sent (S4, S6), and so is the transaction's number; an error is raised by whatever
-looks at an answer next, or by the commit.
+Used by groups.py and tx.py. A commit of a dozen statements waits for the server twice or a little more, which works on
+one of them while this process prepares the next. libpq is spoken to without psycopg's cursors, which cost more than
+most of the statements and forget, after an error, which of them the server has prepared. Promises: what a statement was
+expected to change is known before the COMMIT is sent (S6), and so is the transaction's number; an error is raised by
+whatever looks at an answer next, or by the commit.
 """
 
 from collections import Counter, deque
