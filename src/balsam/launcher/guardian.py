@@ -1,10 +1,10 @@
 """The guardian: parent of the launcher inside an allocation, and the one who makes sure that nothing outlives it.
 
 Started by the batch script (`python -S -E guardian.py CONFIG`, or `python -m balsam.launcher.guardian`; without CONFIG
-the JSON is read from stdin). Standard library and three files beside it, so that it starts anywhere and stays small.
-It promises: every descendant is dead, seen in a full pass over /proc, before a launcher is started again and before it
-exits (S6, S9); a lease that ended is never taken up again by the same launcher (S6); ranks end before the wall time
-does (L3).
+the JSON is read from stdin). Standard library and four files of this package, so that it starts anywhere and stays
+small. It promises: every descendant is dead, seen in a look over /proc that none can have escaped, before a launcher is
+started again and before it exits (S6, S9); a lease that ended is never taken up again by the same launcher (S6); ranks
+end before the wall time does (L3).
 """
 
 from __future__ import annotations
