@@ -18,9 +18,7 @@ from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
 
-import psycopg
-
-from bench import crowd, fairness, machine, running, storing
+from bench import acquiring, crowd, fairness, machine, running, storing
 from bench.launcher import BATCH, Launcher, at_once, read_ms
 from bench.product import Product
 from bench.result import Goal
@@ -29,29 +27,8 @@ from tests.server.world import Person, furnish, make_user
 from tests.services import RunningService, running_service
 from tests.testbed.postgres import PostgresServer, wheel_programs
 
-BATCHES = 200
-# Two reports of a Job, of its start and of its end, change its state four times: so many Jobs' reports change a hundred
-# states each on average, as a commit of the floor does.
-REPORT = BATCH // 2
 FEW = 100_000
 _DEFAULTS = {"shared_buffers": "128MB"}  # the tests' server has less than PostgreSQL comes with
-# A row of a Job as narrow as can be, three indexes, by tags too, and the one of what waits, and a log: without any of
-# our rules.
-_FLOOR = """CREATE TABLE floor AS SELECT id, 1 AS site, id % 7 AS app, 5 AS state, 'run/' || id AS workdir,
-        '{}'::jsonb AS tags, '{}'::jsonb AS parameters, 1 AS nodes, 1 AS ranks, 1 AS packing, 0 AS wall_time,
-        NULL::bigint AS session, 0 AS updated FROM generate_series(1, 100000) AS id;
-    ALTER TABLE floor ADD PRIMARY KEY (id);
-    CREATE INDEX floor_by_state ON floor (site, state, id);
-    CREATE INDEX floor_by_app ON floor (app, id);
-    CREATE INDEX floor_by_tags ON floor USING gin (tags);
-    CREATE INDEX floor_free ON floor (site, id) WHERE session IS NULL AND state = 5;
-    CREATE TABLE floor_log (id BIGINT PRIMARY KEY, job BIGINT, source BIGINT, target BIGINT, at BIGINT);
-    CREATE INDEX floor_by_job ON floor_log (job);
-    ANALYZE floor"""
-_FLOOR_ACQUIRE = """UPDATE floor SET session = 1 WHERE id = ANY (ARRAY(SELECT id FROM floor
-    WHERE site = 1 AND session IS NULL AND state = 5 ORDER BY id LIMIT 100 FOR UPDATE SKIP LOCKED)) RETURNING *"""
-_FLOOR_UPDATE = "UPDATE floor SET state = 6, updated = 1 WHERE id = ANY (%s) AND state = 5"
-_FLOOR_LOG = "INSERT INTO floor_log SELECT id * 100, id, 5, 6, 0 FROM unnest(%s::bigint[]) AS id"
 
 
 def measure(root: Path, jobs: int, rows: int, parts: Sequence[str]) -> list[Goal]:
@@ -88,56 +65,34 @@ def _database(server: PostgresServer) -> Iterator[str]:
             del os.environ["BALSAM_DATABASE"]
 
 
-def _floors(url: str, batches: int = 200) -> tuple[float, float]:
-    """Rows per second of bare statements over one connection, a hundred to a commit: acquired; updated and logged."""
-    batches = sized(batches)
-    with psycopg.connect(url, autocommit=True) as db:
-        db.execute(_FLOOR)
-        begin = time.perf_counter()
-        batches_of_ids = [[row[0] for row in db.execute(_FLOOR_ACQUIRE).fetchall()] for _ in range(batches)]
-        between = time.perf_counter()
-        for ids in batches_of_ids:
-            with db.transaction():
-                db.execute(_FLOOR_UPDATE, (ids,))
-                db.execute(_FLOOR_LOG, (ids,))
-        end = time.perf_counter()
-        db.execute("DROP TABLE floor, floor_log")
-    return batches * BATCH / (between - begin), batches * BATCH / (end - between)
-
-
 def _several(server: PostgresServer, root: Path, rows: int) -> list[Goal]:
     """Two processes on one database; requests go to the first, a stream listens at the second."""
+    jobs = BATCH * acquiring.batches()
+    few = sized(FEW, 2 * jobs)
     with _database(server) as url, ExitStack() as stack:
         home = root / "several"
         first, second = (stack.enter_context(running_service(home, env={"BALSAM_DATABASE": url})) for _ in range(2))
         person = furnish(first, make_user(first, "ann"))
         wake = _wake_ms(first, second, person)
         launcher = Launcher(first, person)
-        floor, update_floor = _floors(url)
-        few_jobs, batches = sized(FEW), sized(BATCHES, 2)
-        launcher.fill(few_jobs)
+        launcher.fill(few + jobs)
         machine.wait_for_quiet()
-        few = launcher.acquire_rate(batches)
-        begin = time.perf_counter()
-        updates = launcher.update(report=REPORT) / (time.perf_counter() - begin)
+        acquired, floor, updated, update_floor = acquiring.against_floor(url, launcher)
         with _reads(second, person) as read_ms:
-            while launcher.left > BATCH * batches:
-                launcher.acquire_rate(batches)
-            launcher.update(BATCH * batches)
-        last = launcher.acquire_rate(batches)
-        acquired_together, updated_together = _crowd_rates([first, second], BATCH * batches // 2)
-        launcher.fill(rows)
-        machine.wait_for_quiet()  # the server tidies up behind a million rows
-        many = launcher.acquire_rate(batches)
-    note = f"{few:,.0f} rows/s at {few_jobs:,} Jobs, {last:,.0f} at the end of them, {many:,.0f} at {rows:,}; "
+            while launcher.left > jobs:
+                launcher.acquire_rate(acquiring.batches())
+            launcher.update(jobs)
+        at_few, at_many, at_end = _rates_of_sizes(server, root, (few, rows), launcher)
+        acquired_together, updated_together = _crowd_rates([first, second], jobs // 2)
+    sizes = f"{at_few:,.0f} rows/s at {few:,} Jobs, {at_end:,.0f} at the end of them, {at_many:,.0f} at {rows:,}"
     return [
         Goal("wake", "NOTIFY and SSE, POST to event", wake, "ms", 5, 3, True, "between two processes, median"),
-        Goal("G9", "acquire by 100", few / floor, "x floor", 0.33, 0.5, False, f"{note}floor {floor:,.0f}/s"),
-        Goal("G9", "last batches over the first", last / few, "x", 0.8, 1, False, note),
-        Goal("G9", "at many Jobs over at few", many / few, "x", 0.8, 1, False, note),
-        Goal("G8", "state updates by 100, with events", updates, "/s", 15_000, 22_000, False, "four to a Job"),
+        Goal("G9", "acquire by 100", acquired / floor, "x floor", 0.33, 0.5, False, f"floor {floor:,.0f}/s"),
+        Goal("G9", "last batches over the first", at_end / at_few, "x", 0.8, 1, False, sizes),
+        Goal("G9", "at many Jobs over at few", at_many / at_few, "x", 0.8, 1, False, sizes),
+        Goal("G8", "state updates by 100, with events", updated, "/s", 15_000, 22_000, False, "four to a Job"),
         Goal(
-            *("G8", "state updates by 100", updates / update_floor, "x floor", 0.33, 0.5, False),
+            *("G8", "state updates by 100", updated / update_floor, "x floor", 0.33, 0.5, False),
             f"floor {update_floor:,.0f}/s",
         ),
         Goal(
@@ -146,6 +101,19 @@ def _several(server: PostgresServer, root: Path, rows: int) -> list[Goal]:
         Goal("G8", "state updates, four launchers", updated_together, "/s", 15_000, 22_000, False, "two processes"),
         Goal("reads", "p99 under that load", machine.percentile(read_ms, 0.99), "ms", 100, 50, True, "at the other"),
     ]
+
+
+def _rates_of_sizes(server: PostgresServer, root: Path, sizes: Sequence[int], last: Launcher) -> list[float]:
+    """Jobs acquired per second by turns out of so many, in a database and by a service of their own; then by `last`."""
+    with ExitStack() as stack:
+        launchers = []
+        for number, jobs in enumerate(sizes):
+            database = {"BALSAM_DATABASE": server.url(stack.enter_context(server.database()))}
+            service = stack.enter_context(running_service(root / f"size{number}", env=database))
+            launchers.append(Launcher(service, furnish(service, make_user(service, "ann"))))
+            launchers[-1].fill(jobs)
+        machine.wait_for_quiet()  # the server tidies up behind a million rows
+        return acquiring.by_turns([partial(each.acquire_rate, acquiring.SLICE) for each in (*launchers, last)])
 
 
 def _crowd_rates(services: Sequence[RunningService], jobs: int) -> tuple[float, float]:
@@ -159,7 +127,7 @@ def _crowd_rates(services: Sequence[RunningService], jobs: int) -> tuple[float, 
     changed: list[int] = []
 
     def update(launcher: Launcher) -> None:
-        changed.append(launcher.update(report=REPORT))
+        changed.append(launcher.update(report=acquiring.REPORT))
 
     elapsed = at_once([partial(update, launcher) for launcher in launchers])
     return 4 * jobs / acquired, sum(changed) / elapsed
