@@ -131,7 +131,8 @@ def test_only_administrators_make_and_see_accounts(service: RunningService, clie
 
 
 def test_short_and_endless_passwords_are_refused(client: httpx2.Client) -> None:
-    for password, status in (("x" * 7, 422), ("x" * 8, 201), ("y" * 1024, 201), ("y" * 1025, 422)):
+    text = "f3vqk2zw and so on " * 60
+    for password, status in ((text[:7], 422), (text[:8], 201), (text[:1024], 201), (text[:1025], 422)):
         reply = client.post("/api/users", json={"username": f"u{len(password)}", "password": password})
         assert reply.status_code == status, reply.text
         assert password not in reply.text
