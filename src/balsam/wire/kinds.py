@@ -102,7 +102,16 @@ def problem_of(kind: Kind, op: Op, value: Any) -> str | None:
         return f"{op} takes text, not {value!r}"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} is no JSON value"
+    if isinstance(value, str) and "\0" in value:
+        return f"{value!r}: a text with a NUL can't be looked up"
+    if kind is not Kind.INTEGER and isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return f"{_shortened(value)} has more than 64 bits; as a floating-point number it can be looked up"
     return None if _fits(kind, op, value) else f"{value!r} is not {kind.value}"
+
+
+def _shortened(number: int) -> str:
+    digits = f"{number}"
+    return digits if len(digits) <= 40 else f"{digits[:20]}... ({len(digits)} digits)"
 
 
 def _fits(kind: Kind, op: Op, value: Any) -> bool:

@@ -93,6 +93,7 @@ class ListedDumper(Dumper):
         return ("{" + ",".join(map(element, obj)) + "}").encode()
 
 
+_NUL = (errors.CharacterNotInRepertoire, errors.UntranslatableCharacter)
 _NUMBER = {int}
 _GUARD = re.compile(f'"({GUARD_SAID}[^"]*)"')
 
@@ -220,7 +221,8 @@ class PostgresDatabase:
             return Collision(str(error))
         if isinstance(error, errors.InvalidTextRepresentation) and (said := _GUARD.search(str(error))):
             return GuardFailed(said[1])
-        if isinstance(error, psycopg.DataError) and "NUL" in str(error):
+        # psycopg's own word for a text, the server's for one in a list and for one in a JSON document.
+        if isinstance(error, _NUL) or (isinstance(error, psycopg.DataError) and "NUL" in str(error)):
             return Invalid("a text has a NUL character, which can't be stored; leave it out")
         if isinstance(error, errors.QueryCanceled) and self._time_limit_sec:
             return TooSlow(self._time_limit_sec)

@@ -12,7 +12,7 @@ from balsam.server.store.sql_select import DATA_HAS, EVENTS_OF_JOB
 
 # A yes is written as 1 and a no as 0, as SQLite does.
 _DATA_HAS = (
-    "EXISTS (SELECT 1 FROM json_each(e.data::json) d WHERE d.key = %s"
+    "EXISTS (SELECT 1 FROM json_each(json_doc(e.data)) d WHERE d.key = %s"
     " AND CASE d.value::text WHEN 'true' THEN '1' WHEN 'false' THEN '0' ELSE json_words(d.value) END = %s)"
 )
 _STATEMENTS = (
