@@ -2,7 +2,8 @@
 
 Then what it is for: two people who come in through the provider, three Sites, a team, the forces example of one of them
 while somebody fires nonsense at the service with the other one's token. systemd is a real one, the units are those that
-are shipped. Stood in for is the package index: this environment is what pip would install.
+are shipped. Stood in for are Debian's and Python's package indexes: this machine has what apt-get would install, and this
+environment what pip would.
 """
 
 from __future__ import annotations
