@@ -2,8 +2,8 @@
 
 Then what it is for: two people who come in through the provider, three Sites, a team, the forces example of one of them
 while somebody fires nonsense at the service with the other one's token. systemd is a real one, the units are those that
-are shipped. Stood in for are Debian's and Python's package indexes: this machine has what apt-get would install, and this
-environment what pip would.
+are shipped. Stood in for are the package indexes of Debian and Python: this machine has what apt-get would install,
+and this environment what pip would.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 URL = f"https://{NAME}"
 CERTIFICATE = "/etc/ssl/balsam/fullchain.pem"
 BALSAM = "/opt/balsam/bin/balsam"
-PIP = "python3 -m venv /opt/balsam && /opt/balsam/bin/pip install '.[postgres]'"
+PIP = """\
+python3 -m venv /opt/balsam
+/opt/balsam/bin/pip install --require-hashes -r requirements/service.txt
+/opt/balsam/bin/pip install --no-deps --no-build-isolation ."""
 PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 INSTALLED = f"""\
 /usr/bin/{PYTHON} -m venv --without-pip /opt/balsam

