@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_home_is_the_sessions_own(tmp_path_factory):
 """
 
 
-def _session(tmp_path: Path, test: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def _session(tmp_path: Path, test: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     file = tmp_path / "test_inner.py"
     file.write_text(test)
     words = [
@@ -60,6 +61,7 @@ def _session(tmp_path: Path, test: str, **environment: str) -> subprocess.Comple
         "no:cacheprovider",
         "--rootdir",
         str(tmp_path),
+        *options,
         str(file),
     ]
     env = {name: value for name, value in os.environ.items() if name != "CI"} | environment
@@ -89,3 +91,16 @@ def test_a_skip_without_a_reason_fails_in_ci_only(tmp_path: Path) -> None:
 def test_the_developers_settings_do_not_reach_the_tests(tmp_path: Path) -> None:
     run = _session(tmp_path, HOME, BALSAM_URL="http://127.0.0.1:1", BALSAM_HOME=str(tmp_path))
     assert run.returncode == 0, run.stdout
+
+
+def test_a_whole_run_that_shows_nothing_of_a_row_of_the_table_is_red_in_ci(tmp_path: Path) -> None:
+    whole = ("-o", f"testpaths={tmp_path / 'test_inner.py'}")
+    able = os.geteuid() == 0 and shutil.which("apt-get") is not None  # else a row may need what can't be installed
+    for options, environment, is_red in (
+        (whole, {"CI": "true"}, able),
+        (whole, {}, False),
+        ((), {"CI": "true"}, False),
+    ):
+        run = _session(tmp_path, TIDY, *options, **environment)
+        assert run.returncode == is_red, run.stdout
+        assert ("no test of row F1 passed" in run.stdout) == is_red

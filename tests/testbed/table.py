@@ -58,3 +58,10 @@ def told(reports: Iterable[pytest.TestReport], table: Sequence[Row]) -> list[str
         figures = [text for report in own for name, text in report.user_properties if name == FIGURE]
         lines += [f"      {figure}" for figure in dict.fromkeys(map(str, figures))]
     return lines
+
+
+def not_shown(passed: Iterable[str], table: Sequence[Row]) -> list[str]:
+    """A line for each row of which no test passed, given the ids of those that did."""
+    ids = list(passed)
+    missing = [row for row in table if not any(row.has(node_id) for node_id in ids)]
+    return [f"tests/table.txt: no test of row {row.name} passed: {row.what}" for row in missing]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.testbed.table import FIGURE, Row, rows, told
+from tests.testbed.table import FIGURE, Row, not_shown, rows, told
 
 ROOT = Path(__file__).parents[2]
 CONFORMANCE = ROOT / "src" / "balsam" / "testing"
@@ -60,6 +60,15 @@ def test_a_row_tells_how_its_tests_went_and_their_figures_once(tmp_path: Path) -
         "      5 s",
         "F2  one: 1 failed",
         "F3  no: NO TEST RAN",
+    ]
+
+
+def test_a_row_of_which_nothing_passed_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "table.txt"
+    file.write_text("F1 | all | tests/a/test_b.py\nF2 | one | tests/a/test_b.py::test_y*\nF3 | no | x.py\n")
+    assert not_shown(["tests/a/test_b.py::test_y[1]"], rows(file)) == ["tests/table.txt: no test of row F3 passed: no"]
+    assert not_shown(["tests/a/test_b.py::test_x", "x.py::test_y"], rows(file)) == [
+        "tests/table.txt: no test of row F2 passed: one"
     ]
 
 
