@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 from random import SystemRandom
@@ -30,6 +31,7 @@ from balsam.client.errors import (
     SessionEnded,
     Unauthorized,
     ValidationFailed,
+    WireVersionMismatch,
 )
 from balsam.client.outbox import PATTERN, OutboxError, bare, batch_length, encode, outbox_path, read_outbox
 from balsam.client.settings import ClientSettings
@@ -105,6 +107,7 @@ class Courier:
         self._over = threading.Event()
         self._id = 0
         self._renew_sec = 0.0
+        self._misfit = ""  # what the service said last that can't take our wire version
 
     def say(self, **message: Any) -> None:
         """One message to the loop. A loop that is gone needs none."""
@@ -152,17 +155,28 @@ class Courier:
             self.say(**{"is": "ended", "reason": reason})
 
     def _until_answered(self, call: Callable[[], T]) -> T:
-        """Repeat a call that is safe to repeat for as long as the service is away. Raises what it refuses with."""
+        """Repeat a call that is safe to repeat for as long as the service is away. Raises what it refuses with.
+
+        A service that was upgraded too far for this launcher is away for an open Session: it may come back.
+        """
         doubtful_since: float | None = None
         while True:
             try:
-                return call()
+                answer = call()
+                self._misfit = ""
+                return answer
             except (ServiceUnavailable, ServiceFault) as error:
                 log.debug("%s", error)
             except (NotFound, Unauthorized):
                 doubtful_since = doubtful_since or time.monotonic()
                 if time.monotonic() - doubtful_since > DOUBT_SEC:
                     raise
+            except WireVersionMismatch as error:
+                if error.status != HTTPStatus.UPGRADE_REQUIRED or not self._id:
+                    raise
+                if str(error) != self._misfit:
+                    self._misfit = str(error)
+                    log.error("%s", error)
             time.sleep(self._random.uniform(0.3, 1.0) * LONGEST_PAUSE_SEC)
 
     # Opening
@@ -321,7 +335,7 @@ class Courier:
         while True:
             try:
                 self._follow_stream()
-            except (NotFound, Unauthorized) as error:  # the renewals decide whether that is the end
+            except (NotFound, Unauthorized, WireVersionMismatch) as error:  # the renewals decide if that is the end
                 log.debug("%s", error)
                 time.sleep(LONGEST_PAUSE_SEC)
 
