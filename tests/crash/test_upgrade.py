@@ -16,6 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from balsam.server.database_address import DatabaseAddress
@@ -48,16 +49,16 @@ class Installation:
         fresh.symlink_to(version)
         fresh.rename(self.path)
 
-    def make_newer(self) -> Path:
-        """The next version; its schema only adds."""
-        newer = self.root / "newer"
+    def make_newer(self, wire_version: int = 2) -> Path:
+        """The next version, or one after it; its schema only adds."""
+        newer = self.root / f"wire-{wire_version}"
         shutil.copytree(SOURCE, newer, ignore=shutil.ignore_patterns("__pycache__"))
         number = 1 + max(int(path.name[:4]) for path in (newer / MIGRATIONS).glob("*.sql"))
         step = f"ALTER TABLE jobs ADD COLUMN {ADDED} TEXT NOT NULL DEFAULT '';\n"
         (newer / MIGRATIONS / f"{number:04d}_next.sql").write_text(step)
         wire = newer / "balsam" / "wire" / "__init__.py"
         assert wire.read_text().count("WIRE_VERSION = 1\n") == 1
-        wire.write_text(wire.read_text().replace("WIRE_VERSION = 1\n", "WIRE_VERSION = 2\n"))
+        wire.write_text(wire.read_text().replace("WIRE_VERSION = 1\n", f"WIRE_VERSION = {wire_version}\n"))
         return newer
 
 
@@ -75,19 +76,18 @@ def address() -> Iterator[DatabaseAddress]:
 
 
 def speaks(service: RunningService) -> int:
-    """The newest wire version of whoever answers."""
-    with service.client("") as nobody:
-        return int(ok(nobody.get("/api/version"))["wire_max"])
+    """The newest wire version of whoever answers. Asked without one, as it may be too new for ours."""
+    return int(ok(httpx2.get(f"{service.url}/api/version", timeout=PATIENCE_SEC, trust_env=False))["wire_max"])
 
 
-def replace(service: RunningService) -> None:
-    """Become what is installed; until the successor alone answers."""
+def replace(service: RunningService, wire_version: int = 2) -> None:
+    """Become what is installed, which speaks this version; until the successor alone answers."""
     service.process.send_signal(signal.SIGUSR2)
     streak = 0
 
     def is_replaced() -> bool:
         nonlocal streak
-        streak = streak + 1 if speaks(service) == 2 else 0
+        streak = streak + 1 if speaks(service) == wire_version else 0
         return streak == 10
 
     until(is_replaced, PATIENCE_SEC)
