@@ -30,6 +30,16 @@ from tests.testbed.ports import free_port
 pytestmark = pytest.mark.slow
 CONFIGURATION = Path(__file__).parents[2] / "packaging" / "nginx" / "balsam.conf"
 PATIENCE_SEC = 30.0
+PING = ": ping"
+READ_TIMEOUT_SEC = 75  # of the shipped configuration
+# A service whose streams say something as often as a test wants: what the service has for it is no setting.
+PINGING = """
+import os
+from balsam.server.command import up
+from balsam.server.routes import streams
+streams.PING_SEC = float(os.environ["TESTS_PING_SEC"])
+up(prog_name="pinging")
+"""
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -55,7 +65,7 @@ class Proxy:
         )
 
 
-def configuration(root: Path, port: int, *services: RunningService) -> str:
+def configuration(root: Path, port: int, *services: RunningService, read_timeout_sec: int = READ_TIMEOUT_SEC) -> str:
     """The shipped file with this test's ports and certificate, inside what Debian's nginx.conf has around it."""
     text = CONFIGURATION.read_text()
     changes = {
@@ -64,6 +74,7 @@ def configuration(root: Path, port: int, *services: RunningService) -> str:
         "server_name balsam.example.org;": "server_name localhost;",
         "/etc/ssl/balsam/fullchain.pem": str(root / "cert.pem"),
         "/etc/ssl/balsam/key.pem": str(root / "key.pem"),
+        f"proxy_read_timeout {READ_TIMEOUT_SEC}s;": f"proxy_read_timeout {read_timeout_sec}s;",
     }
     for old, new in changes.items():
         assert text.count(old) == 1, old
@@ -79,7 +90,9 @@ def configuration(root: Path, port: int, *services: RunningService) -> str:
 
 
 @contextmanager
-def running_nginx(root: Path, service: RunningService, *others: RunningService) -> Iterator[Proxy]:
+def running_nginx(
+    root: Path, service: RunningService, *others: RunningService, read_timeout_sec: int = READ_TIMEOUT_SEC
+) -> Iterator[Proxy]:
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin")
     if program is None or shutil.which("openssl") is None:
         pytest.skip("no nginx: apt-get install nginx-light openssl")
@@ -88,7 +101,7 @@ def running_nginx(root: Path, service: RunningService, *others: RunningService) 
     files = ["-keyout", str(root / "key.pem"), "-out", str(root / "cert.pem")]
     subprocess.run(["openssl", "req", *made, *names, *files], check=True, capture_output=True)
     port = free_port()
-    (root / "nginx.conf").write_text(configuration(root, port, service, *others))
+    (root / "nginx.conf").write_text(configuration(root, port, service, *others, read_timeout_sec=read_timeout_sec))
     process = subprocess.Popen(
         [program, "-p", str(root), "-e", str(root / "error.log"), "-c", str(root / "nginx.conf")]
     )
@@ -146,9 +159,41 @@ def test_a_stream_comes_through_at_once(proxy: Proxy, ann: Person) -> None:
         assert "CANCELLED" in told, "the comment that comes every 15 s had to push it"
 
 
-def test_a_silent_stream_is_not_cut(proxy: Proxy) -> None:
-    found = re.search(r"proxy_read_timeout (\d+)s;", CONFIGURATION.read_text())
-    assert found is not None and int(found[1]) >= 2 * PING_SEC
+@contextmanager
+def pinged_stream(root: Path, ping_sec: float, read_timeout_sec: int) -> Iterator[tuple[Person, Proxy, Iterator[str]]]:
+    """The lines of a stream from a service that says something so often, through an nginx of so little patience."""
+    environment = {"TESTS_PING_SEC": str(ping_sec)}
+    with (
+        running_service(root / "home", program=["-c", PINGING], env=environment) as service,
+        running_nginx(root, service, read_timeout_sec=read_timeout_sec) as proxy,
+    ):
+        ann = furnish(service, Person("ann", service.token))
+        with proxy.client(ann.token) as reader, reader.stream("GET", "/api/jobs/stream") as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == "event: hello"
+            yield ann, proxy, lines
+
+
+def test_a_silent_stream_is_not_cut(tmp_path: Path) -> None:
+    """Nothing happens for far longer than nginx waits; what happens then still comes through the same stream."""
+    assert READ_TIMEOUT_SEC >= 2 * PING_SEC
+    timeout_sec = 6
+    with pinged_stream(tmp_path, timeout_sec * PING_SEC / READ_TIMEOUT_SEC, timeout_sec) as (ann, proxy, lines):
+        assert next(lines).startswith("data:")
+        begin = time.monotonic()
+        while time.monotonic() < begin + 2 * timeout_sec:
+            assert next(lines) in ("", PING), "the stream is not silent"
+        with proxy.client(ann.token) as client:
+            ok(client.post("/api/jobs/cancel", json={"filter": {"id": [ann.job_id]}}))
+        assert next(line for line in lines if f"[{ann.job_id}," in line).count("CANCELLED") == 1
+
+
+def test_a_stream_that_says_nothing_for_as_long_as_nginx_waits_is_cut(tmp_path: Path) -> None:
+    """Why the service says something: without that, this is what comes of a stream."""
+    with pinged_stream(tmp_path, 10 * PATIENCE_SEC, 2) as (_, _, lines), pytest.raises(httpx2.RemoteProtocolError):
+        for _ in lines:
+            pass
+    assert "upstream timed out" in (tmp_path / "error.log").read_text()
 
 
 def test_a_piece_of_an_upload_goes_through_as_it_comes(proxy: Proxy, ann: Person) -> None:
