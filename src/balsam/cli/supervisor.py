@@ -23,6 +23,7 @@ from balsam.cli.log_tail import log_tail
 START_TIMEOUT_SEC = 60.0
 STOP_TIMEOUT_SEC = 20.0
 HURRIED_STOP_SEC = 2.0
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 # `timeout` and some shells signal a process and then its group: that is one wish, not a second and impatient one.
 SAME_SIGNAL_SEC = 0.5
 LOOK_AGAIN_SEC = 0.1
@@ -94,7 +95,7 @@ class Supervisor:
 
     def start(self, child: Child) -> None:
         """Start a child in a session of its own, so that Ctrl-C reaches only the supervisor. Raises OSError."""
-        with child.log.open("ab") as log:
+        with os.fdopen(os.open(child.log, _APPEND, 0o600), "ab") as log:
             child.process = subprocess.Popen(
                 child.command,
                 stdin=subprocess.DEVNULL,

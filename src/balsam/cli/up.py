@@ -222,7 +222,8 @@ class _only_one:  # noqa: N801 - reads as a statement where it is used
         self._file: IO[str] | None = None
 
     def __enter__(self) -> None:
-        self._file = self._path.open("a+")
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._file = os.fdopen(os.open(self._path, flags, 0o600), "a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

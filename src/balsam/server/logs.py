@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -113,6 +114,8 @@ class RotatedStderr(RotatingFileHandler):
         super().__init__(path, maxBytes=10_000_000, backupCount=5, encoding="utf-8")
 
     def _open(self) -> TextIOWrapper:
+        with suppress(FileExistsError):  # 0600 whatever the umask: lines name people, Jobs and addresses
+            os.close(os.open(self.baseFilename, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         stream = super()._open()
         os.dup2(stream.fileno(), 2)
         return stream

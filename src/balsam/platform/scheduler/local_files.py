@@ -28,10 +28,10 @@ if [ -r /proc/$$/stat ]; then
     line=${line##*) }
     started=$(set -- $line; echo "${20}")
 fi
-( set -C; echo "$$ $started" > "$3.started" ) 2> /dev/null || exit 0
+( umask 077; set -C; echo "$$ $started" > "$3.started" ) 2> /dev/null || exit 0
 "$2" "$1"
 code=$?
-echo "$code" > "$3.exit.tmp" && mv -f "$3.exit.tmp" "$3.exit"
+( umask 077; echo "$code" > "$3.exit.tmp" ) && mv -f "$3.exit.tmp" "$3.exit"
 exit "$code"
 """
 

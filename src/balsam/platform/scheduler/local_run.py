@@ -59,7 +59,9 @@ class LocalRun:
             "BALSAM_SCHEDULER_ID": self.record.scheduler_id,
             "BALSAM_NUM_NODES": str(self.record.num_nodes),
         }
-        with output.open("ab") as stream:
+        # 0600 whatever the umask, which is left as it is for the Jobs.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        with os.fdopen(os.open(output, flags, 0o600), "ab") as stream:
             self._child = subprocess.Popen(
                 shell,
                 stdin=subprocess.DEVNULL,
