@@ -23,6 +23,7 @@ SECONDS_PER_TEST: Mapping[str, float] = {
     "tests/libensemble/test_task.py": 1,
     "tests/server/test_crowds.py": 15,
     "tests/server/test_fuzz.py": 97,
+    "tests/server/test_nasty_values.py": 2,
     "tests/server/test_routes_tenancy.py": 0.5,
     "tests/server/test_tokens.py": 4,
     "tests/simulation": 5,
