@@ -120,7 +120,7 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 def _is_whole(config: pytest.Config) -> bool:
     """Whether all tests were to run."""
-    chosen = config.option.markexpr, config.option.keyword, config.getoption("lf", False)
+    chosen = config.option.markexpr, config.option.keyword, config.getoption("lf", False), config.option.collectonly
     return config.args == config.getini("testpaths") and not any(chosen)
 
 

@@ -98,9 +98,13 @@ def test_a_whole_run_that_shows_nothing_of_a_row_of_the_table_is_red_in_ci(tmp_p
     able = os.geteuid() == 0 and shutil.which("apt-get") is not None  # else a row may need what can't be installed
     for options, environment, is_red in (
         (whole, {"CI": "true"}, able),
+        ((*whole, "-n", "1"), {"CI": "true"}, able),  # the workers' reports come to the session that ends
+        ((*whole, "-k", "ends"), {"CI": "true"}, False),
         (whole, {}, False),
         ((), {"CI": "true"}, False),
     ):
         run = _session(tmp_path, TIDY, *options, **environment)
         assert run.returncode == is_red, run.stdout
         assert ("no test of row F1 passed" in run.stdout) == is_red
+    listed = _session(tmp_path, TIDY, *whole, "--collect-only", CI="true")
+    assert listed.returncode == 0, listed.stdout
