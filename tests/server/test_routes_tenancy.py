@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 import httpx2
 import pytest
 
-from tests.server.world import Person, batch_job_body, furnish, make_user, ok
+from tests.server.world import Person, batch_job_body, furnish, make_user, ok, stage_in
 from tests.services import RunningService
 
 MISSING = 10**9
@@ -291,6 +291,67 @@ def test_others_objects_are_refused_like_missing_ones(
             real, absent = answers(service, token, ask, ann), answers(service, token, ask, missing(ann))
             assert real[0] == ask.refused, (kind, real)
             assert without_numbers(real) == without_numbers(absent), kind
+
+
+def mixed(me: Person) -> dict[str, Ask]:
+    """Requests about things of one's own in which one id is another owner's: all rows above name one owner only."""
+    record = RECORD | {"data": {}}
+    size = len(f"input of {me.name}")
+
+    def job(owner: Person, **more: Any) -> dict[str, Any]:
+        return {"jobs": [{"app_id": me.app_id, "workdir": "mine", **more}]}
+
+    def both(one: int, other: int) -> list[int]:
+        return list(dict.fromkeys((one, other)))
+
+    def patches(one: int, other: int, change: dict[str, Any]) -> dict[str, Any]:
+        return {"patches": {str(number): change for number in both(one, other)}}
+
+    session = f"/api/sessions/{me.session_id}"
+    return {
+        "own App, parent": body("POST", "/api/jobs", lambda o: job(o, parent_ids=[o.job_id])),
+        "own App, file": body("POST", "/api/jobs", lambda o: job(o, transfers={"input": stage_in(o.blob, size)})),
+        "own Job, App of another": body(
+            "POST",
+            "/api/jobs",
+            lambda o: {"jobs": [{"app_id": app_id, "workdir": "mine"} for app_id in both(me.app_id, o.app_id)]},
+        ),
+        "own Job, and one more": body("PATCH", "/api/jobs", lambda o: patches(me.job_id, o.job_id, {"tags": {}})),
+        "own BatchJob, and one more": body(
+            "PATCH", "/api/batch-jobs", lambda o: patches(me.batch_job_id, o.batch_job_id, {"filter_tags": {}})
+        ),
+        "own Site, BatchJob": body(
+            "POST", "/api/sessions", lambda o: {"site_id": me.site_id, "batch_job_id": o.batch_job_id}
+        ),
+        "own session, Job": body("POST", f"{session}/report", lambda o: {"records": [record | {"job_id": o.job_id}]}),
+        "own team, Site": body(
+            "PUT", "/api/shares", lambda o: {"team_id": me.team_id, "role": "viewer", "site_id": o.site_id}
+        ),
+        "own Site, team": body(
+            "PUT", "/api/shares", lambda o: {"team_id": o.team_id, "role": "viewer", "site_id": me.site_id}
+        ),
+        "own token, Site": body(
+            "POST", "/api/tokens", lambda o: {"label": "t", "scopes": ["jobs:read"], "site_id": o.site_id}
+        ),
+        "own transfer, and one more": body(
+            "POST", "/api/transfers/collected", lambda o: {"ids": both(me.item_id, o.item_id)}
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(mixed(Person("", ""))))
+def test_an_id_of_another_beside_ones_own_is_like_a_missing_one(
+    name: str, service: RunningService, ann: Person
+) -> None:
+    me = furnish(service, make_user(service, re.sub(r"\W+", "-", f"dan-{name}")))
+    with service.client(me.launcher_token) as launcher:
+        ok(launcher.post(f"/api/sessions/{me.session_id}/acquire", json={"acquire_seq": 1, "max_jobs": 1}))
+    ask = mixed(me)[name]
+    real, absent = answers(service, me.token, ask, ann), answers(service, me.token, ask, missing(ann))
+    assert without_numbers(real) == without_numbers(absent)
+    own = answers(service, me.token, ask, me)
+    assert own[0] < 300, "with an own id the request has to be a good one, or the others would show nothing"
+    assert without_numbers(own) != without_numbers(real), "it makes a difference whose the id is"
 
 
 def without_numbers(answer: tuple[int, Any]) -> str:
