@@ -123,6 +123,34 @@ def test_the_page_s_blocks_as_written(site: LiveSite, tmp_path: Path) -> None:
     assert (site.path / "data" / workdir / "job.out").read_text() == output
 
 
+def test_a_wait_that_ends_before_the_task_knows_how_far_it_is(site: LiveSite) -> None:
+    """Who only waits, and never polls, learns that it runs and for how long."""
+    said = site.run(
+        script(
+            site,
+            """
+            batch = allocation()
+            app("Waited", "echo $$ > pid; exec sleep {{ seconds }}")
+            tasks = [exctr.submit(app_name="Waited", app_args={"seconds": 600}, max_tasks_per_node=2) for _ in "ab"]
+            while not all((DATA / task.workdir / "pid").exists() for task in tasks): time.sleep(0.05)
+            time.sleep(1)
+            for attempt in range(2):
+                try:
+                    tasks[0].wait(timeout=1)
+                except TimeoutExpired:
+                    pass
+            job_ended = tasks[1].process.wait(timeout=1)
+            print(json.dumps([tasks[0].state, tasks[0].runtime, job_ended, str(tasks[1].process.state)]))
+            for task in tasks:
+                task.kill()
+            """,
+        )
+    )
+    state, runtime, job_ended, job_state = json.loads(said.splitlines()[-1])
+    assert (state, job_ended, job_state) == ("RUNNING", False, "RUNNING")
+    assert runtime >= 1
+
+
 def test_kill_stops_a_running_task_and_frees_its_node(site: LiveSite) -> None:
     said = site.run(
         script(

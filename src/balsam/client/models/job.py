@@ -213,6 +213,9 @@ class Job(JobArrivals, JobFiles, JobResults, Model):
         for _ in self._client().watcher.completed([self], timeout):
             break
         self._check_arrived()
+        if self._is_settled():
+            return True
+        self.poll_state()  # it may have gone on meanwhile, if not to its end
         return self._is_settled()
 
     def cancel(self, reason: str = "", *, deadline_sec: float | None = None) -> None:
