@@ -32,7 +32,7 @@ async def hash_new(passwords: "Passwords", password: str) -> str:
 
 
 def _is_guessed(password: str) -> bool:
-    """Whether a few thousand tries find it: common passwords, names and words, keys in a row, dates, repetitions."""
+    """Whether some thousands of tries find it: common passwords, names and words, keys in a row, dates, repetitions."""
     from zxcvbn import zxcvbn  # its lists take a while to load, and few services ever meet a new password
 
     guesses: Decimal = zxcvbn(password[:_LOOKED_AT], _OWN_WORDS)["guesses"]
